@@ -1,0 +1,92 @@
+"""Where files live: the user's data below `T2LOCAL_HOME`, what ships with the app beside it.
+
+Knows nothing of what is in the files. `atomic_write` is the one way a file comes to be.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+
+from t2local.errors import T2LocalError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+SHIPPED_EXPERTS = PROJECT_ROOT / "experts"
+
+
+def home() -> Path:
+    """The user's data folder: `T2LOCAL_HOME`, or the platform's usual place."""
+    chosen = os.environ.get("T2LOCAL_HOME")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("t2local"))
+
+
+def models_dir() -> Path:
+    return home() / "models"
+
+
+def basis_dir() -> Path:
+    return home() / "basis"
+
+
+def experts_dir() -> Path:
+    return home() / "experts"
+
+
+def chats_dir() -> Path:
+    return home() / "chats"
+
+
+def runs_dir() -> Path:
+    return home() / "runs"
+
+
+def default_model() -> str:
+    """What to load when nobody says: `T2LOCAL_MODEL`, or the embedded model."""
+    return os.environ.get("T2LOCAL_MODEL") or "embedded"
+
+
+def slug(name: str) -> str:
+    """A folder name for a model or expert name: `org/Some Model` -> `org--Some-Model`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.replace("/", "--")).strip("-.") or "unnamed"
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it into place if the block succeeds.
+
+    Raises `T2LocalError` when the disk is full or the folder cannot be written; `path` then still
+    holds what it held before, and no half-written file stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise T2LocalError(
+                f"The disk is full: '{path}' could not be saved and nothing was changed; "
+                "free some space, or choose another folder with T2LOCAL_HOME."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise T2LocalError(
+                f"'{path}' cannot be written ({error.strerror}); "
+                "choose a writable folder with T2LOCAL_HOME."
+            ) from error
+        raise
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below `folder`; 0 where it does not exist."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
