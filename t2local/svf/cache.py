@@ -1,0 +1,50 @@
+"""Bases on disk: one safetensors file a matrix, named by what the matrix holds.
+
+The name is the hash of the weight, the convention and the stored dtype, so a file can never be
+used for another weight, and a cut-off decomposition goes on where it stopped. A damaged file
+counts as missing. Knows nothing of models.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from t2local.paths import atomic_write
+from t2local.svf.basis import CONVENTION, Basis
+
+
+class BasisCache:
+    """A folder of bases. `folder=None` keeps nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def load(self, digest: str, dtype: torch.dtype, device: torch.device) -> Basis | None:
+        """The basis of the weight with this digest, or None."""
+        if self.folder is None or not (path := self._path(digest, dtype)).is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                side = file.metadata()["side"]
+            return Basis(tensors["vectors"], tensors["sigma"], side, tensors.get("scale"))
+        except (SafetensorError, OSError, KeyError, TypeError):
+            return None
+
+    def save(self, digest: str, dtype: torch.dtype, basis: Basis) -> None:
+        """Raises `T2LocalError` when the disk is full; nothing half-written stays."""
+        if self.folder is None:
+            return
+        tensors = {"vectors": basis.vectors, "sigma": basis.sigma}
+        if basis.scale is not None:
+            tensors["scale"] = basis.scale
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with atomic_write(self._path(digest, dtype)) as temporary:
+            save_file(tensors, temporary, metadata={"side": basis.side, "convention": CONVENTION})
+
+    def _path(self, digest: str, dtype: torch.dtype) -> Path:
+        key = hashlib.sha256(f"{digest} {CONVENTION} {dtype}".encode()).hexdigest()[:24]
+        return self.folder / f"{key}.safetensors"

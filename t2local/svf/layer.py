@@ -1,0 +1,98 @@
+"""A linear layer with an SVF branch beside it: `W' = U diag(σ ⊙ z) Vᵀ` without touching `W`.
+
+    in side   W'x = W (x + V ((z − 1) ⊙ Vᵀx))
+    out side  W'x = y + U ((z − 1) ⊙ Uᵀy),   y = W x
+
+The base layer stays opaque: float, NF4 and int8 alike. In this delta form `z = 1` is the base layer
+bit for bit, even with a rounded basis. Knows nothing of experts or of the rest of the model.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from t2local.errors import T2LocalError
+from t2local.svf.basis import Basis
+from t2local.svf.targets import is_conv1d
+
+
+class SVFLinear(nn.Module):
+    """`base` and its branch. `delta` is `z − 1` (None: the branch is skipped).
+
+    `delta`: `[r]`, `[B, 1, r]` or `[B, T, r]`, times the squared scale of an int8 basis.
+    `rebuilt`: a ready-made `W'` `[m, n]` used instead of base and branch, for an unchanging z.
+    """
+
+    def __init__(self, base: nn.Module, basis: Basis) -> None:
+        super().__init__()
+        self.base = base
+        self.basis = basis
+        self.delta: torch.Tensor | None = None
+        self.rebuilt: torch.Tensor | None = None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return self.base.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, T, n] -> [B, T, m]
+        if self.rebuilt is not None:
+            return F.linear(x, self.rebuilt, self.bias)
+        if self.delta is None:
+            return self.base(x)
+        if self.basis.side == "in":
+            return self.base(x + self._branch(x))
+        y = self.base(x)
+        return y + self._branch(y if self.bias is None else y - self.bias.to(y.dtype))
+
+    def _branch(self, v: torch.Tensor) -> torch.Tensor:  # [B, T, r] -> [B, T, r]
+        rows = self.basis.vectors.to(v.dtype)  # [r, r]; a view unless stored smaller
+        return (F.linear(v, rows) * self.delta.to(v.dtype)) @ rows
+
+    def rebuild(self, delta: torch.Tensor) -> torch.Tensor:
+        """`W'` `[m, n]` for `delta = z − 1` `[r]`, in the base's dtype. Float base layers only."""
+        weight = weight_as_used(self.base)
+        if not weight.is_floating_point() or is_quantised(self.base):
+            raise T2LocalError(
+                f"A {type(self.base).__name__} layer cannot be rebuilt: rounding the adapted "
+                "matrix back to few bits erases the expert; use the branch (the default) instead."
+            )
+        rows, exact = self.basis.dense(), weight.float()
+        if self.basis.side == "in":
+            change = (F.linear(exact, rows) * delta) @ rows
+        else:
+            change = rows.T @ (delta[:, None] * (rows @ exact))
+        return (exact + change).to(weight.dtype)
+
+
+def is_quantised(layer: nn.Module) -> bool:
+    """True for a linear layer whose stored weight is not the matrix itself (NF4, int8, ...)."""
+    return type(layer) is not nn.Linear and not is_conv1d(layer)
+
+
+def weight_as_used(layer: nn.Module) -> torch.Tensor:
+    """The matrix `[m, n]` that a layer multiplies with.
+
+    A quantised layer is asked for its columns by applying it to the identity: exact for NF4 (each
+    sum has one term) and for int8 (a unit vector quantises without error), and independent of how
+    a library packs its weights. A shallow copy is asked, since a layer may remember from its first
+    input in which dtype to compute (bitsandbytes' `Linear4bit` does).
+    """
+    if is_conv1d(layer):
+        return layer.weight.detach().T
+    if not is_quantised(layer):
+        return layer.weight.detach()
+    device = layer.weight.device
+    identity = torch.eye(layer.in_features, device=device, dtype=torch.float32)
+    probe = copy.copy(layer)
+    probe._parameters = {**layer._parameters, "bias": None}
+    # With gradients on: bitsandbytes then dequantises plainly instead of repacking for its
+    # fast CPU kernels, which round.
+    with torch.enable_grad():
+        columns = probe(identity.requires_grad_())  # [n, m]
+    return columns.detach().T

@@ -1,0 +1,220 @@
+"""The one place that mutates a model, with its inverse.
+
+`attach` replaces a causal LM's target linear layers by `SVFLinear`s around them; `detach` puts the
+untouched layers back. Between the two, `with svf.using(z):` is how everyone adapts the model. It
+knows nothing of experts' files, prompts or training.
+"""
+
+import hashlib
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from t2local.errors import T2LocalError
+from t2local.progress import CancelToken, Progress, drain
+from t2local.svf.basis import CONVENTION, DTYPES, Basis, decompose, rounded, weight_digest
+from t2local.svf.cache import BasisCache
+from t2local.svf.layer import SVFLinear, weight_as_used
+from t2local.svf.mixing import Z
+from t2local.svf.targets import find_targets
+
+
+def attach(
+    model: nn.Module,
+    targets: str = "all",
+    basis_dtype: str = "auto",
+    cache_folder: Path | None = None,
+) -> "SVFModel":
+    """Decompose the target matrices of `model` and replace their layers. See `attaching`."""
+    return drain(attaching(model, targets, basis_dtype, cache_folder))
+
+
+def attaching(
+    model: nn.Module,
+    targets: str = "all",
+    basis_dtype: str = "auto",
+    cache_folder: Path | None = None,
+    cancel: CancelToken | None = None,
+) -> Generator[Progress, None, "SVFModel"]:
+    """`attach` with a `Progress` a matrix; the model is changed only after the last one.
+
+    `targets`: all, mlp, attention or a pattern. `basis_dtype`: fp32, bf16, int8, or auto (the
+    model's own float dtype). At most one dequantised matrix is in memory at a time.
+    Raises `T2LocalError` (nothing to adapt, disk full), `Cancelled`.
+    """
+    taken = [name for name, layer in model.named_modules() if isinstance(layer, SVFLinear)]
+    assert not taken, f"{taken[0]} is attached already: detach it first"
+    layers = find_targets(model, targets)
+    dtype = _storage_dtype(model, basis_dtype)
+    cache, digests, bases = BasisCache(cache_folder), {}, {}
+    for done, (name, layer) in enumerate(layers.items()):
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        yield Progress("Decomposing matrices", done, len(layers), "matrices")
+        weight = weight_as_used(layer)
+        digests[name] = weight_digest(weight)
+        bases[name] = cache.load(digests[name], dtype, weight.device)
+        if bases[name] is None:
+            bases[name] = rounded(decompose(weight), dtype)
+            cache.save(digests[name], dtype, bases[name])
+    yield Progress("Decomposing matrices", len(layers), len(layers), "matrices")
+    return SVFModel(model, layers, bases, digests)
+
+
+class SVFModel:
+    """A model whose target matrices take a multiplier `z` on their singular values.
+
+    `matrix_names`: the adapted matrices, in the model's order. `ranks`: name -> r.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        bases: Mapping[str, Basis],
+        digests: Mapping[str, str],
+    ) -> None:
+        self.model = model
+        self._digests = dict(digests)
+        self._layers = {name: SVFLinear(layer, bases[name]) for name, layer in layers.items()}
+        self.matrix_names = tuple(self._layers)
+        self.ranks = {name: layer.basis.rank for name, layer in self._layers.items()}
+        for name, layer in self._layers.items():
+            _replace(model, name, layer)
+
+    @property
+    def singular_values(self) -> dict[str, torch.Tensor]:
+        """Matrix name -> σ `[r]` float32, falling."""
+        return {name: layer.basis.sigma for name, layer in self._layers.items()}
+
+    def fingerprint(self, names: Iterable[str] | None = None) -> str:
+        """Identifies the weights of `names` (default: all) and the convention.
+
+        Never the bits of a basis, which differ between machines' LAPACKs. Unknown names are left
+        out, so that they can only make fingerprints differ.
+        """
+        chosen = self.matrix_names if names is None else names
+        known = sorted(set(chosen) & self._digests.keys())
+        lines = [CONVENTION, *(f"{name} {self._digests[name]}" for name in known)]
+        return "svf1-" + hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+    @property
+    def basis_bytes(self) -> int:
+        return sum(
+            t.numel() * t.element_size()
+            for layer in self._layers.values()
+            for t in (layer.basis.vectors, layer.basis.sigma, layer.basis.scale)
+            if t is not None
+        )
+
+    def identity(self) -> Z:
+        """The `z` of the base model: matrix name -> ones `[r]` float32."""
+        return {name: torch.ones_like(layer.basis.sigma) for name, layer in self._layers.items()}
+
+    @contextmanager
+    def using(self, z: Z) -> Iterator[None]:
+        """Adapt the model by `z` inside the block; restores what was in force before.
+
+        `z`: name -> `[r]`, or a row for each sequence `[B, r]`, or for each token `[B, T, r]`.
+        A missing name means 1. Raises `T2LocalError` for an unknown name or a wrong length.
+        """
+        deltas = self._deltas(z)
+        before = {name: (layer.delta, layer.rebuilt) for name, layer in self._layers.items()}
+        for name, layer in self._layers.items():
+            layer.delta, layer.rebuilt = deltas.get(name), None
+        try:
+            yield
+        finally:
+            for name, layer in self._layers.items():
+                layer.delta, layer.rebuilt = before[name]
+
+    def rebuild(self, z: Z) -> dict[str, torch.Tensor]:
+        """`W'` `[m, n]` of every matrix that `z` (`[r]` a matrix) changes: about a second.
+
+        For a `z` that stays as it is over many tokens of a float model. Raises `T2LocalError` on a
+        quantised base.
+        """
+        flat = {name: row.detach().float() - 1 for name, row in self._checked(z).items()}
+        return {
+            name: self._layers[name].rebuild(delta) for name, delta in flat.items() if delta.any()
+        }
+
+    @contextmanager
+    def using_rebuilt(self, matrices: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Like `using`, with matrices from `rebuild`: the base model's own speed."""
+        with self.using({}):
+            for name, matrix in matrices.items():
+                self._layers[name].rebuilt = matrix
+            yield
+
+    def detach(self) -> nn.Module:
+        """Put the original layers back and give the untouched model."""
+        for name, layer in self._layers.items():
+            _replace(self.model, name, layer.base)
+        self._layers = {}
+        return self.model
+
+    def _checked(self, z: Z) -> Z:
+        for name, row in z.items():
+            if name not in self._layers:
+                raise T2LocalError(
+                    f"z names the matrix '{name}', which this model does not adapt (its first is "
+                    f"'{self.matrix_names[0]}'); use an expert made for this model and targets."
+                )
+            if row.shape[-1] != self.ranks[name] or row.dim() > 3:
+                raise T2LocalError(
+                    f"z of '{name}' has shape {list(row.shape)}; this model needs "
+                    f"[{self.ranks[name]}], or rows of that length; use an expert made for it."
+                )
+        return z
+
+    def _deltas(self, z: Z) -> Z:
+        """`z − 1` ready for the layers; matrices in which every number is 1 are left out."""
+        if not self._checked(z):
+            return {}
+        if any(row.requires_grad for row in z.values()):
+            return {name: self._placed(name, row - 1) for name, row in z.items()}
+        if len({row.shape[:-1] for row in z.values()}) > 1:
+            changes = {name: row - 1 for name, row in z.items()}
+            return {n: self._placed(n, change) for n, change in changes.items() if change.any()}
+        # One subtraction and one test for all matrices: a change of z is a copy, in a millisecond.
+        flat = torch.cat([row.detach() for row in z.values()], dim=-1).float() - 1  # [..., Σr]
+        lengths = [row.shape[-1] for row in z.values()]
+        changed = (flat != 0).reshape(-1, flat.shape[-1]).any(dim=0)  # [Σr]
+        counts = torch.nn.functional.pad(changed.cumsum(0), (1, 0)).tolist()
+        ends = [0]
+        for length in lengths:
+            ends.append(ends[-1] + length)
+        return {
+            name: self._placed(name, part)
+            for name, part, start, end in zip(
+                z, flat.split(lengths, dim=-1), ends[:-1], ends[1:], strict=True
+            )
+            if counts[end] > counts[start]
+        }
+
+    def _placed(self, name: str, change: torch.Tensor) -> torch.Tensor:
+        basis = self._layers[name].basis
+        change = change.to(basis.sigma.device)
+        if basis.scale is not None:
+            change = change * basis.scale.square()
+        return change[:, None, :] if change.dim() == 2 else change  # [B, r] -> [B, 1, r]
+
+
+def _storage_dtype(model: nn.Module, basis_dtype: str) -> torch.dtype:
+    if basis_dtype == "auto":
+        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+        return next(floats, torch.float32)
+    if basis_dtype not in DTYPES:
+        raise T2LocalError(
+            f"Basis dtype '{basis_dtype}' is unknown; choose auto, {', '.join(DTYPES)}."
+        )
+    return DTYPES[basis_dtype]
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
