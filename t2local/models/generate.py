@@ -1,0 +1,227 @@
+"""Generation by our own loop over the model's forward: whole batches, or one streaming decode.
+
+Knows nothing of adaptation: whoever calls sets `z` around it. A KV cache belongs to one `z`;
+`Decoder.forget` and `PrefixCache`'s keys are how callers keep that promise. Positions are counted
+without padding, so a padded row gives the logits it would give alone.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from t2local.models.chat_format import stop_tokens
+from t2local.models.load import LoadedModel
+from t2local.models.prefix_cache import Kept
+from t2local.models.sampling import Sampling, choose
+from t2local.progress import CancelToken
+
+__all__ = ["Decoder", "Sampling", "generate_batch"]
+
+INCOMPLETE = "\ufffd"  # what a decoder writes for a character whose last bytes are still to come
+
+
+@torch.no_grad()
+def generate_batch(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    cancel: CancelToken | None = None,
+    *,
+    rows_differ: bool = False,
+) -> list[list[int]]:
+    """One completion (token ids, without the end token) for each prompt; callers repeat prompts.
+
+    `rows_differ`: a different `z` is set for each row, so rows stay where they are; otherwise equal
+    prompts are read once and finished rows leave the batch. A row's random numbers do not depend
+    on the others. Raises `Cancelled` between tokens.
+    """
+    if not prompts:
+        return []
+    cancel = cancel or CancelToken()
+    stops = _stops(loaded)
+    generator = sampling.generator()
+    said: list[list[int]] = [[] for _ in prompts]
+    running = dict.fromkeys(range(len(prompts)))  # rows that still speak, in order
+    batch = _Batch(loaded, prompts, share=not rows_differ)
+    n_steps = min(int(sampling.max_new_tokens), loaded.context_length - batch.ids.shape[1])
+    for step in range(n_steps):
+        cancel.raise_if_cancelled()
+        uniform = torch.rand(len(prompts), generator=generator, dtype=torch.float64)
+        tokens = choose(batch.logits, batch.ids, sampling, uniform[batch.rows])  # [b]
+        for row, token in zip(batch.rows, tokens.tolist(), strict=True):
+            if row not in running:
+                continue
+            if token in stops:
+                del running[row]
+            else:
+                said[row].append(token)
+        if not running or step == n_steps - 1:
+            break
+        batch.append(tokens)
+        if not rows_differ and 2 * len(running) < len(batch.rows):
+            batch.keep([i for i, row in enumerate(batch.rows) if row in running])
+        batch.step()
+    return said
+
+
+class _Batch:
+    """The state of `generate_batch`: left-padded rows, their cache and next-token logits."""
+
+    def __init__(self, loaded: LoadedModel, prompts: Sequence[Sequence[int]], share: bool) -> None:
+        assert all(prompts), "an empty prompt"
+        longest = max(map(len, prompts))
+        assert longest < loaded.context_length, (longest, loaded.context_length)
+        rows = [tuple(prompt) for prompt in prompts]
+        distinct = list(dict.fromkeys(rows)) if share else rows
+        self.model = loaded.model
+        self.rows = list(range(len(rows)))  # original row of each row still in the batch
+        # Padding repeats a row's last token: masked for attention, and nothing new to penalise.
+        padded = [[row[-1]] * (longest - len(row)) + list(row) for row in distinct]
+        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in distinct]
+        self.ids = torch.tensor(padded, device=self.model.device)  # [b, T]
+        self.mask = torch.tensor(mask, device=self.model.device)  # [b, T], 1: a real token
+        self.cache = DynamicCache()
+        self._forward(self.ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
+        if len(distinct) < len(rows):
+            self._select([distinct.index(row) for row in rows])
+
+    def append(self, tokens: Tensor) -> None:
+        """Add chosen tokens [b]; `step` reads them."""
+        self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+
+    def keep(self, kept: list[int]) -> None:
+        """Drop all rows but those at these places."""
+        self.rows = [self.rows[i] for i in kept]
+        self._select(kept)
+
+    def step(self) -> None:
+        """Next-token logits after the tokens appended last."""
+        self._forward(self.ids[:, -1:], self.mask.sum(-1, keepdim=True) - 1)
+
+    def _select(self, places: list[int]) -> None:
+        index = torch.tensor(places, device=self.ids.device)
+        self.ids, self.mask, self.logits = self.ids[index], self.mask[index], self.logits[index]
+        self.cache.batch_select_indices(index)
+
+    def _forward(self, ids: Tensor, positions: Tensor) -> None:
+        self.logits = self.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]  # [b, V]
+
+
+class Decoder:
+    """One streaming decode of `rows` rows that begin with the same prompt.
+
+    The loop is the caller's: `logits`, `sample` (or any other choice), `push` until `done`. Between
+    tokens the caller may change `z` and say so with `forget`. One row answers; two rows are base
+    beside adapted, under a `z` a row.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        rows: int = 1,
+        cache: Kept | None = None,
+    ) -> None:
+        """`prompt` must fit the context; `cache`: from `PrefixCache.take` for this prompt and z."""
+        assert 0 < len(prompt) < loaded.context_length, (len(prompt), loaded.context_length)
+        assert cache is None or len(cache.ids) == rows, "a cache of another number of rows"
+        self.loaded = loaded
+        self.sampling = sampling
+        self.said: list[list[int]] = [[] for _ in range(rows)]  # without the end token
+        self.finished = [False] * rows  # rows that ended by an end-of-turn token
+        self._n_prompt = len(prompt)
+        self._ids = torch.tensor([list(prompt)] * rows, device=loaded.model.device)  # [B, T]
+        self._cache = cache.cache if cache else None
+        self._logits: Tensor | None = None
+        self._generator = sampling.generator()
+        self._stops = _stops(loaded)
+
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """Next-token logits [B, V] of the current sequences; reads what is not in the cache."""
+        if self._logits is None:
+            if self._cache is None:
+                self._cache = DynamicCache()
+            self._logits = self.loaded.model(
+                input_ids=self._ids[:, self._cache.get_seq_length() :],
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        return self._logits
+
+    @torch.no_grad()
+    def sample(self, logits: Tensor) -> Tensor:
+        """Tokens [B] drawn from `logits` [B, V] with one random number for all rows."""
+        uniform = torch.rand(1, generator=self._generator, dtype=torch.float64)
+        return choose(logits, self._ids, self.sampling, uniform.expand(len(logits)))
+
+    def push(self, tokens: Tensor) -> None:
+        """Append chosen tokens [B]; a row that has ended ignores its one."""
+        for row, token in enumerate(tokens.tolist()):
+            if not self.finished[row]:
+                self.finished[row] = token in self._stops
+                if not self.finished[row]:
+                    self.said[row].append(token)
+        self._ids = torch.cat([self._ids, tokens[:, None].to(self._ids)], dim=1)
+        self._logits = None
+
+    def forget(self) -> None:
+        """Drop the KV cache: `z` changed, so the next `logits` reads everything again."""
+        self._cache = self._logits = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens pushed so far in each row."""
+        return self._ids.shape[1] - self._n_prompt
+
+    @property
+    def context_used(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self._ids.shape[1]
+
+    @property
+    def at_limit(self) -> bool:
+        """True when `max_new_tokens` are said or the context is full."""
+        full = self.context_used >= self.loaded.context_length
+        return full or self.n_tokens >= self.sampling.max_new_tokens
+
+    @property
+    def done(self) -> bool:
+        return self.at_limit or all(self.finished)
+
+    def texts(self) -> list[str]:
+        """What each row has said; an incomplete character is held back until it is complete."""
+        return [
+            self._decode(said) if self.done or ended else self._decode(said).rstrip(INCOMPLETE)
+            for said, ended in zip(self.said, self.finished, strict=True)
+        ]
+
+    def kept(self) -> Kept | None:
+        """The cache for `PrefixCache.put`, under the `z` of the last `logits`; then it is gone."""
+        if self._cache is None:
+            return None
+        n_cached = self._cache.get_seq_length()
+        kept = Kept(ids=self._ids[:, :n_cached].tolist(), cache=self._cache)
+        self.forget()
+        return kept
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.loaded.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+
+def _stops(loaded: LoadedModel) -> set[int]:
+    return stop_tokens(loaded.tokenizer, loaded.model.generation_config.eos_token_id)

@@ -1,0 +1,205 @@
+"""Any causal language model as one value: the embedded one, a folder, a GGUF file or a Hub id.
+
+Hub models come through transformers' own download and cache, so `HF_HOME`, `HF_HUB_OFFLINE` and
+`HF_TOKEN` mean what they mean everywhere. No code from a checkpoint is ever run. What goes wrong
+is told in one sentence (`load_errors`). Knows nothing of adaptation.
+"""
+
+import tempfile
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from t2local import paths
+from t2local.errors import T2LocalError
+from t2local.models import embedded, load_errors, quantized
+from t2local.models.gguf import read_gguf_model, read_gguf_tokenizer
+from t2local.models.quiet import quiet_transformers
+from t2local.progress import CancelToken, Progress
+
+EMBEDDED = "embedded"
+QUANTIZATIONS = ("auto", *quantized.KINDS)
+NF4_ABOVE_PARAMETERS = 2_000_000_000  # "auto" on a GPU; smaller models fit in 16 bits
+BF16_ABOVE_PARAMETERS = 3_000_000_000  # on the CPU; smaller ones stay float32
+UNKNOWN_CONTEXT_LENGTH = 2048
+STAGE = "loading the model"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to answer: evaluation mode, no parameter asks for a gradient."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str  # "SmolLM2-135M-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct", a folder's name
+    slug: str  # the name as a folder name
+    quantization: str  # "none" | "nf4" | "int8"
+    dtype: str  # what it computes in: "float32", "bfloat16"
+    device: str
+    context_length: int  # tokens
+    resident_bytes: int
+
+
+def load_model(
+    source: str = EMBEDDED, quantization: str = "auto", cancel: CancelToken | None = None
+) -> Generator[Progress, None, LoadedModel]:
+    """Load `source`: "embedded", a folder, a `.gguf` file or a Hub id.
+
+    `quantization`: "nf4", "int8", "none", or "auto" (NF4 on a CUDA GPU for models above two
+    billion parameters, else none). Raises `T2LocalError` with a remedy when the model cannot be
+    had, `Cancelled` between stages.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise T2LocalError(
+            f"Quantisation '{quantization}' is unknown; choose one of {', '.join(QUANTIZATIONS)}."
+        )
+    cancel = cancel or CancelToken()
+    where, name = source, source
+    if source == EMBEDDED:
+        for progress in (fetching := _Returning(embedded.ensure_embedded())):
+            cancel.raise_if_cancelled()
+            yield progress
+        where, name = str(fetching.result), embedded.NAME
+    elif path := local_path(source):
+        where, name = str(path), path.stem if path.is_file() else path.name
+    cancel.raise_if_cancelled()
+    yield Progress(STAGE, 0, 2)
+    with quiet_transformers():
+        load = _load_gguf if where.endswith(".gguf") else _load_checkpoint
+        model, tokenizer, kind = load(where, quantization)
+    cancel.raise_if_cancelled()
+    yield Progress(STAGE, 1, 2)
+    loaded = describe(model, tokenizer, name, kind)
+    yield Progress(STAGE, 2, 2)
+    return loaded
+
+
+def describe(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, kind: str = "none"
+) -> LoadedModel:
+    """Freeze a model and tokenizer into a `LoadedModel`."""
+    model.requires_grad_(False).eval()
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=name,
+        slug=paths.slug(name),
+        quantization=kind,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        context_length=_context_length(model.config, tokenizer),
+        resident_bytes=quantized.resident_bytes(model),
+    )
+
+
+def local_path(source: str) -> Path | None:
+    """The folder or `.gguf` file `source` names, None for a Hub id.
+
+    Raises `T2LocalError` when `source` looks like a path and nothing usable is there.
+    """
+    path = Path(source).expanduser()
+    if source.strip() and path.is_dir():
+        load_errors.check_folder(path)
+        return path.resolve()
+    if path.is_file() and path.suffix == ".gguf":
+        return path.resolve()
+    load_errors.check_hub_id(source, path)
+    return None
+
+
+def _load_checkpoint(
+    where: str, quantization: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """A folder or Hub id, with its tokenizer and the quantisation it ended up with."""
+    with load_errors.translated(where):
+        config = AutoConfig.from_pretrained(where)
+        n_parameters = count_parameters(config)
+        stored = load_errors.stored_quantization(config, where, quantization)
+        kind = stored or choose_quantization(quantization, n_parameters)
+        if kind != "none":
+            quantized.require_bitsandbytes()
+        device, dtype = choose_device(), choose_dtype(n_parameters)
+        settings = None if stored else quantized.quantization_config(kind, dtype)
+        tokenizer = AutoTokenizer.from_pretrained(where)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            where,
+            config=config,
+            dtype=dtype,
+            quantization_config=settings,
+            device_map={"": device},
+            output_loading_info=True,
+        )
+    load_errors.check_weights(where, report["missing_keys"])
+    if kind == "nf4":
+        quantized.keep_weights_as_loaded(model)
+    return model, tokenizer, kind
+
+
+def _load_gguf(
+    where: str, quantization: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """A `.gguf` file; another quantisation goes through a temporary ordinary checkpoint."""
+    with load_errors.translated(where):
+        tokenizer = read_gguf_tokenizer(Path(where))
+        model = read_gguf_model(Path(where), torch.float32)
+        n_parameters = model.num_parameters()
+        kind = choose_quantization(quantization, n_parameters)
+        if kind == "none":
+            return model.to(choose_device(), choose_dtype(n_parameters)), tokenizer, kind
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            del model
+            return _load_checkpoint(folder, kind)
+
+
+def choose_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(n_parameters: int) -> torch.dtype:
+    """bfloat16 on a GPU and for big models on the CPU, else float32."""
+    big = n_parameters > BF16_ABOVE_PARAMETERS
+    return torch.bfloat16 if torch.cuda.is_available() or big else torch.float32
+
+
+def choose_quantization(asked: str, n_parameters: int) -> str:
+    """What "auto" means on this machine for a model of this size."""
+    if asked != "auto":
+        return asked
+    wants_nf4 = torch.cuda.is_available() and n_parameters > NF4_ABOVE_PARAMETERS
+    return "nf4" if wants_nf4 else "none"
+
+
+def count_parameters(config: PreTrainedConfig) -> int:
+    """Parameters of the causal language model that `config` describes; no memory is used."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config).num_parameters()
+
+
+def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that fit; the tokenizer's own limit counts where it is a real one."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None) or UNKNOWN_CONTEXT_LENGTH
+    return min(positions, tokenizer.model_max_length)
+
+
+class _Returning:
+    """Iterates a generator and keeps what it returns, where events must be checked one by one."""
+
+    def __init__(self, work: Generator[Progress, None, Path]) -> None:
+        self._work = work
+        self.result: Path | None = None
+
+    def __iter__(self) -> Generator[Progress, None, None]:
+        self.result = yield from self._work

@@ -1,0 +1,103 @@
+"""bitsandbytes, and only here: 4-bit (NF4) and 8-bit base models, on a GPU or on the CPU.
+
+Knows nothing of adaptation; the quantised matrices are never rewritten. bitsandbytes' fused CPU
+kernel (AVX512-BF16) is switched off: at the first forward it repacks the weights with scales
+rounded to bfloat16, so the base model would change, it gives no gradient, and it asserts that the
+number of rows divides by 32.
+"""
+
+import logging
+import sys
+
+import torch
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from t2local.errors import T2LocalError
+
+KINDS = ("none", "nf4", "int8")
+
+
+def quantization_config(kind: str, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """What transformers needs to load a model as `kind`; None for "none"."""
+    assert kind in KINDS, kind
+    if kind == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=compute_dtype,
+            bnb_4bit_use_double_quant=True,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if kind == "int8" else None
+
+
+def require_bitsandbytes() -> None:
+    """Raise `T2LocalError` when bitsandbytes is missing or does not load on this machine."""
+    # It tells at every forward of every layer that int8 inputs are cast, and at its import what
+    # could be installed beside it.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    try:
+        import bitsandbytes  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        raise T2LocalError(
+            f"4-bit and 8-bit models need bitsandbytes, which does not load here ({error}); "
+            "run `pip install bitsandbytes`, or use `--quantize none`."
+        ) from error
+
+
+def keep_weights_as_loaded(model: PreTrainedModel) -> None:
+    """Switch off the CPU kernel that repacks 4-bit weights (see the module's docstring)."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def resident_bytes(model: PreTrainedModel) -> int:
+    """Bytes of every parameter and buffer, the scales of quantised matrices included."""
+    kinds = _quantized_types()
+    tensors = [*model.parameters(), *model.buffers()]
+    for parameter in model.parameters():
+        if kinds and isinstance(parameter, kinds):
+            tensors += _statistics(parameter)
+    unique = {tensor.data_ptr(): tensor for tensor in tensors if tensor.numel()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
+
+
+def nf4_problem() -> str:
+    """ "" when an NF4 layer runs forward and backward here, else why not (for `doctor`)."""
+    try:
+        require_bitsandbytes()
+        from bitsandbytes.nn import Linear4bit
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        layer = Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+        layer.support_avx512bf16_for_cpu = False
+        layer = layer.to(device)
+        x = torch.ones(2, 64, device=device, requires_grad=True)  # [B, n]
+        layer(x).sum().backward()
+        return "" if torch.isfinite(x.grad).all() else "the gradient is not finite"
+    except (T2LocalError, RuntimeError, NotImplementedError) as error:
+        return str(error)
+
+
+def _quantized_types() -> tuple[type, ...]:
+    """bitsandbytes' parameter classes, without importing it for a float model."""
+    if "bitsandbytes" not in sys.modules:
+        return ()
+    from bitsandbytes.nn import Int8Params, Params4bit
+
+    return (Params4bit, Int8Params)
+
+
+def _statistics(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
+    """The scales beside a quantised matrix, from bitsandbytes' own state."""
+    from bitsandbytes.nn import Int8Params
+
+    if isinstance(parameter, Int8Params):
+        return [t for t in (parameter.CB, parameter.SCB) if t is not None]
+    state = parameter.quant_state
+    nested = state.state2 if state.nested else None
+    found = [state.absmax, state.code, state.offset if nested else None]
+    found += [nested.absmax, nested.code] if nested else []
+    return [t for t in found if isinstance(t, torch.Tensor)]

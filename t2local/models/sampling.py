@@ -1,0 +1,111 @@
+"""From next-token logits to a token: penalty, temperature, top-k, top-p, then one random number.
+
+Pure functions of tensors; the filters are those of transformers, in its order. A token is drawn by
+inverting the cumulative distribution at a given uniform number, so that two rows with the same
+number and the same distribution take the same token (common random numbers: base beside adapted).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from t2local.errors import T2LocalError
+
+LIMITS = {  # lowest and highest value of each setting
+    "temperature": (0.0, 10.0),
+    "top_p": (0.001, 1.0),
+    "top_k": (0, 1_000_000),
+    "repetition_penalty": (0.1, 10.0),
+    "max_new_tokens": (1, 1_000_000),
+    "seed": (0, 2**53),
+}
+WHOLE = ("top_k", "max_new_tokens", "seed")
+FAST_TOP = 1024  # candidates looked at first for top-p; all are sorted only if they fall short
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 filter nothing.
+
+    The defaults are for a chat. `repetition_penalty` (CTRL, arXiv 1909.05858, section 4.1; prompt
+    and answer count, 1 changes nothing) is 1.1: in six greedy answers of the embedded model up to
+    35 % of the four-token groups were repeats at 1.0, at most 12 % at 1.1; at 1.2 no answer ended
+    within 200 tokens any more. `seed` None: another answer each time.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 0
+    repetition_penalty: float = 1.1
+    max_new_tokens: int = 512
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if name == "seed" and value is None:
+                continue
+            number = isinstance(value, int | float) and low <= value <= high
+            if not number or (name in WHOLE and value != int(value)):
+                kind = "a whole number" if name in WHOLE else "a number"
+                raise T2LocalError(f"{name} is {value!r}; it must be {kind} from {low} to {high}.")
+
+    def generator(self) -> torch.Generator:
+        """A generator on the CPU (the same numbers on every device), seeded or fresh."""
+        generator = torch.Generator()
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(int(self.seed))
+        return generator
+
+
+def choose(logits: Tensor, ids: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
+    """The next token of each row: [B].
+
+    `logits`: [B, V]; `ids`: [B, T], all tokens so far, for the penalty; `uniform`: [B] in [0, 1).
+    """
+    scores = penalise(logits.float(), ids, sampling.repetition_penalty)  # [B, V]
+    if sampling.temperature == 0:
+        return scores.argmax(-1)
+    scores = keep_top_k(scores / sampling.temperature, int(sampling.top_k))
+    return draw(keep_top_p(scores, sampling.top_p), uniform)
+
+
+def penalise(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
+    """Divide positive and multiply negative scores [B, V] of the tokens in `ids` [B, T]."""
+    if penalty == 1.0:
+        return scores
+    seen = scores.gather(1, ids)  # [B, T]
+    return scores.scatter(1, ids, torch.where(seen < 0, seen * penalty, seen / penalty))
+
+
+def keep_top_k(scores: Tensor, k: int) -> Tensor:
+    """The `k` highest scores [B, V] of each row, -inf elsewhere; 0 keeps all."""
+    if k == 0 or k >= scores.shape[-1]:
+        return scores
+    lowest = scores.topk(k).values[:, -1:]  # [B, 1]
+    return scores.masked_fill(scores < lowest, -torch.inf)
+
+
+def keep_top_p(scores: Tensor, p: float) -> Tensor:
+    """The fewest tokens of each row [B, V] whose probability reaches `p`, -inf elsewhere."""
+    if p >= 1.0:
+        return scores
+    probabilities = scores.softmax(-1)
+    top = probabilities.topk(min(FAST_TOP, scores.shape[-1])).values  # [B, K], falling
+    if (top.sum(-1) < p).any():
+        top = probabilities.sort(-1, descending=True).values
+    before = top.cumsum(-1) - top  # probability of everything likelier
+    needed = (before < p).sum(-1, keepdim=True).clamp(min=1)  # [B, 1]
+    lowest = top.gather(-1, needed - 1)
+    return scores.masked_fill(probabilities < lowest, -torch.inf)
+
+
+def draw(scores: Tensor, uniform: Tensor) -> Tensor:
+    """Invert each row's cumulative distribution [B, V] at `uniform` [B]: tokens [B]."""
+    cumulative = scores.softmax(-1).double().cumsum(-1)
+    target = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return tokens.clamp(max=scores.shape[-1] - 1)

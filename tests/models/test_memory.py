@@ -1,0 +1,26 @@
+"""The report says what is there; NF4 is tried, not guessed."""
+
+import torch
+
+from t2local.models import memory, quantized
+from t2local.models.memory import NOT_INSTALLED, device_report
+
+
+def test_the_report_of_this_machine():
+    report = device_report()
+    assert 0 < report.ram_free_bytes <= report.ram_total_bytes
+    assert report.cpu_cores >= 1
+    assert report.packages["torch"].startswith(torch.__version__.split("+")[0])
+    assert NOT_INSTALLED not in (report.packages["transformers"], report.packages["safetensors"])
+    assert len(report.gpus) == torch.cuda.device_count()
+    assert report.nf4 == (report.nf4_problem == "")
+
+
+def test_a_missing_package_is_said(monkeypatch):
+    monkeypatch.setattr(memory, "PACKAGES", ("no-such-package",))
+    assert device_report().packages == {"no-such-package": NOT_INSTALLED}
+
+
+def test_a_machine_without_bitsandbytes_says_why(monkeypatch):
+    monkeypatch.setitem(quantized.sys.modules, "bitsandbytes", None)
+    assert "need bitsandbytes" in quantized.nf4_problem()
