@@ -1,0 +1,88 @@
+"""What a policy does with an example: pick one of its choices, or write free text.
+
+The same functions score training batches, validation, few-shot mixtures and benchmarks. They use
+the model under whatever `z` is in force around them and know nothing of experts or rewards.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from t2local.models.chat_format import render_chat
+from t2local.models.generate import Sampling, generate_batch
+from t2local.models.load import LoadedModel
+from t2local.models.scoring import choice_scores
+from t2local.progress import CancelToken
+from t2local.tasks.examples import Example
+
+CHOICE, TEXT = "choice", "text"
+ROWS_PER_FORWARD = 16
+
+
+def action_of(examples: Sequence[Example]) -> str:
+    """`CHOICE` when every example lists its choices, else `TEXT`."""
+    return CHOICE if all(e.columns.get("choices") for e in examples) else TEXT
+
+
+def prompt_ids(loaded: LoadedModel, example: Example) -> list[int]:
+    """The example's prompt as one user turn under the model's chat template."""
+    return render_chat(loaded.tokenizer, [{"role": "user", "content": example.prompt}])
+
+
+def score_choices(loaded: LoadedModel, examples: Sequence[Example]) -> list[torch.Tensor]:
+    """A differentiable `[K]` tensor an example: length-normalised log-likelihoods. One forward."""
+    choices = [
+        [loaded.tokenizer.encode(c, add_special_tokens=False) for c in e.columns["choices"]]
+        for e in examples
+    ]
+    prompts = [prompt_ids(loaded, example) for example in examples]
+    return choice_scores(loaded.model, prompts, choices)
+
+
+@torch.no_grad()
+def likeliest_choices(
+    loaded: LoadedModel, examples: Sequence[Example], cancel: CancelToken | None = None
+) -> list[str]:
+    """The choice with the highest score for each example, in batches of similar length."""
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
+    answers = [""] * len(examples)
+    for start in range(0, len(order), ROWS_PER_FORWARD):
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        rows = order[start : start + ROWS_PER_FORWARD]
+        for i, scores in zip(rows, score_choices(loaded, [examples[i] for i in rows]), strict=True):
+            answers[i] = examples[i].columns["choices"][int(scores.argmax())]
+    return answers
+
+
+def greedy_texts(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    cancel: CancelToken | None = None,
+    rows_per_batch: int = 32,
+) -> list[str]:
+    """Greedy free-text answers, in batches of similar length."""
+    sampling = Sampling(
+        temperature=0.0, max_new_tokens=max_new_tokens, repetition_penalty=1.0, seed=0
+    )
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
+    answers = [""] * len(examples)
+    for start in range(0, len(order), rows_per_batch):
+        rows = order[start : start + rows_per_batch]
+        prompts = [prompt_ids(loaded, examples[i]) for i in rows]
+        for i, ids in zip(rows, generate_batch(loaded, prompts, sampling, cancel), strict=True):
+            answers[i] = loaded.tokenizer.decode(ids, skip_special_tokens=True)
+    return answers
+
+
+def greedy_answers(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    max_new_tokens: int = 128,
+    cancel: CancelToken | None = None,
+) -> list[str]:
+    """The policy's best answer to each example, by the kind of action the examples have."""
+    if action_of(examples) == CHOICE:
+        return likeliest_choices(loaded, examples, cancel)
+    return greedy_texts(loaded, examples, max_new_tokens, cancel)

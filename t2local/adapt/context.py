@@ -1,0 +1,64 @@
+"""Fitting a chat into the model's context, and saying what was cut.
+
+The oldest turns go first, the system prompt never; if the last message alone is too long, its
+middle goes. Knows nothing of `z`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from t2local.errors import T2LocalError
+from t2local.models.chat_format import render_chat
+from t2local.models.load import LoadedModel
+
+CUT_MARK = "\n[…]\n"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """`ids`: the prompt as tokens. `cut_tokens`: how many of the chat's tokens were left out."""
+
+    ids: list[int]
+    cut_tokens: int
+
+
+def check_messages(messages: Sequence[Mapping[str, str]]) -> None:
+    """Raise `T2LocalError` for a chat without a question or with an empty one."""
+    asked = [m for m in messages if m["role"] == "user"]
+    if not asked or not asked[-1]["content"].strip():
+        raise T2LocalError("The message is empty; write a question or a request.")
+
+
+def fit(
+    loaded: LoadedModel,
+    messages: Sequence[Mapping[str, str]],
+    answer_tokens: int,
+    continue_last: bool = False,
+) -> Fitted:
+    """The chat as token ids that leave room for `answer_tokens` (at most a quarter is reserved)."""
+    room = loaded.context_length - min(answer_tokens, loaded.context_length // 4)
+    turns = list(messages)
+
+    def rendered() -> list[int]:
+        return render_chat(loaded.tokenizer, turns, continue_last=continue_last)
+
+    ids = rendered()
+    whole = len(ids)
+    first = 1 if turns[0]["role"] == "system" else 0
+    while len(ids) > room and len(turns) > first + 2:
+        del turns[first : first + 2]  # a question and its answer
+        ids = rendered()
+    if len(ids) > room:
+        longest = max(range(len(turns)), key=lambda i: len(turns[i]["content"]))
+        excess = len(ids) - room + 16  # the mark, and tokens that split differently at the cut
+        turns[longest] = _without_middle(loaded, turns[longest], excess)
+        ids = rendered()
+    return Fitted(ids[-room:], max(0, whole - min(len(ids), room)))
+
+
+def _without_middle(loaded: LoadedModel, turn: Mapping[str, str], excess: int) -> dict[str, str]:
+    tokens = loaded.tokenizer.encode(turn["content"], add_special_tokens=False)
+    keep = max(2, len(tokens) - excess)
+    head, tail = tokens[: keep // 2], tokens[len(tokens) - (keep - keep // 2) :]
+    decode = loaded.tokenizer.decode
+    return {"role": turn["role"], "content": decode(head) + CUT_MARK + decode(tail)}

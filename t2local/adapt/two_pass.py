@@ -1,0 +1,210 @@
+"""Two passes: decide, then answer (paper, section 3.2), as a generator of typed events.
+
+The model is held, through `lock`, for one step at a time, so that several answers, slider previews
+and a training run can share it. The KV cache of an answer is dropped whenever `z` changes, for keys
+and values computed under one `z` are wrong under another; within one `z` a chat's prefix is kept.
+Knows nothing of pages, files or sessions.
+"""
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from t2local.adapt.adapter import Adapter
+from t2local.adapt.context import check_messages, fit
+from t2local.adapt.dispatch import LABELS, decide, label_probabilities, without_question
+from t2local.adapt.events import (
+    ADAPTED_ROW,
+    OTHER,
+    Dispatch,
+    Dispatched,
+    Done,
+    Steered,
+    Token,
+)
+from t2local.errors import T2LocalError
+from t2local.models.generate import Decoder
+from t2local.models.load import LoadedModel
+from t2local.models.prefix_cache import Kept, PrefixCache
+from t2local.models.sampling import Sampling
+from t2local.progress import CancelToken
+from t2local.svf import Mixture
+
+PROMPT, CLASSIFIER = "prompt", "classifier"
+
+Event = Dispatched | Steered | Token | Done
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How pass 1 decides; the fields are those of the page's controls.
+
+    `classifier`: the expert that reads the prompt in the strategy of that name, with its `labels`.
+    """
+
+    name: str
+    mixture: Mixture = field(default_factory=Mixture)
+    soft: bool = True
+    threshold: float = 0.4
+    override: str | None = None
+    classifier: str | None = None
+    labels: Sequence[str] = LABELS
+
+
+class Steering:
+    """The wheel of one running answer: another thread may turn it between two tokens."""
+
+    def __init__(self) -> None:
+        self._newest: Mixture | None = None
+        self._taken: Mixture | None = None
+
+    def steer(self, mixture: Mixture) -> None:
+        self._newest = mixture
+
+    def take(self) -> Mixture | None:
+        """The newest mixture since the last call, or None."""
+        newest = self._newest
+        if newest is self._taken:
+            return None
+        self._taken = newest
+        return newest
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What an answer works with: the model, its experts, kept caches, and the lock around them."""
+
+    loaded: LoadedModel
+    adapter: Adapter
+    prefixes: PrefixCache
+    lock: Callable[[], AbstractContextManager]
+
+
+def dispatch(
+    workshop: Workshop, message: str, strategy: Strategy, skills: Sequence[str]
+) -> Dispatch:
+    """Pass 1 alone. Raises `T2LocalError` for unknown experts or a missing classifier."""
+    started = time.perf_counter()
+    asked = strategy.override is None and strategy.name in (PROMPT, CLASSIFIER)
+    if not asked:
+        decision = without_question(strategy.name, strategy.mixture, strategy.override)
+    else:
+        reader, labels = Mixture(), (*skills, OTHER)
+        if strategy.name == CLASSIFIER:
+            if strategy.classifier is None:
+                raise T2LocalError(
+                    "There is no classifier expert for this model; choose the strategy prompt, or "
+                    "train one with `python -m t2local train --classifier`."
+                )
+            reader, labels = Mixture({strategy.classifier: 1.0}), strategy.labels
+        with workshop.lock():
+            workshop.adapter.settle(reader)
+            with workshop.adapter.using(reader):
+                probabilities = label_probabilities(workshop.loaded, message, labels)
+        decision = decide(
+            strategy.name,
+            probabilities,
+            skills,
+            strategy.soft,
+            strategy.threshold,
+            strategy.mixture,
+        )
+    workshop.adapter.check(decision.mixture)
+    return replace(decision, seconds=time.perf_counter() - started if asked else 0.0)
+
+
+def answer(
+    workshop: Workshop,
+    messages: Sequence[Mapping[str, str]],
+    strategy: Strategy,
+    skills: Sequence[str],
+    sampling: Sampling,
+    steering: Steering | None = None,
+    cancel: CancelToken | None = None,
+    compare: bool = False,
+    continue_last: bool = False,
+) -> Generator[Event, None, None]:
+    """Answer the last message of a chat: `Dispatched`, `Token`s and `Steered`s, `Done`.
+
+    `compare`: the base model answers too, as row `BASE_ROW` of the same batch with the same random
+    numbers. `skills`: experts that pass 1 may choose. Raises `T2LocalError` for an empty message or
+    unknown experts, before anything was said.
+    """
+    check_messages(messages)
+    question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
+    decision = dispatch(workshop, question, strategy, skills)
+    fitted = fit(workshop.loaded, messages, sampling.max_new_tokens, continue_last)
+    yield Dispatched(decision, len(fitted.ids), fitted.cut_tokens)
+    yield from _speak(
+        workshop, decision, fitted.ids, sampling, steering or Steering(), cancel, compare
+    )
+
+
+def _speak(
+    workshop: Workshop,
+    decision: Dispatch,
+    prompt: list[int],
+    sampling: Sampling,
+    steering: Steering,
+    cancel: CancelToken | None,
+    compare: bool,
+) -> Generator[Event, None, None]:
+    """Pass 2: the answer's tokens under the decided mixture, or whatever the wheel says next."""
+    adapter, mixture, rows = workshop.adapter, decision.mixture, 2 if compare else 1
+    seconds, said, cancelled = 0.0, [""] * rows, False
+    with workshop.lock():
+        started = time.perf_counter()
+        if not compare:
+            adapter.settle_if_repeated(mixture)
+        kept = workshop.prefixes.take(_cache_key(adapter, mixture, compare), prompt, rows)
+        decoder = Decoder(workshop.loaded, prompt, sampling, rows, kept)
+        seconds += time.perf_counter() - started
+    try:
+        while not decoder.done:
+            if cancel is not None and cancel.cancelled:
+                cancelled = True
+                break
+            turned = steering.take()
+            if turned is not None and adapter.key(turned) != adapter.key(mixture):
+                adapter.check(turned)
+                mixture = turned
+                with workshop.lock():
+                    decoder.forget()
+                yield Steered(mixture, decoder.n_tokens, len(said[ADAPTED_ROW]))
+            with workshop.lock(), adapter.using(mixture, beside_base=compare):
+                started = time.perf_counter()
+                decoder.push(decoder.sample(decoder.logits()))
+                seconds += time.perf_counter() - started
+            for row, text in enumerate(decoder.texts()):
+                if text != said[row]:
+                    new = text[len(said[row]) :]
+                    said[row] = text
+                    yield Token(new, row, len(decoder.said[row]))
+    finally:
+        with workshop.lock():
+            workshop.prefixes.put(_cache_key(adapter, mixture, compare), decoder.kept())
+    yield Done(
+        texts=tuple(said),
+        tokens=sum(len(row) for row in decoder.said),
+        first_pass_s=decision.seconds,
+        second_pass_s=seconds,
+        finish="cancelled" if cancelled else "length" if not all(decoder.finished) else "stop",
+        context_used=decoder.context_used,
+        context_length=workshop.loaded.context_length,
+    )
+
+
+def _cache_key(adapter: Adapter, mixture: Mixture, compare: bool) -> str:
+    return ("beside base: " if compare else "") + adapter.key(mixture)
+
+
+def peek(
+    loaded: LoadedModel, ids: Sequence[int], kept: Kept | None
+) -> tuple[torch.Tensor, Kept | None]:
+    """Probabilities `[V]` of the token after `ids`, under the `z` in force, and the KV cache."""
+    decoder = Decoder(loaded, ids, Sampling(max_new_tokens=1), 1, kept)
+    probabilities = decoder.logits()[0].float().softmax(dim=-1)
+    return probabilities, decoder.kept()

@@ -1,0 +1,54 @@
+import pytest
+
+from t2local.adapt.context import check_messages, fit
+from t2local.errors import T2LocalError
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def said(text):
+    return {"role": "assistant", "content": text}
+
+
+def text_of(loaded, fitted):
+    return loaded.tokenizer.decode(fitted.ids)
+
+
+def test_a_chat_that_fits_is_left_alone(tiny_loaded):
+    fitted = fit(tiny_loaded(), [user("hello")], 64)
+    assert fitted.cut_tokens == 0
+    assert "hello" in text_of(tiny_loaded(), fitted)
+
+
+def test_the_oldest_turns_go_first_and_the_system_prompt_stays(tiny_loaded):
+    loaded = tiny_loaded()
+    turns = [
+        {"role": "system", "content": "be kind"},
+        user("a" * 200),
+        said("b" * 200),
+        user("now"),
+    ]
+    fitted = fit(loaded, turns, 64)
+    text = text_of(loaded, fitted)
+    assert "be kind" in text
+    assert "now" in text
+    assert "aaa" not in text
+    assert fitted.cut_tokens > 300
+
+
+def test_a_hundred_thousand_characters_keep_both_ends_and_say_what_was_cut(tiny_loaded):
+    loaded = tiny_loaded()
+    fitted = fit(loaded, [user("BEGIN" + "x" * 100_000 + "END")], 64)
+    text = text_of(loaded, fitted)
+    assert len(fitted.ids) <= loaded.context_length - 64
+    assert "BEGIN" in text
+    assert "END" in text
+    assert fitted.cut_tokens > 99_000
+
+
+@pytest.mark.parametrize("messages", [[], [user("   ")], [{"role": "system", "content": "hi"}]])
+def test_an_empty_message_is_refused(messages):
+    with pytest.raises(T2LocalError, match="message is empty"):
+        check_messages(messages)

@@ -1,0 +1,109 @@
+import torch
+
+from t2local.adapt.events import ADAPTED_ROW, BASE_ROW, Dispatched, Done, Steered, Token
+from t2local.adapt.two_pass import CLASSIFIER, Steering, Strategy, answer, dispatch
+from t2local.models.prefix_cache import PrefixCache
+from t2local.models.sampling import Sampling
+from t2local.progress import CancelToken
+from t2local.svf import Mixture
+
+ASK = ({"role": "user", "content": "What is 2 + 2?"},)
+SKILLS = ("math", "code")
+GREEDY = Sampling(temperature=0.0, max_new_tokens=12, repetition_penalty=1.0, seed=0)
+MATH = Mixture({"math": 1.0})
+
+
+def manual(mixture):
+    return Strategy("manual", mixture)
+
+
+def events(workshop, strategy, sampling=GREEDY, **options):
+    return list(answer(workshop, ASK, strategy, SKILLS, sampling, **options))
+
+
+def test_events_come_in_order_and_the_tokens_spell_the_answer(workshop):
+    first, *tokens, done = events(workshop, manual(MATH))
+    assert isinstance(first, Dispatched)
+    assert isinstance(done, Done)
+    assert "".join(t.text for t in tokens if isinstance(t, Token)) == done.texts[0]
+
+
+def test_base_and_adapted_differ_and_beside_each_other_equal_one_at_a_time(workshop):
+    base = events(workshop, Strategy("base"))[-1].texts[0]
+    adapted = events(workshop, manual(MATH))[-1].texts[0]
+    both = events(workshop, manual(MATH), compare=True)[-1].texts
+    assert base != adapted
+    assert (both[ADAPTED_ROW], both[BASE_ROW]) == (adapted, base)
+
+
+def test_the_classifier_strategy_gives_every_label_a_probability(workshop):
+    strategy = Strategy(CLASSIFIER, classifier="reader", labels=("math", "code", "other"))
+    decision = dispatch(workshop, "What is 2 + 2?", strategy, SKILLS)
+    assert set(decision.probabilities) == {"math", "code", "other"}
+    assert decision.seconds > 0
+
+
+def test_an_override_skips_pass_one(workshop):
+    decision = dispatch(workshop, "hi", Strategy("prompt", override="code"), SKILLS)
+    assert decision.mixture.alpha == {"code": 1.0}
+    assert not decision.probabilities
+    assert decision.seconds == 0
+
+
+def test_the_wheel_changes_the_very_next_token_and_equals_a_fresh_prefix(workshop):
+    """After a turn of the wheel the rest is what the new mixture says after the same words."""
+    steering, seen = Steering(), []
+    for event in answer(workshop, ASK, manual(MATH), SKILLS, GREEDY, steering):
+        seen.append(event)
+        if isinstance(event, Token) and event.tokens == 4:
+            steering.steer(Mixture({"code": 1.0}))
+    turned = next(e for e in seen if isinstance(e, Steered))
+    whole = seen[-1].texts[0]
+    said = whole[: turned.at_character]
+    rest = list(
+        answer(
+            workshop,
+            (*ASK, {"role": "assistant", "content": said}),
+            manual(Mixture({"code": 1.0})),
+            SKILLS,
+            Sampling(temperature=0.0, max_new_tokens=8, repetition_penalty=1.0),
+            continue_last=True,
+        )
+    )[-1].texts[0]
+    assert turned.at_token == 4
+    assert whole == said + rest
+
+
+def test_a_kept_prefix_changes_nothing_and_is_never_shared_between_mixtures(workshop):
+    fresh = events(workshop, manual(MATH))[-1].texts
+    again = events(workshop, manual(MATH))[-1].texts  # reuses the cache
+    other = events(workshop, manual(Mixture({"code": 1.0})))[-1].texts
+    clean = PrefixCache()
+    object.__setattr__(workshop, "prefixes", clean)
+    assert again == fresh
+    assert events(workshop, manual(Mixture({"code": 1.0})))[-1].texts == other
+
+
+def test_the_same_seed_gives_the_same_answer(workshop):
+    warm = Sampling(temperature=1.0, max_new_tokens=12, seed=7)
+    assert events(workshop, manual(MATH), warm)[-1].texts == (
+        events(workshop, manual(MATH), warm)[-1].texts
+    )
+
+
+def test_stop_ends_after_the_current_token_and_keeps_what_was_said(workshop):
+    cancel, seen = CancelToken(), []
+    for event in answer(workshop, ASK, manual(MATH), SKILLS, GREEDY, cancel=cancel):
+        seen.append(event)
+        if isinstance(event, Token):
+            cancel.cancel()
+    assert seen[-1].finish == "cancelled"
+    assert seen[-1].tokens == 1
+
+
+def test_afterwards_the_model_is_the_base_model_again(workshop):
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        before = workshop.loaded.model(ids).logits
+        events(workshop, manual(MATH))
+        assert torch.equal(workshop.loaded.model(ids).logits, before)
