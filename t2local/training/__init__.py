@@ -1,0 +1,1 @@
+"""SVF reinforcement learning: the gradient of expected reward with respect to `z` alone."""

@@ -1,0 +1,236 @@
+"""Gradients of expected reward, for the two kinds of action.
+
+*Choice*: the policy is the softmax of the choices' scores over `temperature`; expected reward and KL
+are exact sums, so nothing is sampled and no baseline is needed (it would cancel). Single-token labels
+want a temperature above 1: at 1 the base model is sure and wrong, and its gradient vanishes.
+*Text*: REINFORCE (paper, section 3.1) on sampled completions. Departures, each selectable back in
+`TrainConfig`: groups of samples with a leave-one-out baseline instead of one sample without;
+KL(π_z ‖ π_base) by the k3 estimator on sampled tokens instead of the sum over the vocabulary.
+The base model's values come from `z = 1` forwards of the same model: there is no second copy.
+
+Each `accumulate` leaves `−∂J/∂z` in the `.grad` of `z` and gives the batch's statistics.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import torch
+
+from t2local.adapt.actions import CHOICE, action_of, prompt_ids, score_choices
+from t2local.models.generate import Sampling, generate_batch
+from t2local.models.load import LoadedModel
+from t2local.models.scoring import (
+    log_probabilities,
+    log_probabilities_and_kl,
+    pack_choices,
+    predictor_states,
+)
+from t2local.svf import SVFModel, Z
+from t2local.tasks.examples import Example, as_columns
+from t2local.tasks.rewards import REWARDS
+from t2local.training.config import TrainConfig
+from t2local.training.reports import BatchStatistics
+
+
+class Clock:
+    """Seconds by stage: `with clock("forward"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str):
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+
+def rewards_of(
+    name: str, examples: Sequence[Example], completions: Sequence[str]
+) -> list[float | None]:
+    """The reward of one completion an example."""
+    prompts = [example.prompt for example in examples]
+    return REWARDS[name](prompts, list(completions), **as_columns(examples))
+
+
+class ChoicePolicy:
+    """Exact expected reward over the listed choices of each example."""
+
+    def __init__(self, loaded: LoadedModel, svf: SVFModel, reward: str, config: TrainConfig):
+        self.loaded, self.svf, self.reward, self.config = loaded, svf, reward, config
+
+    def rewards(self, example: Example) -> list[float]:
+        choices = example.columns["choices"]
+        scored = rewards_of(self.reward, [example] * len(choices), choices)
+        return [0.0 if r is None else r for r in scored]
+
+    def samples(self, examples: Sequence[Example]) -> list[list[tuple[str, float]]]:
+        """Each example's choices with their rewards (the dry run: nothing need be sampled)."""
+        return [list(zip(e.columns["choices"], self.rewards(e), strict=True)) for e in examples]
+
+    def accumulate(self, batch: Sequence[Example], z: Z, step: int) -> BatchStatistics:
+        clock, expected, kls, entropies, spreads = Clock(), [], [], [], []
+        tokens = 0
+        for start in range(0, len(batch), self.config.rows_per_forward):
+            part = batch[start : start + self.config.rows_per_forward]
+            base = self._base_log_policy(part, clock)
+            with clock("forward"), self.svf.using(z):
+                scores = score_choices(self.loaded, part)
+            losses = []
+            for example, row, base_row in zip(part, scores, base, strict=True):
+                log_policy = (row / self.config.temperature).log_softmax(dim=0)  # [K]
+                reward = torch.tensor(self.rewards(example), device=row.device)
+                value = (log_policy.exp() * reward).sum()
+                kl = (log_policy.exp() * (log_policy - base_row)).sum()
+                losses.append(self.config.kl_coefficient * kl - value)
+                expected.append(value.item())
+                kls.append(kl.item())
+                entropies.append(-(log_policy.exp() * log_policy).sum().item())
+                spreads.append(float(reward.std(correction=0)))
+                tokens += (
+                    sum(len(c) for c in example.columns["choices"]) // 4 + len(example.prompt) // 4
+                )
+            with clock("backward"):
+                (torch.stack(losses).sum() / len(batch)).backward()
+        return _statistics(expected, kls, entropies, spreads, tokens, clock)
+
+    @torch.no_grad()
+    def _base_log_policy(self, part: Sequence[Example], clock: Clock) -> list[torch.Tensor]:
+        with clock("forward"), self.svf.using({}):
+            scores = score_choices(self.loaded, part)
+        return [(row / self.config.temperature).log_softmax(dim=0) for row in scores]
+
+
+class TextPolicy:
+    """REINFORCE on sampled completions, one group of samples a prompt."""
+
+    def __init__(self, loaded: LoadedModel, svf: SVFModel, reward: str, config: TrainConfig):
+        self.loaded, self.svf, self.reward, self.config = loaded, svf, reward, config
+
+    def sample(self, batch: Sequence[Example], z: Z, seed: int) -> tuple[list[list[int]], list]:
+        """`samples_per_prompt` completions an example (token ids) and their rewards, in order."""
+        sampling = Sampling(
+            temperature=self.config.temperature,
+            top_p=1.0,
+            top_k=0,
+            repetition_penalty=1.0,
+            max_new_tokens=self.config.max_new_tokens,
+            seed=seed,
+        )
+        rows = [e for e in batch for _ in range(self.config.samples_per_prompt)]
+        prompts = [prompt_ids(self.loaded, e) for e in rows]
+        with self.svf.using(z):
+            completions = generate_batch(self.loaded, prompts, sampling)
+        decode = self.loaded.tokenizer.decode
+        texts = [decode(ids, skip_special_tokens=True) for ids in completions]
+        return completions, list(zip(texts, rewards_of(self.reward, rows, texts), strict=True))
+
+    def samples(self, examples: Sequence[Example]) -> list[list[tuple[str, float]]]:
+        """One group of base-model samples with rewards for each example (the dry run)."""
+        _, scored = self.sample(examples, {}, self.config.seed)
+        size = self.config.samples_per_prompt
+        groups = [scored[i : i + size] for i in range(0, len(scored), size)]
+        return [[(text, 0.0 if r is None else r) for text, r in group] for group in groups]
+
+    def advantages(self, rewards: Sequence[float | None]) -> torch.Tensor:
+        """`[groups, samples]`: reward minus the mean of the group's other samples.
+
+        A sample whose row cannot be scored (None) counts as its group's mean: advantage 0.
+        """
+        size = self.config.samples_per_prompt
+        grouped = torch.tensor([float("nan") if r is None else r for r in rewards]).view(-1, size)
+        grouped = torch.where(grouped.isnan(), grouped.nanmean(1, keepdim=True), grouped)
+        grouped = grouped.nan_to_num(0.0)
+        if self.config.baseline == "none":
+            return grouped
+        return grouped - (grouped.sum(1, keepdim=True) - grouped) / (size - 1)
+
+    def accumulate(self, batch: Sequence[Example], z: Z, step: int) -> BatchStatistics:
+        clock = Clock()
+        frozen = {name: row.detach() for name, row in z.items()}
+        with clock("sampling"):
+            completions, scored = self.sample(batch, frozen, self.config.seed * 100_003 + step)
+        rewards = [reward for _, reward in scored]
+        advantages = self.advantages(rewards)
+        rows = [e for e in batch for _ in range(self.config.samples_per_prompt)]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(completions[i]))
+        kl_sum = entropy_sum = 0.0
+        tokens = 0
+        for start in range(0, len(order), self.config.rows_per_forward):
+            part = order[start : start + self.config.rows_per_forward]
+            loss, kl, entropy, count = self._loss(
+                [rows[i] for i in part],
+                [self._with_end(completions[i]) for i in part],
+                advantages.flatten()[part],
+                z,
+                clock,
+            )
+            with clock("backward"):
+                (loss / len(rows)).backward()
+            kl_sum, entropy_sum, tokens = kl_sum + kl, entropy_sum + entropy, tokens + count
+        values = [0.0 if r is None else r for r in rewards]
+        size = self.config.samples_per_prompt
+        spreads = [
+            max(g) - min(g) for g in (values[i : i + size] for i in range(0, len(values), size))
+        ]
+        return _statistics(
+            values, [kl_sum / tokens], [entropy_sum / tokens], spreads, tokens, clock
+        )
+
+    def _with_end(self, completion: list[int]) -> list[int]:
+        """The end of turn is an action too, unless the sample was cut at the limit."""
+        ended = len(completion) < self.config.max_new_tokens
+        return [*completion, self.loaded.tokenizer.eos_token_id] if ended else completion
+
+    def _loss(self, rows, completions, advantages, z, clock):
+        """−Σ A log π + λ KL over one slice; with its KL, entropy (−Σ log π) and token count."""
+        prompts = [prompt_ids(self.loaded, example) for example in rows]
+        packed = pack_choices(
+            prompts, [[c] for c in completions], self.loaded.tokenizer.pad_token_id or 0
+        )
+        model = self.loaded.model
+        with clock("forward"):
+            with torch.no_grad(), self.svf.using({}):
+                base_states, targets, _ = predictor_states(model, packed)
+            with self.svf.using(z):
+                states, targets, slots = predictor_states(model, packed)
+            if self.config.kl_estimator == "full":
+                log_probs, kl = log_probabilities_and_kl(model, states, base_states, targets)
+            else:
+                log_probs = log_probabilities(model, states, targets)
+                with torch.no_grad():
+                    base_log_probs = log_probabilities(model, base_states, targets)
+                ratio = base_log_probs - log_probs
+                kl = ratio.exp() - 1 - ratio  # k3: unbiased on the policy's own samples, never < 0
+        weights = advantages.to(log_probs.device)[slots]
+        loss = -(weights * log_probs).sum() + self.config.kl_coefficient * kl.sum()
+        return loss, kl.sum().item(), -log_probs.detach().sum().item(), len(targets)
+
+
+def policy_for(
+    loaded: LoadedModel,
+    svf: SVFModel,
+    examples: Sequence[Example],
+    reward: str,
+    config: TrainConfig,
+) -> ChoicePolicy | TextPolicy:
+    """The policy that fits the examples' kind of action."""
+    kind = ChoicePolicy if action_of(examples) == CHOICE else TextPolicy
+    return kind(loaded, svf, reward, config)
+
+
+def _statistics(rewards, kls, entropies, spreads, tokens, clock) -> BatchStatistics:
+    values = torch.tensor(rewards)
+    return BatchStatistics(
+        reward_mean=float(values.mean()),
+        reward_sd=float(values.std(correction=0)),
+        kl_policy_from_base=sum(kls) / len(kls),
+        entropy=sum(entropies) / len(entropies),
+        equal_groups=sum(s == 0 for s in spreads) / len(spreads),
+        tokens=tokens,
+        seconds=dict(clock.seconds),
+    )

@@ -1,0 +1,33 @@
+"""A two-layer random model with SVF attached, and tiny tasks for both kinds of action."""
+
+import pytest
+
+from t2local.svf import attach
+from t2local.tasks.examples import Example
+
+
+@pytest.fixture
+def loaded(tiny_loaded):
+    return tiny_loaded("llama")
+
+
+@pytest.fixture
+def svf(loaded):
+    return attach(loaded.model)
+
+
+@pytest.fixture
+def colours():
+    """A choice task: always answer "red"."""
+    return [
+        Example(
+            f"Which colour, number {i}?", "red", {"choices": ["blue", "red", "green"], "label": 1}
+        )
+        for i in range(12)
+    ]
+
+
+@pytest.fixture
+def texts():
+    """A free-text task for the reward `length` and the like."""
+    return [Example(f"Say something, {i}.", "a") for i in range(8)]

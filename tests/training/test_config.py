@@ -1,0 +1,26 @@
+import pytest
+
+from t2local.errors import T2LocalError
+from t2local.training.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"baseline": "mean"}, "Baseline 'mean'"),
+        ({"kl_estimator": "k9"}, "KL estimator 'k9'"),
+        ({"samples_per_prompt": 1}, "at least 2 samples"),
+    ],
+)
+def test_bad_options_are_named(change, word):
+    with pytest.raises(T2LocalError, match=word):
+        TrainConfig(**change)
+
+
+def test_the_papers_setting_is_table_6():
+    paper = TrainConfig().paper()
+    assert (paper.prompts_per_step, paper.samples_per_prompt) == (256, 1)
+    assert (paper.learning_rate, paper.clip) == (2e-3, 1e-3)
+    assert (paper.baseline, paper.kl_estimator) == ("none", "full")

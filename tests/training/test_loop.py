@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from t2local.errors import T2LocalError
+from t2local.progress import CancelToken, drain
+from t2local.training.config import TrainConfig
+from t2local.training.loop import train
+from t2local.training.reports import DryRun, StepReport, Validation
+
+QUICK = TrainConfig(steps=6, prompts_per_step=4, learning_rate=2e-2, validate_every=3)
+
+
+def run(loaded, svf, examples, config=QUICK, cancel=None):
+    events = []
+    outcome = drain(
+        train(loaded, svf, examples, examples[:6], "choice", config, cancel), events.append
+    )
+    return events, outcome
+
+
+def test_reward_rises_and_the_best_checkpoint_is_kept(loaded, svf, colours):
+    events, outcome = run(loaded, svf, colours)
+    assert isinstance(events[0], DryRun)
+    assert sum(isinstance(e, StepReport) for e in events) == QUICK.steps
+    assert outcome.curve[-1] > outcome.curve[0]
+    best = max(
+        (e for e in events if isinstance(e, Validation)), key=lambda e: (e.accuracy, e.reward)
+    )
+    assert outcome.best_step == best.step
+
+
+def test_a_seeded_run_repeats_exactly(loaded, svf, colours):
+    _, first = run(loaded, svf, colours)
+    _, second = run(loaded, svf, colours)
+    assert first.curve == second.curve
+    assert all(torch.equal(first.z[n], second.z[n]) for n in first.z)
+
+
+def test_nothing_to_learn_from_is_refused_before_the_first_step(loaded, svf, colours):
+    hopeless = [
+        type(e)(e.prompt, e.answer, {"choices": ["blue", "green"], "label": None}) for e in colours
+    ]
+    work = train(loaded, svf, hopeless, hopeless, "exact", QUICK)
+    with pytest.raises(T2LocalError, match="Nothing to learn from"):
+        drain(work)
+
+
+def test_a_cancelled_run_ends_after_its_step_with_a_checkpoint(loaded, svf, colours):
+    cancel = CancelToken()
+    cancel.cancel()
+    _, outcome = run(loaded, svf, colours, cancel=cancel)
+    assert outcome.steps == 1
+    assert outcome.stopped == "cancelled"
+    assert set(outcome.z) == set(svf.matrix_names)
+
+
+def test_patience_stops_early(loaded, svf, colours):
+    config = TrainConfig(
+        steps=40, prompts_per_step=4, learning_rate=1e-9, validate_every=1, patience=2
+    )
+    _, outcome = run(loaded, svf, colours, config)
+    assert outcome.steps == 3
+    assert "no gain" in outcome.stopped
+
+
+def test_the_model_is_untouched_afterwards(loaded, svf, colours):
+    ids = torch.arange(5, 20)[None]
+    with torch.no_grad():
+        before = loaded.model(ids).logits
+        with torch.enable_grad():
+            run(loaded, svf, colours)
+        assert torch.equal(loaded.model(ids).logits, before)
+    assert not any(p.requires_grad for p in loaded.model.parameters())

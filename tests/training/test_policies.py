@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from t2local.adapt.actions import score_choices
+from t2local.tasks.rewards import REWARDS
+from t2local.training.config import TrainConfig
+from t2local.training.policies import ChoicePolicy, TextPolicy, policy_for
+
+
+def ones(svf):
+    return {n: row.requires_grad_() for n, row in svf.identity().items()}
+
+
+def letters(prompts, completions, **columns):
+    """Share of a's in the first ten characters: differs between almost any two samples."""
+    return [sum(ord(c) % 2 for c in text[:10]) / 5 - 1 for text in completions]
+
+
+@pytest.fixture
+def parity(monkeypatch):
+    monkeypatch.setitem(REWARDS, "parity", letters)
+    return "parity"
+
+
+def test_the_kind_of_action_follows_from_the_examples(loaded, svf, colours, texts):
+    config = TrainConfig()
+    assert isinstance(policy_for(loaded, svf, colours, "choice", config), ChoicePolicy)
+    assert isinstance(policy_for(loaded, svf, texts, "exact", config), TextPolicy)
+
+
+def test_choice_gradient_is_that_of_the_exact_expected_reward(loaded, svf, colours):
+    z = ones(svf)
+    ChoicePolicy(loaded, svf, "choice", TrainConfig(rows_per_forward=3)).accumulate(colours, z, 1)
+    name = "model.layers.0.mlp.up_proj"
+    found = z[name].grad.clone()
+
+    fresh = ones(svf)
+    with svf.using(fresh):
+        scores = score_choices(loaded, colours)
+    reward = torch.tensor([-1.0, 1.0, -1.0])
+    value = torch.stack([(row.softmax(0) * reward).sum() for row in scores]).mean()
+    (expected,) = torch.autograd.grad(-value, fresh[name])
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_slices_accumulate_to_the_whole_batch(loaded, svf, texts, parity):
+    gradients = []
+    for rows in (3, 16):
+        z = ones(svf)
+        config = TrainConfig(rows_per_forward=rows, samples_per_prompt=4, max_new_tokens=8)
+        TextPolicy(loaded, svf, parity, config).accumulate(texts[:4], z, 1)
+        gradients.append(torch.cat([row.grad for row in z.values()]))
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
+def test_leave_one_out_advantages_sum_to_zero_in_every_group(loaded, svf):
+    policy = TextPolicy(loaded, svf, "exact", TrainConfig(samples_per_prompt=4))
+    advantages = policy.advantages([1, -1, -1, -1, 1, 1, 1, 1, None, 1, -1, 0])
+    assert torch.allclose(advantages.sum(1), torch.zeros(3), atol=1e-6)
+    assert advantages[0].tolist() == pytest.approx([2.0, -2 / 3, -2 / 3, -2 / 3])
+    assert not advantages[1].any()  # equal rewards teach nothing
+    assert advantages[2, 0] == 0  # a row that cannot be scored
+
+
+def test_without_a_baseline_the_advantage_is_the_reward(loaded, svf):
+    config = TrainConfig(samples_per_prompt=1, baseline="none")
+    assert TextPolicy(loaded, svf, "exact", config).advantages([1.0, -1.0]).tolist() == [[1], [-1]]
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "full"])
+def test_kl_is_zero_at_the_base_and_positive_away_from_it(loaded, svf, texts, parity, estimator):
+    config = TrainConfig(
+        samples_per_prompt=4, max_new_tokens=8, kl_estimator=estimator, kl_coefficient=0.1
+    )
+    policy = TextPolicy(loaded, svf, parity, config)
+    at_base = policy.accumulate(texts[:2], ones(svf), 1)
+    moved = {n: (row + 0.2).requires_grad_() for n, row in svf.identity().items()}
+    away = policy.accumulate(texts[:2], moved, 1)
+    assert at_base.kl_policy_from_base == pytest.approx(0, abs=1e-6)
+    assert away.kl_policy_from_base > 1e-4
+
+
+def test_a_step_against_the_gradient_raises_expected_reward(loaded, svf, colours):
+    policy, z = ChoicePolicy(loaded, svf, "choice", TrainConfig()), ones(svf)
+    before = policy.accumulate(colours, z, 1).reward_mean
+    moved = {n: (row - 0.05 * row.grad.sign()).detach().requires_grad_() for n, row in z.items()}
+    assert policy.accumulate(colours, moved, 2).reward_mean > before

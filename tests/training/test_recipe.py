@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from t2local.experts import ExpertStore
+from t2local.experts.store import check_fits
+from t2local.progress import drain
+from t2local.tasks.curricula import Curriculum
+from t2local.training.config import TrainConfig
+from t2local.training.recipe import train_expert
+
+
+@pytest.fixture
+def trained(loaded, svf, colours):
+    source = Curriculum("colours", colours[:8], colours[8:10], colours[10:])
+    config = TrainConfig(steps=3, prompts_per_step=4, learning_rate=2e-2, validate_every=3)
+    expert, _ = drain(
+        train_expert(
+            loaded, svf, source, "red", "choice", config, "Says red", command="t2local train"
+        )
+    )
+    return expert
+
+
+def test_the_card_says_what_made_the_expert(trained):
+    card = trained.training
+    assert card["steps"] == 3
+    assert card["command"] == "t2local train"
+    assert card["data_sha256"]
+    assert trained.held_out.n == 2
+    low, high = trained.held_out.ci95_difference
+    assert low <= trained.held_out.trained - trained.held_out.base <= high
+
+
+def test_a_trained_expert_fits_the_model_it_was_trained_on_and_survives_its_file(
+    trained, loaded, svf
+):
+    assert check_fits(trained, svf, loaded.name, loaded.quantization) == ""
+    store = ExpertStore(loaded.slug)
+    store.save(trained)
+    again = store.load("red")
+    assert again.training == trained.training
+    assert all(torch.equal(again.z[n], trained.z[n]) for n in trained.z)
