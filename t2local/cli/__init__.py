@@ -1,0 +1,1 @@
+"""The command line: arguments in, one engine or library call, one answer out."""

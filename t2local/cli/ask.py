@@ -1,0 +1,133 @@
+"""`ask`: one prompt, both passes, the answer on stdout."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from t2local.adapt.events import Dispatch, Dispatched, Done, Token
+from t2local.cli.common import add_model_arguments, log, log_progress
+from t2local.engine.engine import Engine
+from t2local.engine.requests import (
+    BASE,
+    CLASSIFIER,
+    MANUAL,
+    PROMPT,
+    ChatRequest,
+    Controls,
+    mixture_from_json,
+)
+from t2local.errors import T2LocalError
+from t2local.models.sampling import Sampling
+from t2local.svf import Mixture
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("ask", help="answer one prompt in two passes")
+    parser.add_argument("prompt")
+    parser.add_argument("--strategy", default=None, choices=(MANUAL, PROMPT, CLASSIFIER, BASE))
+    parser.add_argument("--alpha", default="", metavar="math=0.6,code=0.4", help="implies manual")
+    parser.add_argument("--mixture", type=Path, metavar="FILE", help="a mixture file (JSON)")
+    parser.add_argument("--hard", action="store_true", help="the likeliest expert alone, α = 1")
+    parser.add_argument("--threshold", type=float, default=Controls.threshold)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--temperature", type=float, default=Sampling.temperature)
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    add_model_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
+    """Answer, and report DESIGN's `ask --json` object (or stream the text)."""
+    mixture = _mixture(arguments)
+    sampling = Sampling(
+        temperature=arguments.temperature,
+        max_new_tokens=arguments.max_new_tokens,
+        seed=arguments.seed,
+    )
+    if not arguments.prompt.strip():
+        raise T2LocalError("The prompt is empty; write a question or a request.")
+    engine = Engine(arguments.model, arguments.quantize, arguments.basis).load(log_progress)
+    manual = MANUAL if mixture.alpha else engine.strategies()[0]
+    controls = Controls(
+        strategy=arguments.strategy or manual,
+        soft=not arguments.hard,
+        threshold=arguments.threshold,
+        mixture=mixture,
+    )
+    messages = ({"role": "user", "content": arguments.prompt},)
+    request = ChatRequest(messages, controls, sampling)
+    dispatch, done = _listen(engine, request, speak=not arguments.json)
+    if arguments.json:
+        report(
+            {
+                "answer": done.texts[0],
+                "dispatch": {
+                    "strategy": dispatch.strategy,
+                    "probabilities": dict(dispatch.probabilities),
+                    "chosen": dispatch.chosen,
+                    "alpha": dict(dispatch.mixture.alpha),
+                },
+                "timing": {
+                    "first_pass_s": done.first_pass_s,
+                    "second_pass_s": done.second_pass_s,
+                    "tokens": done.tokens,
+                    "tokens_per_s": done.tokens_per_s,
+                },
+                "model": engine.status.model_name,
+                "seed": arguments.seed,
+            }
+        )
+
+
+def _listen(engine: Engine, request: ChatRequest, speak: bool) -> tuple[Dispatch, Done]:
+    dispatch = done = None
+    for event in engine.answer("ask", request):
+        match event:
+            case Dispatched():
+                dispatch = event.dispatch
+                _log_decision(event)
+            case Token() if speak:
+                print(event.text, end="", flush=True)
+            case Done():
+                done = event
+                if speak:
+                    print()
+                log(f"{done.tokens_per_s:.1f} tokens/s, {done.tokens} tokens, {done.finish}")
+    return dispatch, done
+
+
+def _log_decision(event: Dispatched) -> None:
+    decision = event.dispatch
+    shares = " ".join(f"{label} {p:.2f}" for label, p in decision.probabilities.items())
+    log(f"pass 1 · {decision.strategy} · {decision.seconds:.2f} s · {decision.chosen} {shares}")
+    if decision.note:
+        log(decision.note)
+    if event.cut_tokens:
+        log(
+            f"The prompt is too long: {event.context_tokens} tokens fit, {event.cut_tokens} were "
+            "cut from its middle."
+        )
+
+
+def _mixture(arguments: argparse.Namespace) -> Mixture:
+    """The mixture of `--alpha` or `--mixture`. Raises `T2LocalError` for garbled ones."""
+    if arguments.mixture is not None:
+        try:
+            return mixture_from_json(json.loads(arguments.mixture.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise T2LocalError(
+                f"Mixture file '{arguments.mixture}' cannot be read ({error}); "
+                'it must be JSON such as {"alpha": {"math": 0.6}}.'
+            ) from error
+    alpha = {}
+    for part in filter(None, arguments.alpha.split(",")):
+        name, _, value = part.partition("=")
+        try:
+            alpha[name.strip()] = float(value)
+        except ValueError as error:
+            raise T2LocalError(
+                f"--alpha has '{part}'; write name=number pairs such as math=0.6,code=0.4."
+            ) from error
+    return Mixture(alpha)

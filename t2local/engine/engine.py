@@ -1,0 +1,280 @@
+"""Engine: owns the model, its experts and the lock; every page, command and API goes through it.
+
+A session is one browser tab or one command; its running answer, wheel and stop button are its own.
+The lock is held for one step of one answer at a time. Knows nothing of gradio.
+"""
+
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from t2local import paths
+from t2local.adapt import two_pass
+from t2local.adapt.adapter import Adapter
+from t2local.adapt.context import check_messages, fit
+from t2local.adapt.dispatch import LABELS
+from t2local.adapt.events import ADAPTED_ROW, Dispatch, Token
+from t2local.adapt.two_pass import Steering, Strategy, Workshop
+from t2local.engine.chats import ChatStore
+from t2local.engine.requests import (
+    BASE,
+    CLASSIFIER,
+    MANUAL,
+    PROMPT,
+    ChatRequest,
+    EngineStatus,
+    ExpertInfo,
+    NextTokens,
+    Spectrum,
+)
+from t2local.engine.shelf import Shelf, expert_info
+from t2local.errors import T2LocalError
+from t2local.models.load import LoadedModel, load_model
+from t2local.models.prefix_cache import PrefixCache
+from t2local.progress import CancelToken, Progress, drain
+from t2local.svf import Mixture, SVFModel, attaching
+
+REBUILD_BYTES = 2 * 2**30  # a float model up to this size may keep rebuilt copies beside it
+REBUILT_COPIES = 2  # the classifier's, and the mixture used again and again
+PREVIEW_TOKENS = 1  # room that the next-token preview leaves in the context
+
+
+@dataclass
+class _Session:
+    """A running answer: its wheel, its stop button, and what it has said."""
+
+    steering: Steering = field(default_factory=Steering)
+    cancel: CancelToken = field(default_factory=CancelToken)
+    said: str = ""
+
+
+class Engine:
+    """See the module. `quantize`, `basis` and `targets` are those of the command line."""
+
+    def __init__(
+        self,
+        model: str | None = None,
+        quantize: str = "auto",
+        basis: str = "auto",
+        targets: str = "all",
+    ) -> None:
+        self.chats = ChatStore()
+        self._source, self._quantize = model or paths.default_model(), quantize
+        self._basis, self._targets = basis, targets
+        self._lock = threading.RLock()
+        self._status = EngineStatus("Starting")
+        self._workshop: Workshop | None = None
+        self._svf: SVFModel | None = None
+        self._shelf = Shelf()
+        self._previews = PrefixCache(capacity=2)
+        self._sessions: dict[str, _Session] = {}
+
+    # --- loading
+
+    @property
+    def status(self) -> EngineStatus:
+        return self._status
+
+    def start(self) -> None:
+        """Load in the background; `status` tells how far it is, or why it failed."""
+        threading.Thread(target=self._load_in_background, daemon=True, name="load").start()
+
+    def loading(self) -> Generator[Progress, None, None]:
+        """Load the model, attach SVF and read the experts, yielding progress.
+
+        Raises `T2LocalError` for whatever stands in the way.
+        """
+        loaded = yield from load_model(self._source, self._quantize)
+        folder = paths.basis_dir() / loaded.slug
+        svf = yield from attaching(loaded.model, self._targets, self._basis, folder)
+        with self._lock:
+            self._svf, self._shelf = svf, Shelf.read(loaded, svf)
+            self._workshop = Workshop(
+                loaded, self._adapter(loaded, svf), PrefixCache(), lambda: self._lock
+            )
+        if self._shelf.classifier is not None:
+            yield Progress("Warming up", 0, 1)
+            with self._lock:
+                self._workshop.adapter.settle(Mixture({self._shelf.classifier: 1.0}))
+        self._status = EngineStatus(
+            "Ready",
+            1.0,
+            ready=True,
+            model_name=loaded.name,
+            dtype=loaded.dtype,
+            quantization=loaded.quantization,
+            resident_bytes=loaded.resident_bytes + svf.basis_bytes,
+            device=loaded.device,
+            context_length=loaded.context_length,
+        )
+
+    def load(self, on_progress=None) -> "Engine":
+        """Load now and wait. Raises `T2LocalError`."""
+        drain(self.loading(), on_progress)
+        return self
+
+    def _load_in_background(self) -> None:
+        try:
+            for progress in self.loading():
+                self._status = EngineStatus(progress.stage, progress.fraction)
+        except T2LocalError as error:
+            self._status = EngineStatus("Loading failed", error=str(error))
+        except Exception as error:
+            self._status = EngineStatus(
+                "Loading failed",
+                error=f"Loading '{self._source}' failed unexpectedly "
+                f"({type(error).__name__}: {error}); the terminal shows where.",
+            )
+            raise
+
+    def _adapter(self, loaded: LoadedModel, svf: SVFModel) -> Adapter:
+        small_float = loaded.quantization == "none" and loaded.resident_bytes <= REBUILD_BYTES
+        experts = {name: expert.z for name, expert in self._shelf.usable.items()}
+        return Adapter(svf, experts, REBUILT_COPIES if small_float else 0)
+
+    def _ready(self) -> Workshop:
+        if self._workshop is None:
+            found = self._status.error or f"{self._status.stage}, {self._status.fraction:.0%}"
+            raise T2LocalError(f"The model is not ready yet ({found}); wait until it is loaded.")
+        return self._workshop
+
+    # --- what there is
+
+    def experts(self) -> list[ExpertInfo]:
+        """Every expert file for this model, unusable ones with the reason as their warning."""
+        return [expert_info(entry) for entry in self._shelf.entries]
+
+    def strategies(self) -> list[str]:
+        """The strategies that are possible with the experts there are, best first."""
+        asked = [CLASSIFIER] if self._shelf.classifier else []
+        asked += [PROMPT] if self._shelf.skills else []
+        return [*asked, *([MANUAL] if self._shelf.skills else []), BASE]
+
+    def matrix_names(self) -> list[str]:
+        self._ready()
+        return list(self._svf.matrix_names)
+
+    def deltas(self, mixture: Mixture) -> dict[str, float]:
+        """Matrix name -> rms of `z − 1` under a mixture: the heat map."""
+        z = self._checked(mixture).z_of(mixture)
+        rms = {name: float((row - 1).square().mean().sqrt()) for name, row in z.items()}
+        return {name: rms.get(name, 0.0) for name in self._svf.matrix_names}
+
+    def spectrum(self, matrix_name: str, mixture: Mixture) -> Spectrum:
+        """σ and z of one matrix. Raises `T2LocalError` for a name that is not adapted."""
+        self._ready()
+        sigma = self._svf.singular_values.get(matrix_name)
+        if sigma is None:
+            raise T2LocalError(
+                f"'{matrix_name}' is not an adapted matrix of this model; choose one such as "
+                f"'{self._svf.matrix_names[0]}'."
+            )
+        z = self._checked(mixture).z_of(mixture).get(matrix_name, torch.ones_like(sigma))
+        return Spectrum(tuple(sigma.tolist()), tuple(z.tolist()))
+
+    def _checked(self, mixture: Mixture) -> Adapter:
+        adapter = self._ready().adapter
+        adapter.check(mixture)
+        return adapter
+
+    # --- answering
+
+    def answer(self, session: str, request: ChatRequest) -> Iterator[two_pass.Event]:
+        """Both passes for the last message; events as in `adapt.events`.
+
+        Starting an answer stops the one this session had running. Raises `T2LocalError`.
+        """
+        workshop = self._ready()
+        self.stop(session)
+        running = self._sessions[session] = _Session()
+        strategy = self._strategy(request)
+        try:
+            for event in two_pass.answer(
+                workshop,
+                request.messages,
+                strategy,
+                self._shelf.skills,
+                request.sampling,
+                running.steering,
+                running.cancel,
+                request.compare,
+                request.continue_last,
+            ):
+                if isinstance(event, Token) and event.row == ADAPTED_ROW:
+                    running.said += event.text
+                yield event
+        finally:
+            if self._sessions.get(session) is running:
+                del self._sessions[session]
+
+    def dispatch(self, request: ChatRequest) -> Dispatch:
+        """Pass 1 alone for the last user message."""
+        check_messages(request.messages)
+        question = [m["content"] for m in request.messages if m["role"] == "user"][-1]
+        return two_pass.dispatch(
+            self._ready(), question, self._strategy(request), self._shelf.skills
+        )
+
+    def steer(self, session: str, mixture: Mixture) -> None:
+        """Turn the wheel of this session's running answer; nothing happens when it is idle."""
+        self._checked(mixture)
+        if running := self._sessions.get(session):
+            running.steering.steer(mixture)
+
+    def stop(self, session: str) -> None:
+        """End this session's answer after its current token; its `Done` still comes."""
+        if running := self._sessions.get(session):
+            running.cancel.cancel()
+
+    def next_tokens(
+        self, session: str, request: ChatRequest, mixture: Mixture, k: int = 10
+    ) -> NextTokens:
+        """The `k` likeliest next tokens of base and adapted model after the words so far."""
+        workshop, started = self._ready(), time.perf_counter()
+        self._checked(mixture)
+        messages, goes_on = self._so_far(session, request.messages)
+        check_messages(messages)
+        ids = fit(workshop.loaded, messages, PREVIEW_TOKENS, goes_on).ids
+        base = self._likeliest(ids, Mixture(), k)
+        adapted = base if mixture.is_base else self._likeliest(ids, mixture, k)
+        return NextTokens(base, adapted, seconds=time.perf_counter() - started)
+
+    def _so_far(
+        self, session: str, messages: tuple[Mapping[str, str], ...]
+    ) -> tuple[tuple[Mapping[str, str], ...], bool]:
+        running = self._sessions.get(session)
+        said = running.said if running else ""
+        if said and messages[-1]["role"] == "assistant":
+            last = {"role": "assistant", "content": messages[-1]["content"] + said}
+            return (*messages[:-1], last), True
+        if said:
+            return (*messages, {"role": "assistant", "content": said}), True
+        return messages, bool(messages) and messages[-1]["role"] == "assistant"
+
+    @torch.no_grad()
+    def _likeliest(self, ids: list[int], mixture: Mixture, k: int):
+        workshop = self._ready()
+        tokenizer, adapter = workshop.loaded.tokenizer, workshop.adapter
+        with self._lock, adapter.using(mixture):
+            probabilities, kept = two_pass.peek(
+                workshop.loaded, ids, self._previews.take(adapter.key(mixture), ids)
+            )
+            self._previews.put(adapter.key(mixture), kept)
+        values, tokens = probabilities.topk(min(k, len(probabilities)))
+        texts = [tokenizer.decode([token]) for token in tokens.tolist()]
+        return tuple(zip(texts, values.tolist(), strict=True))
+
+    def _strategy(self, request: ChatRequest) -> Strategy:
+        controls, classifier = request.controls, self._shelf.usable.get(self._shelf.classifier)
+        return Strategy(
+            controls.strategy,
+            controls.mixture,
+            controls.soft,
+            controls.threshold,
+            controls.override,
+            classifier.name if classifier else None,
+            classifier.labels if classifier else LABELS,
+        )

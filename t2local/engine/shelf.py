@@ -1,0 +1,78 @@
+"""The experts of the loaded model: which can be used, which cannot and why.
+
+A frozen value made from the expert files and the attached model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from t2local.engine.requests import ExpertInfo
+from t2local.errors import T2LocalError
+from t2local.experts.expert import CLASSIFIER, SKILL, Expert
+from t2local.experts.store import ExpertStore, Stored, check_fits
+from t2local.models.load import LoadedModel
+from t2local.svf import SVFModel
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`warning`: why the expert is refused (`usable` False) or used with care; else ""."""
+
+    stored: Stored
+    usable: bool
+    warning: str
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """`usable`: name -> expert."""
+
+    entries: tuple[Entry, ...] = ()
+    usable: Mapping[str, Expert] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, loaded: LoadedModel, svf: SVFModel) -> "Shelf":
+        """Read all expert files for this model and check each against it."""
+        entries = tuple(_entry(f, loaded, svf) for f in ExpertStore(loaded.slug).files())
+        experts = [e.stored.expert for e in entries if e.usable]
+        return cls(entries, {expert.name: expert for expert in experts})
+
+    @property
+    def skills(self) -> tuple[str, ...]:
+        """Experts that may be mixed into an answer, by name."""
+        return tuple(name for name, e in self.usable.items() if e.kind == SKILL)
+
+    @property
+    def classifier(self) -> str | None:
+        """The expert that decides in pass 1, if there is one."""
+        names = (name for name, e in self.usable.items() if e.kind == CLASSIFIER)
+        return next(names, None)
+
+
+def _entry(stored: Stored, loaded: LoadedModel, svf: SVFModel) -> Entry:
+    if stored.expert is None:
+        return Entry(stored, False, stored.problem)
+    try:
+        return Entry(stored, True, check_fits(stored.expert, svf, loaded.name, loaded.quantization))
+    except T2LocalError as error:
+        return Entry(stored, False, str(error))
+
+
+def expert_info(entry: Entry) -> ExpertInfo:
+    """What the page shows of an expert."""
+    expert, path = entry.stored.expert, entry.stored.path
+    if expert is None:
+        return ExpertInfo(
+            path.stem, shipped=entry.stored.shipped, warning=entry.warning, usable=False
+        )
+    held_out = expert.held_out
+    return ExpertInfo(
+        name=expert.name,
+        description=expert.description,
+        kind=expert.kind,
+        held_out=held_out.as_dict() if held_out else None,
+        shipped=entry.stored.shipped,
+        size_bytes=path.stat().st_size,
+        warning=entry.warning,
+        usable=entry.usable,
+    )

@@ -1,0 +1,126 @@
+import json
+
+import pytest
+import torch
+
+from t2local.cli.main import main
+from t2local.experts import Expert, ExpertStore
+from t2local.models.load import load_model
+from t2local.progress import drain
+from t2local.svf import attach
+
+
+@pytest.fixture
+def folder(tiny_folder):
+    return str(tiny_folder("llama"))
+
+
+@pytest.fixture
+def skilled(folder):
+    """The folder's model has one random expert, `math`."""
+    loaded = drain(load_model(folder))
+    svf = attach(loaded.model)
+    z = {n: 1 + 0.3 * torch.rand(r) for n, r in svf.ranks.items()}
+    ExpertStore(loaded.slug).save(Expert("math", loaded.name, svf.fingerprint(z), z))
+    return folder
+
+
+def run(capsys, *argv):
+    status = main(list(argv))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def last_line(text):
+    return text.strip().splitlines()[-1]
+
+
+def test_ask_prints_exactly_one_json_object(capsys, skilled):
+    status, out, _ = run(
+        capsys, "ask", "hello", "--model", skilled, "--alpha", "math=0.6", "--json",
+        "--temperature", "0", "--max-new-tokens", "8", "--seed", "3",
+    )  # fmt: skip
+    answer = json.loads(out)
+    assert status == 0
+    assert set(answer) == {"answer", "dispatch", "timing", "model", "seed"}
+    assert answer["dispatch"]["strategy"] == "manual"
+    assert answer["dispatch"]["alpha"] == {"math": 0.6}
+    assert set(answer["timing"]) == {"first_pass_s", "second_pass_s", "tokens", "tokens_per_s"}
+
+
+def test_ask_with_the_prompt_strategy_reports_probabilities(capsys, skilled):
+    _, out, _ = run(
+        capsys, "ask", "hello", "--model", skilled, "--strategy", "prompt", "--json",
+        "--max-new-tokens", "4",
+    )  # fmt: skip
+    shares = json.loads(out)["dispatch"]["probabilities"]
+    assert set(shares) == {"math", "other"}
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("extra", "word"),
+    [
+        (("--alpha", "maths=1"), "no expert 'maths'"),
+        (("--alpha", "math"), "name=number"),
+        (("--strategy", "classifier"), "no classifier expert"),
+        (("--mixture", "missing.json"), "missing.json"),
+        (("--temperature", "-1"), "temperature"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_status_1(capsys, skilled, extra, word):
+    status, out, err = run(capsys, "ask", "hello", "--model", skilled, *extra)
+    assert status == 1
+    assert last_line(err).startswith("error: ")
+    assert word in last_line(err)
+    assert out == ""
+
+
+def test_an_empty_prompt_is_refused_before_a_model_is_loaded(capsys):
+    status, _, err = run(capsys, "ask", "  ")
+    assert status == 1
+    assert "empty" in err
+
+
+def test_usage_is_status_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["ask"])
+    assert stop.value.code == 2
+
+
+def test_train_makes_an_expert_that_list_and_show_know(capsys, folder, tmp_path):
+    data = tmp_path / "red.jsonl"
+    rows = [
+        {"prompt": f"colour {i}?", "answer": "red", "choices": ["blue", "red"], "label": 1}
+        for i in range(20)
+    ]
+    data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    status, out, _ = run(
+        capsys, "train", "--data", str(data), "--reward", "choice", "--name", "red",
+        "--steps", "2", "--learning-rate", "0.02", "--model", folder, "--json",
+    )  # fmt: skip
+    result = json.loads(out)
+    assert status == 0
+    assert {"expert", "run", "steps", "held_out", "reward_curve", "peak_memory_bytes"} <= set(
+        result
+    )
+    assert set(result["held_out"]) == {"n", "base", "trained", "ci95_difference"}
+    name = "tiny-llama"
+    _, listed, _ = run(capsys, "experts", "list", "--model", name, "--json")
+    assert [e["name"] for e in json.loads(listed)["experts"]] == ["red"]
+    _, shown, _ = run(capsys, "experts", "show", "red", "--model", name, "--json")
+    assert json.loads(shown)["training"]["steps"] == 2
+
+
+def test_an_unknown_expert_is_status_1(capsys):
+    status, _, err = run(capsys, "experts", "show", "nobody", "--model", "tiny-llama")
+    assert status == 1
+    assert "no expert 'nobody'" in err
+
+
+def test_doctor_reports_in_json_without_the_model(capsys):
+    status, out, _ = run(capsys, "doctor", "--json")
+    report = json.loads(out)
+    assert status == 0
+    assert "not fetched yet" in report["embedded_model"]
+    assert report["packages"]["torch"]

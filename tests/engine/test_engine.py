@@ -1,0 +1,179 @@
+import threading
+import time
+
+import pytest
+import torch
+
+from t2local.adapt.events import Dispatched, Done, Steered, Token
+from t2local.engine.engine import Engine
+from t2local.engine.requests import ChatRequest, Controls
+from t2local.errors import T2LocalError
+from t2local.experts import ExpertStore, read_expert, write_expert
+from t2local.models.sampling import Sampling
+from t2local.svf import Mixture
+
+ASK = ({"role": "user", "content": "What is 2 + 2?"},)
+GREEDY = Sampling(temperature=0.0, max_new_tokens=16, repetition_penalty=1.0)
+MATH, CODE = Mixture({"math": 1.0}), Mixture({"code": 1.0})
+
+
+def request(strategy="manual", mixture=MATH, **options):
+    return ChatRequest(ASK, Controls(strategy, mixture=mixture), GREEDY, **options)
+
+
+def text(events):
+    return next(e for e in events if isinstance(e, Done)).texts[0]
+
+
+def test_status_goes_from_starting_to_ready_in_the_background(model_folder):
+    engine = Engine(str(model_folder))
+    assert not engine.status.ready
+    engine.start()
+    deadline = time.monotonic() + 30
+    while not engine.status.ready and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert engine.status.ready
+    assert engine.status.resident_bytes > 0
+
+
+def test_a_model_that_cannot_be_loaded_is_one_sentence_in_the_status(tmp_path):
+    engine = Engine(str(tmp_path))
+    engine.start()
+    deadline = time.monotonic() + 30
+    while engine.status.error is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert str(tmp_path.name) in engine.status.error
+    with pytest.raises(T2LocalError, match="not ready"):
+        next(engine.answer("s", request()))
+
+
+def test_experts_and_strategies(engine):
+    assert [(e.name, e.kind, e.usable) for e in engine.experts()] == [
+        ("code", "skill", True), ("math", "skill", True), ("reader", "classifier", True),
+    ]  # fmt: skip
+    assert engine.strategies() == ["classifier", "prompt", "manual", "base"]
+
+
+@pytest.mark.parametrize("strategy", ["classifier", "prompt", "manual", "base"])
+def test_every_strategy_answers(engine, strategy):
+    events = list(engine.answer("s", request(strategy)))
+    assert isinstance(events[0], Dispatched)
+    assert isinstance(events[-1], Done)
+
+
+def test_two_sessions_at_once_never_get_each_others_z(engine):
+    alone = {name: text(engine.answer(name, request(mixture=m))) for name, m in
+             (("math", MATH), ("code", CODE))}  # fmt: skip
+    together = {}
+
+    def speak(name, mixture):
+        together[name] = text(engine.answer(name, request(mixture=mixture)))
+
+    threads = [threading.Thread(target=speak, args=a) for a in (("math", MATH), ("code", CODE))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert alone["math"] != alone["code"]
+    assert together == alone
+
+
+def test_steering_reaches_its_own_session_only(engine):
+    one, two = engine.answer("one", request()), engine.answer("two", request())
+    heads = [next(one), next(one), next(two), next(two)]
+    engine.steer("one", CODE)
+    rest_one, rest_two = list(one), list(two)
+    assert any(isinstance(e, Steered) for e in rest_one)
+    assert not any(isinstance(e, Steered) for e in rest_two)
+    assert isinstance(heads[1], Token)
+
+
+def test_stop_ends_the_sessions_answer_and_the_next_one_is_whole(engine):
+    answer = engine.answer("s", request())
+    next(answer), next(answer)
+    engine.stop("s")
+    assert list(answer)[-1].finish == "cancelled"
+    assert text(engine.answer("s", request())) == text(engine.answer("other", request()))
+
+
+def test_a_page_that_goes_away_leaves_nothing_behind(engine):
+    answer = engine.answer("s", request())
+    next(answer), next(answer)
+    answer.close()
+    engine.steer("s", CODE)  # nothing is running: nothing happens
+    assert text(engine.answer("s", request())) == text(engine.answer("t", request()))
+
+
+def test_next_tokens_are_probabilities_and_base_equals_adapted_without_experts(engine):
+    bars = engine.next_tokens("s", request(), Mixture())
+    assert bars.base == bars.adapted
+    assert len(bars.base) == 10
+    shares = [p for _, p in bars.base]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) <= 1 + 1e-5
+    assert engine.next_tokens("s", request(), MATH).adapted != bars.base
+
+
+def test_the_preview_follows_the_words_said_so_far(engine):
+    before = engine.next_tokens("s", request(), MATH)
+    answer = engine.answer("s", request())
+    first = [next(answer) for _ in range(6)]
+    said = "".join(e.text for e in first if isinstance(e, Token))
+    during = engine.next_tokens("s", request(), MATH)
+    rest = "".join(e.text for e in answer if isinstance(e, Token))
+    assert said
+    assert during.adapted != before.adapted
+    assert rest.startswith(during.adapted[0][0])  # greedy: the likeliest token comes next
+
+
+def test_heat_map_and_spectrum(engine):
+    assert not any(engine.deltas(Mixture()).values())
+    assert all(engine.deltas(MATH).values())
+    name = engine.matrix_names()[0]
+    spectrum = engine.spectrum(name, MATH)
+    assert len(spectrum.sigma) == len(spectrum.z)
+    assert list(spectrum.sigma) == sorted(spectrum.sigma, reverse=True)
+    with pytest.raises(T2LocalError, match="not an adapted matrix"):
+        engine.spectrum("nonsense", MATH)
+
+
+@pytest.mark.parametrize(
+    ("messages", "mixture", "word"),
+    [
+        (({"role": "user", "content": "  "},), MATH, "empty"),
+        (ASK, Mixture({"maths": 1.0}), "no expert 'maths'"),
+    ],
+)
+def test_bad_input_is_one_sentence(engine, messages, mixture, word):
+    asked = ChatRequest(messages, Controls("manual", mixture=mixture), GREEDY)
+    with pytest.raises(T2LocalError, match=word):
+        list(engine.answer("s", asked))
+
+
+def test_a_damaged_expert_is_listed_with_its_problem_and_the_others_work(engine, model_folder):
+    store = ExpertStore(engine.status.model_name)
+    broken = store.own_folder / "code.safetensors"
+    broken.write_bytes(b"nonsense")
+    fresh = Engine(str(model_folder)).load()
+    listed = {e.name: e for e in fresh.experts()}
+    assert not listed["code"].usable
+    assert "damaged" in listed["code"].warning
+    assert listed["math"].usable
+
+
+def test_an_expert_of_another_model_is_listed_as_refused(engine, model_folder):
+    store = ExpertStore(engine.status.model_name)
+    path = store.own_folder / "math.safetensors"
+    expert = read_expert(path)
+    write_expert(type(expert)(expert.name, "other-model", "svf1-0", expert.z), path)
+    listed = {e.name: e for e in Engine(str(model_folder)).load().experts()}
+    assert "trained on other-model" in listed["math"].warning
+    assert not listed["math"].usable
+
+
+def test_afterwards_the_base_model_is_bit_for_bit_itself(engine):
+    model, ids = engine._workshop.loaded.model, torch.arange(5, 25)[None]
+    with torch.no_grad():
+        before = model(ids).logits
+        list(engine.answer("s", request("classifier")))
+        assert torch.equal(model(ids).logits, before)

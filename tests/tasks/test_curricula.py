@@ -1,0 +1,47 @@
+import json
+
+import pytest
+
+from t2local.errors import T2LocalError
+from t2local.tasks.curricula import curriculum, with_prompts
+
+
+def write(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def forty(tmp_path):
+    rows = [{"prompt": f"question {i}", "answer": str(i)} for i in range(40)]
+    return write(tmp_path / "mine.jsonl", rows)
+
+
+def test_the_three_parts_are_disjoint_and_complete(forty):
+    parts = curriculum(forty)
+    prompts = [{e.prompt for e in p} for p in (parts.train, parts.validation, parts.held_out)]
+    assert sum(map(len, prompts)) == len(set.union(*prompts)) == 40
+
+
+def test_the_hash_says_which_rows(forty):
+    parts = curriculum(forty)
+    assert parts.sha256 == curriculum(forty).sha256
+    assert parts.sha256 != with_prompts(parts, str.upper).sha256
+    assert with_prompts(parts, str.upper).train[0].prompt == parts.train[0].prompt.upper()
+
+
+@pytest.mark.parametrize(
+    ("rows", "word"),
+    [
+        ([{"prompt": "a", "answer": "b"}], "at least 5"),
+        ([{"prompt": "a", "answer": "b"}] * 4 + [{"prompt": "", "answer": "b"}], "bad rows"),
+    ],
+)
+def test_too_few_or_bad_rows_are_refused(tmp_path, rows, word):
+    with pytest.raises(T2LocalError, match=word):
+        curriculum(write(tmp_path / "few.jsonl", rows))
+
+
+def test_an_unknown_source_is_named_with_what_there_is():
+    with pytest.raises(T2LocalError, match=r"'nothing\.csv' is neither.*arc-easy"):
+        curriculum("nothing.csv")
