@@ -3,8 +3,9 @@
 *Prompt* asks the unadapted model to classify the message (paper, section 3.2, strategy A);
 *classifier* asks the same question of the model adapted by an expert that was trained to classify
 (strategy B). Both score every label in one forward. Departures: the repository lets the model write
-the label and parses it; here the labels' likelihoods give a probability each, which soft mixing and
-the threshold need. *Other* and anything below the threshold are answered by the base model.
+the label and parses it; here the labels' likelihoods give a probability each, at the temperature
+under which a classifier expert is trained, for soft mixing and the threshold need one. *Other* and
+anything below the threshold are answered by the base model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from t2local.models.scoring import choice_scores
 from t2local.svf import Mixture
 
 LABELS = ("math", "code", "reasoning", OTHER)
+LABEL_TEMPERATURE = 4.0  # scores of single tokens lie far apart; at 1 every answer is 0 or 1
 HEAD_CHARACTERS, TAIL_CHARACTERS = 360, 120  # what pass 1 reads of a long message
 
 
@@ -39,7 +41,8 @@ def label_probabilities(
     prompt = render_chat(loaded.tokenizer, [turn])
     choices = [loaded.tokenizer.encode(label, add_special_tokens=False) for label in labels]
     (scores,) = choice_scores(loaded.model, [prompt], [choices])
-    return dict(zip(labels, scores.softmax(dim=0).tolist(), strict=True))
+    shares = (scores / LABEL_TEMPERATURE).softmax(dim=0).tolist()
+    return dict(zip(labels, shares, strict=True))
 
 
 def decide(

@@ -4,10 +4,10 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
-from t2local.adapt.dispatch import LABELS, classification_prompt
+from t2local.adapt.dispatch import LABEL_TEMPERATURE, LABELS, classification_prompt
 from t2local.cli.common import add_model_arguments, log, open_model
 from t2local.experts import ExpertStore
 from t2local.progress import Progress, drain
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     labels: tuple[str, ...] = ()
     if arguments.classifier:
         labels = LABELS
+        config = replace(config, temperature=LABEL_TEMPERATURE)
         source = with_prompts(source, classification_prompt)
     loaded, svf = open_model(arguments, config.targets)
     command = "python -m t2local " + shlex.join(sys.argv[1:])

@@ -64,6 +64,19 @@ def resident_bytes(model: PreTrainedModel) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
 
 
+def through_nf4(matrix: torch.Tensor) -> torch.Tensor:
+    """`matrix` `[m, n]` rounded to NF4 and back, as float32: what 4-bit storage makes of it.
+
+    Raises `T2LocalError` where bitsandbytes does not load.
+    """
+    require_bitsandbytes()
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    exact = matrix.detach().float().contiguous()
+    packed, state = quantize_4bit(exact, compress_statistics=True, quant_type="nf4")
+    return dequantize_4bit(packed, state).reshape(matrix.shape)
+
+
 def nf4_problem() -> str:
     """ "" when an NF4 layer runs forward and backward here, else why not (for `doctor`)."""
     try:

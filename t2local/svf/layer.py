@@ -31,6 +31,7 @@ class SVFLinear(nn.Module):
         self.basis = basis
         self.delta: torch.Tensor | None = None
         self.rebuilt: torch.Tensor | None = None
+        self.training = base.training
 
     @property
     def weight(self) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 
 from t2local.adapt.actions import greedy_answers
 from t2local.errors import T2LocalError
+from t2local.models.checkpointing import gradient_checkpointing
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel, Z
@@ -50,8 +51,6 @@ def train(
     device = next(iter(svf.singular_values.values())).device
     flat = torch.ones(sum(lengths), device=device, requires_grad=True)
     optimiser = torch.optim.AdamW([flat], lr=config.learning_rate, weight_decay=0.0)
-    if config.gradient_checkpointing:
-        loaded.model.gradient_checkpointing_enable()
 
     best_z, best, curve, validations = flat.detach().clone(), None, [], []
     seconds: dict[str, float] = {}
@@ -60,7 +59,8 @@ def train(
     for step in range(1, config.steps + 1):
         optimiser.zero_grad()
         z = _views(flat, names, lengths)
-        batch = policy.accumulate(next(batches), z, step)
+        with gradient_checkpointing(loaded.model, config.gradient_checkpointing):
+            batch = policy.accumulate(next(batches), z, step)
         norm = torch.nn.utils.clip_grad_norm_([flat], config.clip)
         optimiser.step()
 

@@ -1,8 +1,8 @@
 """Gradients of expected reward, for the two kinds of action.
 
-*Choice*: the policy is the softmax of the choices' scores over `temperature`; expected reward and KL
-are exact sums, so nothing is sampled and no baseline is needed (it would cancel). Single-token labels
-want a temperature above 1: at 1 the base model is sure and wrong, and its gradient vanishes.
+*Choice*: the policy is the softmax of the choices' scores over `temperature`; expected reward and
+KL are exact sums, so nothing is sampled and no baseline is needed (it would cancel). Single-token
+labels want a temperature above 1: at 1 the base is sure and wrong, and its gradient vanishes.
 *Text*: REINFORCE (paper, section 3.1) on sampled completions. Departures, each selectable back in
 `TrainConfig`: groups of samples with a leave-one-out baseline instead of one sample without;
 KL(π_z ‖ π_base) by the k3 estimator on sampled tokens instead of the sum over the vocabulary.
@@ -94,7 +94,7 @@ class ChoicePolicy:
                 tokens += (
                     sum(len(c) for c in example.columns["choices"]) // 4 + len(example.prompt) // 4
                 )
-            with clock("backward"):
+            with clock("backward"), self.svf.using(z):  # checkpoints compute blocks again
                 (torch.stack(losses).sum() / len(batch)).backward()
         return _statistics(expected, kls, entropies, spreads, tokens, clock)
 
@@ -169,7 +169,7 @@ class TextPolicy:
                 z,
                 clock,
             )
-            with clock("backward"):
+            with clock("backward"), self.svf.using(z):
                 (loss / len(rows)).backward()
             kl_sum, entropy_sum, tokens = kl_sum + kl, entropy_sum + entropy, tokens + count
         values = [0.0 if r is None else r for r in rewards]

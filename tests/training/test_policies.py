@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from t2local.adapt.actions import score_choices
+from t2local.models.checkpointing import gradient_checkpointing
 from t2local.tasks.rewards import REWARDS
 from t2local.training.config import TrainConfig
 from t2local.training.policies import ChoicePolicy, TextPolicy, policy_for
@@ -51,6 +52,18 @@ def test_slices_accumulate_to_the_whole_batch(loaded, svf, texts, parity):
         TextPolicy(loaded, svf, parity, config).accumulate(texts[:4], z, 1)
         gradients.append(torch.cat([row.grad for row in z.values()]))
     assert torch.allclose(*gradients, atol=1e-5)
+
+
+def test_checkpointed_gradients_are_the_same_and_the_model_is_left_as_it_was(loaded, svf, colours):
+    gradients = []
+    for enabled in (False, True):
+        z = ones(svf)
+        with gradient_checkpointing(loaded.model, enabled):
+            ChoicePolicy(loaded, svf, "choice", TrainConfig()).accumulate(colours, z, 1)
+        gradients.append(torch.cat([row.grad for row in z.values()]))
+    assert torch.allclose(*gradients, atol=1e-6)
+    assert gradients[0].any()
+    assert not any(module.training for module in loaded.model.modules())
 
 
 def test_leave_one_out_advantages_sum_to_zero_in_every_group(loaded, svf):

@@ -1,0 +1,210 @@
+"""`bench`: this machine's figures beside the bars they should reach. It reports, never asserts.
+
+What needs a peak of memory or a start of its own runs in a child process first, before this one
+has loaded anything (on Linux a child inherits its parent's peak).
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from t2local import paths
+from t2local.cli.bench_table import print_table
+from t2local.cli.common import add_model_arguments, log, log_progress
+from t2local.engine.bench_latency import ANSWER_TOKENS, first_pass, preview, start_seconds
+from t2local.engine.engine import Engine
+from t2local.engine.requests import EngineStatus
+from t2local.evaluation import bench_exactness as exactness
+from t2local.evaluation import bench_speed as speed
+from t2local.evaluation.bench_rows import Row
+from t2local.evaluation.bench_speed import Measured
+from t2local.models.chat_format import render_chat
+from t2local.models.load import LoadedModel, load_model
+from t2local.models.quantized import nf4_problem
+from t2local.progress import drain
+from t2local.svf import SVFModel, attaching
+from t2local.training.bench_step import step_cost
+
+GIB = 2**30
+TEXT = (
+    "The quick brown fox jumps over the lazy dog near the quiet river bank while the sun is "
+    "setting behind the old mill and the children of the village are walking home from school."
+)
+EXACT_RANK = 1024  # above it a float64 SVD takes a minute: some matrices stand for all
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is repeated: `FULL` for figures, `QUICK` to see that everything runs."""
+
+    matrices: int  # in the table of rounded bases
+    exact_matrices: int
+    rounds: int
+    decode_tokens: int
+    answer_tokens: int
+    sequences: int
+    sequence_tokens: int
+    nf4_targets: str
+
+
+FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, "all")
+QUICK = Effort(2, 4, 2, 4, 8, 2, 64, r"\.0\.mlp")
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("bench", help="measure this machine against the bars")
+    parser.add_argument("--quick", action="store_true", help="few repetitions: rough figures")
+    add_model_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
+    """Measure, and report DESIGN's `bench --json` object or a table."""
+    effort = QUICK if arguments.quick else FULL
+    source = arguments.model or paths.default_model()
+    opening = (source, arguments.quantize, arguments.basis)
+    parts = [_training_step(opening, effort), _second_start(opening), *_svf(opening, effort)]
+    status, measured = _engine(opening, effort)
+    parts += measured
+    rows = [row for part in parts for row in part.rows]
+    ratios = {name: value for part in parts for name, value in part.ratios.items()}
+    if arguments.json:
+        report(
+            {
+                "device": _device(status),
+                "model": status.model_name,
+                "rows": [asdict(row) for row in rows],
+                "ratios": ratios,
+            }
+        )
+        return
+    print(f"{status.model_name}, {status.quantization}, {status.dtype} on {_device(status)}\n")
+    print_table(rows, ratios)
+
+
+def _training_step(opening: tuple[str, str, str], effort: Effort) -> Measured:
+    rows: list[Row] = []
+    name = "training step"
+    slices = {"": max(1, effort.sequences // 2), ", in one forward": effort.sequences}
+    for suffix, rows_per_forward in slices.items():
+        log(f"measuring a training step of {effort.sequences} × {effort.sequence_tokens}{suffix}")
+        cost = _in_child(
+            step_cost, *opening, effort.sequences, effort.sequence_tokens, rows_per_forward
+        )
+        rows.append(Row(name, f"peak memory{suffix}", cost.peak_memory_bytes / GIB, "GiB"))
+        rows.append(Row(name, f"speed{suffix}", cost.tokens / cost.total_s, "tokens/s"))
+        rows += [
+            Row(name, f"share of {stage}{suffix}", seconds / cost.total_s, "of the time")
+            for stage, seconds in cost.seconds.items()
+        ]
+    return Measured(rows, {})
+
+
+def _second_start(opening: tuple[str, str, str]) -> Measured:
+    """The model and its bases are on the disk by now: the step before has put them there."""
+    log("measuring a second start")
+    started = time.perf_counter()
+    inside = _in_child(start_seconds, *opening)
+    rows = [
+        Row("second start", "process to ready model", time.perf_counter() - started, "s"),
+        Row("second start", "load and cached attach", inside, "s"),
+    ]
+    return Measured(rows, {})
+
+
+def _svf(opening: tuple[str, str, str], effort: Effort) -> list[Measured]:
+    """Exactness and speed of the branch; the model is gone again afterwards."""
+    source, quantize, basis = opening
+    loaded = drain(load_model(source, quantize), log_progress)
+    rebuild = loaded.quantization == "none"
+    ids = _batch(loaded, 2, 32)
+    untouched, base = speed.twin(loaded.model), exactness.logits_of(loaded.model, ids)
+    log("measuring the decomposition")
+    decomposed, svf = speed.decomposition(loaded.model, basis)
+    log("measuring exactness")
+    kind = loaded.quantization if loaded.quantization != "none" else "float"
+    rows = [
+        Row("z = 1", kind, exactness.identity_difference(svf, base, ids), "logit diff"),
+        *_nf4_identity(source, basis, effort, rebuild),
+        *_exactness(svf, effort),
+        Row(
+            "batch of different z",
+            "against one at a time",
+            exactness.batch_difference(svf, ids),
+            "logit diff",
+        ),
+    ]
+    log("measuring speed")
+    prompt = render_chat(loaded.tokenizer, [{"role": "user", "content": TEXT}])
+    parts = [
+        decomposed,
+        speed.change_of_z(svf, effort.rounds, rebuild),
+        speed.rows_of_z(svf, _batch(loaded, 8, 32), effort.rounds),
+        speed.decoding(loaded, untouched, svf, prompt, effort.decode_tokens, rebuild),
+    ]
+    return [Measured(rows, {}), *parts]
+
+
+def _exactness(svf: SVFModel, effort: Effort) -> list[Row]:
+    small = max(svf.ranks.values()) <= EXACT_RANK
+    names = _sampled(svf.matrix_names, effort.exact_matrices if small else effort.matrices // 4)
+    rows = [Row("branch", "against float64", exactness.branch_error(svf, names), "relative")]
+    if problem := nf4_problem():
+        log(f"no NF4 here ({problem}): the table of rounded bases is left out")
+        return rows
+    chosen = _sampled(svf.matrix_names, effort.matrices)
+    return [*rows, *exactness.rounding_rows(exactness.nf4_matrices(svf, chosen))]
+
+
+def _nf4_identity(source: str, basis: str, effort: Effort, is_float: bool) -> list[Row]:
+    """z = 1 on the same model in 4 bits, where this machine can run it."""
+    if not is_float or nf4_problem():
+        return []
+    loaded = drain(load_model(source, "nf4"), log_progress)
+    ids = _batch(loaded, 2, 8)
+    base = exactness.logits_of(loaded.model, ids)
+    folder = paths.basis_dir() / loaded.slug
+    svf = drain(attaching(loaded.model, effort.nf4_targets, basis, folder), log_progress)
+    return [Row("z = 1", "nf4", exactness.identity_difference(svf, base, ids), "logit diff")]
+
+
+def _engine(opening: tuple[str, str, str], effort: Effort) -> tuple[EngineStatus, list[Measured]]:
+    log("measuring what a person waits for")
+    engine = Engine(*opening).load(log_progress)
+    if not any(info.usable and info.kind == "skill" for info in engine.experts()):
+        log("no experts for this model: next-token bars and pass 1 are left out")
+        return engine.status, []
+    rounds = max(1, effort.rounds // 2)
+    waits = [preview(engine, effort.rounds), first_pass(engine, rounds, effort.answer_tokens)]
+    return engine.status, waits
+
+
+def _in_child(function: Callable, *arguments):
+    """What `function` gives in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _batch(loaded: LoadedModel, rows: int, tokens: int) -> torch.Tensor:
+    """Token ids `[rows, tokens]` of ordinary text, each row begun at another place."""
+    ids = loaded.tokenizer.encode(TEXT * 4, add_special_tokens=False)
+    cut = [ids[start : start + tokens] for start in range(rows)]
+    return torch.tensor(cut, device=loaded.model.device)
+
+
+def _sampled(names: tuple[str, ...], most: int) -> tuple[str, ...]:
+    """At most `most` names, evenly spread; an odd step meets every kind of matrix."""
+    step = max(1, -(-len(names) // max(1, most)))
+    return names[:: step | 1 if step > 1 else 1]
+
+
+def _device(status: EngineStatus) -> str:
+    if status.device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
