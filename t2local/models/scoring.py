@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from t2local.errors import T2LocalError
+
 CHUNK_POSITIONS = 256  # positions × vocabulary × 4 bytes: 50 MB for 49,152 entries
 
 
@@ -91,6 +93,7 @@ def predictor_states(
     Slots count the choices of all rows in order: the k-th choice of row b has the number of choices
     before row b, plus k.
     """
+    _check_window(model, packed)
     device = model.get_input_embeddings().weight.device
     floor = torch.finfo(model.dtype).min
     mask = torch.where(packed.allowed, 0.0, floor).to(device, model.dtype)[:, None]  # [B, 1, T, T]
@@ -106,6 +109,17 @@ def predictor_states(
     counts = packed.owner.amax(dim=1) + 1  # [B], choices a row
     slots = (counts.cumsum(0) - counts)[rows] + packed.owner[rows, columns]
     return states, targets, slots.to(device)
+
+
+def _check_window(model: PreTrainedModel, packed: PackedChoices) -> None:
+    """A tree mask replaces a sliding window, so nothing may be longer than the window."""
+    config, longest = model.config.get_text_config(), int(packed.position_ids.max()) + 1
+    window = getattr(config, "sliding_window", None)  # None: every token sees all before it
+    if window is not None and longest > window:
+        raise T2LocalError(
+            f"A prompt with its answer has {longest} tokens, more than the {window} that this "
+            "model's attention window holds; shorten the example."
+        )
 
 
 def choice_scores(
