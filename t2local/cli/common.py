@@ -19,12 +19,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--basis", default="auto", choices=BASIS_DTYPES)
 
 
-def open_model(arguments: argparse.Namespace, targets: str = "all") -> tuple[LoadedModel, SVFModel]:
+def open_model(
+    source: str, quantization: str = "auto", basis: str = "auto", targets: str = "all"
+) -> tuple[LoadedModel, SVFModel]:
     """Load the model and attach SVF, with progress on stderr."""
-    source = arguments.model or paths.default_model()
-    loaded = drain(load_model(source, arguments.quantize), log_progress)
+    loaded = drain(load_model(source, quantization), log_progress)
     folder = paths.basis_dir() / loaded.slug
-    svf = drain(attaching(loaded.model, targets, arguments.basis, folder), log_progress)
+    svf = drain(attaching(loaded.model, targets, basis, folder), log_progress)
     return loaded, svf
 
 

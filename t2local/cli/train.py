@@ -7,24 +7,26 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
+from t2local import paths
 from t2local.adapt.dispatch import LABEL_TEMPERATURE, LABELS, classification_prompt
 from t2local.cli.common import add_model_arguments, log, open_model
-from t2local.experts import ExpertStore
+from t2local.errors import T2LocalError
+from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
-from t2local.tasks.curricula import CURRICULA, curriculum, with_prompts
+from t2local.tasks.curricula import CURRICULA, Curriculum, curriculum, with_prompts
 from t2local.tasks.rewards import REWARDS
 from t2local.training.config import TrainConfig
 from t2local.training.recipe import train_expert
-from t2local.training.reports import DryRun, StepReport, Validation
+from t2local.training.reports import DryRun, StepReport, TrainOutcome, Validation
+from t2local.training.runs import Plan, Run
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("train", help="train an expert by SVF reinforcement learning")
-    parser.add_argument(
-        "--data", required=True, metavar="FILE", help=f"a file, or one of {', '.join(CURRICULA)}"
-    )
-    parser.add_argument("--reward", required=True, choices=sorted(REWARDS))
-    parser.add_argument("--name", required=True, help="the new expert's name")
+    parser.add_argument("--data", metavar="FILE", help=f"a file, or one of {', '.join(CURRICULA)}")
+    parser.add_argument("--reward", choices=sorted(REWARDS))
+    parser.add_argument("--name", help="the new expert's name")
+    parser.add_argument("--resume", metavar="RUN", help='go on with a run cut off; "last" works')
     parser.add_argument("--description", default="", help="one line for its card")
     parser.add_argument(
         "--classifier", action="store_true", help="train the expert that decides in pass 1"
@@ -42,50 +44,86 @@ def add_parser(subparsers) -> None:
 
 def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
     """Train, save among the user's experts and report DESIGN's `train --json` object."""
-    config = TrainConfig(**{f.name: getattr(arguments, f.name) for f in fields(TrainConfig)})
-    config = config.paper() if arguments.paper else config
-    source = curriculum(arguments.data, config.seed)
-    labels: tuple[str, ...] = ()
-    if arguments.classifier:
-        labels = LABELS
-        config = replace(config, temperature=LABEL_TEMPERATURE)
-        source = with_prompts(source, classification_prompt)
-    loaded, svf = open_model(arguments, config.targets)
-    command = "python -m t2local " + shlex.join(sys.argv[1:])
-    expert, outcome = drain(
-        train_expert(
-            loaded,
-            svf,
-            source,
-            arguments.name,
-            arguments.reward,
-            config,
-            arguments.description,
-            labels,
-            command,
-        ),
-        log_event,
+    training = Run.open(arguments.resume) if arguments.resume else Run.create(_plan(arguments))
+    plan, state = training.plan(), training.state()
+    log(f"run {training.name}" + (f" goes on after step {state.step}" if state else ""))
+    training.rewind(state)
+    source, labels = _lessons(plan)
+    loaded, svf = open_model(plan.model, plan.quantization, plan.basis, plan.config.targets)
+
+    def listen(event) -> None:
+        log_event(event)
+        if not isinstance(event, Progress):
+            training.record(event)
+
+    work = train_expert(
+        loaded,
+        svf,
+        source,
+        plan.name,
+        plan.reward,
+        plan.config,
+        plan.description,
+        labels,
+        plan.command,
+        state=state,
     )
+    expert, outcome = drain(work, listen)
     path = ExpertStore(loaded.slug).save(expert)
     log(f"saved {path}")
-    held_out = expert.held_out
-    report(
-        {
-            "expert": str(path),
-            "run": None,
-            "steps": outcome.steps,
-            "held_out": {
-                "n": held_out.n,
-                "base": held_out.base,
-                "trained": held_out.trained,
-                "ci95_difference": list(held_out.ci95_difference),
-            },
-            "reward_curve": list(outcome.curve),
-            "peak_memory_bytes": outcome.peak_memory_bytes,
-            "seconds": dict(outcome.seconds),
-            "tokens_per_s": outcome.tokens / max(sum(outcome.seconds.values()), 1e-9),
-        }
+    result = _result(expert, outcome) | {"expert": str(path), "run": training.name}
+    training.finish(result)
+    report(result)
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    for option in ("data", "reward", "name"):
+        if not getattr(arguments, option):
+            raise T2LocalError(
+                f"--{option} is missing; a new run needs --data, --reward and --name "
+                "(or --resume RUN for an old one)."
+            )
+    config = TrainConfig(**{f.name: getattr(arguments, f.name) for f in fields(TrainConfig)})
+    config = config.paper() if arguments.paper else config
+    if arguments.classifier:
+        config = replace(config, temperature=LABEL_TEMPERATURE)
+    return Plan(
+        arguments.name,
+        arguments.data,
+        arguments.reward,
+        config,
+        arguments.description,
+        arguments.classifier,
+        arguments.model or paths.default_model(),
+        arguments.quantize,
+        arguments.basis,
+        "python -m t2local " + shlex.join(sys.argv[1:]),
     )
+
+
+def _lessons(plan: Plan) -> tuple[Curriculum, tuple[str, ...]]:
+    """The run's examples, and the labels if it trains a classifier."""
+    source = curriculum(plan.source, plan.config.seed)
+    if not plan.classifier:
+        return source, ()
+    return with_prompts(source, classification_prompt), LABELS
+
+
+def _result(expert: Expert, outcome: TrainOutcome) -> dict[str, Any]:
+    held_out = expert.held_out
+    return {
+        "steps": outcome.steps,
+        "held_out": {
+            "n": held_out.n,
+            "base": held_out.base,
+            "trained": held_out.trained,
+            "ci95_difference": list(held_out.ci95_difference),
+        },
+        "reward_curve": list(outcome.curve),
+        "peak_memory_bytes": outcome.peak_memory_bytes,
+        "seconds": dict(outcome.seconds),
+        "tokens_per_s": outcome.tokens / max(sum(outcome.seconds.values()), 1e-9),
+    }
 
 
 def log_event(event) -> None:

@@ -31,6 +31,7 @@ class TrainConfig:
     validate_every: int = 10
     validation_rows: int = 100
     patience: int = 0  # validations without a gain before stopping; 0 never stops early
+    checkpoint_every: int = 5  # steps that a killed run may lose
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -9,7 +9,10 @@ model exactly; no weight decay, which would pull z to 0 and not to the base mode
 import random
 import resource
 import sys
+from collections import Counter
 from collections.abc import Generator, Sequence
+from dataclasses import replace
+from itertools import islice
 
 import torch
 
@@ -22,11 +25,19 @@ from t2local.svf import SVFModel, Z
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig
 from t2local.training.policies import policy_for, rewards_of
-from t2local.training.reports import DryRun, StepReport, TrainOutcome, Validation
+from t2local.training.reports import (
+    BatchStatistics,
+    Checkpoint,
+    DryRun,
+    StepReport,
+    TrainOutcome,
+    TrainState,
+    Validation,
+)
 
 DRY_RUN_PROMPTS = 8
 
-Event = DryRun | StepReport | Validation
+Event = DryRun | StepReport | Validation | Checkpoint
 
 
 def train(
@@ -37,26 +48,27 @@ def train(
     reward: str,
     config: TrainConfig,
     cancel: CancelToken | None = None,
+    state: TrainState | None = None,
 ) -> Generator[Event, None, TrainOutcome]:
-    """Train one `z`; yields a `DryRun`, then `StepReport`s and `Validation`s.
+    """Train one `z`; yields a `DryRun`, then `StepReport`s, `Validation`s and `Checkpoint`s.
 
-    Seeded: the same inputs give the same events on one machine. A cancelled run keeps its best
-    checkpoint. Raises `T2LocalError` when there is nothing to learn from.
+    Seeded: the same inputs give the same events on one machine, also when a run is cut off and
+    goes on from the `state` of a `Checkpoint` (the dry run is not repeated then). A cancelled run
+    keeps its best checkpoint. Raises `T2LocalError` when there is nothing to learn from.
     """
     policy = policy_for(loaded, svf, examples, reward, config)
-    yield dry_run(policy, examples, config.seed)
-
-    names = svf.matrix_names
-    lengths = [svf.ranks[name] for name in names]
+    names, lengths = svf.matrix_names, list(svf.ranks.values())
     device = next(iter(svf.singular_values.values())).device
-    flat = torch.ones(sum(lengths), device=device, requires_grad=True)
+    if state is None:
+        yield dry_run(policy, examples, config.seed)
+        state = TrainState.start(sum(lengths), device)
+    flat = state.flat.to(device, copy=True).requires_grad_()
     optimiser = torch.optim.AdamW([flat], lr=config.learning_rate, weight_decay=0.0)
+    _restore(optimiser, flat, state)
+    stopped = "all steps done"
 
-    best_z, best, curve, validations = flat.detach().clone(), None, [], []
-    seconds: dict[str, float] = {}
-    tokens, stopped, step = 0, "all steps done", 0
-    batches = _batches(examples, config)
-    for step in range(1, config.steps + 1):
+    batches = islice(_batches(examples, config), state.step, None)
+    for step in range(state.step + 1, config.steps + 1):
         optimiser.zero_grad()
         z = _views(flat, names, lengths)
         with gradient_checkpointing(loaded.model, config.gradient_checkpointing):
@@ -66,34 +78,73 @@ def train(
 
         rms = float((flat.detach() - 1).square().mean().sqrt())
         yield StepReport(step, config.steps, batch, float(norm), rms)
-        curve.append(batch.reward_mean)
-        tokens += batch.tokens
-        for stage, value in batch.seconds.items():
-            seconds[stage] = seconds.get(stage, 0.0) + value
-        if step % config.validate_every == 0 or step == config.steps:
-            with svf.using(_views(flat.detach(), names, lengths)):
-                result = validate(loaded, validation, reward, config, step, best)
-            validations.append(result)
-            if result.best:
-                best, best_z = result, flat.detach().clone()
+        state = _after(state, step, flat, optimiser, batch)
+        last = step == config.steps or (cancel is not None and cancel.cancelled)
+        if step % config.validate_every == 0 or last:
+            with svf.using(_views(state.flat, names, lengths)):
+                result = validate(loaded, validation, reward, config, step, state.best)
+            state = _validated(state, result)
             yield result
-            if config.patience and step - best.step >= config.patience * config.validate_every:
-                stopped = f"no gain in {config.patience} validations"
-                break
+        if step % config.checkpoint_every == 0 or last:
+            yield Checkpoint(state)
         if cancel is not None and cancel.cancelled:
             stopped = "cancelled"
             break
+        if config.patience and _idle_validations(state) >= config.patience:
+            stopped = f"no gain in {config.patience} validations"
+            break
     return TrainOutcome(
-        z={name: row.clone() for name, row in _views(best_z, names, lengths).items()},
-        best_step=best.step if best else 0,
-        steps=step,
-        curve=curve,
-        validations=validations,
+        z={name: row.clone() for name, row in _views(state.best_flat, names, lengths).items()},
+        best_step=state.best.step if state.best else 0,
+        steps=state.step,
+        curve=state.curve,
+        validations=state.validations,
         peak_memory_bytes=peak_memory_bytes(),
-        seconds=seconds,
-        tokens=tokens,
+        seconds=state.seconds,
+        tokens=state.tokens,
         stopped=stopped,
     )
+
+
+def _restore(optimiser: torch.optim.AdamW, flat: torch.Tensor, state: TrainState) -> None:
+    if state.step:
+        optimiser.state[flat] = {
+            "step": torch.tensor(float(state.step)),
+            "exp_avg": state.exp_avg.to(flat.device, copy=True),
+            "exp_avg_sq": state.exp_avg_sq.to(flat.device, copy=True),
+        }
+
+
+def _after(
+    state: TrainState,
+    step: int,
+    flat: torch.Tensor,
+    optimiser: torch.optim.AdamW,
+    batch: BatchStatistics,
+) -> TrainState:
+    moments = optimiser.state[flat]
+    seconds = Counter(state.seconds)
+    seconds.update(batch.seconds)
+    return replace(
+        state,
+        step=step,
+        flat=flat.detach().clone(),
+        exp_avg=moments["exp_avg"].clone(),
+        exp_avg_sq=moments["exp_avg_sq"].clone(),
+        curve=(*state.curve, batch.reward_mean),
+        seconds=dict(seconds),
+        tokens=state.tokens + batch.tokens,
+    )
+
+
+def _validated(state: TrainState, result: Validation) -> TrainState:
+    state = replace(state, validations=(*state.validations, result))
+    return replace(state, best=result, best_flat=state.flat) if result.best else state
+
+
+def _idle_validations(state: TrainState) -> int:
+    """Validations since the best one."""
+    return sum(1 for v in state.validations if state.best and v.step > state.best.step)
 
 
 def dry_run(policy, examples: Sequence[Example], seed: int) -> DryRun:

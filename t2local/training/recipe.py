@@ -17,7 +17,7 @@ from t2local.tasks.curricula import Curriculum
 from t2local.tasks.intervals import paired_difference
 from t2local.training.config import TrainConfig
 from t2local.training.loop import Event, score_greedy, train
-from t2local.training.reports import TrainOutcome
+from t2local.training.reports import TrainOutcome, TrainState
 
 SIGMA_CHECKED = 6  # matrices whose largest singular values travel with an expert
 
@@ -33,15 +33,18 @@ def train_expert(
     labels: tuple[str, ...] = (),
     command: str = "",
     cancel: CancelToken | None = None,
+    state: TrainState | None = None,
 ) -> Generator[Event | Progress, None, tuple[Expert, TrainOutcome]]:
     """Train and measure one expert; the events are those of `train` and `Progress`.
 
-    `labels`: those of a classifier expert, empty for a skill. Raises `T2LocalError` when there is
-    nothing to learn from.
+    `labels`: those of a classifier expert, empty for a skill. `state`: of a run that goes on.
+    Raises `T2LocalError` when there is nothing to learn from.
     """
     started = time.perf_counter()
     # The dry run comes first inside `train`; measuring waits until it has said yes.
-    outcome = yield from train(loaded, svf, source.train, source.validation, reward, config, cancel)
+    outcome = yield from train(
+        loaded, svf, source.train, source.validation, reward, config, cancel, state
+    )
     trained_s = time.perf_counter() - started
     scores = {}
     for stage, z in (("base", {}), ("trained", outcome.z)):

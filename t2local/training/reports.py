@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from t2local.svf.mixing import Z
 
 
@@ -47,6 +49,40 @@ class Validation:
     reward: float
     n: int
     best: bool
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """All that a run is after `step` steps: whoever has it can go on as if nothing had happened.
+
+    `flat`: z of all matrices `[Σr]`; `exp_avg`, `exp_avg_sq`: AdamW's moments, the same shape;
+    `best_flat`: z of the best validation. Data order and sampling follow from seed and step, so
+    there is no random state to keep. `curve`: mean reward a step.
+    """
+
+    step: int
+    flat: torch.Tensor
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+    best_flat: torch.Tensor
+    best: Validation | None = None
+    curve: tuple[float, ...] = ()
+    validations: tuple[Validation, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    tokens: int = 0
+
+    @classmethod
+    def start(cls, size: int, device: torch.device | str = "cpu") -> "TrainState":
+        """Before the first step: z = 1, the base model."""
+        ones, zeros = torch.ones(size, device=device), torch.zeros(size, device=device)
+        return cls(0, ones, zeros, zeros, ones)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state worth writing down."""
+
+    state: TrainState
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,31 @@ def test_train_makes_an_expert_that_list_and_show_know(capsys, folder, tmp_path)
     assert json.loads(shown)["training"]["steps"] == 2
 
 
+def test_a_run_can_be_resumed_by_name_and_ends_with_the_same_expert(capsys, folder, tmp_path):
+    data = tmp_path / "red.jsonl"
+    rows = [
+        {"prompt": f"colour {i}?", "answer": "red", "choices": ["blue", "red"], "label": 1}
+        for i in range(20)
+    ]
+    data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    _, out, _ = run(
+        capsys, "train", "--data", str(data), "--reward", "choice", "--name", "red",
+        "--steps", "3", "--checkpoint-every", "2", "--model", folder, "--json",
+    )  # fmt: skip
+    first = json.loads(out)
+    status, out, _ = run(capsys, "train", "--resume", first["run"], "--json")
+    again = json.loads(out)
+    assert status == 0
+    assert again["reward_curve"] == first["reward_curve"]
+    assert again["held_out"] == first["held_out"]
+
+
+def test_a_new_run_says_what_is_missing(capsys):
+    status, _, err = run(capsys, "train", "--name", "x")
+    assert status == 1
+    assert "--data is missing" in last_line(err)
+
+
 def test_an_unknown_expert_is_status_1(capsys):
     status, _, err = run(capsys, "experts", "show", "nobody", "--model", "tiny-llama")
     assert status == 1

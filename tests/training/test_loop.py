@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,7 +7,7 @@ from t2local.errors import T2LocalError
 from t2local.progress import CancelToken, drain
 from t2local.training.config import TrainConfig
 from t2local.training.loop import train
-from t2local.training.reports import DryRun, StepReport, Validation
+from t2local.training.reports import Checkpoint, DryRun, StepReport, Validation
 
 QUICK = TrainConfig(steps=6, prompts_per_step=4, learning_rate=2e-2, validate_every=3)
 
@@ -34,6 +36,20 @@ def test_a_seeded_run_repeats_exactly(loaded, svf, colours):
     _, second = run(loaded, svf, colours)
     assert first.curve == second.curve
     assert all(torch.equal(first.z[n], second.z[n]) for n in first.z)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5])
+def test_a_run_that_goes_on_from_a_checkpoint_ends_bit_for_bit_like_one_that_was_not_cut(
+    loaded, svf, colours, cut
+):
+    config = replace(QUICK, checkpoint_every=1)
+    events, whole = run(loaded, svf, colours, config)
+    states = [e.state for e in events if isinstance(e, Checkpoint)]
+    rest = train(loaded, svf, colours, colours[:6], "choice", config, state=states[cut - 1])
+    resumed = drain(rest)
+    assert all(torch.equal(resumed.z[n], whole.z[n]) for n in whole.z)
+    assert resumed.curve == whole.curve
+    assert resumed.validations == whole.validations
 
 
 def test_nothing_to_learn_from_is_refused_before_the_first_step(loaded, svf, colours):
