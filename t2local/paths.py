@@ -69,6 +69,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
+        temporary.chmod(0o644)  # mkstemp's files are for their owner alone
         temporary.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

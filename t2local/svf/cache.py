@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from t2local.paths import atomic_write
 from t2local.svf.basis import CONVENTION, Basis
@@ -45,8 +45,10 @@ class BasisCache:
         if basis.scale is not None:
             tensors["scale"] = basis.scale
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {"side": basis.side, "convention": CONVENTION}
         with atomic_write(self._path(digest, dtype)) as temporary:
-            save_file(tensors, temporary, metadata={"side": basis.side, "convention": CONVENTION})
+            # Not `save_file`: its error does not say that a full disk was the reason.
+            temporary.write_bytes(save(tensors, metadata=metadata))
 
     def _path(self, digest: str, dtype: torch.dtype) -> Path:
         key = hashlib.sha256(f"{digest} {CONVENTION} {dtype}".encode()).hexdigest()[:24]

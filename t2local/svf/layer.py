@@ -8,6 +8,8 @@ bit for bit, even with a rounded basis. Knows nothing of experts or of the rest 
 """
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -18,19 +20,28 @@ from t2local.svf.basis import Basis
 from t2local.svf.targets import is_conv1d
 
 
-class SVFLinear(nn.Module):
-    """`base` and its branch. `delta` is `z − 1` (None: the branch is skipped).
+@dataclass(slots=True)
+class InForce:
+    """The adaptation that a model's layers obey, by matrix name: exchanged whole, in no time.
 
-    `delta`: `[r]`, `[B, 1, r]` or `[B, T, r]`, times the squared scale of an int8 basis.
-    `rebuilt`: a ready-made `W'` `[m, n]` used instead of base and branch, for an unchanging z.
+    `deltas`: `z − 1`, `[r]`, `[B, 1, r]` or `[B, T, r]`, times the squared scale of an int8 basis;
+    a missing one means that the branch is skipped. `matrices`: ready-made `W'` `[m, n]`, used
+    instead of base and branch, for an unchanging z.
     """
 
-    def __init__(self, base: nn.Module, basis: Basis) -> None:
+    deltas: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    matrices: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+class SVFLinear(nn.Module):
+    """`base` and its branch; `in_force`, shared by all layers of a model, says what it does."""
+
+    def __init__(self, base: nn.Module, basis: Basis, name: str, in_force: InForce) -> None:
         super().__init__()
         self.base = base
         self.basis = basis
-        self.delta: torch.Tensor | None = None
-        self.rebuilt: torch.Tensor | None = None
+        self.name = name
+        self.in_force = in_force
         self.training = base.training
 
     @property
@@ -42,18 +53,20 @@ class SVFLinear(nn.Module):
         return self.base.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, T, n] -> [B, T, m]
-        if self.rebuilt is not None:
-            return F.linear(x, self.rebuilt, self.bias)
-        if self.delta is None:
+        rebuilt = self.in_force.matrices.get(self.name)
+        if rebuilt is not None:
+            return F.linear(x, rebuilt, self.bias)
+        delta = self.in_force.deltas.get(self.name)
+        if delta is None:
             return self.base(x)
         if self.basis.side == "in":
-            return self.base(x + self._branch(x))
+            return self.base(x + self._branch(x, delta))
         y = self.base(x)
-        return y + self._branch(y if self.bias is None else y - self.bias.to(y.dtype))
+        return y + self._branch(y if self.bias is None else y - self.bias.to(y.dtype), delta)
 
-    def _branch(self, v: torch.Tensor) -> torch.Tensor:  # [B, T, r] -> [B, T, r]
+    def _branch(self, v: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:  # [B, T, r] -> same
         rows = self.basis.vectors.to(v.dtype)  # [r, r]; a view unless stored smaller
-        return (F.linear(v, rows) * self.delta.to(v.dtype)) @ rows
+        return (F.linear(v, rows) * delta.to(v.dtype)) @ rows
 
     def rebuild(self, delta: torch.Tensor) -> torch.Tensor:
         """`W'` `[m, n]` for `delta = z − 1` `[r]`, in the base's dtype. Float base layers only."""

@@ -8,6 +8,7 @@ knows nothing of experts' files, prompts or training.
 import hashlib
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from t2local.errors import T2LocalError
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf.basis import CONVENTION, DTYPES, Basis, decompose, rounded, weight_digest
 from t2local.svf.cache import BasisCache
-from t2local.svf.layer import SVFLinear, weight_as_used
+from t2local.svf.layer import InForce, SVFLinear, weight_as_used
 from t2local.svf.mixing import Z
 from t2local.svf.targets import find_targets
 
@@ -79,7 +80,11 @@ class SVFModel:
     ) -> None:
         self.model = model
         self._digests = dict(digests)
-        self._layers = {name: SVFLinear(layer, bases[name]) for name, layer in layers.items()}
+        self._in_force = InForce()
+        self._layers = {
+            name: SVFLinear(layer, bases[name], name, self._in_force)
+            for name, layer in layers.items()
+        }
         self.matrix_names = tuple(self._layers)
         self.ranks = {name: layer.basis.rank for name, layer in self._layers.items()}
         for name, layer in self._layers.items():
@@ -121,15 +126,8 @@ class SVFModel:
         `z`: name -> `[r]`, or a row for each sequence `[B, r]`, or for each token `[B, T, r]`.
         A missing name means 1. Raises `T2LocalError` for an unknown name or a wrong length.
         """
-        deltas = self._deltas(z)
-        before = {name: (layer.delta, layer.rebuilt) for name, layer in self._layers.items()}
-        for name, layer in self._layers.items():
-            layer.delta, layer.rebuilt = deltas.get(name), None
-        try:
+        with self._obeying(self._deltas(z), {}):
             yield
-        finally:
-            for name, layer in self._layers.items():
-                layer.delta, layer.rebuilt = before[name]
 
     def rebuild(self, z: Z) -> dict[str, torch.Tensor]:
         """`W'` `[m, n]` of every matrix that `z` (`[r]` a matrix) changes: about a second.
@@ -145,10 +143,18 @@ class SVFModel:
     @contextmanager
     def using_rebuilt(self, matrices: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """Like `using`, with matrices from `rebuild`: the base model's own speed."""
-        with self.using({}):
-            for name, matrix in matrices.items():
-                self._layers[name].rebuilt = matrix
+        with self._obeying({}, matrices):
             yield
+
+    @contextmanager
+    def _obeying(self, deltas: Z, matrices: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        state = self._in_force
+        before = state.deltas, state.matrices
+        state.deltas, state.matrices = deltas, matrices
+        try:
+            yield
+        finally:
+            state.deltas, state.matrices = before
 
     def detach(self) -> nn.Module:
         """Put the original layers back and give the untouched model."""
@@ -184,16 +190,14 @@ class SVFModel:
         flat = torch.cat([row.detach() for row in z.values()], dim=-1).float() - 1  # [..., Σr]
         lengths = [row.shape[-1] for row in z.values()]
         changed = (flat != 0).reshape(-1, flat.shape[-1]).any(dim=0)  # [Σr]
-        counts = torch.nn.functional.pad(changed.cumsum(0), (1, 0)).tolist()
-        ends = [0]
-        for length in lengths:
-            ends.append(ends[-1] + length)
+        ends = torch.tensor([0, *accumulate(lengths)], device=flat.device)
+        counts = torch.nn.functional.pad(changed.cumsum(0), (1, 0))[ends].tolist()
         return {
             name: self._placed(name, part)
-            for name, part, start, end in zip(
-                z, flat.split(lengths, dim=-1), ends[:-1], ends[1:], strict=True
+            for name, part, before, after in zip(
+                z, flat.split(lengths, dim=-1), counts[:-1], counts[1:], strict=True
             )
-            if counts[end] > counts[start]
+            if after > before
         }
 
     def _placed(self, name: str, change: torch.Tensor) -> torch.Tensor:

@@ -64,9 +64,10 @@ def curriculum(source: str, seed: int = 0) -> Curriculum:
             f"'{path.name}' has {len(file.bad_rows)} bad rows, the first is row {row} ({reason}); "
             "mend or remove them and start again."
         )
-    if len(file.examples) < 5:
+    different = len({e.prompt for e in file.examples})
+    if different < 5:
         raise T2LocalError(
-            f"'{path.name}' holds {len(file.examples)} examples; training needs at least 5."
+            f"'{path.name}' holds {different} different prompts; training needs at least 5."
         )
     rest, held_out = split_held_out(file.examples, 0.25, seed)
     train, validation = split_held_out(rest, VALIDATION_SHARE, seed)

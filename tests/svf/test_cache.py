@@ -1,13 +1,14 @@
 """Bases on disk: work that is done is not done again, and a damaged file is never used."""
 
 import errno
+from pathlib import Path
 
 import pytest
 import torch
 
 from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import CancelToken, drain
-from t2local.svf import attach, attaching, cache, model
+from t2local.svf import attach, attaching, model
 from t2local.svf.basis import decompose, rounded, weight_digest
 from t2local.svf.cache import BasisCache
 from tests.svf.support import logits, random_z
@@ -108,10 +109,11 @@ def test_a_damaged_file_is_computed_again(tiny, tmp_path, decomposed, damage):
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(tiny, tmp_path, monkeypatch):
-    def full(*_args, **_named):
+    def full(path: Path, content: bytes) -> None:
+        path.open("wb").write(content[:100])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     untouched = tiny("llama")
     with pytest.raises(T2LocalError, match=r"disk is full.*free some space"):
         attach(untouched, cache_folder=tmp_path)

@@ -7,9 +7,10 @@ from transformers.pytorch_utils import Conv1D
 
 from t2local.errors import T2LocalError
 from t2local.svf.basis import decompose, rounded
-from t2local.svf.layer import SVFLinear, is_quantised, weight_as_used
+from t2local.svf.layer import InForce, SVFLinear, is_quantised, weight_as_used
 from tests.svf.support import composed, relative
 
+NAME = "up"
 SHAPES = {"in": (96, 64), "out": (64, 96), "square": (64, 64)}  # [m, n]
 CASES = [(kind, bias) for kind in ("Linear", "Conv1D") for bias in (False, True)]
 
@@ -26,7 +27,8 @@ def base_layer(kind: str, shape: tuple[int, int], bias: bool) -> nn.Module:
 
 
 def adapted(base: nn.Module, dtype: torch.dtype = torch.float32) -> SVFLinear:
-    return SVFLinear(base, rounded(decompose(weight_as_used(base)), dtype))
+    basis = rounded(decompose(weight_as_used(base)), dtype)
+    return SVFLinear(base, basis, NAME, InForce())
 
 
 def numbers(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -43,7 +45,7 @@ def exact(layer: SVFLinear, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
 def test_the_branch_is_the_composed_matrix(shape, kind, bias):
     layer = adapted(base_layer(kind, shape, bias))
     x, z = numbers(2, 5, shape[1]), 1 + 0.1 * numbers(min(shape), seed=2)
-    layer.delta = z - 1
+    layer.in_force.deltas = {NAME: z - 1}
     assert relative(layer(x), exact(layer, x, z)) < 1e-5
 
 
@@ -52,11 +54,12 @@ def test_the_branch_is_the_composed_matrix(shape, kind, bias):
 def test_rebuilt_matrices_give_what_the_branch_gives(shape, bias):
     layer = adapted(base_layer("Linear", shape, bias))
     x, delta = numbers(2, 5, shape[1]), 0.1 * numbers(min(shape), seed=2)
-    layer.delta = delta
+    layer.in_force.deltas = {NAME: delta}
     branch = layer(x)
-    layer.rebuilt = layer.rebuild(delta)
+    rebuilt = layer.rebuild(delta)
+    layer.in_force.matrices = {NAME: rebuilt}
     assert relative(layer(x), branch) < 1e-5
-    assert relative(layer.rebuilt, composed(layer.weight, 1 + delta)) < 1e-5
+    assert relative(rebuilt, composed(layer.weight, 1 + delta)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
@@ -65,9 +68,9 @@ def test_rebuilt_matrices_give_what_the_branch_gives(shape, bias):
 def test_z_of_ones_is_the_base_bit_for_bit_even_with_a_rounded_basis(dtype, shape, kind, bias):
     base = base_layer(kind, shape, bias)
     layer, x = adapted(base, dtype), numbers(2, 5, shape[1])
-    layer.delta = torch.zeros(min(shape), requires_grad=True)
+    layer.in_force.deltas = {NAME: torch.zeros(min(shape), requires_grad=True)}
     assert torch.equal(layer(x), base(x))
-    layer.delta = None
+    layer.in_force.deltas = {}
     assert torch.equal(layer(x), base(x))
 
 
@@ -78,7 +81,7 @@ def test_a_rounded_basis_errs_by_a_small_part_of_the_change(shape):
     for dtype, share in ((torch.bfloat16, 0.01), (torch.int8, 0.03)):
         layer = adapted(base, dtype)
         scale = layer.basis.scale
-        layer.delta = delta if scale is None else delta * scale.square()
+        layer.in_force.deltas = {NAME: delta if scale is None else delta * scale.square()}
         error = (layer(x) - exact(layer, x, 1 + delta)).norm()
         assert error < share * (layer(x) - base(x)).norm()
 
@@ -89,7 +92,7 @@ def test_the_gradient_of_z_equals_that_of_the_composed_matrix_in_float64(shape, 
     layer = adapted(base_layer("Linear", shape, bias))
     x, g = numbers(2, 5, shape[1]), numbers(2, 5, shape[0], seed=3)
     z = (1 + 0.1 * numbers(min(shape), seed=2)).requires_grad_()
-    layer.delta = z - 1
+    layer.in_force.deltas = {NAME: z - 1}
     (layer(x) * g).sum().backward()
     reference = z.detach().double().requires_grad_()
     u, sigma, vt = torch.linalg.svd(layer.weight.double(), full_matrices=False)
@@ -106,7 +109,7 @@ def test_the_gradient_of_z_equals_finite_differences():
     z = (1 + 0.1 * numbers(64, seed=2).double()).requires_grad_()
 
     def loss(row: torch.Tensor) -> torch.Tensor:
-        layer.delta = row - 1
+        layer.in_force.deltas = {NAME: row - 1}
         return layer(x).square().sum()
 
     loss(z).backward()

@@ -34,6 +34,7 @@ def test_the_hash_says_which_rows(forty):
     ("rows", "word"),
     [
         ([{"prompt": "a", "answer": "b"}], "at least 5"),
+        ([{"prompt": "a", "answer": str(i)} for i in range(9)], "1 different prompts"),
         ([{"prompt": "a", "answer": "b"}] * 4 + [{"prompt": "", "answer": "b"}], "bad rows"),
     ],
 )

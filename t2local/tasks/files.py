@@ -1,0 +1,190 @@
+"""Examples from the files people have: JSONL, JSON, CSV, TSV and Parquet, whatever they are called.
+
+Content decides, not the file's ending. Columns are found by their usual names or given by a
+mapping; a row that cannot be used is listed with its number and the reason, never dropped in
+silence. Row numbers are those a person sees: lines of JSONL, rows of a spreadsheet (its header is
+row 1), elements of a JSON list from 1. Knows nothing of rewards or models.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t2local.errors import T2LocalError
+from t2local.tasks.examples import Example
+from t2local.tasks.tables import Row, read_rows
+
+PROMPT_NAMES = ("prompt", "question", "instruction", "problem", "query", "input", "text")
+ANSWER_NAMES = ("answer", "ground_truth", "response", "output", "completion", "target", "solution")
+CHAT_NAMES = ("messages", "conversations")
+# A row with one of these can be scored without an answer.
+ANSWERING_COLUMNS = ("label", "tests", "schema")
+_LISTS = ("choices", "tests")
+
+
+class BadRow(NamedTuple):
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ExampleFile:
+    """`columns`: all names found; `mapping`: which of them are prompt and answer ("" for none).
+
+    `duplicates`: (row number, number of the earlier row with the same prompt and answer); these
+    rows are among `examples` all the same.
+    """
+
+    examples: tuple[Example, ...]
+    bad_rows: tuple[BadRow, ...]
+    columns: tuple[str, ...]
+    mapping: Mapping[str, str]
+    duplicates: tuple[tuple[int, int], ...]
+    sha256: str
+
+
+def read_examples(path: Path, mapping: Mapping[str, str] | None = None) -> ExampleFile:
+    """All usable rows of a file, and what is wrong with the others.
+
+    `mapping`: {"prompt": column, "answer": column} where detection is not wanted. Raises
+    `T2LocalError` for a file that is missing, empty, too large, binary, of a broken format, without
+    a prompt column, or without one usable row.
+    """
+    rows, bad = read_rows(Path(path))
+    if not rows and not bad:
+        raise T2LocalError(f"'{path.name}' has no rows; add at least one prompt with its answer.")
+    columns = tuple(dict.fromkeys(name for row in rows for name in row.cells))
+    chosen = _mapping(path.name, columns, mapping or {})
+    examples, bad_rows = [], [BadRow(number, reason) for number, reason in bad]
+    seen: dict[tuple[str, str], int] = {}
+    duplicates = []
+    for row in rows:
+        try:
+            example = _example(row, chosen)
+        except ValueError as reason:
+            bad_rows.append(BadRow(row.number, str(reason)))
+            continue
+        examples.append(example)
+        first = seen.setdefault((example.prompt, example.answer), row.number)
+        if first != row.number:
+            duplicates.append((row.number, first))
+    if not examples:
+        worst = min(bad_rows, key=lambda row: row.number)
+        raise T2LocalError(
+            f"'{path.name}' has no usable row; the first fault is in row {worst.number}: "
+            f"{worst.reason}."
+        )
+    bad_rows.sort(key=lambda row: row.number)
+    return ExampleFile(
+        tuple(examples), tuple(bad_rows), columns, chosen, tuple(duplicates), content_hash(examples)
+    )
+
+
+def content_hash(examples: Sequence[Example]) -> str:
+    """SHA-256 of prompts, answers and columns in order, whatever file they came from."""
+    rows = [[e.prompt, e.answer, dict(e.columns)] for e in examples]
+    text = json.dumps(rows, ensure_ascii=False, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _mapping(file: str, columns: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+    """Which columns are the prompt and the answer; a chat column is both."""
+    for name in given.values():
+        if name and name not in columns:
+            raise T2LocalError(
+                f"'{file}' has no column '{name}'; it has {_listed(columns)}: choose one of these."
+            )
+    chat = next((c for n in CHAT_NAMES for c in columns if c.lower() == n), "")
+    prompt = given.get("prompt") or _first(columns, PROMPT_NAMES) or chat
+    if not prompt:
+        raise T2LocalError(
+            f"'{file}' has no column for the prompt; it has {_listed(columns)}: "
+            "name one 'prompt', or choose which column it is."
+        )
+    answer = given.get("answer") or _first([c for c in columns if c != prompt], ANSWER_NAMES)
+    lowered = {column.lower() for column in columns}
+    if not answer and prompt != chat and not lowered & set(ANSWERING_COLUMNS):
+        raise T2LocalError(
+            f"'{file}' has no column for the answer; it has {_listed(columns)}: "
+            "name one 'answer', or choose which column it is."
+        )
+    return {"prompt": prompt, "answer": answer}
+
+
+def _first(columns: Sequence[str], names: Sequence[str]) -> str:
+    return next((c for name in names for c in columns if c.lower() == name), "")
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in columns[:12]) or "no columns"
+
+
+def _example(row: Row, mapping: Mapping[str, str]) -> Example:
+    """Raises `ValueError` with the reason where a row cannot be used."""
+    cells = dict(row.cells)
+    value = cells.pop(mapping["prompt"], None)
+    if isinstance(value, list):
+        prompt, answer, columns = _conversation(value)
+    else:
+        prompt, answer, columns = _text(value), "", {}
+        extra = next((cells.pop(n) for n in list(cells) if n.lower() == "input"), None)
+        if _text(extra):
+            prompt = f"{prompt}\n\n{_text(extra)}"
+    if not prompt:
+        raise ValueError("the prompt is empty")
+    if mapping["answer"]:
+        given = cells.pop(mapping["answer"], None)
+        answer = _text(given) or answer
+    scored = any(n.lower() in ANSWERING_COLUMNS and v not in (None, "") for n, v in cells.items())
+    if not answer and not scored:
+        raise ValueError("the answer is empty")
+    columns |= {name: _column(name, value) for name, value in cells.items() if value is not None}
+    return Example(prompt, answer, columns)
+
+
+def _conversation(turns: Sequence[Any]) -> tuple[str, str, dict[str, Any]]:
+    """The last question, its answer, and in `messages` what was said before."""
+    messages = [_turn(turn) for turn in turns]
+    answer = messages.pop()["content"] if messages and messages[-1]["role"] == "assistant" else ""
+    if not messages or messages[-1]["role"] != "user":
+        raise ValueError("the conversation has no question before its last answer")
+    prompt = messages.pop()["content"]
+    return prompt, answer, {"messages": messages} if messages else {}
+
+
+def _turn(turn: Any) -> dict[str, str]:
+    roles = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
+    if not isinstance(turn, Mapping):
+        raise ValueError("a turn of the conversation is no object with 'role' and 'content'")
+    role = str(turn.get("role") or turn.get("from") or "")
+    content = turn.get("content") if "content" in turn else turn.get("value")
+    if not role or not isinstance(content, str):
+        raise ValueError("a turn of the conversation lacks 'role' or 'content'")
+    return {"role": roles.get(role, role), "content": content.strip()}
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return (value or "").strip()
+    if isinstance(value, float) and value != value:  # what a table holds for an empty cell
+        return ""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _column(name: str, value: Any) -> Any:
+    """Lists written in a spreadsheet's cell as JSON, and a label as a whole number."""
+    if name == "label" and isinstance(value, str | float):
+        try:
+            return int(float(value))
+        except ValueError as error:
+            raise ValueError(f"the label '{value}' is no number") from error
+    if name in _LISTS and isinstance(value, str):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            return [value]
+        return parsed if isinstance(parsed, list) else [value]
+    return value

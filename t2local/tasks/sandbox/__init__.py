@@ -1,0 +1,12 @@
+"""Running programs that a model wrote: see `run` for what is promised and what is not."""
+
+from t2local.tasks.sandbox.run import (
+    Protection,
+    RunResult,
+    TestResult,
+    protection,
+    run_code,
+    run_tests,
+)
+
+__all__ = ["Protection", "RunResult", "TestResult", "protection", "run_code", "run_tests"]

@@ -1,0 +1,225 @@
+"""A program in one process, its tests in another: what the tests know, the program cannot read.
+
+`serve` runs the program and answers calls. `run_tests` runs the tests, whose unknown names stand
+for the program's: a call crosses as plain values and comes back as plain values, so an object that
+claims to equal everything is no answer, and patching `assert`, `sys.exit` or a builtin changes
+nothing here. Names the tests' own side has (builtins, the `trusted` text) are never asked for.
+Standard library only; runs inside the launcher's processes.
+"""
+
+import builtins
+import marshal
+import os
+import sys
+
+import wire
+
+# Modules a program may have imported for its tests' use; both sides then have their own.
+SHARED_MODULES = ("math", "cmath", "collections", "itertools", "functools", "operator", "re")
+SHARED_MODULES += ("string", "statistics", "fractions", "decimal", "datetime", "heapq", "bisect")
+SHARED_MODULES += ("random", "copy", "typing", "sys")
+
+PARSES, PARSES_NOT, DEFINES, DEFINES_NOT, PASSED, FAILED = b"s", b"S", b"d", b"D", b"P", b"F"
+
+
+class Pipe:
+    """Whole messages over a pair of file descriptors; `EOFError` when the other side is gone."""
+
+    def __init__(self, incoming, outgoing):
+        self.incoming, self.outgoing = incoming, outgoing
+
+    def send(self, body):
+        data = len(body).to_bytes(8, "big") + body
+        while data:
+            data = data[os.write(self.outgoing, data) :]
+
+    def receive(self):
+        return self._exactly(int.from_bytes(self._exactly(8), "big"))
+
+    def _exactly(self, size):
+        parts = []
+        while size:
+            part = os.read(self.incoming, min(size, 1 << 20))
+            if not part:
+                raise EOFError
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+# --- the program's side -------------------------------------------------------------------------
+
+
+def serve(pipe, program, setup, entry_point, namespace):
+    """Run `program`, say whether it ended well and defines `entry_point`, then answer for ever."""
+    objects = []
+
+    def handle_of(value):
+        objects.append(value)
+        return len(objects) - 1
+
+    ended = _attempt(program, namespace)
+    defines = callable(namespace.get(entry_point)) if entry_point else ended
+    pipe.send(wire.encode((ended, bool(defines)), handle_of))
+    if setup:
+        _attempt(setup, namespace, quiet=True)
+    while True:
+        request = wire.decode(pipe.receive(), objects.__getitem__)
+        try:
+            reply = wire.encode(_answer(request, namespace), handle_of)
+        except BaseException as error:
+            reply = wire.encode(("raised", type(error).__name__, _message(error)), handle_of)
+        pipe.send(reply)
+
+
+def _attempt(source, namespace, quiet=False):
+    try:
+        exec(compile(source, "<program>", "exec"), namespace)
+    except BaseException:
+        if not quiet:
+            kind, error, frames = sys.exc_info()
+            error.__traceback__ = None if kind is SyntaxError else frames.tb_next
+            sys.__excepthook__(kind, error, error.__traceback__)
+        return False
+    return True
+
+
+def _answer(request, namespace):
+    verb, *rest = request
+    if verb == "global":
+        return _look_up(rest[0], namespace)
+    if verb == "get":
+        return ("value", getattr(rest[0], rest[1]), ())
+    if verb == "set":
+        return ("value", setattr(*rest), ())
+    if verb == "builtin":
+        return ("object", builtins.__dict__[rest[0]])
+    if verb == "function":
+        return ("object", type(_answer)(marshal.loads(rest[0]), namespace, "test", rest[1]))
+    function, arguments, named = rest
+    result = function(*arguments, **named)
+    return ("value", result, arguments)
+
+
+def _look_up(name, namespace):
+    if name not in namespace:
+        return ("missing",)
+    value = namespace[name]
+    if type(value) is type(sys):
+        return ("module", value.__name__)
+    home, own_name = getattr(value, "__module__", None), getattr(value, "__name__", None)
+    if home in SHARED_MODULES and getattr(sys.modules.get(home), str(own_name), None) is value:
+        return ("from", home, own_name)
+    return ("value", value, ())
+
+
+def _message(error):
+    try:
+        return str(error)[:500]
+    except Exception:
+        return ""
+
+
+# --- the tests' side ----------------------------------------------------------------------------
+
+
+class Remote:
+    """Stands for an object of the program: it can be called, and its attributes read and set."""
+
+    __slots__ = ("_ask", "_number")
+
+    def __init__(self, ask, number):
+        object.__setattr__(self, "_ask", ask)
+        object.__setattr__(self, "_number", number)
+
+    def __call__(self, *arguments, **named):
+        return self._ask(("call", self, arguments, named), arguments)
+
+    def __getattr__(self, name):
+        return self._ask(("get", self, name))
+
+    def __setattr__(self, name, value):
+        self._ask(("set", self, name, value))
+
+
+class Names(dict):
+    """The tests' globals: their own names, builtins, and beyond these the program's."""
+
+    def __init__(self, ask, entry_point):
+        super().__init__(__name__="__main__")
+        self._ask, self._entry_point = ask, entry_point
+
+    def __missing__(self, name):
+        if name != self._entry_point and name in builtins.__dict__:
+            raise KeyError(name)
+        return self._ask(("global", name))
+
+
+def run_tests(pipe, report, program, trusted, setup, tests, entry_point):
+    """`report` one byte each: does it parse, does it define the entry point, then every test."""
+    try:
+        compile(program, "<program>", "exec")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return report(PARSES_NOT)
+    report(PARSES)
+    ended, defines = wire.decode(pipe.receive(), int)
+    report(DEFINES if defines is True else DEFINES_NOT)
+    if ended is not True:
+        return None
+    ask = _asker(pipe)
+    names = Names(ask, entry_point)
+    if trusted:
+        _attempt(trusted, names, quiet=True)
+        names.pop(entry_point, None)
+    well = not setup or _attempt(setup, names)
+    for test in tests:
+        report(PASSED if well and _attempt(test, names) else FAILED)
+    return None
+
+
+def _asker(pipe):
+    def ask(request, arguments=()):
+        pipe.send(wire.encode(request, number_of))
+        kind, *rest = wire.decode(pipe.receive(), lambda number: Remote(ask, number))
+        if kind == "object":
+            return rest[0]
+        if kind == "value":
+            _take_over(arguments, rest[1])
+            return rest[0]
+        if kind == "raised":
+            known = builtins.__dict__.get(rest[0])
+            usable = isinstance(known, type) and issubclass(known, Exception)
+            raise (known if usable else Exception)(rest[1])
+        if kind == "missing" or rest[0] not in SHARED_MODULES:
+            raise KeyError(request[1])
+        module = __import__(rest[0])
+        return module if kind == "module" else getattr(module, rest[1])
+
+    def number_of(value):
+        if type(value) is not Remote:
+            value = _over_there(value, ask)
+        return object.__getattribute__(value, "_number")
+
+    return ask
+
+
+def _over_there(value, ask):
+    """A type, a built-in or a plain function that a test hands over: the program gets its like."""
+    name = getattr(value, "__name__", "")
+    if builtins.__dict__.get(name) is value:
+        return ask(("builtin", name))
+    if type(value) is type(_asker) and value.__closure__ is None:
+        return ask(("function", marshal.dumps(value.__code__), value.__defaults__))
+    raise TypeError(f"a {type(value).__name__} of the tests cannot be handed to the program")
+
+
+def _take_over(arguments, changed):
+    """What the program did to a list, set or dict it was given happens here too."""
+    for own, other in zip(arguments, changed, strict=False):
+        if type(own) is not type(other) or own == other:
+            continue
+        if type(own) is list:
+            own[:] = other
+        elif type(own) in (set, dict):
+            own.clear()
+            own.update(other)

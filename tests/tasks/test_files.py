@@ -1,0 +1,173 @@
+"""Examples from whatever file somebody has: detected, mapped, and bad rows named."""
+
+import importlib.util
+import json
+
+import pytest
+
+from t2local.errors import T2LocalError
+from t2local.tasks.files import content_hash, read_examples
+
+ROWS = [("What is 2 + 2?", "4"), ("Capital of France, in capitals?", "PARIS"), ("Grüße, na?", "né")]
+CHAT = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "content": "4"},
+]
+
+
+def written(tmp_path, name, text, encoding="utf-8"):
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def table(delimiter, header=("prompt", "answer"), line_end="\n"):
+    def cell(text):
+        return f'"{text}"' if delimiter in text else text
+
+    rows = [header, *ROWS]
+    return line_end.join(delimiter.join(cell(text) for text in row) for row in rows) + line_end
+
+
+def pairs(file):
+    return [(e.prompt, e.answer) for e in file.examples]
+
+
+FORMS = {
+    "a.jsonl": "\n".join(json.dumps({"question": p, "ground_truth": a}) for p, a in ROWS),
+    "a.json": json.dumps([{"Prompt": p, "Response": a} for p, a in ROWS], indent=1),
+    "b.json": json.dumps({"data": [{"instruction": p, "output": a} for p, a in ROWS]}),
+    "a.csv": table(","),
+    "b.csv": table(";", ("question", "answer"), "\r\n"),
+    "a.tsv": table("\t"),
+    "misnamed.csv": "\n".join(json.dumps({"prompt": p, "answer": a}) for p, a in ROWS),
+    "one.jsonl": json.dumps([{"prompt": p, "answer": a} for p, a in ROWS]),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_the_same_examples_and_hash(name, tmp_path):
+    file = read_examples(written(tmp_path, name, FORMS[name]))
+    assert pairs(file) == ROWS
+    assert not file.bad_rows
+    assert file.sha256 == content_hash(file.examples)
+    assert file.sha256 == read_examples(written(tmp_path, "x.csv", FORMS["a.csv"])).sha256
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
+def test_encodings(encoding, tmp_path):
+    assert pairs(read_examples(written(tmp_path, "a.csv", table(","), encoding))) == ROWS
+
+
+def test_alpaca_joins_instruction_and_input(tmp_path):
+    rows = [
+        {"instruction": "Translate.", "input": "Hello", "output": "Hallo"},
+        {"instruction": "Say hi.", "input": "", "output": "Hi"},
+    ]
+    file = read_examples(written(tmp_path, "a.json", json.dumps(rows)))
+    assert pairs(file) == [("Translate.\n\nHello", "Hallo"), ("Say hi.", "Hi")]
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_conversations(column, tmp_path):
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    sharegpt = [{"from": names[turn["role"]], "value": turn["content"]} for turn in CHAT]
+    rows = [{column: CHAT if column == "messages" else sharegpt}]
+    (example,) = read_examples(written(tmp_path, "a.json", json.dumps(rows))).examples
+    assert (example.prompt, example.answer) == ("2 + 2?", "4")
+    assert example.columns["messages"] == CHAT[:3]
+
+
+def test_columns_can_be_mapped_by_hand(tmp_path):
+    path = written(tmp_path, "a.csv", "frage,antwort,prompt\nWie alt?,9,x\n")
+    file = read_examples(path, {"prompt": "frage", "answer": "antwort"})
+    assert pairs(file) == [("Wie alt?", "9")]
+    assert file.columns == ("frage", "antwort", "prompt")
+    with pytest.raises(T2LocalError, match="no column 'nope'; it has 'frage', 'antwort'"):
+        read_examples(path, {"prompt": "nope"})
+
+
+def test_columns_of_a_reward_are_kept_and_understood(tmp_path):
+    text = 'prompt,choices,label\n"Which?","[""a"", ""b""]",1\n'
+    (example,) = read_examples(written(tmp_path, "a.csv", text)).examples
+    assert example.columns == {"choices": ["a", "b"], "label": 1}
+    assert example.answer == ""
+
+
+def test_numbers_in_json_become_their_text(tmp_path):
+    rows = [{"prompt": 7, "answer": 72}, {"prompt": "b", "answer": False}]
+    assert pairs(read_examples(written(tmp_path, "a.json", json.dumps(rows)))) == [
+        ("7", "72"),
+        ("b", "false"),
+    ]
+
+
+def test_bad_rows_are_listed_by_number_and_the_good_ones_kept(tmp_path):
+    lines = ['{"prompt": "a", "answer": "1"}', "{oops", "[1]", "", '{"prompt": "", "answer": "2"}']
+    lines += ['{"prompt": "b"}', '{"prompt": "c", "answer": "3"}']
+    file = read_examples(written(tmp_path, "a.jsonl", "\n".join(lines)))
+    assert pairs(file) == [("a", "1"), ("c", "3")]
+    assert [row.number for row in file.bad_rows] == [2, 3, 5, 6]
+    reasons = " | ".join(row.reason for row in file.bad_rows)
+    for reason in ("no valid JSON", "a list instead", "prompt is empty", "answer is empty"):
+        assert reason in reasons
+
+
+def test_row_numbers_of_a_table_are_those_of_the_spreadsheet(tmp_path):
+    path = written(tmp_path, "a.csv", 'prompt,answer\n"a\nb",1\nc,\nd,2,3\n')
+    file = read_examples(path)
+    assert pairs(file) == [("a\nb", "1")]
+    assert [row.number for row in file.bad_rows] == [3, 4]
+
+
+def test_duplicates_are_pointed_out(tmp_path):
+    file = read_examples(written(tmp_path, "a.csv", "prompt,answer\na,1\nb,2\na,1\n"))
+    assert file.duplicates == ((4, 2),)
+    assert len(file.examples) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"[]", "has no rows"),
+        (b"prompt,answer\n", "has no rows"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00", "is no text"),
+        (b"[1, 2", "no valid JSON"),
+        (b"name,age\nx,3\n", "no column for the prompt; it has 'name', 'age'"),
+        (b"prompt,age\nx,3\n", "no column for the answer"),
+        (b"prompt,answer\n,3\n", "no usable row; the first fault is in row 2"),
+        (b"PAR1 and no more", "Parquet"),
+    ],
+)
+def test_a_hopeless_file_is_refused_in_one_sentence(content, says, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(T2LocalError, match=says) as caught:
+        read_examples(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(T2LocalError, match="cannot be read"):
+        read_examples(tmp_path / "gone.csv")
+
+
+def test_parquet_without_its_package_says_which(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1....")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(T2LocalError, match="pip install pyarrow"):
+        read_examples(path)
+
+
+def test_parquet(tmp_path):
+    pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    import pandas
+
+    pandas.DataFrame(ROWS, columns=["prompt", "answer"]).to_parquet(tmp_path / "a.parquet")
+    assert pairs(read_examples(tmp_path / "a.parquet")) == ROWS
