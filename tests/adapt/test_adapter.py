@@ -62,5 +62,5 @@ def test_keys_tell_mixtures_apart_and_ignore_zeros_and_order(workshop):
 
 
 def test_an_unknown_expert_is_named_with_those_there_are(workshop):
-    with pytest.raises(T2LocalError, match="no expert 'maths'.*code, math"):
+    with pytest.raises(T2LocalError, match=r"no expert 'maths'.*code, math"):
         workshop.adapter.check(Mixture({"maths": 1.0}))

@@ -1,0 +1,48 @@
+// Page-wide behaviour: theme, tooltips, and the drawers of a narrow screen. No network, no library.
+(() => {
+  const KEY = "t2local-theme";
+  const apply = (dark) => document.body.classList.toggle("dark", dark);
+  const stored = localStorage.getItem(KEY);
+  if (stored) apply(stored === "dark");
+
+  const tip = document.createElement("div");
+  tip.id = "tip";
+  tip.setAttribute("role", "tooltip");
+  document.body.append(tip);
+  const show = (target) => {
+    tip.textContent = target.dataset.tip;
+    tip.classList.add("on");
+    const at = target.getBoundingClientRect();
+    const left = Math.min(Math.max(8, at.left), innerWidth - tip.offsetWidth - 8);
+    const below = at.bottom + 6 + tip.offsetHeight < innerHeight;
+    tip.style.left = `${left}px`;
+    tip.style.top = `${below ? at.bottom + 6 : Math.max(8, at.top - tip.offsetHeight - 6)}px`;
+  };
+  const hide = () => tip.classList.remove("on");
+  const pointed = (e) => {
+    const target = e.target.closest?.("[data-tip]");
+    target ? show(target) : hide();
+  };
+  for (const event of ["mouseover", "focusin", "click"]) document.addEventListener(event, pointed);
+  document.addEventListener("scroll", hide, true);
+
+  document.addEventListener("click", (e) => {
+    if (e.target.closest?.("#new-chat")) document.body.classList.remove("show-chats");
+    const act = e.target.closest?.("[data-page]")?.dataset.page;
+    if (act === "theme") {
+      const dark = !document.body.classList.contains("dark");
+      apply(dark);
+      localStorage.setItem(KEY, dark ? "dark" : "light");
+    } else if (act === "close") document.body.classList.remove("show-chats", "show-wheel");
+    else if (act) {
+      const other = act === "show-chats" ? "show-wheel" : "show-chats";
+      document.body.classList.remove(other);
+      document.body.classList.toggle(act);
+    }
+  });
+  document.addEventListener("keydown", (e) => {
+    if (e.key !== "Escape") return;
+    hide();
+    document.body.classList.remove("show-chats", "show-wheel");
+  });
+})();

@@ -1,0 +1,75 @@
+// Clicks in the transcript become events: "retry", "edit_message", "carry_on", "answer_with",
+// "example". Copying and editing in place need no server. The view follows the newest text
+// unless the reader scrolled up.
+const scroller = element.closest("#transcript") ?? element;
+let following = true;
+scroller.addEventListener("scroll", () => {
+  following = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
+});
+new MutationObserver(() => {
+  if (following) scroller.scrollTop = scroller.scrollHeight;
+}).observe(element, { childList: true, subtree: true, characterData: true });
+
+const copy = async (text, button) => {
+  if (navigator.clipboard) await navigator.clipboard.writeText(text);
+  else {
+    const area = document.body.appendChild(document.createElement("textarea"));
+    area.value = text;
+    area.select();
+    document.execCommand("copy"); // plain http on a local network has no clipboard
+    area.remove();
+  }
+  button.classList.add("done");
+  setTimeout(() => button.classList.remove("done"), 1200);
+};
+
+const edit = (turn) => {
+  if (turn.querySelector(".editor")) return;
+  const said = turn.querySelector(".said");
+  const editor = document.createElement("div");
+  editor.className = "editor";
+  editor.innerHTML =
+    '<textarea aria-label="Edit your message"></textarea><div class="editor-acts">' +
+    '<button type="button" data-edit="send">Send</button>' +
+    '<button type="button" data-edit="keep">Keep as it was</button>' +
+    "<small>The answers below it are replaced.</small></div>";
+  const area = editor.querySelector("textarea");
+  area.value = turn.dataset.raw;
+  const close = () => {
+    editor.remove();
+    turn.classList.remove("editing");
+  };
+  const send = () => {
+    close();
+    following = true;
+    trigger("edit_message", { index: +turn.dataset.index, text: area.value });
+  };
+  editor.querySelector('[data-edit="send"]').addEventListener("click", send);
+  editor.querySelector('[data-edit="keep"]').addEventListener("click", close);
+  area.addEventListener("keydown", (e) => {
+    if (e.key === "Escape") close();
+    if (e.key === "Enter" && !e.shiftKey) {
+      e.preventDefault();
+      send();
+    }
+  });
+  turn.classList.add("editing");
+  said.after(editor);
+  area.focus();
+};
+
+element.addEventListener("click", (e) => {
+  const button = e.target.closest("[data-act]");
+  if (!button) return;
+  const turn = button.closest(".turn");
+  const act = button.dataset.act;
+  if (act === "copy") copy(turn.dataset.raw, button);
+  else if (act === "copy-code") copy(button.closest("pre").querySelector("code").innerText, button);
+  else if (act === "edit") edit(turn);
+  else {
+    following = true;
+    if (act === "answer_with") trigger("answer_with", { name: button.dataset.name });
+    else if (act === "example") trigger("example", { text: button.dataset.text });
+    else trigger(act, {});
+  }
+});

@@ -1,0 +1,248 @@
+"""Chats kept on disk: one JSON file a chat, written to a temporary name and renamed.
+
+A damaged file is reported in `ChatStore.damaged` and left where it is, never deleted. One writer a
+chat at a time (`claim`), so two browser tabs cannot overwrite each other's answer. It knows nothing
+of models or of the page.
+"""
+
+import contextlib
+import json
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from t2local import paths
+from t2local.errors import T2LocalError
+
+SCHEMA = 1
+TITLE_CHARACTERS = 48
+UNTITLED = "New chat"
+CHAT_ID = re.compile(r"[0-9a-f]{8,40}")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `dispatch` and `timing` are JSON of what the engine decided and took.
+
+    `base_content`: the base model's answer, when both were asked. `steered`: where in `content`
+    (characters) the mixture changed, and its JSON from there on.
+    """
+
+    role: str  # "user" | "assistant"
+    content: str
+    dispatch: Mapping[str, Any] | None = None
+    timing: Mapping[str, Any] | None = None
+    base_content: str | None = None
+    steered: tuple[tuple[int, Mapping[str, Any]], ...] = ()
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation and the settings it was last asked with; `updated` in seconds since 1970."""
+
+    id: str
+    title: str = UNTITLED
+    messages: tuple[Message, ...] = ()
+    system_prompt: str = ""
+    controls: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    updated: float = 0.0
+
+    def ask(self, text: str) -> "Chat":
+        """This chat with one more user message; the first gives the chat its title.
+
+        Raises `T2LocalError` when there is nothing in `text`.
+        """
+        if not text.strip():
+            raise T2LocalError("The message is empty; write something first.")
+        title = title_of(text) if self.title == UNTITLED else self.title
+        return replace(self, title=title, messages=(*self.messages, Message("user", text)))
+
+    def edit(self, index: int, text: str) -> "Chat":
+        """This chat as if message `index` had been `text`; what followed it is left out."""
+        if not (0 <= index < len(self.messages) and self.messages[index].role == "user"):
+            raise T2LocalError(
+                "That message is no longer there; reload the page and edit it again."
+            )
+        return replace(self, messages=self.messages[:index]).ask(text)
+
+    def unanswered(self) -> "Chat":
+        """This chat without the answers after its last user message.
+
+        Raises `T2LocalError` when nothing was asked yet.
+        """
+        asked = [i for i, message in enumerate(self.messages) if message.role == "user"]
+        if not asked:
+            raise T2LocalError("There is nothing to answer yet; write a message first.")
+        return replace(self, messages=self.messages[: asked[-1] + 1])
+
+    @property
+    def last_answer(self) -> Message | None:
+        last = self.messages[-1] if self.messages else None
+        return last if last is not None and last.role == "assistant" else None
+
+    def turns(self) -> tuple[dict[str, str], ...]:
+        """Role and content of each message, the system prompt first: what a model is given."""
+        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        return (*system, *({"role": m.role, "content": m.content} for m in self.messages))
+
+
+@dataclass(frozen=True)
+class ChatSummary:
+    id: str
+    title: str
+    updated: float
+
+
+class ChatStore:
+    """The chats of one folder; safe to call from several threads."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or paths.chats_dir()
+        self.damaged: dict[str, str] = {}  # file name -> what is wrong with it
+        self._claimed: set[str] = set()
+        self._changed = threading.Condition()
+
+    def list(self) -> list[ChatSummary]:
+        """All readable chats, the newest first; unreadable ones are noted in `damaged`."""
+        self.damaged = {}
+        found = []
+        for path in self.folder.glob("*.json"):
+            try:
+                chat = read_chat(path)
+            except T2LocalError as error:
+                self.damaged[path.name] = str(error)
+            else:
+                found.append(ChatSummary(chat.id, chat.title, chat.updated))
+        return sorted(found, key=lambda chat: chat.updated, reverse=True)
+
+    def new(self) -> Chat:
+        """An empty chat; no file yet."""
+        return Chat(id=uuid.uuid4().hex)
+
+    def load(self, chat_id: str) -> Chat:
+        """Raises `T2LocalError` when there is no such chat or its file is damaged."""
+        return read_chat(self._path(chat_id))
+
+    def load_or_new(self, chat_id: str | None) -> Chat:
+        """The chat, or an empty one under the same id where nothing was saved yet."""
+        if chat_id is None:
+            return self.new()
+        return self.load(chat_id) if self._path(chat_id).exists() else Chat(id=chat_id)
+
+    def save(self, chat: Chat) -> Chat:
+        """Write `chat` with the present time and give it back; an error leaves the old file."""
+        chat = replace(chat, updated=time.time())
+        with paths.atomic_write(self._path(chat.id)) as temporary:
+            text = json.dumps({"schema": SCHEMA, **asdict(chat)}, ensure_ascii=False, indent=1)
+            temporary.write_text(text, encoding="utf-8")
+        return chat
+
+    def rename(self, chat_id: str, title: str) -> Chat:
+        """Give a chat another title; refused when empty or while the chat is being answered."""
+        if not title.strip():
+            raise T2LocalError("The title is empty; write one, or leave the chat as it was.")
+        with self.claim(chat_id):
+            chat = replace(self.load(chat_id), title=" ".join(title.split())[:200])
+            with paths.atomic_write(self._path(chat_id)) as temporary:  # keeps `updated`
+                text = json.dumps({"schema": SCHEMA, **asdict(chat)}, ensure_ascii=False, indent=1)
+                temporary.write_text(text, encoding="utf-8")
+        return chat
+
+    def delete(self, chat_id: str) -> None:
+        """Remove a chat's file; nothing happens when it is already gone."""
+        with self.claim(chat_id):
+            self._path(chat_id).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def claim(self, chat_id: str, timeout_s: float = 2.0) -> Iterator[None]:
+        """Be the one writer of a chat.
+
+        Raises `T2LocalError` when another is still at it after `timeout_s`.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: chat_id not in self._claimed, timeout_s):
+                raise T2LocalError(
+                    "This chat is being answered in another tab; wait until that is done, "
+                    "stop it there, or open a new chat."
+                )
+            self._claimed.add(chat_id)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._claimed.discard(chat_id)
+                self._changed.notify_all()
+
+    def settle(self, chat_id: str, timeout_s: float = 2.0) -> None:
+        """Wait until nobody writes to a chat, at most `timeout_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: chat_id not in self._claimed, timeout_s)
+
+    def _path(self, chat_id: str) -> Path:
+        if not CHAT_ID.fullmatch(chat_id):
+            raise T2LocalError(f"'{chat_id}' is no chat's id; choose a chat from the list.")
+        return self.folder / f"{chat_id}.json"
+
+
+def title_of(text: str) -> str:
+    """The first words of a message, at most `TITLE_CHARACTERS` long."""
+    words = " ".join(text.split())
+    if len(words) <= TITLE_CHARACTERS:
+        return words
+    return words[: TITLE_CHARACTERS - 1].rsplit(" ", 1)[0] + "…"
+
+
+def read_chat(path: Path) -> Chat:
+    """Read one file. Raises `T2LocalError` when absent, damaged or from a newer t2local."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise T2LocalError(
+            "That chat is no longer on disk; choose another, or start a new one."
+        ) from None
+    except (ValueError, OSError) as error:
+        raise T2LocalError(f"The chat file '{path.name}' cannot be read ({error}).") from error
+    try:
+        return chat_from_json(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise T2LocalError(
+            f"The chat file '{path.name}' is damaged ({error}); it was left as it is."
+        ) from error
+
+
+def chat_from_json(content: Mapping[str, Any]) -> Chat:
+    """Raises `T2LocalError` for a newer schema; `KeyError`, `TypeError`, `ValueError`
+    where it is damaged.
+    """
+    if int(content["schema"]) > SCHEMA:
+        raise T2LocalError(
+            f"Chat '{content['id']}' was saved by a newer t2local (format {content['schema']}); "
+            "update t2local to open it."
+        )
+    return Chat(
+        id=str(content["id"]),
+        title=str(content["title"]),
+        messages=tuple(message_from_json(message) for message in content["messages"]),
+        system_prompt=str(content["system_prompt"]),
+        controls=dict(content["controls"]),
+        sampling=dict(content["sampling"]),
+        updated=float(content["updated"]),
+    )
+
+
+def message_from_json(content: Mapping[str, Any]) -> Message:
+    steered = content["steered"]
+    return Message(
+        role=str(content["role"]),
+        content=str(content["content"]),
+        dispatch=content["dispatch"],
+        timing=content["timing"],
+        base_content=content["base_content"],
+        steered=tuple((int(at), dict(mixture)) for at, mixture in steered),
+    )

@@ -1,0 +1,157 @@
+"""What the page, the command line and an API ask the engine for, and what it answers.
+
+Plain frozen values, and their JSON for chats kept on disk, under the fields' own names. They know
+nothing of a model, a page or a file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from t2local.adapt.events import BASE, MANUAL
+from t2local.errors import T2LocalError
+from t2local.models.sampling import Sampling
+from t2local.svf.mixing import Gains, Mixture
+
+PROMPT, CLASSIFIER = "prompt", "classifier"
+STRATEGIES = (CLASSIFIER, PROMPT, MANUAL, BASE)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """How an answer chooses its experts.
+
+    `soft`: probabilities are the α's (else the winner takes all). `threshold`: below it the base
+    model answers. `mixture`: its α are used by `manual`, its strength and gains by every strategy.
+    `override`: an expert's name, or `base`, skips pass 1 and answers with it alone.
+    """
+
+    strategy: str = CLASSIFIER
+    soft: bool = True
+    threshold: float = 0.4
+    mixture: Mixture = field(default_factory=Mixture)
+    override: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise T2LocalError(
+                f"There is no strategy '{self.strategy}'; choose one of {', '.join(STRATEGIES)}."
+            )
+        if not 0.0 <= self.threshold <= 1.0:
+            raise T2LocalError(
+                f"The threshold is a probability, but {self.threshold:g} was given; "
+                "choose a number from 0 to 1."
+            )
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One question to the engine: the chat so far and how to answer it.
+
+    `messages`: dicts of `role` and `content`, the system prompt first where there is one.
+    `compare`: the base model answers beside the adapted one. `continue_last`: the last message is
+    the assistant's and is carried on.
+    """
+
+    messages: tuple[Mapping[str, str], ...]
+    controls: Controls = field(default_factory=Controls)
+    sampling: Sampling = field(default_factory=Sampling)
+    compare: bool = False
+    continue_last: bool = False
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """The likeliest next tokens of both models as `(text, probability)`, falling."""
+
+    base: tuple[tuple[str, float], ...]
+    adapted: tuple[tuple[str, float], ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """One matrix: `sigma` [r] falling, `z` [r]."""
+
+    sigma: tuple[float, ...]
+    z: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """Where the engine stands; `error` is one sentence when loading failed."""
+
+    stage: str
+    fraction: float = 0.0
+    ready: bool = False
+    error: str | None = None
+    model_name: str = ""
+    dtype: str = ""
+    quantization: str = "none"
+    resident_bytes: int = 0
+    device: str = "cpu"
+    context_length: int = 0
+
+
+@dataclass(frozen=True)
+class ExpertInfo:
+    """An expert in words; `held_out` has `n`, `base`, `trained`, `ci95_difference`."""
+
+    name: str
+    description: str = ""
+    kind: str = "skill"  # "skill" | "classifier"
+    held_out: Mapping[str, Any] | None = None
+    shipped: bool = True
+    size_bytes: int = 0
+    warning: str = ""
+    usable: bool = True  # False: refused, and `warning` says why
+
+
+def mixture_json(mixture: Mixture) -> dict[str, Any]:
+    return {
+        "alpha": dict(mixture.alpha),
+        "strength": mixture.strength,
+        "gains": asdict(mixture.gains),
+    }
+
+
+def mixture_from_json(values: Mapping[str, Any]) -> Mixture:
+    """The inverse of `mixture_json`; absent parts take their defaults."""
+    return Mixture(
+        alpha={str(name): float(a) for name, a in values.get("alpha", {}).items()},
+        strength=float(values.get("strength", 1.0)),
+        gains=Gains(**known(Gains, values.get("gains", {}))),
+    )
+
+
+def controls_json(controls: Controls) -> dict[str, Any]:
+    """Everything but `override`, which belongs to one answer alone."""
+    return {
+        "strategy": controls.strategy,
+        "soft": controls.soft,
+        "threshold": controls.threshold,
+        "mixture": mixture_json(controls.mixture),
+    }
+
+
+def controls_from_json(values: Mapping[str, Any]) -> Controls:
+    return Controls(
+        strategy=values.get("strategy", CLASSIFIER),
+        soft=bool(values.get("soft", True)),
+        threshold=float(values.get("threshold", Controls.threshold)),
+        mixture=mixture_from_json(values.get("mixture", {})),
+    )
+
+
+def sampling_json(sampling: Sampling) -> dict[str, Any]:
+    return asdict(sampling)
+
+
+def sampling_from_json(values: Mapping[str, Any]) -> Sampling:
+    return Sampling(**known(Sampling, values))
+
+
+def known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `values` that are fields of `cls`; a newer file may have others."""
+    names = {f.name for f in fields(cls)}
+    return {name: value for name, value in values.items() if name in names}

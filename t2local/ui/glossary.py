@@ -1,0 +1,47 @@
+"""The paper's words, explained to somebody who has never read it.
+
+`term` marks a word in HTML; the page shows the sentence when it is pointed at, focused or tapped.
+"""
+
+from html import escape
+
+TERMS = {
+    "expert": "A small set of numbers, trained by reinforcement learning for one skill. It does "
+    "not replace the model: it turns some of the model's own directions up and others down.",
+    "SVF": "Singular Value Fine-tuning. Every weight matrix is a sum of independent directions; an "
+    "expert only learns how strongly each one counts. Nothing else in the model changes.",
+    "z": "The expert's numbers: one factor for each direction of a matrix. 1 leaves a direction as "
+    "it is, 1.1 makes it a tenth stronger, 0.9 a tenth weaker. z = 1 everywhere is the base model.",
+    "α": "How much of an expert is mixed in. 0 is none, 1 all of it, 2 twice as much; below 0 "
+    "pushes the model away from what that expert learned.",
+    "σ": "Singular values: how strong each direction of a weight matrix is, the largest first.",
+    "pass 1": "The model reads your prompt once and decides what kind of task it is. Nothing is "
+    "written yet; it takes a fraction of a second.",
+    "pass 2": "The model, now adapted with the chosen mixture of experts, writes the answer.",
+    "dispatch": "The decision of pass 1: how likely each kind of task is, and which experts are "
+    "mixed in as a result.",
+    "mixture": "The experts that answer together, each with its weight α. What is left over to 1 "
+    "goes to the unchanged base model.",
+    "strategy": "Who decides on the mixture: an expert trained to classify prompts (classifier), "
+    "the plain model asked to classify (prompt), you with the sliders (manual), or nobody (base).",
+    "soft": "Soft: every expert counts by its probability. Hard: the likeliest one answers alone.",
+    "threshold": "If pass 1 is less sure than this, the base model answers.",
+    "strength": "Scales the whole mixture at once: 0 is the base model, 1 as trained, 2 doubled.",
+    "gains": "Finer hands: scale the change in one part of the model only, by kind of layer, by "
+    "depth, or by large and small directions.",
+    "next token": "The pieces of words the model would most likely say next, without and with the "
+    "experts. Move a slider and watch them change.",
+    "base": "The model as it was downloaded, every z = 1.",
+    "heat map": "How far z is from 1 in each matrix. Bright: this part of the model was changed "
+    "most. The scale ends at the largest value.",
+    "held out": "Questions the expert never saw in training. Right answers before and after, and "
+    "the range in which the true difference lies with 95 % confidence.",
+}
+
+
+def term(word: str, label: str | None = None) -> str:
+    """`label` (or the word itself) as HTML that explains itself."""
+    return (
+        f'<span class="term" tabindex="0" data-tip="{escape(TERMS[word], quote=True)}">'
+        f"{escape(label or word)}</span>"
+    )

@@ -1,0 +1,90 @@
+"""From the command line to a served page: arguments, the address, one sentence when it is taken.
+
+Imports nothing heavy, so that `--help` and a taken port answer at once. gradio's own environment
+variables for host and port count where no flag is given; its analytics are off.
+"""
+
+import argparse
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from t2local.errors import T2LocalError
+
+LOCAL, EVERYWHERE, DEFAULT_PORT = "127.0.0.1", "0.0.0.0", 7860
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        prog="python app.py",
+        description="A local language model that adapts itself to each prompt.",
+    )
+    add = arguments.add_argument
+    add("--model", help="a Hub id, a folder, a .gguf file, or 'embedded' (default: T2LOCAL_MODEL)")
+    add("--quantize", default="auto", choices=("auto", "nf4", "int8", "none"))
+    add("--basis", default="auto", choices=("auto", "int8", "bf16", "fp32"))
+    add("--port", type=int, help=f"default: GRADIO_SERVER_PORT, or {DEFAULT_PORT}")
+    add("--listen", action="store_true", help="let other computers of the network open the page")
+    add("--data-dir", type=Path, help="where models, experts and chats are kept (T2LOCAL_HOME)")
+    return arguments
+
+
+def address(port: int | None, listen: bool) -> tuple[str, int]:
+    """Host and port: flags first, then gradio's environment variables, then this computer alone.
+
+    Raises `T2LocalError` when the port is no port, or already in use.
+    """
+    host = EVERYWHERE if listen else os.environ.get("GRADIO_SERVER_NAME", LOCAL)
+    given = str(port if port is not None else os.environ.get("GRADIO_SERVER_PORT", DEFAULT_PORT))
+    if not (given.isdigit() and 0 < int(given) < 65_536):
+        raise T2LocalError(f"'{given}' is no port; choose a number from 1 to 65535 with --port.")
+    check_free(host, int(given))
+    return host, int(given)
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises `T2LocalError` when nothing can be served at this address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if os.name == "posix":  # a port that was just closed is free, as it is for the server
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                found = f"Port {port} is already in use"
+            else:
+                found = f"{host}:{port} cannot be used ({error.strerror})"
+            raise T2LocalError(
+                f"{found}; choose another, such as --port {port % 65_535 + 1}."
+            ) from None
+
+
+def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], Any]) -> int:
+    """Serve the page until interrupted; the exit status: 0, or 1 after one clear line on stderr."""
+    options = parser().parse_args(arguments)
+    if options.data_dir is not None:
+        os.environ["T2LOCAL_HOME"] = str(options.data_dir.expanduser().resolve())
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        host, port = address(options.port, options.listen)
+        engine = make_engine(options)
+        engine.start()
+        from t2local.ui.page import build_app  # after the environment is set: gradio reads it once
+
+        page = build_app(engine)
+        _, url, _ = page.launch(
+            server_name=host, server_port=port, quiet=True, prevent_thread_lock=True
+        )
+        print(f"t2local is open at {url} (Ctrl + C ends it)", flush=True)
+        page.block_thread()
+    except T2LocalError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0

@@ -1,0 +1,78 @@
+"""A model's Markdown as safe HTML, with marks where the mixture changed.
+
+Raw HTML in an answer is shown as text, images and unsafe links are not loaded: an answer can
+neither run anything on the page nor reach the network. Marks travel through the renderer as
+private-use characters, one a mark, and become HTML outside of tags only.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from html import escape
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
+
+FIRST_MARK, LAST_MARK = 0xE000, 0xF8FF
+MARKS = re.compile(f"[{chr(FIRST_MARK)}-{chr(LAST_MARK)}]")
+TAG = re.compile(r"(<[^>]*>)")
+
+
+def render(text: str, marks: Sequence[tuple[int, str]] = ()) -> str:
+    """HTML of `text`; each mark is `(character, HTML)` and appears at that character of `text`."""
+    if not marks:
+        return _render_plain(text)
+    clean = MARKS.sub("\ufffd", text)  # same length: the marks' places stay right
+    marks = sorted(marks, key=lambda mark: mark[0])[: LAST_MARK - FIRST_MARK]
+    pieces, start = [], 0
+    for number, (at, _) in enumerate(marks):
+        pieces += [clean[start:at], chr(FIRST_MARK + number)]
+        start = max(start, at)
+    html = _parser().render("".join([*pieces, clean[start:]]))
+
+    def replace(found: re.Match[str]) -> str:
+        return marks[ord(found[0]) - FIRST_MARK][1]
+
+    parts = TAG.split(html)  # odd: tags
+    return "".join(
+        MARKS.sub("", part) if i % 2 else MARKS.sub(replace, part) for i, part in enumerate(parts)
+    )
+
+
+@functools.lru_cache(maxsize=512)
+def _render_plain(text: str) -> str:
+    return _parser().render(text)
+
+
+@functools.lru_cache(maxsize=1)
+def _parser() -> MarkdownIt:
+    options = {"html": False, "breaks": True, "highlight": _code}
+    parser = MarkdownIt("commonmark", options).enable(["table", "strikethrough"])
+    parser.disable("image")
+    parser.add_render_rule("link_open", _link)
+    return parser
+
+
+def _link(renderer, tokens: list[Token], index: int, options, env) -> str:
+    tokens[index].attrSet("target", "_blank")
+    tokens[index].attrSet("rel", "noopener noreferrer")
+    return renderer.renderToken(tokens, index, options, env)
+
+
+def _code(source: str, language: str, _attributes: str) -> str:
+    """A fenced block with its language and a copy button."""
+    try:
+        lexer = get_lexer_by_name(MARKS.sub("", language) or "text")
+    except ClassNotFound:
+        lexer = get_lexer_by_name("text")
+    html = highlight(source, lexer, HtmlFormatter(nowrap=True))
+    name = escape(MARKS.sub("", language))
+    return (
+        f'<pre class="code"><span class="code-bar"><span>{name}</span>'
+        '<button type="button" data-act="copy-code">copy</button></span>'
+        f"<code>{html}</code></pre>"
+    )

@@ -1,0 +1,117 @@
+"""`build_app(engine)`: the whole page, from small tabs. The engine may still be loading.
+
+The page asks the engine's status twice a second until it is ready, then fills in what depends on
+the model: strategies, sliders, experts, the last chat's settings.
+"""
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from t2local.engine.chats import Chat
+from t2local.errors import T2LocalError
+from t2local.ui.assets import FOLDER, asset
+from t2local.ui.chat_events import ChatEvents
+from t2local.ui.chat_tab import ChatTab, create_chat_tab
+from t2local.ui.errors import shown
+from t2local.ui.experts_tab import create_experts_tab, experts_html
+from t2local.ui.header import header_html, hint
+from t2local.ui.theme import page_theme
+from t2local.ui.wheel_events import WheelEvents
+
+POLL_S = 0.5
+TITLE = "t2local"
+
+
+class Page(gr.Blocks):
+    """Blocks that bring their own looks to `launch`, however they are launched."""
+
+    def launch(self, *args: Any, **options: Any) -> Any:
+        looks = {
+            "theme": page_theme(),
+            # in the head, because gradio rewrites the selectors of `css`
+            "head": f"<style>{asset('page.css')}{asset('chat.css')}</style>",
+            "js": f"() => {{ {asset('page.js')} }}",
+            "favicon_path": FOLDER / "favicon.svg",
+            "footer_links": [],
+            "share": False,
+            "ssr_mode": False,
+        }
+        return super().launch(*args, **{**looks, **options})
+
+
+def build_app(engine: Any) -> Page:
+    """The page of one engine; `engine.start()` may be called before or after."""
+    with Page(title=TITLE, fill_width=True, fill_height=True, analytics_enabled=False) as page:
+        header = gr.HTML(
+            header_html(engine.status), elem_id="header", apply_default_css=False, js_on_load=None
+        )
+        timer = gr.Timer(POLL_S)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Chat"):
+                tab = create_chat_tab(engine.status)
+            with gr.Tab("Experts"):
+                experts = create_experts_tab(engine)
+        chat_events = ChatEvents(engine, tab)
+        chat_events.bind()
+        WheelEvents(engine, tab).bind(chat_events.streams)
+        _Opening(engine, tab, chat_events, header, experts, timer).bind(page)
+    return page
+
+
+class _Opening:
+    """A page being opened, and its wait for the model."""
+
+    def __init__(
+        self, engine: Any, tab: ChatTab, chat_events: ChatEvents, header: gr.HTML, experts: gr.HTML,
+        timer: gr.Timer,
+    ) -> None:  # fmt: skip
+        self.engine, self.tab, self.chat_events = engine, tab, chat_events
+        self.header, self.experts, self.timer = header, experts, timer
+
+    def bind(self, page: Page) -> None:
+        tab, quiet = self.tab, {"show_progress": "hidden"}
+        status = [self.header, self.timer, tab.message, tab.send]
+        chat = [*self.chat_events.shown_chat, *self.chat_events.chat_outputs, self.experts]
+        outputs = list(dict.fromkeys([*status, *chat]))
+        page.load(shown(self.opened), {tab.last_chat}, outputs, **quiet)
+        self.timer.tick(shown(self.polled), {tab.chat_id}, outputs, **quiet)
+        page.unload(self.chat_events.stop)
+
+    def opened(self, values: dict) -> dict:
+        """A new page shows the last chat of this browser, once whoever answers it has saved."""
+        update = {**self._status(), **self.chat_events.open(self._last_chat(values))}
+        for reason in self.engine.chats.damaged.values():
+            gr.Warning(escape(reason), title="One chat was skipped")
+        return update | self._experts()
+
+    def _last_chat(self, values: dict) -> Chat:
+        last = values[self.tab.last_chat]
+        if last is None:
+            return self.engine.chats.new()
+        self.engine.chats.settle(last)
+        try:
+            return self.engine.chats.load_or_new(last)
+        except T2LocalError:  # damaged, which the list reports
+            return self.engine.chats.new()
+
+    def polled(self, values: dict) -> dict:
+        update = self._status()
+        if not self.engine.status.ready:
+            return update
+        chat = self.engine.chats.load_or_new(values[self.tab.chat_id])
+        return {**self.chat_events.open(chat), **update, **self._experts()}
+
+    def _status(self) -> dict:
+        status, tab = self.engine.status, self.tab
+        waiting = not status.ready and status.error is None
+        return {
+            self.header: header_html(status),
+            self.timer: gr.Timer(active=waiting),
+            tab.message: gr.Textbox(placeholder=hint(status), interactive=status.ready),
+            tab.send: gr.Button(interactive=status.ready, visible=True),
+        }
+
+    def _experts(self) -> dict:
+        return {self.experts: experts_html(self.engine.experts())}

@@ -1,0 +1,165 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from t2local import paths
+from t2local.engine import chats
+from t2local.engine.chats import Chat, ChatStore, Message
+from t2local.engine.requests import (
+    Controls,
+    Sampling,
+    controls_from_json,
+    controls_json,
+    mixture_from_json,
+    mixture_json,
+    sampling_from_json,
+    sampling_json,
+)
+from t2local.errors import T2LocalError
+from t2local.svf.mixing import Gains, Mixture
+
+
+@pytest.fixture
+def store() -> ChatStore:
+    return ChatStore()
+
+
+def full_chat(store: ChatStore) -> Chat:
+    mixture = Mixture({"math": 0.86, "code": -1.0}, 1.5, Gains(mlp=0.5))
+    answer = Message(
+        "assistant", "56 ✓", {"strategy": "classifier", "probabilities": {"math": 0.9}},
+        {"tokens": 3}, "55", ((2, mixture_json(mixture)),),
+    )  # fmt: skip
+    chat = store.new().ask("How many legs?")
+    return replace(
+        chat,
+        messages=(*chat.messages, answer),
+        system_prompt="Be short.",
+        controls=controls_json(Controls("manual", False, 0.2, mixture)),
+        sampling=sampling_json(Sampling(seed=7)),
+    )
+
+
+def test_save_then_load_is_the_identity(store):
+    saved = store.save(full_chat(store))
+    assert store.load(saved.id) == saved
+    assert ChatStore().load(saved.id) == saved, "a restarted server finds it"
+
+
+def test_list_is_newest_first_and_survives_a_damaged_file(store):
+    first, second = store.save(full_chat(store)), store.save(full_chat(store))
+    damaged = paths.chats_dir() / f"{'ab' * 16}.json"
+    damaged.write_text('{"schema": 1, "id": "x"')
+    assert [chat.id for chat in store.list()] == [second.id, first.id]
+    assert damaged.name in store.damaged
+    assert damaged.exists(), "a damaged file is never deleted"
+    damaged.write_text('{"schema": 1, "id": "x", "title": "t"}')
+    store.list()
+    assert "damaged" in store.damaged[damaged.name]
+
+
+def test_a_chat_of_a_newer_version_is_left_alone(store):
+    chat = store.save(full_chat(store))
+    path = paths.chats_dir() / f"{chat.id}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
+    with pytest.raises(T2LocalError, match="update t2local"):
+        store.load(chat.id)
+
+
+def test_an_empty_chat_has_no_file(store):
+    chat = store.new()
+    assert store.list() == []
+    assert store.load_or_new(chat.id) == chat
+
+
+def test_ids_from_outside_never_leave_the_folder(store):
+    for bad in ("../../etc/passwd", "", "ABC", "a" * 200):
+        with pytest.raises(T2LocalError, match="no chat's id"):
+            store.load(bad)
+
+
+def test_rename_and_delete(store):
+    chat = store.save(full_chat(store))
+    assert store.rename(chat.id, "  Spiders \n again ").title == "Spiders again"
+    assert store.load(chat.id).updated == chat.updated, "renaming does not move it up"
+    with pytest.raises(T2LocalError, match="empty"):
+        store.rename(chat.id, " ")
+    store.delete(chat.id)
+    store.delete(chat.id)
+    assert store.list() == []
+
+
+def test_one_writer_a_chat(store):
+    with store.claim("ab" * 16):
+        with pytest.raises(T2LocalError, match="another tab"), store.claim("ab" * 16, 0.01):
+            pass
+        with store.claim("cd" * 16, 0.01):
+            pass
+    with store.claim("ab" * 16, 0.01):
+        pass
+
+
+def test_a_full_disk_keeps_the_old_file(store, monkeypatch):
+    chat = store.save(full_chat(store))
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(chats.Path, "write_text", full)
+    with pytest.raises(T2LocalError, match="disk is full"):
+        store.save(replace(chat, title="other"))
+    monkeypatch.undo()
+    assert store.load(chat.id).title == chat.title
+
+
+def test_the_first_question_names_the_chat(store):
+    chat = store.new().ask("  How many\nlegs do seven spiders have, all of them together? ")
+    assert chat.title.startswith("How many legs do seven")
+    assert len(chat.title) <= chats.TITLE_CHARACTERS
+    assert chat.ask("And eight?").title == chat.title
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t "])
+def test_an_empty_message_is_refused(store, text):
+    with pytest.raises(T2LocalError, match="empty"):
+        store.new().ask(text)
+
+
+def test_editing_leaves_out_what_followed(store):
+    chat = full_chat(store).ask("And 8?")
+    edited = chat.edit(0, "How many arms?")
+    assert [m.content for m in edited.messages] == ["How many arms?"]
+    with pytest.raises(T2LocalError, match="no longer there"):
+        chat.edit(1, "an answer is not a question")
+
+
+def test_unanswered_ends_with_the_last_question(store):
+    chat = full_chat(store)
+    assert chat.unanswered().messages == chat.messages[:1]
+    with pytest.raises(T2LocalError, match="nothing to answer"):
+        store.new().unanswered()
+
+
+def test_turns_begin_with_the_system_prompt(store):
+    roles = [turn["role"] for turn in full_chat(store).turns()]
+    assert roles == ["system", "user", "assistant"]
+
+
+def test_settings_survive_their_json():
+    controls = Controls("manual", False, 0.2, Mixture({"math": 0.5}, 2.0, Gains(early=0.0)))
+    sampling = Sampling(temperature=0.1, seed=3)
+    for value, to_json, from_json in (
+        (controls, controls_json, controls_from_json),
+        (sampling, sampling_json, sampling_from_json),
+        (controls.mixture, mixture_json, mixture_from_json),
+    ):
+        assert from_json(json.loads(json.dumps(to_json(value)))) == value
+        assert from_json({**to_json(value), "from the future": 1}) == value
+
+
+def test_controls_name_what_is_wrong():
+    with pytest.raises(T2LocalError, match="no strategy 'magic'"):
+        Controls("magic")
+    with pytest.raises(T2LocalError, match="0 to 1"):
+        Controls(threshold=2.0)

@@ -1,0 +1,183 @@
+"""An engine without a model: tests wiring, plots and error paths of the page in milliseconds.
+
+It dispatches by a word in the prompt, says one word a token, and obeys `steer` and `stop` as the
+real one does: after a steer, the words carry the new α of math. A prompt with "slowly" gives a
+browser time to act in the middle of the answer.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from t2local.adapt.events import (
+    BASE_ROW,
+    MANUAL,
+    Dispatch,
+    Dispatched,
+    Done,
+    Steered,
+    Token,
+)
+from t2local.engine.chats import ChatStore
+from t2local.engine.requests import (
+    STRATEGIES,
+    ChatRequest,
+    EngineStatus,
+    ExpertInfo,
+    NextTokens,
+    Spectrum,
+)
+from t2local.errors import T2LocalError
+from t2local.svf.mixing import Mixture
+
+SKILLS = ("math", "code", "reasoning")
+KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MATRICES = [
+    f"model.layers.{layer}.{'self_attn' if kind[0] in 'qkvo' else 'mlp'}.{kind}"
+    for layer in range(30)
+    for kind in KINDS
+]
+SAID = (
+    "Each spider has **8 legs**, so 7 spiders have `7 * 8` legs.\n\n```python\nlegs = 7 * 8\n"
+    "print(legs)  # 56\n```\n\n| animal | legs |\n|---|---|\n| spider | 8 |\n\nThe answer is 56. "
+)
+
+
+class FakeEngine:
+    def __init__(
+        self, delay_s: float = 0.01, load_s: float = 0.0, chats: ChatStore | None = None
+    ) -> None:
+        self.delay_s, self.load_s, self.said = delay_s, load_s, SAID
+        self.chats = chats or ChatStore()
+        self.error: str | None = None
+        self.requests: list[tuple[str, ChatRequest]] = []
+        self.steered: list[tuple[str, Mixture]] = []
+        self._started = time.monotonic()
+        self._stopped: set[str] = set()
+        self._running: set[str] = set()
+        self._mixtures: dict[str, Mixture] = {}
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def status(self) -> EngineStatus:
+        share = 1.0 if not self.load_s else (time.monotonic() - self._started) / self.load_s
+        if self.error:
+            return EngineStatus("failed", error=self.error)
+        if share < 1.0:
+            return EngineStatus("decomposing matrices", fraction=share)
+        return EngineStatus(
+            "ready", 1.0, True, None, "SmolLM2-135M-Instruct", "float32", "none", 1_130_000_000,
+            "cpu", 8192,
+        )  # fmt: skip
+
+    def experts(self) -> list[ExpertInfo]:
+        held_out = {"n": 240, "base": 0.467, "trained": 0.593, "ci95_difference": [0.06, 0.19]}
+        about = {
+            "math": "Word problems in several steps, from GSM8K and SVAMP.",
+            "code": "Short Python functions, from MBPP.",
+            "reasoning": "Science questions with four answers, from ARC-Easy.",
+        }
+        skills = [
+            ExpertInfo(name, about[name], "skill", held_out, size_bytes=480_000) for name in SKILLS
+        ]
+        skills[1] = replace(skills[1], warning="transferred from the same model in 4 bits")
+        told = {"n": 300, "base": 0.4, "trained": 0.93, "ci95_difference": [0.48, 0.58]}
+        about_it = "Tells math, code, reasoning and other prompts apart."
+        return [*skills, ExpertInfo("classifier", about_it, "classifier", told)]
+
+    def strategies(self) -> list[str]:
+        return list(STRATEGIES)
+
+    def answer(self, session: str, request: ChatRequest) -> Iterator[object]:
+        self.requests.append((session, request))
+        self._stopped.discard(session)
+        self._running.add(session)
+        try:
+            yield from self._events(session, request)
+        finally:
+            self._running.discard(session)
+
+    def _events(self, session: str, request: ChatRequest) -> Iterator[object]:
+        prompt = request.messages[-1]["content"]
+        if "unanswerable" in prompt:
+            raise T2LocalError("The model <b>refused</b>; ask something else.")
+        dispatch = self._dispatch(request, prompt)
+        cut = 1234 if len(prompt) > 20_000 else 0
+        yield Dispatched(dispatch, context_tokens=len(prompt.split()) + 30, cut_tokens=cut)
+        began = time.monotonic()
+        texts, tokens, finish = ["", ""], 0, "stop"
+        words = self.said.replace(" ", " \0").split("\0")
+        for word in words[: request.sampling.max_new_tokens]:
+            time.sleep(self.delay_s * (6 if "slowly" in prompt else 1))
+            with self._lock:
+                mixture = self._mixtures.pop(session, None)
+            if mixture is not None:
+                yield Steered(mixture, tokens, len(texts[0]))
+                word = f"[math {mixture.alpha.get('math', 0):.2f}] {word}"
+            tokens += 1
+            texts[0] += word
+            yield Token(word, tokens=tokens)
+            if request.compare:
+                texts[1] += word.upper()
+                yield Token(word.upper(), BASE_ROW, tokens)
+            if session in self._stopped:
+                finish = "cancelled"
+                break
+        spent = time.monotonic() - began
+        said = tuple(texts[: 1 + request.compare])
+        yield Done(said, tokens, dispatch.seconds, spent, finish, 42 + tokens, 8192)
+
+    def _dispatch(self, request: ChatRequest, prompt: str) -> Dispatch:
+        controls = request.controls
+        if controls.override:
+            alpha = {} if controls.override == "base" else {controls.override: 1.0}
+            return Dispatch(
+                controls.strategy, {}, controls.override, controls.mixture.with_alpha(alpha)
+            )
+        if controls.strategy in ("manual", "base"):
+            alpha = controls.mixture.alpha if controls.strategy == "manual" else {}
+            chosen = MANUAL if controls.strategy == "manual" else "base"
+            return Dispatch(controls.strategy, {}, chosen, controls.mixture.with_alpha(alpha))
+        found = next((s for s in SKILLS if s in prompt), "math")
+        rest = [name for name in (*SKILLS, "other") if name != found]
+        probabilities = {found: 0.86, **dict(zip(rest, (0.09, 0.03, 0.02), strict=True))}
+        alpha = {name: p for name, p in probabilities.items() if name != "other"}
+        return Dispatch(
+            controls.strategy, probabilities, found, controls.mixture.with_alpha(alpha), 0.31
+        )
+
+    def steer(self, session: str, mixture: Mixture) -> None:
+        with self._lock:
+            self.steered.append((session, mixture))
+            if session in self._running:
+                self._mixtures[session] = mixture
+
+    def stop(self, session: str) -> None:
+        self._stopped.add(session)
+
+    def next_tokens(
+        self, session: str, request: ChatRequest, mixture: Mixture, k: int = 10
+    ) -> NextTokens:
+        math = mixture.alpha.get("math", 0.0)
+        words = ("The", " 7", "\n", " legs", "56", " So", "To", " each", "<b>", " spider")
+        base = tuple((word, 0.4 / (i + 1)) for i, word in enumerate(words[:k]))
+        moved = [(w, p * (1 + math if w in (" 7", "56") else 1)) for w, p in base]
+        total = sum(p for _, p in moved)
+        adapted = sorted(((w, p / total) for w, p in moved), key=lambda pair: -pair[1])
+        return NextTokens(base, tuple(adapted), 0.05)
+
+    def deltas(self, mixture: Mixture) -> dict[str, float]:
+        size = sum(abs(a) for a in mixture.alpha.values()) * mixture.strength
+        return {name: size * (0.01 + 0.001 * (i % 11)) for i, name in enumerate(MATRICES)}
+
+    def matrix_names(self) -> list[str]:
+        return MATRICES
+
+    def spectrum(self, matrix_name: str, mixture: Mixture) -> Spectrum:
+        size = mixture.alpha.get("math", 0.0)
+        sigma = tuple(20.0 / (1 + 0.05 * rank) for rank in range(576))
+        return Spectrum(sigma, tuple(1 + 0.02 * size * ((-1) ** (r // 40)) for r in range(576)))

@@ -1,0 +1,120 @@
+from dataclasses import replace
+
+from t2local.engine.chats import Chat, ChatSummary, Message
+from t2local.engine.requests import EngineStatus, NextTokens
+from t2local.plots import theme
+from t2local.ui.card import describe_change, dispatch_card
+from t2local.ui.chat_list import chat_list_html
+from t2local.ui.examples import EXAMPLES
+from t2local.ui.experts_tab import experts_html
+from t2local.ui.header import READY_HINT, header_html, hint
+from t2local.ui.line import line_html
+from t2local.ui.next_tokens import next_tokens_html, visible
+from t2local.ui.transcript import steer_marks, transcript_html
+
+from .fake_engine import FakeEngine
+
+DISPATCH = {
+    "strategy": "classifier", "probabilities": {"math": 0.86, "other": 0.14}, "chosen": "math",
+    "alpha": {"math": 0.86}, "strength": 1.0, "seconds": 0.31, "note": "", "cut_tokens": 0,
+}  # fmt: skip
+ANSWER = Message("assistant", "It is 56.", DISPATCH, {"second_pass_s": 6.1, "tokens": 5})
+CHAT = Chat("ab" * 16, "legs", (Message("user", "How many <legs>?"), ANSWER))
+
+
+def test_card_shows_decision_times_and_offers_others():
+    html = dispatch_card(DISPATCH, ANSWER.timing, answer_with=("math", "base"))
+    for part in ("classifier", "0.31 s", "6.1 s", "0.86", theme.colour("math")):
+        assert part in html
+    assert html.count('data-act="answer_with"') == 2
+
+
+def test_card_says_what_was_cut_and_noted():
+    html = dispatch_card({**DISPATCH, "cut_tokens": 1234, "note": "below <0.4>"}, None)
+    assert "1,234 tokens were left out" in html
+    assert "below &lt;0.4&gt;" in html
+
+
+def test_override_is_named_as_your_choice():
+    html = dispatch_card({**DISPATCH, "override": "code", "alpha": {"code": 1.0}}, None)
+    assert "code · your choice" in html
+    assert "0.86" in html, "what pass 1 had said stays visible"
+
+
+def test_change_in_words():
+    before = {"alpha": {"math": 0.86}, "strength": 1.0, "gains": {"mlp": 1.0}}
+    after = {"alpha": {"math": -1.0}, "strength": 0.5, "gains": {"mlp": 0.0}}
+    assert describe_change(before, after) == (
+        "math +0.86 → −1.00, strength 1.00 → 0.50, mlp gain 1.00 → 0.00"
+    )
+
+
+def test_steering_twice_at_one_place_is_one_mark():
+    steps = [(3, {"alpha": {"math": 0.5}}), (3, {"alpha": {"math": 0.1}}), (7, {"alpha": {}})]
+    marks = steer_marks(replace(ANSWER, steered=tuple(steps)))
+    assert [at for at, _ in marks] == [3, 7]
+    assert "math +0.86 → +0.10" in marks[0][1]
+    assert "math +0.10 → 0.00" in marks[1][1]
+
+
+def test_transcript_escapes_what_people_write():
+    html = transcript_html(CHAT, ("math", "base"))
+    assert "How many &lt;legs&gt;?" in html
+    assert "<legs>" not in html
+    assert html.count('data-act="retry"') == 1
+
+
+def test_a_speaking_answer_has_no_buttons():
+    html = transcript_html(CHAT, ("math",), stage="writing")
+    assert "caret" in html
+    assert 'data-act="retry"' not in html
+    assert 'data-act="edit"' not in html
+
+
+def test_an_unanswered_question_can_be_answered():
+    html = transcript_html(replace(CHAT, messages=CHAT.messages[:1]))
+    assert 'data-act="retry"' in html
+
+
+def test_an_empty_chat_offers_six_prompts():
+    html = transcript_html(Chat("ab" * 16))
+    assert len(EXAMPLES) == 6
+    assert html.count('data-act="example"') == 6
+
+
+def test_header_and_hint_in_every_state():
+    loading = EngineStatus("decomposing", 0.34)
+    assert "34 %" in header_html(loading)
+    assert "34 %" in hint(loading)
+    failed = EngineStatus("failed", error="No <model> there.")
+    assert "No &lt;model&gt; there." in header_html(failed)
+    ready = FakeEngine().status
+    assert "1.1 GB" in header_html(ready)
+    assert hint(ready) == READY_HINT
+    assert "14 tok/s" in line_html(ready, 14.2, 212)
+
+
+def test_next_tokens_are_visible_and_escaped():
+    html = next_tokens_html(NextTokens((("<b>", 0.5),), ((" x", 0.9),), 0.1))
+    assert "<b>0" in html
+    assert "&lt;b&gt;" in html
+    assert [visible(text) for text in (" x", "\n", "  ", "")] == ["·x", "⏎", "··", "∅"]
+
+
+def test_chat_list_marks_the_current_and_groups_by_age():
+    chats = [ChatSummary("aa" * 8, "<new>", 1000.0), ChatSummary("bb" * 8, "old", 0.0)]
+    html = chat_list_html(chats, "bb" * 8, now=200_000.0)
+    assert "&lt;new&gt;" in html
+    assert html.count('aria-current="true"') == 1
+    assert "last 7 days" in html
+
+
+def test_expert_cards_are_honest():
+    experts = FakeEngine().experts()
+    harmful = {"n": 200, "base": 0.5, "trained": 0.4, "ci95_difference": [-0.2, -0.05]}
+    html = experts_html([experts[0], replace(experts[1], held_out=harmful)])
+    assert "helps" in html
+    assert "harms" in html
+    assert "−20 to −5 points" in html
+    assert "transferred" in html
+    assert "no experts" in experts_html([])

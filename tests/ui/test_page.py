@@ -1,0 +1,242 @@
+"""The page in a browser: asking, answering, changing one's mind, and coming back."""
+
+import pytest
+
+from .conftest import PHONE, ask, done, serve, writing
+
+pytestmark = pytest.mark.browser
+
+
+def test_an_answer_streams_and_is_kept(open_page, served):
+    page = open_page()
+    ask(page, "seven spiders, slowly", wait=False)
+    writing(page, "Each spider")
+    assert page.is_visible("#stop")
+    assert not page.is_visible("#send")
+    done(page)
+    assert page.is_visible("#send")
+    assert "The answer is 56" in page.inner_text(".turn.assistant")
+    assert page.locator(".answer pre code").count() == 1
+    assert page.locator(".answer table").count() == 1
+    assert "tok/s" in page.inner_text("#line")
+    assert "of 8" in page.inner_text("#line")
+    card = page.inner_text(".card")
+    assert "classifier" in card
+    assert "0.86" in card
+    assert served.engine.chats.list()[0].title == "seven spiders, slowly"
+
+
+def test_enter_sends_and_shift_enter_makes_a_line(open_page):
+    page = open_page()
+    page.fill("#message textarea", "first")
+    page.press("#message textarea", "Shift+Enter")
+    page.keyboard.type("second")
+    assert page.locator(".turn.user").count() == 0
+    page.press("#message textarea", "Enter")
+    page.wait_for_selector(".turn.user")
+    assert page.inner_text(".turn.user .said") == "first\nsecond"
+    assert page.input_value("#message textarea") == ""
+
+
+def test_stop_keeps_the_partial_answer(open_page, served):
+    page = open_page()
+    ask(page, "stop slowly", wait=False)
+    writing(page, "Each spider")
+    page.click("#stop")
+    done(page)
+    assert "stopped" in page.inner_text(".acts .facts")
+    assert "The answer is 56" not in page.inner_text(".turn.assistant")
+    assert served.engine.chats.load(served.engine.chats.list()[0].id).last_answer.content
+
+
+def test_edit_regenerate_and_continue(open_page, served):
+    page = open_page()
+    ask(page, "ten spiders")
+    page.hover(".turn.user")
+    page.click("[data-act=edit]")
+    page.fill(".editor textarea", "ten reasoning ants")
+    page.press(".editor textarea", "Enter")
+    page.wait_for_selector(".said >> text=ten reasoning ants")
+    done(page)
+    assert page.locator(".turn.user").count() == 1
+    assert "reasoning" in page.inner_text(".card summary")
+    asked = len(served.engine.requests)
+    page.click("[data-act=retry]")
+    page.wait_for_selector("#stop:visible")
+    done(page)
+    assert len(served.engine.requests) == asked + 1
+    page.click("[data-act=carry_on]")
+    page.wait_for_selector("#stop:visible")
+    done(page)
+    assert page.inner_text(".turn.assistant").count("The answer is 56") == 2
+
+
+def test_answer_with_another_expert(open_page, served):
+    page = open_page()
+    ask(page, "override spiders")
+    page.click("[data-act=answer_with][data-name=code]")
+    page.wait_for_selector(".card >> text=code · your choice")
+    done(page)
+    assert served.engine.requests[-1][1].controls.override == "code"
+    assert page.locator(".turn.assistant").count() == 1
+    assert page.get_attribute("[data-name=code]", "aria-pressed") == "true"
+
+
+def test_a_slider_reaches_the_running_answer_and_leaves_a_mark(open_page):
+    page = open_page()
+    ask(page, "steer slowly", wait=False)
+    writing(page, "Each spider")
+    page.focus("[data-expert=math]")
+    page.keyboard.press("Home")
+    page.wait_for_selector(".turn.live .steer")
+    done(page)
+    assert "[math -1.00]" in page.inner_text(".turn.assistant")
+    assert "math +0.86 → −1.00" in page.get_attribute(".steer", "data-tip")
+    assert page.input_value("#strategy input") == "manual"
+
+
+def test_next_tokens_follow_the_slider(open_page):
+    page = open_page()
+    page.fill("#message textarea", "How many legs?")
+    page.focus("[data-expert=math]")
+    page.keyboard.press("End")
+    page.wait_for_selector(".adapted .tok")
+    assert page.locator(".next section").first.locator(".tok").count() == 10
+    page.wait_for_selector(".adapted .tok:first-of-type >> text=7")
+
+
+def test_base_beside_adapted(open_page):
+    page = open_page()
+    page.check("#compare input")
+    ask(page, "compare spiders")
+    columns = page.locator(".pair section")
+    assert columns.count() == 2
+    assert "THE ANSWER IS 56" in columns.nth(1).inner_text()
+
+
+def test_refresh_and_restart_keep_the_chat(open_page, served, tmp_path):
+    page = open_page()
+    ask(page, "remember spiders")
+    page.reload()
+    page.wait_for_selector(".said >> text=remember spiders")
+    done(page)
+    assert page.get_attribute(".chat-row[aria-current]", "data-id")
+    storage = page.context.storage_state()
+    again, close = serve(served.engine.chats.folder)
+    try:
+        state = {**storage, "origins": [{**storage["origins"][0], "origin": again.url.rstrip("/")}]}
+        second = open_page(url=again.url, storage_state=state)
+        second.wait_for_selector(".said >> text=remember spiders")
+    finally:
+        close()
+
+
+def test_leaving_mid_answer_keeps_what_was_said(open_page, served):
+    page = open_page()
+    ask(page, "leave slowly", wait=False)
+    writing(page, "Each spider")
+    page.reload()
+    page.wait_for_selector(".said >> text=leave slowly")
+    page.wait_for_selector(".turn.assistant .answer >> text=Each spider")
+    chat = served.engine.chats.load(served.engine.chats.list()[0].id)
+    assert chat.last_answer.content.startswith("Each spider")
+
+
+def test_chats_are_listed_opened_renamed_and_deleted(open_page):
+    page = open_page()
+    ask(page, "first of two")
+    page.click("#new-chat")
+    page.wait_for_selector(".welcome")
+    ask(page, "second of two")
+    page.click(".chat-title >> text=first of two")
+    page.wait_for_selector(".said >> text=first of two")
+    row = page.locator(".chat-row[aria-current]")
+    row.hover()
+    row.locator("[data-act=rename]").click()
+    page.fill(".chat-row input", "a better title")
+    page.press(".chat-row input", "Enter")
+    page.wait_for_selector(".chat-row[aria-current] >> text=a better title")
+    row.hover()
+    row.locator("[data-act=ask]").click()
+    row.locator("[data-act=remove]").click()
+    page.wait_for_selector(".welcome")
+    assert page.locator("text=a better title").count() == 0
+
+
+def test_two_tabs_never_share_a_mixture(open_page, served):
+    one, two = open_page(), open_page()
+    ask(one, "tab one slowly", wait=False)
+    ask(two, "tab two slowly", wait=False)
+    writing(one, "Each spider")
+    one.focus("[data-expert=math]")
+    one.keyboard.press("Home")
+    one.wait_for_selector(".turn.live .steer")
+    done(one)
+    done(two)
+    assert two.locator(".steer").count() == 0
+    assert len({session for session, _ in served.engine.requests[-2:]}) == 2
+
+
+def test_an_engine_error_is_one_message_and_the_page_goes_on(open_page):
+    page = open_page()
+    ask(page, "unanswerable", wait=False)
+    page.wait_for_selector("text=refused")
+    assert page.locator(".toast-body b").count() == 0, "the sentence is text, never markup"
+    page.wait_for_selector(".turn.assistant >> text=No answer yet")
+    assert page.is_visible("#send")
+
+
+def test_an_empty_message_is_one_message(open_page):
+    page = open_page()
+    page.click("#send")
+    page.wait_for_selector("text=The message is empty")
+
+
+def test_a_loading_engine_shows_progress_then_opens(open_page, tmp_path):
+    slow, close = serve(tmp_path, load_s=4.0)
+    try:
+        page = open_page(url=slow.url, ready=False)
+        page.wait_for_selector(".header .progress")
+        assert page.is_disabled("#message textarea")
+        assert "loading" in page.get_attribute("#message textarea", "placeholder")
+        page.wait_for_selector("#message textarea:enabled")
+        page.wait_for_selector("[data-expert=math]", state="attached")
+        assert "ready" in page.inner_text("#header")
+    finally:
+        close()
+
+
+def test_plots_are_drawn_on_demand(open_page):
+    page = open_page()
+    ask(page, "plot spiders")
+    page.get_by_role("button", name="plots").click()
+    for name in ("dispatch", "mixture", "heatmap", "spectrum"):
+        page.wait_for_selector(f"#plot-{name} .main-svg", state="attached")
+    assert page.locator(".caption").count() == 4
+
+
+def test_a_phone_has_drawers_and_no_sideways_scroll(open_page):
+    page = open_page(PHONE)
+    ask(page, "spiders on a phone " + "x" * 300)
+    for drawer, part in (("show-wheel", "#wheel"), ("show-chats", "#chats-column")):
+        assert not page.is_visible(part)
+        page.click(f"[data-page={drawer}]")
+        page.wait_for_selector(f"{part}:visible")
+        page.keyboard.press("Escape")
+        page.wait_for_selector(part, state="hidden")
+    page.get_by_role("tab", name="Experts").click()
+    page.wait_for_selector(".expert:visible")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= PHONE[0]
+
+
+def test_light_and_dark_are_remembered_and_terms_explained(open_page):
+    page = open_page(color_scheme="light")
+    page.click("[data-page=theme]")
+    assert page.evaluate("document.body.classList.contains('dark')")
+    page.reload()
+    page.wait_for_selector("#message textarea:enabled")
+    page.wait_for_function("document.body.classList.contains('dark')")
+    page.hover("#wheel .term")
+    page.wait_for_selector("#tip.on")
+    assert "decides" in page.inner_text("#tip")
