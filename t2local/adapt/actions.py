@@ -1,15 +1,17 @@
 """What a policy does with an example: pick one of its choices, or write free text.
 
 The same functions score training batches, validation, few-shot mixtures and benchmarks. They use
-the model under whatever `z` is in force around them and know nothing of experts or rewards.
+the model under whatever `z` is in force, or `around()` puts in force for each forward, and know
+nothing of experts or rewards.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 
 from t2local.models.chat_format import render_chat
-from t2local.models.generate import Sampling, generate_batch
+from t2local.models.generate import Around, Sampling, generate_batch
 from t2local.models.load import LoadedModel
 from t2local.models.scoring import choice_scores
 from t2local.progress import CancelToken
@@ -41,7 +43,10 @@ def score_choices(loaded: LoadedModel, examples: Sequence[Example]) -> list[torc
 
 @torch.no_grad()
 def likeliest_choices(
-    loaded: LoadedModel, examples: Sequence[Example], cancel: CancelToken | None = None
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    cancel: CancelToken | None = None,
+    around: Around = nullcontext,
 ) -> list[str]:
     """The choice with the highest score for each example, in batches of similar length."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
@@ -50,7 +55,9 @@ def likeliest_choices(
         if cancel is not None:
             cancel.raise_if_cancelled()
         rows = order[start : start + ROWS_PER_FORWARD]
-        for i, scores in zip(rows, score_choices(loaded, [examples[i] for i in rows]), strict=True):
+        with around():
+            scored = score_choices(loaded, [examples[i] for i in rows])
+        for i, scores in zip(rows, scored, strict=True):
             answers[i] = examples[i].columns["choices"][int(scores.argmax())]
     return answers
 
@@ -60,6 +67,7 @@ def greedy_texts(
     examples: Sequence[Example],
     max_new_tokens: int,
     cancel: CancelToken | None = None,
+    around: Around = nullcontext,
     rows_per_batch: int = 32,
 ) -> list[str]:
     """Greedy free-text answers, in batches of similar length."""
@@ -71,7 +79,8 @@ def greedy_texts(
     for start in range(0, len(order), rows_per_batch):
         rows = order[start : start + rows_per_batch]
         prompts = [prompt_ids(loaded, examples[i]) for i in rows]
-        for i, ids in zip(rows, generate_batch(loaded, prompts, sampling, cancel), strict=True):
+        completions = generate_batch(loaded, prompts, sampling, cancel, around=around)
+        for i, ids in zip(rows, completions, strict=True):
             answers[i] = loaded.tokenizer.decode(ids, skip_special_tokens=True)
     return answers
 
@@ -81,8 +90,9 @@ def greedy_answers(
     examples: Sequence[Example],
     max_new_tokens: int = 128,
     cancel: CancelToken | None = None,
+    around: Around = nullcontext,
 ) -> list[str]:
     """The policy's best answer to each example, by the kind of action the examples have."""
     if action_of(examples) == CHOICE:
-        return likeliest_choices(loaded, examples, cancel)
-    return greedy_texts(loaded, examples, max_new_tokens, cancel)
+        return likeliest_choices(loaded, examples, cancel, around)
+    return greedy_texts(loaded, examples, max_new_tokens, cancel, around)

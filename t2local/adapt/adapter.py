@@ -15,9 +15,25 @@ from dataclasses import asdict
 import torch
 
 from t2local.errors import T2LocalError
+from t2local.models.generate import Around
+from t2local.models.load import LoadedModel
 from t2local.svf import Mixture, SVFModel, Z, compose
 
 BASE_KEY = "base"
+REBUILD_BYTES = 2 * 2**30  # a model up to this size may keep rebuilt copies beside it
+
+
+def may_rebuild(loaded: LoadedModel) -> bool:
+    """Whether rebuilt matrices are exact here (a float model) and small enough to keep."""
+    return loaded.quantization == "none" and loaded.resident_bytes <= REBUILD_BYTES
+
+
+def holding(loaded: LoadedModel, svf: SVFModel, z: Z) -> Around:
+    """How to hold an unchanging `z` `[r]` over many forwards: rebuilt where that is allowed."""
+    if not may_rebuild(loaded):
+        return lambda: svf.using(z)
+    matrices = svf.rebuild(z)
+    return lambda: svf.using_rebuilt(matrices)
 
 
 class Adapter:

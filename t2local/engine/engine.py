@@ -1,7 +1,7 @@
-"""Engine: owns the model, its experts and the lock; every page, command and API goes through it.
+"""Engine: owns the model and its experts; every page, command and API goes through it.
 
 A session is one browser tab or one command; its running answer, wheel and stop button are its own.
-The lock is held for one step of one answer at a time. Knows nothing of gradio.
+The model (`svf.lock`) is held for one step of one answer at a time. Knows nothing of gradio.
 """
 
 import threading
@@ -13,7 +13,7 @@ import torch
 
 from t2local import paths
 from t2local.adapt import two_pass
-from t2local.adapt.adapter import Adapter
+from t2local.adapt.adapter import Adapter, may_rebuild
 from t2local.adapt.context import check_messages, fit
 from t2local.adapt.dispatch import LABELS
 from t2local.adapt.events import ADAPTED_ROW, Dispatch, Token
@@ -37,7 +37,6 @@ from t2local.models.prefix_cache import PrefixCache
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import Mixture, SVFModel, attaching
 
-REBUILD_BYTES = 2 * 2**30  # a float model up to this size may keep rebuilt copies beside it
 REBUILT_COPIES = 2  # the classifier's, and the mixture used again and again
 PREVIEW_TOKENS = 1  # room that the next-token preview leaves in the context
 
@@ -64,7 +63,6 @@ class Engine:
         self.chats = ChatStore()
         self._source, self._quantize = model or paths.default_model(), quantize
         self._basis, self._targets = basis, targets
-        self._lock = threading.RLock()
         self._status = EngineStatus("Starting")
         self._workshop: Workshop | None = None
         self._svf: SVFModel | None = None
@@ -90,14 +88,14 @@ class Engine:
         loaded = yield from load_model(self._source, self._quantize)
         folder = paths.basis_dir() / loaded.slug
         svf = yield from attaching(loaded.model, self._targets, self._basis, folder)
-        with self._lock:
+        with svf.lock:
             self._svf, self._shelf = svf, Shelf.read(loaded, svf)
             self._workshop = Workshop(
-                loaded, self._adapter(loaded, svf), PrefixCache(), lambda: self._lock
+                loaded, self._adapter(loaded, svf), PrefixCache(), lambda: svf.lock
             )
         if self._shelf.classifier is not None:
             yield Progress("Warming up", 0, 1)
-            with self._lock:
+            with svf.lock:
                 self._workshop.adapter.settle(Mixture({self._shelf.classifier: 1.0}))
         self._status = EngineStatus(
             "Ready",
@@ -131,9 +129,8 @@ class Engine:
             raise
 
     def _adapter(self, loaded: LoadedModel, svf: SVFModel) -> Adapter:
-        small_float = loaded.quantization == "none" and loaded.resident_bytes <= REBUILD_BYTES
         experts = {name: expert.z for name, expert in self._shelf.usable.items()}
-        return Adapter(svf, experts, REBUILT_COPIES if small_float else 0)
+        return Adapter(svf, experts, REBUILT_COPIES if may_rebuild(loaded) else 0)
 
     def _ready(self) -> Workshop:
         if self._workshop is None:
@@ -258,7 +255,7 @@ class Engine:
     def _likeliest(self, ids: list[int], mixture: Mixture, k: int):
         workshop = self._ready()
         tokenizer, adapter = workshop.loaded.tokenizer, workshop.adapter
-        with self._lock, adapter.using(mixture):
+        with self._svf.lock, adapter.using(mixture):
             probabilities, kept = two_pass.peek(
                 workshop.loaded, ids, self._previews.take(adapter.key(mixture), ids)
             )

@@ -5,7 +5,8 @@ Knows nothing of adaptation: whoever calls sets `z` around it. A KV cache belong
 without padding, so a padded row gives the logits it would give alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from t2local.models.prefix_cache import Kept
 from t2local.models.sampling import Sampling, choose
 from t2local.progress import CancelToken
 
-__all__ = ["Decoder", "Sampling", "generate_batch"]
+__all__ = ["Around", "Decoder", "Sampling", "generate_batch"]
+
+Around = Callable[[], AbstractContextManager]  # entered around each forward
 
 INCOMPLETE = "\ufffd"  # what a decoder writes for a character whose last bytes are still to come
 
@@ -30,12 +33,14 @@ def generate_batch(
     cancel: CancelToken | None = None,
     *,
     rows_differ: bool = False,
+    around: Around = nullcontext,
 ) -> list[list[int]]:
     """One completion (token ids, without the end token) for each prompt; callers repeat prompts.
 
     `rows_differ`: a different `z` is set for each row, so rows stay where they are; otherwise equal
     prompts are read once and finished rows leave the batch. A row's random numbers do not depend
-    on the others. Raises `Cancelled` between tokens.
+    on the others. `around()` is entered around each forward alone: what adapts or holds the model.
+    Raises `Cancelled` between tokens.
     """
     if not prompts:
         return []
@@ -44,7 +49,8 @@ def generate_batch(
     generator = sampling.generator()
     said: list[list[int]] = [[] for _ in prompts]
     running = dict.fromkeys(range(len(prompts)))  # rows that still speak, in order
-    batch = _Batch(loaded, prompts, share=not rows_differ)
+    with around():
+        batch = _Batch(loaded, prompts, share=not rows_differ)
     n_steps = min(int(sampling.max_new_tokens), loaded.context_length - batch.ids.shape[1])
     for step in range(n_steps):
         cancel.raise_if_cancelled()
@@ -62,7 +68,8 @@ def generate_batch(
         batch.append(tokens)
         if not rows_differ and 2 * len(running) < len(batch.rows):
             batch.keep([i for i, row in enumerate(batch.rows) if row in running])
-        batch.step()
+        with around():
+            batch.step()
     return said
 
 

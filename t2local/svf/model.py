@@ -6,6 +6,7 @@ knows nothing of experts' files, prompts or training.
 """
 
 import hashlib
+import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
@@ -79,6 +80,7 @@ class SVFModel:
         digests: Mapping[str, str],
     ) -> None:
         self.model = model
+        self.lock = threading.RLock()  # whoever runs the model under some z holds it
         self._digests = dict(digests)
         self._in_force = InForce()
         self._layers = {
@@ -123,6 +125,9 @@ class SVFModel:
     def using(self, z: Z) -> Iterator[None]:
         """Adapt the model by `z` inside the block; restores what was in force before.
 
+        The block holds `lock`: another thread's `using` waits, so keep it to one forward where
+        others share the model.
+
         `z`: name -> `[r]`, or a row for each sequence `[B, r]`, or for each token `[B, T, r]`.
         A missing name means 1. Raises `T2LocalError` for an unknown name or a wrong length.
         """
@@ -148,13 +153,14 @@ class SVFModel:
 
     @contextmanager
     def _obeying(self, deltas: Z, matrices: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        state = self._in_force
-        before = state.deltas, state.matrices
-        state.deltas, state.matrices = deltas, matrices
-        try:
-            yield
-        finally:
-            state.deltas, state.matrices = before
+        with self.lock:
+            state = self._in_force
+            before = state.deltas, state.matrices
+            state.deltas, state.matrices = deltas, matrices
+            try:
+                yield
+            finally:
+                state.deltas, state.matrices = before
 
     def detach(self) -> nn.Module:
         """Put the original layers back and give the untouched model."""

@@ -17,6 +17,7 @@ from itertools import islice
 import torch
 
 from t2local.adapt.actions import greedy_answers
+from t2local.adapt.adapter import holding
 from t2local.errors import T2LocalError
 from t2local.models.checkpointing import gradient_checkpointing
 from t2local.models.load import LoadedModel
@@ -81,8 +82,8 @@ def train(
         state = _after(state, step, flat, optimiser, batch)
         last = step == config.steps or (cancel is not None and cancel.cancelled)
         if step % config.validate_every == 0 or last:
-            with svf.using(_views(state.flat, names, lengths)):
-                result = validate(loaded, validation, reward, config, step, state.best)
+            current = _views(state.flat, names, lengths)
+            result = validate(loaded, svf, current, validation, reward, config, step, state.best)
             state = _validated(state, result)
             yield result
         if step % config.checkpoint_every == 0 or last:
@@ -166,14 +167,16 @@ def dry_run(policy, examples: Sequence[Example], seed: int) -> DryRun:
 
 def validate(
     loaded: LoadedModel,
+    svf: SVFModel,
+    z: Z,
     rows: Sequence[Example],
     reward: str,
     config: TrainConfig,
     step: int,
     best: Validation | None,
 ) -> Validation:
-    """Greedy accuracy and mean reward under the `z` in force; best by accuracy, then reward."""
-    scored = score_greedy(loaded, rows, reward, config.max_new_tokens)
+    """Greedy accuracy and mean reward under `z`; best by accuracy, then reward."""
+    scored = score_greedy(loaded, svf, z, rows, reward, config.max_new_tokens)
     accuracy = sum(r >= 1 for r in scored) / len(scored)
     mean = sum(scored) / len(scored)
     better = best is None or (accuracy, mean) > (best.accuracy, best.reward)
@@ -181,10 +184,15 @@ def validate(
 
 
 def score_greedy(
-    loaded: LoadedModel, rows: Sequence[Example], reward: str, max_new_tokens: int
+    loaded: LoadedModel,
+    svf: SVFModel,
+    z: Z,
+    rows: Sequence[Example],
+    reward: str,
+    max_new_tokens: int,
 ) -> list[float]:
     """The reward of the greedy answer to each row (rows that cannot be scored count as −1)."""
-    answers = greedy_answers(loaded, rows, max_new_tokens)
+    answers = greedy_answers(loaded, rows, max_new_tokens, around=holding(loaded, svf, z))
     return [-1.0 if r is None else r for r in rewards_of(reward, rows, answers)]
 
 

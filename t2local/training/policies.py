@@ -19,6 +19,7 @@ from contextlib import contextmanager
 import torch
 
 from t2local.adapt.actions import CHOICE, action_of, prompt_ids, score_choices
+from t2local.adapt.adapter import holding
 from t2local.models.generate import Sampling, generate_batch
 from t2local.models.load import LoadedModel
 from t2local.models.scoring import (
@@ -123,8 +124,9 @@ class TextPolicy:
         )
         rows = [e for e in batch for _ in range(self.config.samples_per_prompt)]
         prompts = [prompt_ids(self.loaded, e) for e in rows]
-        with self.svf.using(z):
-            completions = generate_batch(self.loaded, prompts, sampling)
+        completions = generate_batch(
+            self.loaded, prompts, sampling, around=holding(self.loaded, self.svf, z)
+        )
         decode = self.loaded.tokenizer.decode
         texts = [decode(ids, skip_special_tokens=True) for ids in completions]
         return completions, list(zip(texts, rewards_of(self.reward, rows, texts), strict=True))

@@ -49,8 +49,7 @@ def train_expert(
     scores = {}
     for stage, z in (("base", {}), ("trained", outcome.z)):
         yield Progress(f"Measuring on held-out rows: {stage}", len(scores), 2, "models")
-        with svf.using(z):
-            scores[stage] = score_greedy(loaded, source.held_out, reward, config.max_new_tokens)
+        scores[stage] = score_greedy(loaded, svf, z, source.held_out, reward, config.max_new_tokens)
     right = {stage: [float(r >= 1) for r in rows] for stage, rows in scores.items()}
     n = len(source.held_out)
     _, low, high = paired_difference(right["base"], right["trained"])

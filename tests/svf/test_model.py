@@ -1,5 +1,7 @@
 """`attach`, `using`, `detach` on two-layer random models; the model is the base unless told."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -261,3 +263,24 @@ def test_unknown_names_and_wrong_lengths_are_named(svf):
             svf.using({name: torch.ones(shape)}).__enter__()
     with pytest.raises(T2LocalError, match=r"'fp8' is unknown; choose auto, fp32, bf16, int8"):
         attach(svf.detach(), basis_dtype="fp8")
+
+
+def test_a_second_thread_waits_until_the_first_lets_go_of_the_model(tiny):
+    """Two threads under different z, a forward at a time, never see each other's."""
+    model = tiny("llama")
+    svf = attach(model)
+    ids = torch.arange(5, 25)[None]
+    zs = [
+        {n: 1 + 0.3 * torch.randn(r, generator=torch.Generator().manual_seed(s)) for n, r in
+         svf.ranks.items()}
+        for s in (1, 2)
+    ]  # fmt: skip
+
+    def forward(z):
+        with torch.no_grad(), svf.using(z):
+            return model(ids).logits
+
+    alone = [forward(z) for z in zs]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(forward, zs * 20))
+    assert all(torch.equal(found, alone[i % 2]) for i, found in enumerate(together))
