@@ -7,7 +7,7 @@ The model (`svf.lock`) is held for one step of one answer at a time. Knows nothi
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -19,6 +19,7 @@ from t2local.adapt.dispatch import LABELS
 from t2local.adapt.events import ADAPTED_ROW, Dispatch, Token
 from t2local.adapt.two_pass import Steering, Strategy, Workshop
 from t2local.engine.chats import ChatStore
+from t2local.engine.jobs import Jobs
 from t2local.engine.requests import (
     BASE,
     CLASSIFIER,
@@ -32,6 +33,7 @@ from t2local.engine.requests import (
 )
 from t2local.engine.shelf import Shelf, expert_info
 from t2local.errors import T2LocalError
+from t2local.experts import Expert, ExpertStore
 from t2local.models.load import LoadedModel, load_model
 from t2local.models.prefix_cache import PrefixCache
 from t2local.progress import CancelToken, Progress, drain
@@ -69,6 +71,7 @@ class Engine:
         self._shelf = Shelf()
         self._previews = PrefixCache(capacity=2)
         self._sessions: dict[str, _Session] = {}
+        self.jobs = Jobs(self._trained_model, self.adopt)
 
     # --- loading
 
@@ -131,6 +134,18 @@ class Engine:
     def _adapter(self, loaded: LoadedModel, svf: SVFModel) -> Adapter:
         experts = {name: expert.z for name, expert in self._shelf.usable.items()}
         return Adapter(svf, experts, REBUILT_COPIES if may_rebuild(loaded) else 0)
+
+    def adopt(self, expert: Expert) -> None:
+        """Save a new expert and offer it to every later answer."""
+        workshop = self._ready()
+        ExpertStore(workshop.loaded.slug).save(expert)
+        with self._svf.lock:
+            self._shelf = Shelf.read(workshop.loaded, self._svf)
+            adapter = self._adapter(workshop.loaded, self._svf)
+            self._workshop = replace(workshop, adapter=adapter)
+
+    def _trained_model(self) -> tuple[LoadedModel, SVFModel]:
+        return self._ready().loaded, self._svf
 
     def _ready(self) -> Workshop:
         if self._workshop is None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from t2local import paths
 from t2local.errors import T2LocalError
@@ -153,7 +153,8 @@ class Run:
         values = asdict(replace(state, **dict.fromkeys(TENSORS, None)))
         tensors = {name: getattr(state, name).detach().cpu().clone() for name in TENSORS}
         with paths.atomic_write(self.folder / "state.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt", "state": json.dumps(values)})
+            metadata = {"format": "pt", "state": json.dumps(values)}
+            temporary.write_bytes(save(tensors, metadata=metadata))
 
 
 def _state(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> TrainState:

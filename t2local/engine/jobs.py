@@ -1,0 +1,172 @@
+"""Training runs in the background: a queue, one worker, pause, stop, and what became of each run.
+
+A run's record is its folder on disk (`training.runs`); this module only drives it, so a restarted
+server finds every run again and goes on with one that was cut off. The trainer shares the loaded
+model with the chat, one forward at a time.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from t2local.adapt.dispatch import LABELS, classification_prompt
+from t2local.errors import T2LocalError
+from t2local.experts import Expert
+from t2local.models.load import LoadedModel
+from t2local.progress import CancelToken, Progress
+from t2local.svf import SVFModel
+from t2local.tasks.curricula import curriculum, with_prompts
+from t2local.training.recipe import train_expert
+from t2local.training.reports import Checkpoint, DryRun, StepReport, Validation
+from t2local.training.runs import Plan, Run
+
+QUEUED, RUNNING, PAUSED, STOPPING = "queued", "running", "paused", "stopping"
+FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """Where a run stands. `message`: a sentence for a person; `eta_s`: None while unknown."""
+
+    run: str
+    expert: str
+    stage: str
+    step: int = 0
+    steps: int = 0
+    message: str = ""
+    eta_s: float | None = None
+
+
+@dataclass
+class _Job:
+    run: Run
+    status: JobStatus
+    cancel: CancelToken = field(default_factory=CancelToken)
+    go_on: threading.Event = field(default_factory=threading.Event)
+    started_s: float = 0.0
+    first_step: int = 0
+
+
+class Jobs:
+    """`model`: gives the loaded model and its SVF; `finished`: is called with each new expert."""
+
+    def __init__(
+        self,
+        model: Callable[[], tuple[LoadedModel, SVFModel]],
+        finished: Callable[[Expert], None],
+    ) -> None:
+        self._model, self._finished = model, finished
+        self._jobs: dict[str, _Job] = {}
+        self._queue: queue.Queue[str] = queue.Queue()
+        self._worker: threading.Thread | None = None
+
+    def start(self, plan: Plan) -> str:
+        """Queue a new run and give its name. Raises `T2LocalError` for data that cannot serve."""
+        curriculum(plan.source, plan.config.seed)  # bad rows are told now, not from the queue
+        return self._enqueue(Run.create(plan))
+
+    def resume(self, name: str) -> None:
+        """Let a paused run go on, or take up one that was cut off. Raises `T2LocalError`."""
+        job = self._jobs.get(name)
+        if job is None or job.status.stage in (FAILED, INTERRUPTED):
+            self._enqueue(Run.open(name))
+        else:
+            self._tell(job, stage=RUNNING, message="")
+            job.go_on.set()
+
+    def pause(self, name: str) -> None:
+        """Hold a run after its current step; its model is free for the chat meanwhile."""
+        job = self._find(name)
+        job.go_on.clear()
+        self._tell(job, stage=PAUSED, message="Paused: chat with what it has learnt, or go on.")
+
+    def stop(self, name: str) -> None:
+        """End a run after its current step; its best checkpoint becomes the expert."""
+        job = self._find(name)
+        job.cancel.cancel()
+        job.go_on.set()
+        self._tell(job, stage=STOPPING, message="Stopping: the best checkpoint is kept.")
+
+    def status(self, name: str) -> JobStatus:
+        """Raises `T2LocalError` for an unknown run."""
+        if name in self._jobs:
+            return self._jobs[name].status
+        return status_on_disk(Run.open(name))
+
+    def _find(self, name: str) -> _Job:
+        if name not in self._jobs:
+            raise T2LocalError(f"Run '{name}' is not running; resume it first.")
+        return self._jobs[name]
+
+    def _enqueue(self, run: Run) -> str:
+        plan = run.plan()
+        status = JobStatus(run.name, plan.name, QUEUED, steps=plan.config.steps)
+        job = self._jobs[run.name] = _Job(run, status)
+        job.go_on.set()
+        self._queue.put(run.name)
+        if self._worker is None or not self._worker.is_alive():
+            self._worker = threading.Thread(target=self._work, daemon=True, name="train")
+            self._worker.start()
+        return run.name
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs[self._queue.get()]
+            try:
+                self._drive(job)
+            except T2LocalError as error:
+                self._tell(job, stage=FAILED, message=str(error))
+            except Exception as error:
+                self._tell(job, stage=FAILED, message=f"{type(error).__name__}: {error}")
+                raise
+
+    def _drive(self, job: _Job) -> None:
+        """One run from where it stands to its expert."""
+        loaded, svf = self._model()
+        plan, state = job.run.plan(), job.run.state()
+        job.run.rewind(state)
+        source = curriculum(plan.source, plan.config.seed)
+        if plan.classifier:
+            source = with_prompts(source, classification_prompt)
+        job.started_s, job.first_step = time.monotonic(), state.step if state else 0
+        self._tell(job, stage=RUNNING, step=job.first_step, message="Trying the base model")
+        work = train_expert(
+            loaded, svf, source, plan.name, plan.reward, plan.config, plan.description,
+            LABELS if plan.classifier else (), plan.command, job.cancel, state,
+        )  # fmt: skip
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                expert, _ = end.value
+                break
+            self._listen(job, event)
+            job.go_on.wait()
+        self._finished(expert)
+        job.run.finish({"expert": expert.name, "held_out": expert.held_out.as_dict()})
+        self._tell(job, stage=FINISHED, message=f"'{expert.name}' is ready.", eta_s=None)
+
+    def _listen(self, job: _Job, event) -> None:
+        if isinstance(event, DryRun | StepReport | Validation | Checkpoint):
+            job.run.record(event)
+        if isinstance(event, StepReport):
+            spent = time.monotonic() - job.started_s
+            a_step = spent / max(1, event.step - job.first_step)
+            self._tell(job, step=event.step, eta_s=a_step * (event.steps - event.step), message="")
+        elif isinstance(event, Progress):
+            self._tell(job, message=event.stage)
+
+    def _tell(self, job: _Job, **changes) -> None:
+        job.status = replace(job.status, **changes)
+
+
+def status_on_disk(run: Run) -> JobStatus:
+    """What a run's folder says of it when no worker drives it."""
+    plan, state = run.plan(), run.state()
+    step = state.step if state else 0
+    if run.finished:
+        return JobStatus(run.name, plan.name, FINISHED, step, plan.config.steps)
+    message = f"Cut off after step {step}: resume it to go on."
+    return JobStatus(run.name, plan.name, INTERRUPTED, step, plan.config.steps, message)

@@ -1,0 +1,144 @@
+"""How fast the branch is: decomposing, changing z, a z a row, and decoding token by token.
+
+Ratios are taken round by round between things that ran in turn (`bench_rows`). The untouched model
+is a twin that shares every weight with the adapted one. Pure measurements.
+"""
+
+import copy
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from t2local.evaluation.bench_rows import Row, interleaved, random_z, ratio, timed
+from t2local.models.generate import Decoder, Sampling
+from t2local.models.load import LoadedModel
+from t2local.svf import Mixture, SVFModel, attach, compose
+from t2local.svf.targets import is_attention
+
+CHANGES = 20  # changes of z timed in each round, since one takes a millisecond
+WARM_UP_TOKENS = 2  # the first reads the prompt
+
+
+@dataclass(frozen=True)
+class Measured:
+    rows: list[Row]
+    ratios: dict[str, float]
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model in modules of its own, sharing every weight: it stays untouched."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def decomposition(model: PreTrainedModel, basis: str) -> tuple[Measured, SVFModel]:
+    """Seconds to attach with an empty cache and with a full one; the model stays attached."""
+    attached: list[SVFModel] = []
+    with tempfile.TemporaryDirectory() as folder:
+
+        def attach_again() -> None:
+            if attached:
+                attached.pop().detach()
+            attached.append(attach(model, "all", basis, Path(folder)))
+
+        rows = [
+            Row("decomposition", variant, timed(attach_again), "s")
+            for variant in ("fresh", "cached")
+        ]
+    return Measured(rows, {}), attached[0]
+
+
+def change_of_z(svf: SVFModel, rounds: int, rebuild: bool) -> Measured:
+    """Seconds to put another z in force: given, from sliders, or by rebuilding every matrix."""
+    zs = [random_z(svf, seed=seed) for seed in range(2)]
+    experts = {str(seed): random_z(svf, seed=seed) for seed in range(3)}
+    mixtures = [Mixture(dict.fromkeys(experts, 0.3 + 0.1 * k)) for k in range(2)]
+
+    def given() -> None:
+        for turn in range(CHANGES):
+            with svf.using(zs[turn % 2]):
+                pass
+
+    def from_sliders() -> None:
+        for turn in range(CHANGES):
+            with svf.using(compose(experts, mixtures[turn % 2])):
+                pass
+
+    actions = {"z given": given, "three sliders moved": from_sliders}
+    if rebuild:
+        actions["all matrices rebuilt"] = lambda: svf.rebuild(zs[0])
+    seconds = interleaved(actions, rounds)
+    for name in ("z given", "three sliders moved"):
+        seconds[name] = [taken / CHANGES for taken in seconds[name]]
+    rows = [Row("change of z", n, 1e3 * statistics.median(s), "ms") for n, s in seconds.items()]
+    if not rebuild:
+        return Measured(rows, {})
+    faster = ratio(seconds["all matrices rebuilt"], seconds["z given"])
+    return Measured(rows, {"rebuild_over_change_of_z": faster})
+
+
+def rows_of_z(svf: SVFModel, ids: torch.Tensor, rounds: int) -> Measured:
+    """Tokens/s of a batch `ids` `[B, T]` with a different z a row and with one shared z."""
+    zs = {"one shared z": random_z(svf), "a z for each row": random_z(svf, len(ids))}
+
+    @torch.no_grad()
+    def forward(name: str) -> None:
+        with svf.using(zs[name]):
+            svf.model(ids, logits_to_keep=1)
+
+    seconds = interleaved({name: lambda name=name: forward(name) for name in zs}, rounds)
+    rows = [
+        Row(f"batch of {len(ids)}", name, ids.numel() / statistics.median(taken), "tokens/s")
+        for name, taken in seconds.items()
+    ]
+    throughput = ratio(seconds["one shared z"], seconds["a z for each row"])
+    return Measured(rows, {"throughput_z_per_row_over_shared": throughput})
+
+
+def decoding(
+    loaded: LoadedModel,
+    untouched: PreTrainedModel,
+    svf: SVFModel,
+    prompt: Sequence[int],
+    tokens: int,
+    rebuild: bool,
+) -> Measured:
+    """Tokens/s at batch 1 with a KV cache: one token of each variant in turn, greedy."""
+    z = random_z(svf)
+    mlp = {name: row for name, row in z.items() if not is_attention(name)}
+    in_force: dict[str, Callable[[], AbstractContextManager]] = {
+        "base": nullcontext,
+        "mlp": lambda: svf.using(mlp),
+        "all": lambda: svf.using(z),
+    }
+    if rebuild:
+        matrices = svf.rebuild(z)
+        in_force["rebuilt"] = lambda: svf.using_rebuilt(matrices)
+    greedy = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=tokens + 8, seed=0)
+    models = {name: untouched if name == "base" else loaded.model for name in in_force}
+    decoders = {
+        name: Decoder(replace(loaded, model=model), prompt, greedy)
+        for name, model in models.items()
+    }
+
+    def one_token(name: str) -> None:
+        decoder = decoders[name]
+        with in_force[name]():
+            decoder.push(decoder.sample(decoder.logits()))
+
+    actions = {name: lambda name=name: one_token(name) for name in in_force}
+    seconds = interleaved(actions, tokens, WARM_UP_TOKENS)
+    rows = [Row("decode", n, 1 / statistics.median(taken), "tokens/s") for n, taken in
+            seconds.items()]  # fmt: skip
+    ratios = {
+        f"decode_{name}_over_base": ratio(seconds["base"], taken)
+        for name, taken in seconds.items()
+        if name != "base"
+    }
+    return Measured(rows, ratios)

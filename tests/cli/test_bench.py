@@ -1,0 +1,82 @@
+"""`bench`: the table's marks, and on the embedded model the JSON object with every row."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from t2local import paths
+from t2local.cli.bench import _sampled
+from t2local.cli.bench_table import RATIO_BARS, ROW_BARS, Bar, print_table
+from t2local.evaluation.bench_rows import Row
+from t2local.experts import Expert, ExpertStore
+from t2local.models.embedded import NAME
+from t2local.svf import attach
+from tests.svf.support import random_z
+
+
+@pytest.mark.parametrize(
+    ("bar", "value", "reached"),
+    [
+        (Bar("≥", 0.65), 0.65, True),
+        (Bar("≥", 0.65), 0.64, False),
+        (Bar("≤", 0.0), 0.0, True),
+        (Bar("<", 4.0), 4.0, False),
+    ],
+)
+def test_a_bar_knows_what_reaches_it(bar, value, reached):
+    assert bar.reached(value) == reached
+
+
+def test_the_table_shows_each_value_with_its_bar_and_mark(capsys):
+    rows = [Row("change of z", "z given", 1.6, "ms"), Row("decode", "base", 14.0, "tokens/s")]
+    print_table(rows, {"decode_all_over_base": 0.4})
+    change, decode, _, all_over_base = capsys.readouterr().out.splitlines()
+    assert change.split()[-5:] == ["1.6", "ms", "≤", "5", "pass"]
+    assert decode.endswith("tokens/s")
+    assert all_over_base.startswith("decode all over base")
+    assert all_over_base.endswith("BELOW")
+
+
+def test_samples_of_matrices_meet_every_kind():
+    names = tuple(f"{layer}.{kind}" for layer in range(30) for kind in "qkvogud")
+    chosen = _sampled(names, 20)
+    assert 15 <= len(chosen) <= 20
+    assert {name[-1] for name in chosen} == set("qkvogud")
+    assert _sampled(names, 1000) == names
+
+
+def put_experts(loaded) -> None:
+    """A skill and a classifier among the user's experts, with little in them."""
+    svf = attach(loaded.model, "mlp")
+    try:
+        z = random_z(svf, rms=0.01)
+        fingerprint = svf.fingerprint(z)
+    finally:
+        svf.detach()
+    store = ExpertStore(NAME)
+    store.save(Expert("skill", NAME, fingerprint, z))
+    store.save(Expert("reader", NAME, fingerprint, z, kind="classifier", labels=("skill", "other")))
+
+
+@pytest.mark.model
+def test_quick_gives_one_json_object_with_every_row_that_has_a_bar(embedded, embedded_home):
+    put_experts(embedded)
+    assert paths.home() == embedded_home
+    command = [sys.executable, "-m", "t2local", "bench", "--quick", "--json"]
+    finished = subprocess.run(
+        command, capture_output=True, text=True, cwd=paths.PROJECT_ROOT, env=os.environ, check=True
+    )
+    result = json.loads(finished.stdout)
+    assert result.keys() == {"device", "model", "rows", "ratios"}
+    assert result["model"] == NAME
+    assert all(row.keys() == {"name", "variant", "value", "unit"} for row in result["rows"])
+    values = {(row["name"], row["variant"]): row["value"] for row in result["rows"]}
+    assert values.keys() >= ROW_BARS.keys()
+    assert result["ratios"].keys() >= RATIO_BARS.keys()
+    exact = [key for key in ROW_BARS if key[0] in ("z = 1", "branch", "batch of different z")]
+    assert all(ROW_BARS[key].reached(values[key]) for key in exact)
+    shares = [v for (_, variant), v in values.items() if variant.startswith("share of")]
+    assert sum(shares) == pytest.approx(2.0)  # two steps were measured

@@ -1,0 +1,93 @@
+import json
+import time
+
+import pytest
+
+from t2local.adapt.events import Dispatched
+from t2local.engine.engine import Engine
+from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, RUNNING
+from t2local.engine.requests import ChatRequest, Controls
+from t2local.errors import T2LocalError
+from t2local.models.sampling import Sampling
+from t2local.svf import Mixture
+from t2local.training.config import TrainConfig
+from t2local.training.runs import Plan, Run
+
+QUICK = TrainConfig(
+    steps=4, prompts_per_step=4, learning_rate=2e-2, validate_every=2, checkpoint_every=1
+)
+ASK = ({"role": "user", "content": "hello"},)
+
+
+@pytest.fixture
+def data(tmp_path):
+    rows = [
+        {"prompt": f"colour {i}?", "answer": "red", "choices": ["blue", "red"], "label": 1}
+        for i in range(24)
+    ]
+    path = tmp_path / "red.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def plan(data, **changes):
+    return Plan(**{"name": "red", "source": data, "reward": "choice", "config": QUICK, **changes})
+
+
+def wait(engine, name, *stages, timeout_s=60):
+    deadline = time.monotonic() + timeout_s
+    while engine.jobs.status(name).stage not in stages:
+        assert time.monotonic() < deadline, engine.jobs.status(name)
+        time.sleep(0.01)
+    return engine.jobs.status(name)
+
+
+def test_a_run_ends_with_an_expert_that_answers_at_once(engine, data):
+    name = engine.jobs.start(plan(data))
+    assert wait(engine, name, FINISHED, FAILED).stage == FINISHED
+    assert "red" in [e.name for e in engine.experts()]
+    asked = ChatRequest(
+        ASK, Controls("manual", mixture=Mixture({"red": 1.0})), Sampling(max_new_tokens=2)
+    )
+    assert isinstance(next(engine.answer("s", asked)), Dispatched)
+    assert Run.open(name).finished
+
+
+def test_chat_works_while_a_run_trains(engine, data):
+    name = engine.jobs.start(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 400})))
+    wait(engine, name, RUNNING)
+    asked = ChatRequest(ASK, Controls("base"), Sampling(temperature=0, max_new_tokens=8))
+    during = list(engine.answer("s", asked))[-1].texts
+    engine.jobs.stop(name)
+    assert wait(engine, name, FINISHED).step < 400
+    assert list(engine.answer("s", asked))[-1].texts == during
+
+
+def test_a_paused_run_waits_and_goes_on(engine, data):
+    name = engine.jobs.start(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 60})))
+    wait(engine, name, RUNNING)
+    engine.jobs.pause(name)
+    assert engine.jobs.status(name).stage == PAUSED
+    engine.jobs.resume(name)
+    engine.jobs.stop(name)
+    assert wait(engine, name, FINISHED).stage == FINISHED
+
+
+def test_a_restarted_server_finds_a_cut_off_run_and_goes_on(engine, data, model_folder):
+    run = Run.create(plan(data))
+    again = Engine(str(model_folder)).load()
+    assert again.jobs.status(run.name).stage == INTERRUPTED
+    again.jobs.resume(run.name)
+    assert wait(again, run.name, FINISHED).step == QUICK.steps
+
+
+def test_what_cannot_be_trained_says_so(engine, data, tmp_path):
+    with pytest.raises(T2LocalError, match="neither a file"):
+        engine.jobs.start(plan("nothing.csv"))
+    hopeless = tmp_path / "hopeless.jsonl"
+    rows = [
+        {"prompt": f"colour {i}?", "answer": "red", "choices": ["blue", "grey"]} for i in range(24)
+    ]
+    hopeless.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    name = engine.jobs.start(plan(str(hopeless), reward="exact"))
+    assert "Nothing to learn from" in wait(engine, name, FAILED).message

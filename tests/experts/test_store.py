@@ -1,0 +1,237 @@
+"""Expert files: what is saved comes back, and what cannot be used is refused with its reason."""
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from t2local import paths
+from t2local.errors import T2LocalError
+from t2local.experts import ExpertStore, read_expert, write_expert
+from t2local.experts.store import check_fits
+from t2local.svf import attach
+from tests.experts.support import MODEL, small_expert
+
+
+@pytest.fixture(scope="module")
+def svf(tiny):
+    return attach(tiny("llama"))
+
+
+@pytest.fixture
+def expert(svf):
+    return small_expert(svf)
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> Path:
+    """The shipped experts' folder of `MODEL`, empty."""
+    monkeypatch.setattr(paths, "SHIPPED_EXPERTS", tmp_path / "shipped")
+    return tmp_path / "shipped" / MODEL
+
+
+def same(left, right) -> bool:
+    return replace(left, z={}) == replace(right, z={}) and all(
+        torch.equal(left.z[name], right.z[name]) for name in left.z | right.z
+    )
+
+
+def reason(action, *arguments) -> str:
+    with pytest.raises(T2LocalError) as error:
+        action(*arguments)
+    text = str(error.value)
+    assert "\n" not in text
+    assert "; " in text  # the remedy
+    return text
+
+
+def test_save_then_load_is_the_identity(expert, tmp_path):
+    path = tmp_path / "counting.safetensors"
+    write_expert(expert, path)
+    assert same(read_expert(path), expert)
+    classifier = replace(expert, kind="classifier", labels=("math", "other"), z=dict(expert.z))
+    write_expert(classifier, path)
+    assert same(read_expert(path), classifier)
+
+
+def test_a_file_holds_float32_rows_under_the_matrix_names_and_strings(expert, tmp_path):
+    write_expert(replace(expert, z={n: r.double() for n, r in expert.z.items()}), tmp_path / "e")
+    with safe_open(tmp_path / "e", "pt") as file:
+        assert set(file.keys()) == set(expert.z)
+        assert all(file.get_tensor(name).dtype == torch.float32 for name in expert.z)
+        metadata = file.metadata()
+    wanted = "schema name description base_model basis_fingerprint reward training license"
+    assert {f"t2local.{key}" for key in wanted.split()} < metadata.keys()
+    assert metadata["format"] == "pt"
+    assert metadata["t2local.base_model"] == MODEL
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays(expert, tmp_path, monkeypatch):
+    path = tmp_path / "experts" / "counting.safetensors"
+    write_expert(expert, path)
+    old = path.read_bytes()
+
+    def full(path: Path, content: bytes) -> None:
+        path.open("wb").write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        text = reason(write_expert, replace(expert, description="newer"), path)
+    assert "disk is full" in text
+    assert path.read_bytes() == old
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    assert "no expert file" in reason(read_expert, tmp_path / "none.safetensors")
+
+
+def test_a_damaged_file(expert, tmp_path):
+    path = tmp_path / "e.safetensors"
+    write_expert(expert, path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"\x80\x04pickle", whole[:8] + b"}" + whole[9:]):
+        path.write_bytes(content)
+        assert "'e.safetensors' is damaged" in reason(read_expert, path)
+
+
+def test_a_safetensors_file_that_is_no_expert(tmp_path):
+    save_file({"weight": torch.ones(3)}, tmp_path / "w.safetensors", {"format": "pt"})
+    text = reason(read_expert, tmp_path / "w.safetensors")
+    assert "not a t2local expert file" in text
+    assert "t2local.schema" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("t2local.schema", "99"),
+        ("t2local.training", "{"),
+        ("t2local.training", "[]"),
+        ("t2local.training", '{"held_out": {"n": 5}}'),
+        ("t2local.sigma", "[1]"),
+        ("t2local.labels", "3"),
+    ],
+)
+def test_a_card_that_is_garbled(tmp_path, key, value):
+    card = {
+        "t2local.schema": "1",
+        "t2local.name": "e",
+        "t2local.base_model": MODEL,
+        "t2local.basis_fingerprint": "svf1-0",
+    }
+    save_file({"m": torch.ones(3)}, tmp_path / "e.safetensors", card)
+    assert read_expert(tmp_path / "e.safetensors").name == "e"
+    save_file({"m": torch.ones(3)}, tmp_path / "e.safetensors", card | {key: value})
+    assert "not a t2local expert file" in reason(read_expert, tmp_path / "e.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_infinity(expert, svf, tmp_path, value):
+    name = svf.matrix_names[5]
+    row = expert.z[name].clone()
+    row[3] = value
+    write_expert(replace(expert, z=expert.z | {name: row}), tmp_path / "e.safetensors")
+    text = reason(read_expert, tmp_path / "e.safetensors")
+    assert "NaN or infinity" in text
+    assert name in text
+
+
+def test_a_matrix_of_the_wrong_shape_and_no_matrix_at_all(expert, tmp_path):
+    write_expert(replace(expert, z={"m": torch.ones(2, 3)}), tmp_path / "e.safetensors")
+    assert "shape [2, 3]" in reason(read_expert, tmp_path / "e.safetensors")
+    write_expert(replace(expert, z={}), tmp_path / "e.safetensors")
+    assert "no matrices" in reason(read_expert, tmp_path / "e.safetensors")
+
+
+def test_an_expert_fits_the_model_it_was_made_for(expert, svf):
+    assert check_fits(expert, svf, MODEL, "none") == ""
+    part = dict(list(expert.z.items())[:4])
+    alone = replace(expert, z=part, basis_fingerprint=svf.fingerprint(part))
+    assert check_fits(alone, svf, MODEL, "none") == ""
+
+
+def test_an_expert_of_another_model_is_refused(expert, svf):
+    text = reason(check_fits, expert, svf, "SmolLM2-135M-Instruct", "none")
+    assert "'counting' was trained on tiny-llama" in text
+    assert "the loaded model is SmolLM2-135M-Instruct" in text
+
+
+def test_an_expert_of_another_basis_is_refused(expert, tiny):
+    other = attach(tiny("llama", seed=1))
+    assert "belongs to another basis" in reason(check_fits, expert, other, MODEL, "none")
+
+
+def test_an_expert_without_singular_values_to_compare_is_refused(expert, tiny):
+    other = attach(tiny("llama", seed=1))
+    for check in ({}, {"model.nothing": (1.0,)}, {other.matrix_names[0]: (1.0,) * 1000}):
+        refused = replace(expert, sigma_check=check)
+        assert "another basis" in reason(check_fits, refused, other, MODEL, "none")
+
+
+def test_an_expert_for_other_matrices_is_refused(expert, tiny):
+    part = attach(tiny("llama"), "mlp")
+    assert "does not adapt" in reason(check_fits, expert, part, MODEL, "none")
+    short = replace(expert, z={n: r[:-1] for n, r in expert.z.items()})
+    assert "does not adapt" in reason(check_fits, short, attach(tiny("llama")), MODEL, "none")
+
+
+def test_the_same_model_at_another_quantisation_is_transferred_with_a_warning(expert, tiny):
+    rounded = tiny("llama")
+    for name, parameter in rounded.named_parameters():
+        if name.endswith("proj.weight"):
+            parameter.data = (parameter * 50).round() / 50
+    warning = check_fits(expert, attach(rounded), MODEL, "nf4")
+    assert "transferred" in warning
+    assert "none, used with nf4" in warning
+
+
+def test_weights_that_differ_slightly_are_transferred_with_a_warning(expert, tiny):
+    nudged = tiny("llama")
+    nudged.model.layers[0].mlp.up_proj.weight.data *= 1.0005
+    assert "differ slightly" in check_fits(expert, attach(nudged), MODEL, "none")
+
+
+def test_a_users_expert_shadows_the_shipped_one(expert, shipped):
+    write_expert(replace(expert, description="shipped"), shipped / "counting.safetensors")
+    write_expert(replace(expert, name="other"), shipped / "other.safetensors")
+    store = ExpertStore(MODEL)
+    assert store.load("counting").description == "shipped"
+    path = store.save(replace(expert, description="mine"))
+    assert path == paths.experts_dir() / MODEL / "counting.safetensors"
+    assert store.load("counting").description == "mine"
+    assert [(f.expert.name, f.shipped) for f in store.files()] == [
+        ("counting", False),
+        ("other", True),
+    ]
+
+
+def test_a_damaged_file_is_listed_with_its_problem(expert, shipped):
+    write_expert(expert, shipped / "counting.safetensors")
+    (shipped / "broken.safetensors").write_bytes(b"no")
+    broken, counting = ExpertStore(MODEL).files()
+    assert broken.expert is None
+    assert "damaged" in broken.problem
+    assert counting.problem == ""
+
+
+def test_an_unknown_name_lists_those_there_are(expert, shipped):
+    assert "there are: none yet" in reason(ExpertStore(MODEL).load, "maths")
+    write_expert(expert, shipped / "counting.safetensors")
+    assert "no expert 'maths'" in reason(ExpertStore(MODEL).load, "maths")
+    assert "there are: counting" in reason(ExpertStore(MODEL).load, "maths")
+
+
+def test_a_saved_expert_gives_the_same_logits(expert, svf, shipped):
+    ids = torch.tensor([[3, 50, 51]])
+    ExpertStore(MODEL).save(expert)
+    outputs = []
+    for z in (expert.z, ExpertStore(MODEL).load("counting").z):
+        with svf.using(z), torch.no_grad():
+            outputs.append(svf.model(ids).logits)
+    assert torch.equal(*outputs)
