@@ -31,6 +31,13 @@ def prompt_ids(loaded: LoadedModel, example: Example) -> list[int]:
     return render_chat(loaded.tokenizer, [{"role": "user", "content": example.prompt}])
 
 
+def choice_tokens(loaded: LoadedModel, example: Example) -> int:
+    """How many tokens one forward reads for an example: its prompt once and every choice."""
+    encode = loaded.tokenizer.encode
+    choices = sum(len(encode(c, add_special_tokens=False)) for c in example.columns["choices"])
+    return len(prompt_ids(loaded, example)) + choices
+
+
 def score_choices(loaded: LoadedModel, examples: Sequence[Example]) -> list[torch.Tensor]:
     """A differentiable `[K]` tensor an example: length-normalised log-likelihoods. One forward."""
     choices = [

@@ -146,24 +146,34 @@ def head(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def log_probabilities(
-    model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor
+    model: PreTrainedModel,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
-    """log p `[N]` of `targets` `[N]` after the states `hidden` `[N, d]`, chunk by chunk."""
+    """log p `[N]` of `targets` `[N]` after the states `hidden` `[N, d]`, chunk by chunk.
+
+    `temperature`: that of the distribution, as in sampling.
+    """
 
     def chunk(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return -F.cross_entropy(head(model, states), wanted, reduction="none")
+        return -F.cross_entropy(head(model, states) / temperature, wanted, reduction="none")
 
     return _chunked(chunk, hidden, targets)
 
 
 def log_probabilities_and_kl(
-    model: PreTrainedModel, hidden: torch.Tensor, base_hidden: torch.Tensor, targets: torch.Tensor
+    model: PreTrainedModel,
+    hidden: torch.Tensor,
+    base_hidden: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `log_probabilities`, with KL(π_z ‖ π_base) `[N]` over the whole vocabulary."""
 
     def chunk(states: torch.Tensor, base: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        log_policy = F.log_softmax(head(model, states), dim=-1)  # [N, vocabulary]
-        log_base = F.log_softmax(head(model, base), dim=-1)
+        log_policy = F.log_softmax(head(model, states) / temperature, dim=-1)  # [N, vocabulary]
+        log_base = F.log_softmax(head(model, base) / temperature, dim=-1)
         kl = (log_policy.exp() * (log_policy - log_base)).sum(dim=-1)
         return torch.stack([log_policy.gather(1, wanted[:, None])[:, 0], kl])
 

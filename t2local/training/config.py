@@ -9,12 +9,14 @@ from t2local.errors import T2LocalError
 
 BASELINES = ("leave-one-out", "none")
 KL_ESTIMATORS = ("sampled", "full")
+POLICY_GRADIENT, NEXT_TOKEN = OBJECTIVES = ("policy-gradient", "next-token")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Departures from the paper (section 3.1, Table 6) are the defaults marked so; see `paper`."""
 
+    objective: str = POLICY_GRADIENT  # paper; next-token is its ablation (Table 4)
     steps: int = 40  # ours: where ARC-Easy stops gaining on the embedded model
     prompts_per_step: int = 8  # ours: the paper's 256 is hours a step on a laptop
     samples_per_prompt: int = 8  # ours: groups make the leave-one-out baseline; the paper has 1
@@ -44,6 +46,8 @@ class TrainConfig:
                 raise T2LocalError(
                     f"Training option {name} is {getattr(self, name)}; it must be above 0."
                 )
+        if self.objective not in OBJECTIVES:
+            raise T2LocalError(f"Objective '{self.objective}' is unknown; choose {OBJECTIVES}.")
         if self.baseline not in BASELINES:
             raise T2LocalError(f"Baseline '{self.baseline}' is unknown; choose {BASELINES}.")
         if self.kl_estimator not in KL_ESTIMATORS:

@@ -24,7 +24,7 @@ from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel, Z
 from t2local.tasks.examples import Example
-from t2local.training.config import TrainConfig
+from t2local.training.config import POLICY_GRADIENT, TrainConfig
 from t2local.training.policies import policy_for, rewards_of
 from t2local.training.reports import (
     BatchStatistics,
@@ -61,7 +61,8 @@ def train(
     names, lengths = svf.matrix_names, list(svf.ranks.values())
     device = next(iter(svf.singular_values.values())).device
     if state is None:
-        yield dry_run(policy, examples, config.seed)
+        if config.objective == POLICY_GRADIENT:
+            yield dry_run(policy, examples, config.seed)
         state = TrainState.start(sum(lengths), device)
     flat = state.flat.to(device, copy=True).requires_grad_()
     optimiser = torch.optim.AdamW([flat], lr=config.learning_rate, weight_decay=0.0)

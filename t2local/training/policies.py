@@ -11,14 +11,17 @@ The base model's values come from `z = 1` forwards of the same model: there is n
 Each `accumulate` leaves `−∂J/∂z` in the `.grad` of `z` and gives the batch's statistics.
 """
 
-import time
-from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import contextmanager
 
 import torch
 
-from t2local.adapt.actions import CHOICE, action_of, prompt_ids, score_choices
+from t2local.adapt.actions import (
+    CHOICE,
+    action_of,
+    choice_tokens,
+    prompt_ids,
+    score_choices,
+)
 from t2local.adapt.adapter import holding
 from t2local.models.generate import Sampling, generate_batch
 from t2local.models.load import LoadedModel
@@ -31,23 +34,10 @@ from t2local.models.scoring import (
 from t2local.svf import SVFModel, Z
 from t2local.tasks.examples import Example, as_columns
 from t2local.tasks.rewards import REWARDS
-from t2local.training.config import TrainConfig
+from t2local.training.clock import Clock
+from t2local.training.config import NEXT_TOKEN, TrainConfig
+from t2local.training.imitation import NextTokenPolicy
 from t2local.training.reports import BatchStatistics
-
-
-class Clock:
-    """Seconds by stage: `with clock("forward"): ...`."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, stage: str):
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start
 
 
 def rewards_of(
@@ -92,9 +82,7 @@ class ChoicePolicy:
                 kls.append(kl.item())
                 entropies.append(-(log_policy.exp() * log_policy).sum().item())
                 spreads.append(float(reward.std(correction=0)))
-                tokens += (
-                    sum(len(c) for c in example.columns["choices"]) // 4 + len(example.prompt) // 4
-                )
+                tokens += choice_tokens(self.loaded, example)
             with clock("backward"), self.svf.using(z):  # checkpoints compute blocks again
                 (torch.stack(losses).sum() / len(batch)).backward()
         return _statistics(expected, kls, entropies, spreads, tokens, clock)
@@ -194,18 +182,20 @@ class TextPolicy:
         packed = pack_choices(
             prompts, [[c] for c in completions], self.loaded.tokenizer.pad_token_id or 0
         )
-        model = self.loaded.model
+        model, temperature = self.loaded.model, self.config.temperature
         with clock("forward"):
             with torch.no_grad(), self.svf.using({}):
                 base_states, targets, _ = predictor_states(model, packed)
             with self.svf.using(z):
                 states, targets, slots = predictor_states(model, packed)
             if self.config.kl_estimator == "full":
-                log_probs, kl = log_probabilities_and_kl(model, states, base_states, targets)
+                log_probs, kl = log_probabilities_and_kl(
+                    model, states, base_states, targets, temperature
+                )
             else:
-                log_probs = log_probabilities(model, states, targets)
+                log_probs = log_probabilities(model, states, targets, temperature)
                 with torch.no_grad():
-                    base_log_probs = log_probabilities(model, base_states, targets)
+                    base_log_probs = log_probabilities(model, base_states, targets, temperature)
                 ratio = base_log_probs - log_probs
                 kl = ratio.exp() - 1 - ratio  # k3: unbiased on the policy's own samples, never < 0
         weights = advantages.to(log_probs.device)[slots]
@@ -219,8 +209,10 @@ def policy_for(
     examples: Sequence[Example],
     reward: str,
     config: TrainConfig,
-) -> ChoicePolicy | TextPolicy:
-    """The policy that fits the examples' kind of action."""
+) -> ChoicePolicy | TextPolicy | NextTokenPolicy:
+    """The policy that fits the objective and the examples' kind of action."""
+    if config.objective == NEXT_TOKEN:
+        return NextTokenPolicy(loaded, svf, config)
     kind = ChoicePolicy if action_of(examples) == CHOICE else TextPolicy
     return kind(loaded, svf, reward, config)
 

@@ -1,0 +1,40 @@
+from dataclasses import replace
+
+import torch
+
+from t2local.progress import drain
+from t2local.tasks.examples import Example
+from t2local.training.config import NEXT_TOKEN, TrainConfig
+from t2local.training.imitation import NextTokenPolicy
+from t2local.training.loop import train
+from t2local.training.reports import DryRun, StepReport
+
+CONFIG = TrainConfig(
+    objective=NEXT_TOKEN, steps=6, prompts_per_step=4, learning_rate=2e-2, validate_every=6
+)
+
+
+def ones(svf):
+    return {n: row.requires_grad_() for n, row in svf.identity().items()}
+
+
+def test_the_gradient_is_that_of_the_mean_log_likelihood(loaded, svf):
+    rows = [Example("say", "red"), Example("tell me", "a longer answer")]
+    z = ones(svf)
+    NextTokenPolicy(loaded, svf, replace(CONFIG, rows_per_forward=1)).accumulate(rows, z, 1)
+    name = "model.layers.1.self_attn.q_proj"
+    fresh, total, tokens = ones(svf), 0.0, 0
+    for row in rows:
+        policy = NextTokenPolicy(loaded, svf, CONFIG)
+        log_probs, _ = policy._forward([row], [policy._answer_ids(row)], fresh)
+        total, tokens = total - log_probs.sum(), tokens + len(log_probs)
+    (expected,) = torch.autograd.grad(total / tokens, fresh[name])
+    assert torch.allclose(z[name].grad, expected, atol=1e-6)
+
+
+def test_imitation_runs_through_the_same_loop_without_a_dry_run(loaded, svf, colours):
+    events = []
+    outcome = drain(train(loaded, svf, colours, colours[:4], "choice", CONFIG), events.append)
+    assert not any(isinstance(e, DryRun) for e in events)
+    assert sum(isinstance(e, StepReport) for e in events) == CONFIG.steps
+    assert outcome.curve[-1] > outcome.curve[0]  # the likelihood of the right answer rises
