@@ -29,11 +29,15 @@ def may_rebuild(loaded: LoadedModel) -> bool:
 
 
 def holding(loaded: LoadedModel, svf: SVFModel, z: Z) -> Around:
-    """How to hold an unchanging `z` `[r]` over many forwards: rebuilt where that is allowed."""
+    """How to hold an unchanging `z` `[r]` over many forwards: rebuilt where that is allowed.
+
+    Gradients reach a `z` that asks for them either way.
+    """
     if not may_rebuild(loaded):
         return lambda: svf.using(z)
     matrices = svf.rebuild(z)
-    return lambda: svf.using_rebuilt(matrices)
+    trained = z if any(row.requires_grad for row in z.values()) else None
+    return lambda: svf.using_rebuilt(matrices, trained)
 
 
 class Adapter:

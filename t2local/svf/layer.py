@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from t2local.errors import T2LocalError
 from t2local.svf.basis import Basis
+from t2local.svf.rebuilt import RebuiltLinear
 from t2local.svf.targets import is_conv1d
 
 
@@ -26,11 +27,13 @@ class InForce:
 
     `deltas`: `z − 1`, `[r]`, `[B, 1, r]` or `[B, T, r]`, times the squared scale of an int8 basis;
     a missing one means that the branch is skipped. `matrices`: ready-made `W'` `[m, n]`, used
-    instead of base and branch, for an unchanging z.
+    instead of base and branch, for an unchanging z; `trained`: that z `[r]`, where it asks for a
+    gradient.
     """
 
     deltas: Mapping[str, torch.Tensor] = field(default_factory=dict)
     matrices: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    trained: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class SVFLinear(nn.Module):
@@ -55,7 +58,11 @@ class SVFLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, T, n] -> [B, T, m]
         rebuilt = self.in_force.matrices.get(self.name)
         if rebuilt is not None:
-            return F.linear(x, rebuilt, self.bias)
+            z = self.in_force.trained.get(self.name)
+            if z is None:
+                return F.linear(x, rebuilt, self.bias)
+            rows = self.basis.dense().to(x.dtype)
+            return RebuiltLinear.apply(x, z, rebuilt, self.bias, rows, self.basis.side)
         delta = self.in_force.deltas.get(self.name)
         if delta is None:
             return self.base(x)

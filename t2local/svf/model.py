@@ -131,36 +131,46 @@ class SVFModel:
         `z`: name -> `[r]`, or a row for each sequence `[B, r]`, or for each token `[B, T, r]`.
         A missing name means 1. Raises `T2LocalError` for an unknown name or a wrong length.
         """
-        with self._obeying(self._deltas(z), {}):
+        with self._obeying(self._deltas(z), {}, {}):
             yield
 
     def rebuild(self, z: Z) -> dict[str, torch.Tensor]:
         """`W'` `[m, n]` of every matrix that `z` (`[r]` a matrix) changes: about a second.
 
-        For a `z` that stays as it is over many tokens of a float model. Raises `T2LocalError` on a
-        quantised base.
+        For a `z` that stays as it is over many tokens of a float model. Where `z` asks for a
+        gradient, its matrices are all there, changed or not. Raises `T2LocalError` on a quantised
+        base.
         """
-        flat = {name: row.detach().float() - 1 for name, row in self._checked(z).items()}
-        return {
-            name: self._layers[name].rebuild(delta) for name, delta in flat.items() if delta.any()
+        wanted = {
+            name: row.detach().float() - 1
+            for name, row in self._checked(z).items()
+            if row.requires_grad or (row != 1).any()
         }
+        return {name: self._layers[name].rebuild(delta) for name, delta in wanted.items()}
 
     @contextmanager
-    def using_rebuilt(self, matrices: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """Like `using`, with matrices from `rebuild`: the base model's own speed."""
-        with self._obeying({}, matrices):
+    def using_rebuilt(
+        self, matrices: Mapping[str, torch.Tensor], trained: Z | None = None
+    ) -> Iterator[None]:
+        """Like `using`, with matrices from `rebuild`: the base model's own speed.
+
+        `trained`: the `z` they were rebuilt from, to receive gradients (see `svf.rebuilt`).
+        """
+        with self._obeying({}, matrices, trained or {}):
             yield
 
     @contextmanager
-    def _obeying(self, deltas: Z, matrices: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    def _obeying(
+        self, deltas: Z, matrices: Mapping[str, torch.Tensor], trained: Z
+    ) -> Iterator[None]:
         with self.lock:
             state = self._in_force
-            before = state.deltas, state.matrices
-            state.deltas, state.matrices = deltas, matrices
+            before = state.deltas, state.matrices, state.trained
+            state.deltas, state.matrices, state.trained = deltas, matrices, trained
             try:
                 yield
             finally:
-                state.deltas, state.matrices = before
+                state.deltas, state.matrices, state.trained = before
 
     def detach(self) -> nn.Module:
         """Put the original layers back and give the untouched model."""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from t2local.adapt.actions import prompt_ids
+from t2local.adapt.adapter import holding
+from t2local.models.generate import Around
 from t2local.models.load import LoadedModel
 from t2local.models.scoring import log_probabilities_and_kl, pack_choices, predictor_states
 from t2local.svf import SVFModel, Z
@@ -30,12 +32,14 @@ class NextTokenPolicy:
         clock, sums = Clock(), torch.zeros(2)  # Σ log p, Σ KL
         answers = [self._answer_ids(example) for example in batch]
         tokens = sum(map(len, answers))
+        with clock("forward"):
+            hold = holding(self.loaded, self.svf, z)
         for start in range(0, len(batch), self.config.rows_per_forward):
             rows = slice(start, start + self.config.rows_per_forward)
             with clock("forward"):
-                log_probs, kl = self._forward(batch[rows], answers[rows], z)
+                log_probs, kl = self._forward(batch[rows], answers[rows], hold)
             loss = self.config.kl_coefficient * kl.sum() - log_probs.sum()
-            with clock("backward"), self.svf.using(z):  # checkpoints compute blocks again
+            with clock("backward"), hold():  # checkpoints compute blocks again
                 (loss / tokens).backward()
             sums += torch.stack([log_probs.detach().sum(), kl.detach().sum()]).cpu()
         log_likelihood, kl_mean = (sums / tokens).tolist()
@@ -44,13 +48,13 @@ class NextTokenPolicy:
         )
 
     def _forward(
-        self, part: Sequence[Example], answers: Sequence[list[int]], z: Z
+        self, part: Sequence[Example], answers: Sequence[list[int]], hold: Around
     ) -> tuple[torch.Tensor, torch.Tensor]:
         prompts = [prompt_ids(self.loaded, example) for example in part]
         packed = pack_choices(prompts, [[answer] for answer in answers], pad_id=0)
         with torch.no_grad(), self.svf.using({}):
             base_states, targets, _ = predictor_states(self.loaded.model, packed)
-        with self.svf.using(z):
+        with hold():
             states, targets, _ = predictor_states(self.loaded.model, packed)
         return log_probabilities_and_kl(self.loaded.model, states, base_states, targets)
 

@@ -23,7 +23,7 @@ from t2local.adapt.actions import (
     score_choices,
 )
 from t2local.adapt.adapter import holding
-from t2local.models.generate import Sampling, generate_batch
+from t2local.models.generate import Around, Sampling, generate_batch
 from t2local.models.load import LoadedModel
 from t2local.models.scoring import (
     log_probabilities,
@@ -66,10 +66,12 @@ class ChoicePolicy:
     def accumulate(self, batch: Sequence[Example], z: Z, step: int) -> BatchStatistics:
         clock, expected, kls, entropies, spreads = Clock(), [], [], [], []
         tokens = 0
+        with clock("forward"):
+            hold = holding(self.loaded, self.svf, z)
         for start in range(0, len(batch), self.config.rows_per_forward):
             part = batch[start : start + self.config.rows_per_forward]
             base = self._base_log_policy(part, clock)
-            with clock("forward"), self.svf.using(z):
+            with clock("forward"), hold():
                 scores = score_choices(self.loaded, part)
             losses = []
             for example, row, base_row in zip(part, scores, base, strict=True):
@@ -83,7 +85,7 @@ class ChoicePolicy:
                 entropies.append(-(log_policy.exp() * log_policy).sum().item())
                 spreads.append(float(reward.std(correction=0)))
                 tokens += choice_tokens(self.loaded, example)
-            with clock("backward"), self.svf.using(z):  # checkpoints compute blocks again
+            with clock("backward"), hold():  # checkpoints compute blocks again
                 (torch.stack(losses).sum() / len(batch)).backward()
         return _statistics(expected, kls, entropies, spreads, tokens, clock)
 
@@ -100,8 +102,13 @@ class TextPolicy:
     def __init__(self, loaded: LoadedModel, svf: SVFModel, reward: str, config: TrainConfig):
         self.loaded, self.svf, self.reward, self.config = loaded, svf, reward, config
 
-    def sample(self, batch: Sequence[Example], z: Z, seed: int) -> tuple[list[list[int]], list]:
-        """`samples_per_prompt` completions an example (token ids) and their rewards, in order."""
+    def sample(
+        self, batch: Sequence[Example], hold: Around, seed: int
+    ) -> tuple[list[list[int]], list[tuple[str, float | None]]]:
+        """`samples_per_prompt` completions an example (token ids); texts with rewards, in order.
+
+        `hold()` puts the policy's `z` in force for a forward.
+        """
         sampling = Sampling(
             temperature=self.config.temperature,
             top_p=1.0,
@@ -112,16 +119,14 @@ class TextPolicy:
         )
         rows = [e for e in batch for _ in range(self.config.samples_per_prompt)]
         prompts = [prompt_ids(self.loaded, e) for e in rows]
-        completions = generate_batch(
-            self.loaded, prompts, sampling, around=holding(self.loaded, self.svf, z)
-        )
+        completions = generate_batch(self.loaded, prompts, sampling, around=hold)
         decode = self.loaded.tokenizer.decode
         texts = [decode(ids, skip_special_tokens=True) for ids in completions]
         return completions, list(zip(texts, rewards_of(self.reward, rows, texts), strict=True))
 
     def samples(self, examples: Sequence[Example]) -> list[list[tuple[str, float]]]:
         """One group of base-model samples with rewards for each example (the dry run)."""
-        _, scored = self.sample(examples, {}, self.config.seed)
+        _, scored = self.sample(examples, lambda: self.svf.using({}), self.config.seed)
         size = self.config.samples_per_prompt
         groups = [scored[i : i + size] for i in range(0, len(scored), size)]
         return [[(text, 0.0 if r is None else r) for text, r in group] for group in groups]
@@ -141,9 +146,9 @@ class TextPolicy:
 
     def accumulate(self, batch: Sequence[Example], z: Z, step: int) -> BatchStatistics:
         clock = Clock()
-        frozen = {name: row.detach() for name, row in z.items()}
         with clock("sampling"):
-            completions, scored = self.sample(batch, frozen, self.config.seed * 100_003 + step)
+            hold = holding(self.loaded, self.svf, z)
+            completions, scored = self.sample(batch, hold, self.config.seed * 100_003 + step)
         rewards = [reward for _, reward in scored]
         advantages = self.advantages(rewards)
         rows = [e for e in batch for _ in range(self.config.samples_per_prompt)]
@@ -156,10 +161,10 @@ class TextPolicy:
                 [rows[i] for i in part],
                 [self._with_end(completions[i]) for i in part],
                 advantages.flatten()[part],
-                z,
+                hold,
                 clock,
             )
-            with clock("backward"), self.svf.using(z):
+            with clock("backward"), hold():
                 (loss / len(rows)).backward()
             kl_sum, entropy_sum, tokens = kl_sum + kl, entropy_sum + entropy, tokens + count
         values = [0.0 if r is None else r for r in rewards]
@@ -176,7 +181,7 @@ class TextPolicy:
         ended = len(completion) < self.config.max_new_tokens
         return [*completion, self.loaded.tokenizer.eos_token_id] if ended else completion
 
-    def _loss(self, rows, completions, advantages, z, clock):
+    def _loss(self, rows, completions, advantages, hold, clock):
         """−Σ A log π + λ KL over one slice; with its KL, entropy (−Σ log π) and token count."""
         prompts = [prompt_ids(self.loaded, example) for example in rows]
         packed = pack_choices(
@@ -186,7 +191,7 @@ class TextPolicy:
         with clock("forward"):
             with torch.no_grad(), self.svf.using({}):
                 base_states, targets, _ = predictor_states(model, packed)
-            with self.svf.using(z):
+            with hold():
                 states, targets, slots = predictor_states(model, packed)
             if self.config.kl_estimator == "full":
                 log_probs, kl = log_probabilities_and_kl(

@@ -26,7 +26,8 @@ def test_the_gradient_is_that_of_the_mean_log_likelihood(loaded, svf):
     fresh, total, tokens = ones(svf), 0.0, 0
     for row in rows:
         policy = NextTokenPolicy(loaded, svf, CONFIG)
-        log_probs, _ = policy._forward([row], [policy._answer_ids(row)], fresh)
+        answer = policy._answer_ids(row)
+        log_probs, _ = policy._forward([row], [answer], lambda: svf.using(fresh))
         total, tokens = total - log_probs.sum(), tokens + len(log_probs)
     (expected,) = torch.autograd.grad(total / tokens, fresh[name])
     assert torch.allclose(z[name].grad, expected, atol=1e-6)
