@@ -13,9 +13,10 @@ import torch
 
 from t2local import paths
 from t2local.adapt.actions import prompt_ids
+from t2local.models.generate import Around
 from t2local.models.load import load_model
 from t2local.progress import drain
-from t2local.svf import Z, attaching
+from t2local.svf import attaching
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig
 from t2local.training.loop import peak_memory_bytes
@@ -41,8 +42,8 @@ class StepCost:
 class _FullLength(TextPolicy):
     """Samples of exactly `max_new_tokens` tokens."""
 
-    def sample(self, batch: Sequence[Example], z: Z, seed: int):
-        completions, scored = super().sample(batch, z, seed)
+    def sample(self, batch: Sequence[Example], hold: Around, seed: int):
+        completions, scored = super().sample(batch, hold, seed)
         eos = self.loaded.tokenizer.eos_token_id
         n_tokens = self.config.max_new_tokens
         return [list(islice(cycle(c or [eos]), n_tokens)) for c in completions], scored
