@@ -8,15 +8,15 @@ from dataclasses import fields, replace
 from typing import Any
 
 from t2local import paths
-from t2local.adapt.dispatch import LABEL_TEMPERATURE, LABELS, classification_prompt
+from t2local.adapt.dispatch import LABEL_TEMPERATURE
 from t2local.cli.common import add_model_arguments, log, open_model
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
-from t2local.tasks.curricula import CURRICULA, Curriculum, curriculum, with_prompts
+from t2local.tasks.curricula import CURRICULA
 from t2local.tasks.rewards import REWARDS
 from t2local.training.config import TrainConfig
-from t2local.training.recipe import train_expert
+from t2local.training.recipe import lessons, train_expert
 from t2local.training.reports import DryRun, StepReport, TrainOutcome, Validation
 from t2local.training.runs import Plan, Run
 
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     plan, state = training.plan(), training.state()
     log(f"run {training.name}" + (f" goes on after step {state.step}" if state else ""))
     training.rewind(state)
-    source, labels = _lessons(plan)
+    source, labels = lessons(plan)
     loaded, svf = open_model(plan.model, plan.quantization, plan.basis, plan.config.targets)
 
     def listen(event) -> None:
@@ -99,14 +99,6 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         arguments.basis,
         "python -m t2local " + shlex.join(sys.argv[1:]),
     )
-
-
-def _lessons(plan: Plan) -> tuple[Curriculum, tuple[str, ...]]:
-    """The run's examples, and the labels if it trains a classifier."""
-    source = curriculum(plan.source, plan.config.seed)
-    if not plan.classifier:
-        return source, ()
-    return with_prompts(source, classification_prompt), LABELS
 
 
 def _result(expert: Expert, outcome: TrainOutcome) -> dict[str, Any]:

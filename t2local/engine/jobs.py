@@ -11,14 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.errors import T2LocalError
 from t2local.experts import Expert
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken, Progress
 from t2local.svf import SVFModel
-from t2local.tasks.curricula import curriculum, with_prompts
-from t2local.training.recipe import train_expert
+from t2local.training.recipe import lessons, train_expert
 from t2local.training.reports import Checkpoint, DryRun, StepReport, Validation
 from t2local.training.runs import Plan, Run
 
@@ -64,7 +62,7 @@ class Jobs:
 
     def start(self, plan: Plan) -> str:
         """Queue a new run and give its name. Raises `T2LocalError` for data that cannot serve."""
-        curriculum(plan.source, plan.config.seed)  # bad rows are told now, not from the queue
+        lessons(plan)  # bad rows are told now, not from the queue
         return self._enqueue(Run.create(plan))
 
     def resume(self, name: str) -> None:
@@ -127,14 +125,12 @@ class Jobs:
         loaded, svf = self._model()
         plan, state = job.run.plan(), job.run.state()
         job.run.rewind(state)
-        source = curriculum(plan.source, plan.config.seed)
-        if plan.classifier:
-            source = with_prompts(source, classification_prompt)
+        source, labels = lessons(plan)
         job.started_s, job.first_step = time.monotonic(), state.step if state else 0
         self._tell(job, stage=RUNNING, step=job.first_step, message="Trying the base model")
         work = train_expert(
             loaded, svf, source, plan.name, plan.reward, plan.config, plan.description,
-            LABELS if plan.classifier else (), plan.command, job.cancel, state,
+            labels, plan.command, job.cancel, state,
         )  # fmt: skip
         while True:
             try:

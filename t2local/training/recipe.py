@@ -9,15 +9,17 @@ import time
 from collections.abc import Generator
 from dataclasses import asdict
 
+from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken, Progress
 from t2local.svf import SVFModel
-from t2local.tasks.curricula import Curriculum
+from t2local.tasks.curricula import Curriculum, curriculum, with_prompts
 from t2local.tasks.intervals import paired_difference
 from t2local.training.config import TrainConfig
 from t2local.training.loop import Event, score_greedy, train
 from t2local.training.reports import TrainOutcome, TrainState
+from t2local.training.runs import Plan
 
 SIGMA_CHECKED = 6  # matrices whose largest singular values travel with an expert
 
@@ -78,6 +80,14 @@ def train_expert(
         },
     }
     return make_expert(loaded, svf, outcome, name, reward, description, labels, card), outcome
+
+
+def lessons(plan: Plan) -> tuple[Curriculum, tuple[str, ...]]:
+    """A run's examples, and the labels if it trains a classifier. Raises `T2LocalError`."""
+    source = curriculum(plan.source, plan.config.seed)
+    if not plan.classifier:
+        return source, ()
+    return with_prompts(source, classification_prompt), LABELS
 
 
 def make_expert(

@@ -25,6 +25,18 @@ def skilled(folder):
     return folder
 
 
+@pytest.fixture
+def data(tmp_path):
+    """A file of twenty choice questions."""
+    rows = [
+        {"prompt": f"colour {i}?", "answer": "red", "choices": ["blue", "red"], "label": 1}
+        for i in range(20)
+    ]
+    path = tmp_path / "red.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
 def run(capsys, *argv):
     status = main(list(argv))
     captured = capsys.readouterr()
@@ -88,15 +100,9 @@ def test_usage_is_status_2(capsys):
     assert stop.value.code == 2
 
 
-def test_train_makes_an_expert_that_list_and_show_know(capsys, folder, tmp_path):
-    data = tmp_path / "red.jsonl"
-    rows = [
-        {"prompt": f"colour {i}?", "answer": "red", "choices": ["blue", "red"], "label": 1}
-        for i in range(20)
-    ]
-    data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+def test_train_makes_an_expert_that_list_and_show_know(capsys, folder, data):
     status, out, _ = run(
-        capsys, "train", "--data", str(data), "--reward", "choice", "--name", "red",
+        capsys, "train", "--data", data, "--reward", "choice", "--name", "red",
         "--steps", "2", "--learning-rate", "0.02", "--model", folder, "--json",
     )  # fmt: skip
     result = json.loads(out)
@@ -112,15 +118,9 @@ def test_train_makes_an_expert_that_list_and_show_know(capsys, folder, tmp_path)
     assert json.loads(shown)["training"]["steps"] == 2
 
 
-def test_a_run_can_be_resumed_by_name_and_ends_with_the_same_expert(capsys, folder, tmp_path):
-    data = tmp_path / "red.jsonl"
-    rows = [
-        {"prompt": f"colour {i}?", "answer": "red", "choices": ["blue", "red"], "label": 1}
-        for i in range(20)
-    ]
-    data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+def test_a_run_can_be_resumed_by_name_and_ends_with_the_same_expert(capsys, folder, data):
     _, out, _ = run(
-        capsys, "train", "--data", str(data), "--reward", "choice", "--name", "red",
+        capsys, "train", "--data", data, "--reward", "choice", "--name", "red",
         "--steps", "3", "--checkpoint-every", "2", "--model", folder, "--json",
     )  # fmt: skip
     first = json.loads(out)
