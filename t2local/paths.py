@@ -56,6 +56,25 @@ def slug(name: str) -> str:
 
 
 @contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Translate what keeps `path` from being written into a `T2LocalError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise T2LocalError(
+                f"The disk is full: '{path}' could not be saved and nothing was changed; "
+                "free some space, or choose another folder with T2LOCAL_HOME."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            raise T2LocalError(
+                f"'{path}' cannot be written ({error.strerror}); "
+                "choose a writable folder with T2LOCAL_HOME."
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it into place if the block succeeds.
 
@@ -64,25 +83,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp's files are for their owner alone
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise T2LocalError(
-                f"The disk is full: '{path}' could not be saved and nothing was changed; "
-                "free some space, or choose another folder with T2LOCAL_HOME."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise T2LocalError(
-                f"'{path}' cannot be written ({error.strerror}); "
-                "choose a writable folder with T2LOCAL_HOME."
-            ) from error
-        raise
+        with saving(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(
+                dir=path.parent, prefix=f".{path.name}.", suffix=".part"
+            )
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            temporary.chmod(0o644)  # mkstemp's files are for their owner alone
+            temporary.replace(path)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -6,9 +6,10 @@ costs nothing a token. Departure from the reference code: it rebuilds for every 
 Knows experts by name, nothing of prompts. Not thread-safe: whoever owns the model holds a lock.
 """
 
+import itertools
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -40,11 +41,25 @@ def holding(loaded: LoadedModel, svf: SVFModel, z: Z) -> Around:
     return lambda: svf.using_rebuilt(matrices, trained)
 
 
-class Adapter:
-    """Experts by name on one model. `rebuild_limit`: rebuilt copies kept (0: never rebuild)."""
+_GENERATIONS = itertools.count()
 
-    def __init__(self, svf: SVFModel, experts: Mapping[str, Z], rebuild_limit: int = 0) -> None:
+
+class Adapter:
+    """Experts by name on one model. `rebuild_limit`: rebuilt copies kept (0: never rebuild).
+
+    `mixable`: the experts that people may mix (None: all); a classifier only decides.
+    """
+
+    def __init__(
+        self,
+        svf: SVFModel,
+        experts: Mapping[str, Z],
+        rebuild_limit: int = 0,
+        mixable: Collection[str] | None = None,
+    ) -> None:
         self.svf = svf
+        self._mixable = tuple(experts if mixable is None else mixable)
+        self._generation = next(_GENERATIONS)  # a retrained expert keeps its name, not its z
         self.experts = {name: self._on_device(z) for name, z in experts.items()}
         self._limit = rebuild_limit
         self._rebuilt: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
@@ -54,18 +69,18 @@ class Adapter:
     def check(self, mixture: Mixture) -> None:
         """Raise `T2LocalError` when the mixture names an expert that is not there."""
         for name in mixture.alpha:
-            if name not in self.experts:
-                known = ", ".join(sorted(self.experts)) or "none"
+            if name not in self._mixable:
+                known = ", ".join(sorted(self._mixable)) or "none"
                 raise T2LocalError(
                     f"There is no expert '{name}' for this model; choose among: {known}."
                 )
 
     def key(self, mixture: Mixture) -> str:
-        """Equal for mixtures that give the same `z`; what KV caches are kept under."""
+        """Equal only for mixtures that give the same `z`; what KV caches are kept under."""
         if mixture.is_base:
             return BASE_KEY
         alpha = {name: a for name, a in sorted(mixture.alpha.items()) if a != 0.0}
-        return json.dumps([alpha, mixture.strength, asdict(mixture.gains)])
+        return json.dumps([self._generation, alpha, mixture.strength, asdict(mixture.gains)])
 
     def z_of(self, mixture: Mixture) -> Z:
         """The composed `z`, `{}` for the base model; the last one is remembered."""

@@ -16,10 +16,14 @@ CUT_MARK = "\n[…]\n"
 
 @dataclass(frozen=True)
 class Fitted:
-    """`ids`: the prompt as tokens. `cut_tokens`: how many of the chat's tokens were left out."""
+    """`ids`: the prompt as tokens. `cut_tokens`: how many of the chat's tokens were left out.
+
+    `note`: one sentence that says what fits and what is cut, "" where all of it fits.
+    """
 
     ids: list[int]
     cut_tokens: int
+    note: str = ""
 
 
 def check_messages(messages: Sequence[Mapping[str, str]]) -> None:
@@ -43,17 +47,27 @@ def fit(
         return render_chat(loaded.tokenizer, turns, continue_last=continue_last)
 
     ids = rendered()
-    whole = len(ids)
+    whole, cut = len(ids), []
     first = 1 if turns[0]["role"] == "system" else 0
     while len(ids) > room and len(turns) > first + 2:
         del turns[first : first + 2]  # a question and its answer
+        cut = ["the oldest messages"]
         ids = rendered()
-    if len(ids) > room:
+    while len(ids) > room:
         longest = max(range(len(turns)), key=lambda i: len(turns[i]["content"]))
         excess = len(ids) - room + 16  # the mark, and tokens that split differently at the cut
         turns[longest] = _without_middle(loaded, turns[longest], excess)
-        ids = rendered()
-    return Fitted(ids[-room:], max(0, whole - min(len(ids), room)))
+        ids, before = rendered(), len(ids)
+        cut = [*cut, "the middle of a long message"]
+        assert len(ids) < before, "the template alone is longer than the context"
+    if not cut:
+        return Fitted(ids, 0)
+    parts = " and ".join(dict.fromkeys(cut))
+    note = (
+        f"Too long for this model: {len(ids):,} of {whole:,} tokens fit; {parts} "
+        f"({whole - len(ids):,} tokens) was left out."
+    )
+    return Fitted(ids, whole - len(ids), note)
 
 
 def _without_middle(loaded: LoadedModel, turn: Mapping[str, str], excess: int) -> dict[str, str]:

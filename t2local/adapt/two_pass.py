@@ -34,6 +34,7 @@ from t2local.progress import CancelToken
 from t2local.svf import Mixture
 
 PROMPT, CLASSIFIER = "prompt", "classifier"
+PREFILL_TOKENS = 512  # of a long prompt at a time: stop, the wheel and others come in between
 
 Event = Dispatched | Steered | Token | Done
 
@@ -81,6 +82,7 @@ class Workshop:
     adapter: Adapter
     prefixes: PrefixCache
     lock: Callable[[], AbstractContextManager]
+    warnings: Mapping[str, str] = field(default_factory=dict)  # experts to be used with care
 
 
 def dispatch(
@@ -89,6 +91,7 @@ def dispatch(
     """Pass 1 alone. Raises `T2LocalError` for unknown experts or a missing classifier."""
     started = time.perf_counter()
     asked = strategy.override is None and strategy.name in (PROMPT, CLASSIFIER)
+    used: list[str] = []
     if not asked:
         decision = without_question(strategy.name, strategy.mixture, strategy.override)
     else:
@@ -100,6 +103,7 @@ def dispatch(
                     "train one with `python -m t2local train --classifier`."
                 )
             reader, labels = Mixture({strategy.classifier: 1.0}), strategy.labels
+            used.append(strategy.classifier)
         with workshop.lock():
             workshop.adapter.settle(reader)
             with workshop.adapter.using(reader):
@@ -113,7 +117,10 @@ def dispatch(
             strategy.mixture,
         )
     workshop.adapter.check(decision.mixture)
-    return replace(decision, seconds=time.perf_counter() - started if asked else 0.0)
+    used += decision.mixture.alpha
+    words = [decision.note, *(workshop.warnings.get(name, "") for name in used)]
+    seconds = time.perf_counter() - started if asked else 0.0
+    return replace(decision, seconds=seconds, note=" ".join(filter(None, words)))
 
 
 def answer(
@@ -137,6 +144,8 @@ def answer(
     question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
     decision = dispatch(workshop, question, strategy, skills)
     fitted = fit(workshop.loaded, messages, sampling.max_new_tokens, continue_last)
+    if fitted.note:
+        decision = replace(decision, note=f"{decision.note} {fitted.note}".strip())
     yield Dispatched(decision, len(fitted.ids), fitted.cut_tokens)
     yield from _speak(
         workshop, decision, fitted.ids, sampling, steering or Steering(), cancel, compare
@@ -154,7 +163,7 @@ def _speak(
 ) -> Generator[Event, None, None]:
     """Pass 2: the answer's tokens under the decided mixture, or whatever the wheel says next."""
     adapter, mixture, rows = workshop.adapter, decision.mixture, 2 if compare else 1
-    seconds, said, cancelled = 0.0, [""] * rows, False
+    seconds, said, cancelled, whole = 0.0, [""] * rows, False, True
     with workshop.lock():
         started = time.perf_counter()
         if not compare:
@@ -174,10 +183,16 @@ def _speak(
                 with workshop.lock():
                     decoder.forget()
                 yield Steered(mixture, decoder.n_tokens, len(said[ADAPTED_ROW]))
+            whole = False  # an error inside a forward leaves layers of different lengths
             with workshop.lock(), adapter.using(mixture, beside_base=compare):
                 started = time.perf_counter()
-                decoder.push(decoder.sample(decoder.logits()))
+                reading = decoder.read(PREFILL_TOKENS)
+                if not reading:
+                    decoder.push(decoder.sample(decoder.logits()))
                 seconds += time.perf_counter() - started
+            whole = True
+            if reading:
+                continue
             for row, text in enumerate(decoder.texts()):
                 if text != said[row]:
                     new = text[len(said[row]) :]
@@ -185,7 +200,8 @@ def _speak(
                     yield Token(new, row, len(decoder.said[row]))
     finally:
         with workshop.lock():
-            workshop.prefixes.put(_cache_key(adapter, mixture, compare), decoder.kept())
+            kept = decoder.kept() if whole else None
+            workshop.prefixes.put(_cache_key(adapter, mixture, compare), kept)
     yield Done(
         texts=tuple(said),
         tokens=sum(len(row) for row in decoder.said),

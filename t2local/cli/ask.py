@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         max_new_tokens=arguments.max_new_tokens,
         seed=arguments.seed,
     )
+    if not arguments.prompt.isprintable() and "\udc80" <= max(arguments.prompt) <= "\udcff":
+        raise T2LocalError("The prompt is not UTF-8 text; check your terminal's encoding.")
     if not arguments.prompt.strip():
         raise T2LocalError("The prompt is empty; write a question or a request.")
     engine = Engine(arguments.model, arguments.quantize, arguments.basis).load(log_progress)
@@ -104,11 +106,6 @@ def _log_decision(event: Dispatched) -> None:
     log(f"pass 1 · {decision.strategy} · {decision.seconds:.2f} s · {decision.chosen} {shares}")
     if decision.note:
         log(decision.note)
-    if event.cut_tokens:
-        log(
-            f"The prompt is too long: {event.context_tokens} tokens fit, {event.cut_tokens} were "
-            "cut from its middle."
-        )
 
 
 def _mixture(arguments: argparse.Namespace) -> Mixture:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from t2local import paths
+from t2local.cli.common import add_model_arguments
 from t2local.engine.engine import Engine
 from t2local.experts import ExpertStore
 from t2local.models import embedded
+from t2local.models.load import model_slug
 from t2local.models.memory import DeviceReport, device_report
 
 GIB = 2**30
@@ -15,6 +17,7 @@ GIB = 2**30
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("doctor", help="say what this machine can run")
+    add_model_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -31,7 +34,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         "sandbox": _sandbox(),
         "embedded_model": _embedded(),
         "caches": _caches(),
-        "experts": _experts(),
+        "experts": _experts(arguments),
     }
     if arguments.json:
         report(findings)
@@ -76,10 +79,11 @@ def _caches() -> dict[str, str]:
     }
 
 
-def _experts() -> dict[str, str]:
+def _experts(arguments: argparse.Namespace) -> dict[str, str]:
     """Each expert file of the model: does it match the weights? Needs the model on this disk."""
-    if not embedded.is_complete(paths.models_dir() / embedded.NAME):
-        files = ExpertStore(embedded.NAME).files()
+    source = arguments.model or paths.default_model()
+    if source == "embedded" and not embedded.is_complete(paths.models_dir() / embedded.NAME):
+        files = ExpertStore(model_slug(source)).files()
         return {f.path.stem: f.problem or "readable; the model is not here yet" for f in files}
-    engine = Engine("embedded").load()
+    engine = Engine(source, arguments.quantize, arguments.basis).load()
     return {info.name: info.warning or "matches the model" for info in engine.experts()}

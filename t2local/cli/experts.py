@@ -7,8 +7,7 @@ from typing import Any
 from t2local import paths
 from t2local.experts import Expert, ExpertStore, HeldOut
 from t2local.experts.store import Stored
-
-EMBEDDED_SLUG = "SmolLM2-135M-Instruct"
+from t2local.models.load import model_slug
 
 
 def add_parser(subparsers) -> None:
@@ -16,13 +15,15 @@ def add_parser(subparsers) -> None:
     parser.add_argument("action", choices=("list", "show"))
     parser.add_argument("name", nargs="?", help="the expert to show")
     parser.add_argument("--model", default=None, metavar="NAME", help="whose experts")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
-    store = ExpertStore(_slug(arguments.model))
+    store = ExpertStore(model_slug(arguments.model or paths.default_model()))
     if arguments.action == "show":
-        report(card(store.load(arguments.name or "")))
+        if not arguments.name:
+            arguments.parser.error("experts show needs a name")
+        report(card(store.load(arguments.name)))
         return
     files = store.files()
     if arguments.json:
@@ -82,8 +83,3 @@ def gain(held_out: HeldOut | None) -> str:
         f"{held_out.base:.3f} → {held_out.trained:.3f} on {held_out.n} held-out rows "
         f"(difference {low:+.3f} to {high:+.3f}, 95 %)"
     )
-
-
-def _slug(model: str | None) -> str:
-    chosen = model or paths.default_model()
-    return EMBEDDED_SLUG if chosen == "embedded" else paths.slug(chosen)

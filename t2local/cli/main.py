@@ -17,17 +17,21 @@ from t2local.errors import Cancelled, T2LocalError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    arguments = build_parser().parse_args(argv)
-    if arguments.data_dir:
-        os.environ["T2LOCAL_HOME"] = arguments.data_dir
     try:
+        arguments = build_parser().parse_args(argv)
+        if arguments.data_dir:
+            os.environ["T2LOCAL_HOME"] = arguments.data_dir
         arguments.run(arguments, lambda result: print_result(result, arguments))
+        sys.stdout.flush()
     except T2LocalError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (Cancelled, KeyboardInterrupt):
         print("cancelled", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 
@@ -47,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 def print_result(result: dict[str, Any], arguments: argparse.Namespace) -> None:
     """One JSON object with `--json`, else a readable line a key."""
     if arguments.json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return
     for key, value in result.items():
         print(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")

@@ -10,7 +10,6 @@ from typing import Any
 from t2local import paths
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
 from t2local.cli.common import add_model_arguments, log, open_model
-from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
 from t2local.tasks.curricula import CURRICULA
@@ -39,7 +38,7 @@ def add_parser(subparsers) -> None:
         else:
             parser.add_argument(flag, type=field.type, default=field.default)
     add_model_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
@@ -79,9 +78,9 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
 def _plan(arguments: argparse.Namespace) -> Plan:
     for option in ("data", "reward", "name"):
         if not getattr(arguments, option):
-            raise T2LocalError(
+            arguments.parser.error(
                 f"--{option} is missing; a new run needs --data, --reward and --name "
-                "(or --resume RUN for an old one)."
+                "(or --resume RUN for an old one)"
             )
     config = TrainConfig(**{f.name: getattr(arguments, f.name) for f in fields(TrainConfig)})
     config = config.paper() if arguments.paper else config

@@ -5,8 +5,7 @@ The model (`svf.lock`) is held for one step of one answer at a time. Knows nothi
 """
 
 import threading
-import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,12 +13,13 @@ import torch
 from t2local import paths
 from t2local.adapt import two_pass
 from t2local.adapt.adapter import Adapter, may_rebuild
-from t2local.adapt.context import check_messages, fit
+from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import LABELS
 from t2local.adapt.events import ADAPTED_ROW, Dispatch, Token
 from t2local.adapt.two_pass import Steering, Strategy, Workshop
 from t2local.engine.chats import ChatStore
 from t2local.engine.jobs import Jobs
+from t2local.engine.preview import Previews
 from t2local.engine.requests import (
     BASE,
     CLASSIFIER,
@@ -40,13 +40,13 @@ from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import Mixture, SVFModel, attaching
 
 REBUILT_COPIES = 2  # the classifier's, and the mixture used again and again
-PREVIEW_TOKENS = 1  # room that the next-token preview leaves in the context
 
 
 @dataclass
 class _Session:
     """A running answer: its wheel, its stop button, and what it has said."""
 
+    workshop: Workshop
     steering: Steering = field(default_factory=Steering)
     cancel: CancelToken = field(default_factory=CancelToken)
     said: str = ""
@@ -69,7 +69,7 @@ class Engine:
         self._workshop: Workshop | None = None
         self._svf: SVFModel | None = None
         self._shelf = Shelf()
-        self._previews = PrefixCache(capacity=2)
+        self._previews = Previews()
         self._sessions: dict[str, _Session] = {}
         self.jobs = Jobs(self._trained_model, self.adopt)
 
@@ -94,7 +94,11 @@ class Engine:
         with svf.lock:
             self._svf, self._shelf = svf, Shelf.read(loaded, svf)
             self._workshop = Workshop(
-                loaded, self._adapter(loaded, svf), PrefixCache(), lambda: svf.lock
+                loaded,
+                self._adapter(loaded, svf),
+                PrefixCache(),
+                lambda: svf.lock,
+                self._shelf.warnings,
             )
         if self._shelf.classifier is not None:
             yield Progress("Warming up", 0, 1)
@@ -133,7 +137,8 @@ class Engine:
 
     def _adapter(self, loaded: LoadedModel, svf: SVFModel) -> Adapter:
         experts = {name: expert.z for name, expert in self._shelf.usable.items()}
-        return Adapter(svf, experts, REBUILT_COPIES if may_rebuild(loaded) else 0)
+        copies = REBUILT_COPIES if may_rebuild(loaded) else 0
+        return Adapter(svf, experts, copies, self._shelf.skills)
 
     def adopt(self, expert: Expert) -> None:
         """Save a new expert and offer it to every later answer."""
@@ -142,7 +147,8 @@ class Engine:
         with self._svf.lock:
             self._shelf = Shelf.read(workshop.loaded, self._svf)
             adapter = self._adapter(workshop.loaded, self._svf)
-            self._workshop = replace(workshop, adapter=adapter)
+            warnings = self._shelf.warnings
+            self._workshop = replace(workshop, adapter=adapter, warnings=warnings)
 
     def _trained_model(self) -> tuple[LoadedModel, SVFModel]:
         return self._ready().loaded, self._svf
@@ -201,7 +207,7 @@ class Engine:
         """
         workshop = self._ready()
         self.stop(session)
-        running = self._sessions[session] = _Session()
+        running = self._sessions[session] = _Session(workshop)
         strategy = self._strategy(request)
         try:
             for event in two_pass.answer(
@@ -232,9 +238,12 @@ class Engine:
 
     def steer(self, session: str, mixture: Mixture) -> None:
         """Turn the wheel of this session's running answer; nothing happens when it is idle."""
-        self._checked(mixture)
-        if running := self._sessions.get(session):
-            running.steering.steer(mixture)
+        running = self._sessions.get(session)
+        if running is None:
+            self._checked(mixture)
+            return
+        running.workshop.adapter.check(mixture)
+        running.steering.steer(mixture)
 
     def stop(self, session: str) -> None:
         """End this session's answer after its current token; its `Done` still comes."""
@@ -245,39 +254,10 @@ class Engine:
         self, session: str, request: ChatRequest, mixture: Mixture, k: int = 10
     ) -> NextTokens:
         """The `k` likeliest next tokens of base and adapted model after the words so far."""
-        workshop, started = self._ready(), time.perf_counter()
         self._checked(mixture)
-        messages, goes_on = self._so_far(session, request.messages)
-        check_messages(messages)
-        ids = fit(workshop.loaded, messages, PREVIEW_TOKENS, goes_on).ids
-        base = self._likeliest(ids, Mixture(), k)
-        adapted = base if mixture.is_base else self._likeliest(ids, mixture, k)
-        return NextTokens(base, adapted, seconds=time.perf_counter() - started)
-
-    def _so_far(
-        self, session: str, messages: tuple[Mapping[str, str], ...]
-    ) -> tuple[tuple[Mapping[str, str], ...], bool]:
         running = self._sessions.get(session)
         said = running.said if running else ""
-        if said and messages[-1]["role"] == "assistant":
-            last = {"role": "assistant", "content": messages[-1]["content"] + said}
-            return (*messages[:-1], last), True
-        if said:
-            return (*messages, {"role": "assistant", "content": said}), True
-        return messages, bool(messages) and messages[-1]["role"] == "assistant"
-
-    @torch.no_grad()
-    def _likeliest(self, ids: list[int], mixture: Mixture, k: int):
-        workshop = self._ready()
-        tokenizer, adapter = workshop.loaded.tokenizer, workshop.adapter
-        with self._svf.lock, adapter.using(mixture):
-            probabilities, kept = two_pass.peek(
-                workshop.loaded, ids, self._previews.take(adapter.key(mixture), ids)
-            )
-            self._previews.put(adapter.key(mixture), kept)
-        values, tokens = probabilities.topk(min(k, len(probabilities)))
-        texts = [tokenizer.decode([token]) for token in tokens.tolist()]
-        return tuple(zip(texts, values.tolist(), strict=True))
+        return self._previews.bars(self._ready(), request.messages, said, mixture, k)
 
     def _strategy(self, request: ChatRequest) -> Strategy:
         controls, classifier = request.controls, self._shelf.usable.get(self._shelf.classifier)

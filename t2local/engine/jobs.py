@@ -5,6 +5,7 @@ server finds every run again and goes on with one that was cut off. The trainer 
 model with the chat, one forward at a time.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -118,7 +119,7 @@ class Jobs:
                 self._tell(job, stage=FAILED, message=str(error))
             except Exception as error:
                 self._tell(job, stage=FAILED, message=f"{type(error).__name__}: {error}")
-                raise
+                logging.getLogger(__name__).exception("run %s failed", job.run.name)
 
     def _drive(self, job: _Job) -> None:
         """One run from where it stands to its expert."""

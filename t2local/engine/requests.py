@@ -120,7 +120,7 @@ def mixture_from_json(values: Mapping[str, Any]) -> Mixture:
     return Mixture(
         alpha={str(name): float(a) for name, a in values.get("alpha", {}).items()},
         strength=float(values.get("strength", 1.0)),
-        gains=Gains(**known(Gains, values.get("gains", {}))),
+        gains=Gains(**{n: float(g) for n, g in known(Gains, values.get("gains", {})).items()}),
     )
 
 

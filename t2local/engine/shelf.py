@@ -43,6 +43,12 @@ class Shelf:
         return tuple(name for name, e in self.usable.items() if e.kind == SKILL)
 
     @property
+    def warnings(self) -> dict[str, str]:
+        """Usable experts that need a word of care (transferred), by name."""
+        usable = (e for e in self.entries if e.usable and e.warning)
+        return {e.stored.expert.name: e.warning for e in usable}
+
+    @property
     def classifier(self) -> str | None:
         """The expert that decides in pass 1, if there is one."""
         names = (name for name, e in self.usable.items() if e.kind == CLASSIFIER)

@@ -19,6 +19,7 @@ from t2local.experts.expert import SKILL, Expert
 from t2local.svf.model import SVFModel
 
 SCHEMA = "1"
+QUANTISED_TOLERANCE = 0.05  # relative, between a model and its own 4-bit or 8-bit version
 SIGMA_TOLERANCE = 2e-3  # relative; machines' LAPACKs differ by far less, other weights by far more
 
 
@@ -126,21 +127,22 @@ def check_fits(expert: Expert, svf: SVFModel, model_name: str, quantization: str
     if expert.basis_fingerprint == svf.fingerprint(expert.z):
         return ""
     trained_with = str(expert.training.get("quantization", "none"))
-    if trained_with != quantization:
-        return (
-            f"'{expert.name}' is transferred: trained on {model_name} with quantization "
-            f"{trained_with}, used with {quantization}; its measured accuracy may not hold."
-        )
-    if not _sigma_agrees(expert, svf):
+    transferred = trained_with != quantization
+    if not _sigma_agrees(expert, svf, QUANTISED_TOLERANCE if transferred else SIGMA_TOLERANCE):
         raise T2LocalError(
             f"Expert '{expert.name}' belongs to another basis: the weights of {model_name} here "
             "are not those it was trained on (fingerprints and singular values differ); load the "
             "same revision or train a new expert."
         )
+    if transferred:
+        return (
+            f"'{expert.name}' is transferred: trained on {model_name} with quantization "
+            f"{trained_with}, used with {quantization}; its measured accuracy may not hold."
+        )
     return f"'{expert.name}' is transferred: the weights of {model_name} here differ slightly."
 
 
-def _sigma_agrees(expert: Expert, svf: SVFModel) -> bool:
+def _sigma_agrees(expert: Expert, svf: SVFModel, tolerance: float) -> bool:
     if not expert.sigma_check:
         return False
     here = svf.singular_values
@@ -148,7 +150,7 @@ def _sigma_agrees(expert: Expert, svf: SVFModel) -> bool:
         found = here[name][: len(values)].cpu() if name in here else torch.empty(0)
         expected = torch.tensor(values)
         same_length = found.shape == expected.shape
-        if not same_length or not torch.allclose(found, expected, rtol=SIGMA_TOLERANCE):
+        if not same_length or not torch.allclose(found, expected, rtol=tolerance):
             return False
     return True
 

@@ -67,6 +67,12 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_eos: int | list[i
     return {i for i in (*listed, tokenizer.eos_token_id, *known) if i is not None}
 
 
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id with which this model's chat turns end: a known marker, or the end of sequence."""
+    added = tokenizer.get_added_vocab()
+    return next((added[t] for t in END_OF_TURN if t in added), tokenizer.eos_token_id)
+
+
 def _apply(
     tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], continue_last: bool
 ) -> list[int]:

@@ -34,12 +34,14 @@ def generate_batch(
     *,
     rows_differ: bool = False,
     around: Around = nullcontext,
+    keep_end: bool = False,
 ) -> list[list[int]]:
     """One completion (token ids, without the end token) for each prompt; callers repeat prompts.
 
     `rows_differ`: a different `z` is set for each row, so rows stay where they are; otherwise equal
     prompts are read once and finished rows leave the batch. A row's random numbers do not depend
-    on the others. `around()` is entered around each forward alone: what adapts or holds the model.
+    on the others. `keep_end`: the end token belongs to the completion of a row that ended by one.
+    `around()` is entered around each forward alone: what adapts or holds the model.
     Raises `Cancelled` between tokens.
     """
     if not prompts:
@@ -61,7 +63,7 @@ def generate_batch(
                 continue
             if token in stops:
                 del running[row]
-            else:
+            if token not in stops or keep_end:
                 said[row].append(token)
         if not running or step == n_steps - 1:
             break
@@ -153,6 +155,22 @@ class Decoder:
         self._logits: Tensor | None = None
         self._generator = sampling.generator()
         self._stops = _stops(loaded)
+
+    @torch.no_grad()
+    def read(self, n_tokens: int) -> bool:
+        """Read the next `n_tokens` of a long prompt; False when what is left is no longer."""
+        if self._cache is None:
+            self._cache = DynamicCache()
+        cached = self._cache.get_seq_length()
+        if self._ids.shape[1] - cached <= n_tokens:
+            return False
+        self.loaded.model(
+            input_ids=self._ids[:, cached : cached + n_tokens],
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return True
 
     @torch.no_grad()
     def logits(self) -> Tensor:

@@ -84,6 +84,19 @@ def load_model(
     return loaded
 
 
+def model_slug(source: str) -> str:
+    """The folder name under which a model's experts are kept, without loading it.
+
+    A name that is neither a folder nor a file is taken as it is.
+    """
+    if source == EMBEDDED:
+        return paths.slug(embedded.NAME)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return paths.slug(path.resolve().name)
+    return paths.slug(path.stem if path.suffix == ".gguf" else source)
+
+
 def describe(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, kind: str = "none"
 ) -> LoadedModel:

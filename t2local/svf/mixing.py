@@ -11,9 +11,21 @@ from dataclasses import dataclass, field, fields, replace
 
 import torch
 
+from t2local.errors import T2LocalError
 from t2local.svf.targets import depth_of, is_attention
 
+LARGEST = 10.0  # of an α, a gain, a strength; far beyond it the model only babbles
 Z = dict[str, torch.Tensor]  # matrix name -> [r] (or [B, r], [B, T, r])
+
+
+def check_numbers(values: Mapping[str, float], what: str) -> None:
+    """Raise `T2LocalError` for a weight that is no number of a sensible size."""
+    for name, value in values.items():
+        if not isinstance(value, int | float) or not abs(value) <= LARGEST:
+            raise T2LocalError(
+                f"The {what} '{name}' is {value!r}; "
+                f"it must be a number from {-LARGEST:g} to {LARGEST:g}."
+            )
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,9 @@ class Gains:
     middle: float = 1.0
     small: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_numbers({f.name: getattr(self, f.name) for f in fields(self)}, "gain")
+
     @property
     def neutral(self) -> bool:
         return all(getattr(self, f.name) == 1.0 for f in fields(self))
@@ -45,6 +60,10 @@ class Mixture:
     alpha: Mapping[str, float] = field(default_factory=dict)
     strength: float = 1.0
     gains: Gains = Gains()
+
+    def __post_init__(self) -> None:
+        check_numbers(self.alpha, "α")
+        check_numbers({"of all": self.strength}, "strength")
 
     @property
     def is_base(self) -> bool:

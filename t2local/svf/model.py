@@ -58,10 +58,12 @@ def attaching(
         yield Progress("Decomposing matrices", done, len(layers), "matrices")
         weight = weight_as_used(layer)
         digests[name] = weight_digest(weight)
-        bases[name] = cache.load(digests[name], dtype, weight.device)
+        key = f"{digests[name]} {weight.dtype}"  # a float32 weight is not served a bf16 one's basis
+        bases[name] = cache.load(key, dtype, weight.device)
         if bases[name] is None:
             bases[name] = rounded(decompose(weight), dtype)
-            cache.save(digests[name], dtype, bases[name])
+            cache.save(key, dtype, bases[name])
+        del weight  # before the next one is dequantised
     yield Progress("Decomposing matrices", len(layers), len(layers), "matrices")
     return SVFModel(model, layers, bases, digests)
 

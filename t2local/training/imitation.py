@@ -11,6 +11,7 @@ import torch
 
 from t2local.adapt.actions import prompt_ids
 from t2local.adapt.adapter import holding
+from t2local.models.chat_format import end_of_turn
 from t2local.models.generate import Around
 from t2local.models.load import LoadedModel
 from t2local.models.scoring import log_probabilities_and_kl, pack_choices, predictor_states
@@ -62,4 +63,4 @@ class NextTokenPolicy:
         choices, label = example.columns.get("choices"), example.columns.get("label")
         text = choices[label] if choices and isinstance(label, int) else example.answer
         ids = self.loaded.tokenizer.encode(text, add_special_tokens=False)
-        return [*ids, self.loaded.tokenizer.eos_token_id]
+        return [*ids, end_of_turn(self.loaded.tokenizer)]

@@ -64,6 +64,9 @@ def train(
         if config.objective == POLICY_GRADIENT:
             yield dry_run(policy, examples, config.seed)
         state = TrainState.start(sum(lengths), device)
+        result = validate(loaded, svf, {}, validation, reward, config, 0, None)
+        state = _validated(state, result)  # the base model is the first candidate
+        yield result
     flat = state.flat.to(device, copy=True).requires_grad_()
     optimiser = torch.optim.AdamW([flat], lr=config.learning_rate, weight_decay=0.0)
     _restore(optimiser, flat, state)

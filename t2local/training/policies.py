@@ -5,7 +5,8 @@ KL are exact sums, so nothing is sampled and no baseline is needed (it would can
 labels want a temperature above 1: at 1 the base is sure and wrong, and its gradient vanishes.
 *Text*: REINFORCE (paper, section 3.1) on sampled completions. Departures, each selectable back in
 `TrainConfig`: groups of samples with a leave-one-out baseline instead of one sample without;
-KL(π_z ‖ π_base) by the k3 estimator on sampled tokens instead of the sum over the vocabulary.
+KL(π_z ‖ π_base) from sampled tokens instead of the sum over the vocabulary: its value by the
+estimator k3, its gradient by k2 = ½ (log π_z − log π_base)², whose expectation it is.
 The base model's values come from `z = 1` forwards of the same model: there is no second copy.
 
 Each `accumulate` leaves `−∂J/∂z` in the `.grad` of `z` and gives the batch's statistics.
@@ -107,6 +108,7 @@ class TextPolicy:
     ) -> tuple[list[list[int]], list[tuple[str, float | None]]]:
         """`samples_per_prompt` completions an example (token ids); texts with rewards, in order.
 
+        The end of turn is an action too, unless a sample was cut at the limit.
         `hold()` puts the policy's `z` in force for a forward.
         """
         sampling = Sampling(
@@ -119,7 +121,7 @@ class TextPolicy:
         )
         rows = [e for e in batch for _ in range(self.config.samples_per_prompt)]
         prompts = [prompt_ids(self.loaded, e) for e in rows]
-        completions = generate_batch(self.loaded, prompts, sampling, around=hold)
+        completions = generate_batch(self.loaded, prompts, sampling, around=hold, keep_end=True)
         decode = self.loaded.tokenizer.decode
         texts = [decode(ids, skip_special_tokens=True) for ids in completions]
         return completions, list(zip(texts, rewards_of(self.reward, rows, texts), strict=True))
@@ -138,10 +140,10 @@ class TextPolicy:
         """
         size = self.config.samples_per_prompt
         grouped = torch.tensor([float("nan") if r is None else r for r in rewards]).view(-1, size)
-        grouped = torch.where(grouped.isnan(), grouped.nanmean(1, keepdim=True), grouped)
-        grouped = grouped.nan_to_num(0.0)
+        unscored = grouped.isnan()
         if self.config.baseline == "none":
-            return grouped
+            return grouped.nan_to_num(0.0)
+        grouped = torch.where(unscored, grouped.nanmean(1, keepdim=True), grouped).nan_to_num(0.0)
         return grouped - (grouped.sum(1, keepdim=True) - grouped) / (size - 1)
 
     def accumulate(self, batch: Sequence[Example], z: Z, step: int) -> BatchStatistics:
@@ -159,7 +161,7 @@ class TextPolicy:
             part = order[start : start + self.config.rows_per_forward]
             loss, kl, entropy, count = self._loss(
                 [rows[i] for i in part],
-                [self._with_end(completions[i]) for i in part],
+                [completions[i] for i in part],
                 advantages.flatten()[part],
                 hold,
                 clock,
@@ -175,11 +177,6 @@ class TextPolicy:
         return _statistics(
             values, [kl_sum / tokens], [entropy_sum / tokens], spreads, tokens, clock
         )
-
-    def _with_end(self, completion: list[int]) -> list[int]:
-        """The end of turn is an action too, unless the sample was cut at the limit."""
-        ended = len(completion) < self.config.max_new_tokens
-        return [*completion, self.loaded.tokenizer.eos_token_id] if ended else completion
 
     def _loss(self, rows, completions, advantages, hold, clock):
         """−Σ A log π + λ KL over one slice; with its KL, entropy (−Σ log π) and token count."""
@@ -201,11 +198,21 @@ class TextPolicy:
                 log_probs = log_probabilities(model, states, targets, temperature)
                 with torch.no_grad():
                     base_log_probs = log_probabilities(model, base_states, targets, temperature)
-                ratio = base_log_probs - log_probs
-                kl = ratio.exp() - 1 - ratio  # k3: unbiased on the policy's own samples, never < 0
+                kl = sampled_kl(log_probs, base_log_probs)
         weights = advantages.to(log_probs.device)[slots]
         loss = -(weights * log_probs).sum() + self.config.kl_coefficient * kl.sum()
         return loss, kl.sum().item(), -log_probs.detach().sum().item(), len(targets)
+
+
+def sampled_kl(log_probs: torch.Tensor, base_log_probs: torch.Tensor) -> torch.Tensor:
+    """KL(π_z ‖ π_base) a token `[N]` on the policy's own samples.
+
+    The value is k3 = r − 1 − log r with r = π_base / π_z, unbiased and never below 0. The gradient
+    is that of k2 = ½ (log r)²: differentiating k3 would give the gradient of KL(π_base ‖ π_z).
+    """
+    log_ratio = base_log_probs - log_probs
+    k2, k3 = log_ratio.square() / 2, log_ratio.exp() - 1 - log_ratio
+    return k2 + (k3 - k2).detach()
 
 
 def policy_for(

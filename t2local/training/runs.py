@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from t2local import paths
+from t2local.adapt.events import BASE, MANUAL, OTHER
 from t2local.errors import T2LocalError
 from t2local.training.config import TrainConfig
 from t2local.training.reports import (
@@ -27,6 +28,7 @@ from t2local.training.reports import (
     Validation,
 )
 
+RESERVED = (BASE, MANUAL, OTHER)
 TENSORS = ("flat", "exp_avg", "exp_avg_sq", "best_flat")
 Event = DryRun | StepReport | Validation | Checkpoint
 
@@ -47,6 +49,10 @@ class Plan:
     command: str = ""
 
     def __post_init__(self) -> None:
+        if self.name in RESERVED:
+            raise T2LocalError(
+                f"'{self.name}' already means something to the dispatcher; choose another name."
+            )
         if not self.name.strip() or paths.slug(self.name) != self.name:
             raise T2LocalError(
                 f"'{self.name}' cannot be an expert's name; "
@@ -104,7 +110,8 @@ class Run:
         if isinstance(event, Checkpoint):
             self._save(event.state)
             return
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "metrics.jsonl"
+        with paths.saving(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"event": type(event).__name__, **asdict(event)}) + "\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:

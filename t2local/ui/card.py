@@ -136,11 +136,6 @@ def _mixture(dispatch: Mapping[str, Any]) -> str:
 
 def _notes(dispatch: Mapping[str, Any]) -> str:
     notes = [str(dispatch["note"])] if dispatch.get("note") else []
-    cut = dispatch.get("cut_tokens", 0)
-    if cut:
-        notes.append(
-            f"Too long for this model: the oldest {cut:,} tokens were left out and not read."
-        )
     return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
 
 

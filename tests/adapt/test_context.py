@@ -46,6 +46,7 @@ def test_a_hundred_thousand_characters_keep_both_ends_and_say_what_was_cut(tiny_
     assert "BEGIN" in text
     assert "END" in text
     assert fitted.cut_tokens > 99_000
+    assert "tokens fit; the middle of a long message" in fitted.note
 
 
 @pytest.mark.parametrize("messages", [[], [user("   ")], [{"role": "system", "content": "hi"}]])

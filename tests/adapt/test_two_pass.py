@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import torch
 
+from t2local.adapt import two_pass
 from t2local.adapt.events import ADAPTED_ROW, BASE_ROW, Dispatched, Done, Steered, Token
 from t2local.adapt.two_pass import CLASSIFIER, Steering, Strategy, answer, dispatch
 from t2local.models.prefix_cache import PrefixCache
@@ -89,6 +92,33 @@ def test_the_same_seed_gives_the_same_answer(workshop):
     assert events(workshop, manual(MATH), warm)[-1].texts == (
         events(workshop, manual(MATH), warm)[-1].texts
     )
+
+
+def test_a_long_prompt_read_in_pieces_gives_the_same_answer(workshop, monkeypatch):
+    long = ({"role": "user", "content": "tell me more " * 20},)
+    found = []
+    for size in (1000, 32):
+        monkeypatch.setattr(two_pass, "PREFILL_TOKENS", size)
+        workshop.prefixes.clear()
+        found.append(list(answer(workshop, long, manual(MATH), SKILLS, GREEDY))[-1].texts)
+    assert found[0] == found[1]
+
+
+def test_a_long_prompt_can_be_stopped_while_it_is_read(workshop, monkeypatch):
+    monkeypatch.setattr(two_pass, "PREFILL_TOKENS", 32)
+    cancel = CancelToken()
+    long = ({"role": "user", "content": "tell me more " * 20},)
+    events = answer(workshop, long, manual(MATH), SKILLS, GREEDY, cancel=cancel)
+    next(events)
+    cancel.cancel()
+    assert list(events)[-1].tokens == 0
+
+
+def test_an_expert_to_be_used_with_care_says_so_on_the_card(workshop):
+    warned = replace(workshop, warnings={"code": "'code' is transferred."})
+    strategy = Strategy("prompt", override="code")
+    assert "transferred" in dispatch(warned, "hi", strategy, SKILLS).note
+    assert "transferred" not in dispatch(warned, "hi", Strategy("base"), SKILLS).note
 
 
 def test_stop_ends_after_the_current_token_and_keeps_what_was_said(workshop):

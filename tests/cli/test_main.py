@@ -78,6 +78,7 @@ def test_ask_with_the_prompt_strategy_reports_probabilities(capsys, skilled):
         (("--strategy", "classifier"), "no classifier expert"),
         (("--mixture", "missing.json"), "missing.json"),
         (("--temperature", "-1"), "temperature"),
+        (("--alpha", "math=nan"), "must be a number"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_1(capsys, skilled, extra, word):
@@ -132,9 +133,10 @@ def test_a_run_can_be_resumed_by_name_and_ends_with_the_same_expert(capsys, fold
 
 
 def test_a_new_run_says_what_is_missing(capsys):
-    status, _, err = run(capsys, "train", "--name", "x")
-    assert status == 1
-    assert "--data is missing" in last_line(err)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--name", "x"])
+    assert stop.value.code == 2
+    assert "--data is missing" in last_line(capsys.readouterr().err)
 
 
 def test_an_unknown_expert_is_status_1(capsys):

@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,23 @@ def test_the_preview_follows_the_words_said_so_far(engine):
     assert said
     assert during.adapted != before.adapted
     assert rest.startswith(during.adapted[0][0])  # greedy: the likeliest token comes next
+
+
+def test_a_retrained_expert_of_the_same_name_never_meets_the_old_ones_cache(engine):
+    old = engine.next_tokens("s", request(), MATH)
+    list(engine.answer("s", request()))
+    store = ExpertStore(engine.status.model_name)
+    math, code = store.load("math"), store.load("code")
+    engine.adopt(replace(math, z=code.z))
+    assert engine.next_tokens("s", request(), MATH).adapted != old.adapted
+    retrained, same_z = (engine.next_tokens("s", request(), m).adapted for m in (MATH, CODE))
+    assert dict(retrained) == pytest.approx(dict(same_z), abs=1e-5)
+    assert text(engine.answer("s", request())) == text(engine.answer("t", request(mixture=CODE)))
+
+
+def test_the_classifier_cannot_be_mixed_into_an_answer(engine):
+    with pytest.raises(T2LocalError, match="no expert 'reader'"):
+        list(engine.answer("s", request(mixture=Mixture({"reader": 1.0}))))
 
 
 def test_heat_map_and_spectrum(engine):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from t2local.errors import T2LocalError
 from t2local.svf.mixing import Gains, Mixture, compose, mix, scale
 
 PARTS_OF_A_LAYER = ("self_attn.q_proj", "mlp.up_proj")
@@ -119,3 +120,13 @@ def test_gains_of_zero_everywhere_are_the_base_model():
 def test_with_alpha_keeps_strength_and_gains():
     mixture = Mixture({"a": 1.0}, 0.5, Gains(late=2.0)).with_alpha({"b": 0.3})
     assert mixture == Mixture({"b": 0.3}, 0.5, Gains(late=2.0))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e30, "much"])
+def test_weights_that_are_no_sensible_numbers_are_refused(number):
+    with pytest.raises(T2LocalError, match="must be a number"):
+        Mixture({"math": number})
+    with pytest.raises(T2LocalError, match="must be a number"):
+        Mixture(strength=number)
+    with pytest.raises(T2LocalError, match="must be a number"):
+        Gains(mlp=number)

@@ -75,7 +75,8 @@ def test_patience_stops_early(loaded, svf, colours):
         steps=40, prompts_per_step=4, learning_rate=1e-9, validate_every=1, patience=2
     )
     _, outcome = run(loaded, svf, colours, config)
-    assert outcome.steps == 3
+    assert outcome.steps == 2  # the base model, step 0, stays the best
+    assert outcome.best_step == 0
     assert "no gain" in outcome.stopped
 
 

@@ -5,7 +5,7 @@ from t2local.adapt.actions import score_choices
 from t2local.models.checkpointing import gradient_checkpointing
 from t2local.tasks.rewards import REWARDS
 from t2local.training.config import TrainConfig
-from t2local.training.policies import ChoicePolicy, TextPolicy, policy_for
+from t2local.training.policies import ChoicePolicy, TextPolicy, policy_for, sampled_kl
 
 
 def ones(svf):
@@ -91,6 +91,20 @@ def test_kl_is_zero_at_the_base_and_positive_away_from_it(loaded, svf, texts, pa
     away = policy.accumulate(texts[:2], moved, 1)
     assert at_base.kl_policy_from_base == pytest.approx(0, abs=1e-6)
     assert away.kl_policy_from_base > 1e-4
+
+
+def test_the_sampled_kls_gradient_is_that_of_kl_from_policy_to_base():
+    """Its expectation over a small vocabulary, enumerated: k3 alone would give the other KL's."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(6, generator=generator).log_softmax(0)
+    logits = torch.randn(6, generator=generator).requires_grad_()
+    log_policy = logits.log_softmax(0)
+    exact = (log_policy.exp() * (log_policy - base)).sum()
+    (expected,) = torch.autograd.grad(exact, logits, retain_graph=True)
+    estimate = (log_policy.exp().detach() * sampled_kl(log_policy, base)).sum()
+    (found,) = torch.autograd.grad(estimate, logits)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(estimate, exact, atol=1e-6)
 
 
 def test_a_step_against_the_gradient_raises_expected_reward(loaded, svf, colours):

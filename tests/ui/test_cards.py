@@ -29,9 +29,8 @@ def test_card_shows_decision_times_and_offers_others():
     assert html.count('data-act="answer_with"') == 2
 
 
-def test_card_says_what_was_cut_and_noted():
-    html = dispatch_card({**DISPATCH, "cut_tokens": 1234, "note": "below <0.4>"}, None)
-    assert "1,234 tokens were left out" in html
+def test_card_says_what_was_noted():
+    html = dispatch_card({**DISPATCH, "note": "below <0.4>"}, None)
     assert "below &lt;0.4&gt;" in html
 
 

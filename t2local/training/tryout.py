@@ -1,0 +1,142 @@
+"""Before a run: what the base model says and earns, whether that can teach, how long it takes.
+
+One step is taken on a throw-away `z` to measure its time; nothing is kept of it.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from t2local.adapt.actions import CHOICE, action_of, greedy_answers
+from t2local.adapt.adapter import holding
+from t2local.adapt.dispatch import LABEL_TEMPERATURE
+from t2local.errors import T2LocalError
+from t2local.models.load import LoadedModel
+from t2local.svf import SVFModel
+from t2local.tasks.curricula import Curriculum
+from t2local.tasks.examples import Example
+from t2local.training.config import TrainConfig
+from t2local.training.loop import dry_run
+from t2local.training.policies import policy_for, rewards_of
+
+SHOWN, TRIED = 6, 2
+LABEL_WORDS = 2
+FEWEST_STEPS, MOST_STEPS = 4, 1000
+LENGTHS = {"a minute": 60.0, "ten minutes": 600.0, "an hour": 3600.0}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`reward` is None where the row cannot be scored."""
+
+    prompt: str
+    wanted: str
+    said: str
+    reward: float | None
+
+
+@dataclass(frozen=True)
+class TryOut:
+    """`problem`: why nothing can be learnt, "" if all is well. `step_s`: seconds a training step;
+    `answer_s`: seconds a held-out row; the counts are of rows."""
+
+    samples: tuple[Sample, ...]
+    problem: str
+    step_s: float
+    answer_s: float
+    train: int
+    validation: int
+    held_out: int
+
+
+def try_out(
+    loaded: LoadedModel, svf: SVFModel, source: Curriculum, reward: str, config: TrainConfig
+) -> TryOut:
+    """Answers of the base model with their rewards, and measured times.
+
+    Raises `T2LocalError` where the reward cannot be computed on these rows.
+    """
+    rows = list(source.train)[:SHOWN]
+    started = time.perf_counter()
+    said = greedy_answers(loaded, rows, config.max_new_tokens, around=holding(loaded, svf, {}))
+    answer_s = (time.perf_counter() - started) / len(rows)
+    rewards = rewards_of(reward, rows, said)
+    scored = zip(rows, said, rewards, strict=True)
+    samples = tuple(Sample(e.prompt, e.answer, text, r) for e, text, r in scored)
+    problem = "" if any(r is not None for r in rewards) else _unscored(reward)
+    step_s, equal = _trial_step(loaded, svf, rows[:TRIED], reward, config)
+    if not problem and action_of(rows) == CHOICE:
+        problem = _refusal(loaded, svf, source, reward, config)
+    elif not problem and equal == 1.0 and len(set(rewards)) == 1:
+        problem = (
+            f"All trial answers earned {rewards[0]:+g}: there is nothing to learn from; "
+            "try a reward with partial credit, other examples, or more samples a prompt."
+        )
+    counts = len(source.train), len(source.validation), len(source.held_out)
+    step_s *= min(config.prompts_per_step, len(source.train)) / len(rows[:TRIED])
+    return TryOut(samples, problem, step_s, answer_s, *counts)
+
+
+def fitting_temperature(reward: str, examples: Sequence[Example]) -> float:
+    """Of the policy: choices of a word or two lie so far apart that at 1 nothing is tried out."""
+    short = all(len(example.answer.split()) <= LABEL_WORDS for example in examples)
+    return LABEL_TEMPERATURE if reward == CHOICE and short else TrainConfig.temperature
+
+
+def steps_within(seconds: float, tried: TryOut, config: TrainConfig) -> int:
+    """How many steps fit into a time, measuring included; at least a few."""
+    fixed = (tried.validation + 2 * tried.held_out) * tried.answer_s
+    a_step = tried.step_s + tried.validation * tried.answer_s / config.validate_every
+    return max(FEWEST_STEPS, min(MOST_STEPS, int((seconds - fixed) / max(a_step, 1e-6))))
+
+
+def run_seconds(tried: TryOut, config: TrainConfig) -> float:
+    """How long a run takes from start to finish, by the measured times."""
+    checks = config.steps // config.validate_every + 1
+    answers = checks * tried.validation + 2 * tried.held_out
+    return config.steps * tried.step_s + answers * tried.answer_s
+
+
+def lasting(length: str, tried: TryOut, config: TrainConfig) -> TrainConfig:
+    """The configuration with the steps that a length of `LENGTHS` allows; others stay as set."""
+    if length not in LENGTHS:
+        return config
+    steps = steps_within(LENGTHS[length], tried, config)
+    return replace(config, steps=steps, validate_every=max(1, min(10, steps // 4)))
+
+
+def in_words(seconds: float) -> str:
+    """`about 40 seconds`, `about 12 minutes`, `about 2.5 hours`."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds, -1 if seconds > 20 else 0)):.0f} seconds"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} minutes"
+    return f"about {seconds / 3600:.1f} hours"
+
+
+def _trial_step(
+    loaded: LoadedModel, svf: SVFModel, rows: Sequence, reward: str, config: TrainConfig
+) -> tuple[float, float]:
+    """Seconds of one step on `rows`, and its share of equal groups."""
+    z = {name: torch.ones_like(s).requires_grad_() for name, s in svf.singular_values.items()}
+    started = time.perf_counter()
+    batch = policy_for(loaded, svf, rows, reward, config).accumulate(rows, z, 0)
+    return time.perf_counter() - started, batch.equal_groups
+
+
+def _refusal(loaded, svf, source: Curriculum, reward: str, config: TrainConfig) -> str:
+    """Why the run itself would refuse these rows; choices need no sampling to know."""
+    try:
+        dry_run(policy_for(loaded, svf, source.train, reward, config), source.train, config.seed)
+    except T2LocalError as error:
+        return str(error)
+    return ""
+
+
+def _unscored(reward: str) -> str:
+    return (
+        f"The reward '{reward}' cannot score any of these rows (it needs a column they lack); "
+        "choose another reward."
+    )
