@@ -2,6 +2,10 @@
 
 import sys
 
-from t2local.cli.main import main
+try:
+    from t2local.cli.main import main
+except KeyboardInterrupt:
+    sys.exit(130)
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -30,6 +30,7 @@ from t2local.models.quantized import nf4_problem
 from t2local.progress import drain
 from t2local.svf import SVFModel, attaching
 from t2local.training.bench_step import step_cost
+from t2local.training.config import TrainConfig
 
 GIB = 2**30
 TEXT = (
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
 def _training_step(opening: tuple[str, str, str], effort: Effort) -> Measured:
     rows: list[Row] = []
     name = "training step"
-    slices = {"": max(1, effort.sequences // 2), ", in one forward": effort.sequences}
+    slices = {"": TrainConfig.rows_per_forward, ", in one forward": effort.sequences}
     for suffix, rows_per_forward in slices.items():
         log(f"measuring a training step of {effort.sequences} × {effort.sequence_tokens}{suffix}")
         cost = _in_child(

@@ -28,7 +28,7 @@ class TrainConfig:
     targets: str = "all"  # paper, Table 4: both kinds do best
     max_new_tokens: int = 96
     temperature: float = 1.0  # of the policy; ours: the repository trains on greedy answers
-    rows_per_forward: int = 8  # gradients are accumulated over slices of this many rows
+    rows_per_forward: int = 4  # gradients are accumulated over slices of this many rows
     gradient_checkpointing: bool = False
     validate_every: int = 10
     validation_rows: int = 100
