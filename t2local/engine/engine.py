@@ -32,6 +32,7 @@ from t2local.engine.requests import (
     Spectrum,
 )
 from t2local.engine.shelf import Shelf, expert_info
+from t2local.engine.training_desk import TrainingDesk
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.models.load import LoadedModel, load_model
@@ -72,6 +73,8 @@ class Engine:
         self._previews = Previews()
         self._sessions: dict[str, _Session] = {}
         self.jobs = Jobs(self._trained_model, self.adopt)
+        loading = {"model": self._source, "quantization": quantize, "basis": basis}
+        self.desk = TrainingDesk(self.jobs, self._trained_model, loading)
 
     # --- loading
 

@@ -79,7 +79,7 @@ class Jobs:
         """Hold a run after its current step; its model is free for the chat meanwhile."""
         job = self._find(name)
         job.go_on.clear()
-        self._tell(job, stage=PAUSED, message="Paused: chat with what it has learnt, or go on.")
+        self._tell(job, stage=PAUSED, message="Paused: resume it to go on.")
 
     def stop(self, name: str) -> None:
         """End a run after its current step; its best checkpoint becomes the expert."""

@@ -1,6 +1,14 @@
 """Plain values in, plotly figures out; the only package that imports plotly."""
 
 from t2local.plots.bars import plot_dispatch, plot_mixture
+from t2local.plots.training import plot_reward, plot_vitals
 from t2local.plots.weights import plot_heatmap, plot_spectrum
 
-__all__ = ["plot_dispatch", "plot_heatmap", "plot_mixture", "plot_spectrum"]
+__all__ = [
+    "plot_dispatch",
+    "plot_heatmap",
+    "plot_mixture",
+    "plot_reward",
+    "plot_spectrum",
+    "plot_vitals",
+]

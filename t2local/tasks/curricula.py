@@ -22,6 +22,7 @@ from t2local.tasks.topics import HELD_OUT, topic_labels
 
 HELD_OUT_ROWS = 300
 VALIDATION_SHARE = 0.15
+HELD_OUT_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,14 @@ def curriculum(source: str, seed: int = 0) -> Curriculum:
         raise T2LocalError(
             f"'{path.name}' holds {different} different prompts; training needs at least 5."
         )
-    rest, held_out = split_held_out(file.examples, 0.25, seed)
+    return split_rows(path.name, file.examples, seed)
+
+
+def split_rows(source: str, examples: Sequence[Example], seed: int = 0) -> Curriculum:
+    """A person's rows in three: about a quarter is held out, a part of the rest validates."""
+    rest, held_out = split_held_out(examples, HELD_OUT_SHARE, seed)
     train, validation = split_held_out(rest, VALIDATION_SHARE, seed)
-    return Curriculum(path.name, train, validation, held_out)
+    return Curriculum(source, train, validation, held_out)
 
 
 def _arc_easy(seed: int) -> Curriculum:

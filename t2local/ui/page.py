@@ -18,6 +18,8 @@ from t2local.ui.errors import shown
 from t2local.ui.experts_tab import create_experts_tab, experts_html
 from t2local.ui.header import header_html, hint
 from t2local.ui.theme import page_theme
+from t2local.ui.train_events import CHAT, TrainEvents
+from t2local.ui.train_tab import create_train_tab
 from t2local.ui.wheel_events import WheelEvents
 
 POLL_S = 0.5
@@ -31,7 +33,7 @@ class Page(gr.Blocks):
         looks = {
             "theme": page_theme(),
             # in the head, because gradio rewrites the selectors of `css`
-            "head": f"<style>{asset('page.css')}{asset('chat.css')}</style>",
+            "head": f"<style>{asset('page.css')}{asset('chat.css')}{asset('train.css')}</style>",
             "js": f"() => {{ {asset('page.js')} }}",
             "favicon_path": FOLDER / "favicon.svg",
             "footer_links": [],
@@ -48,14 +50,17 @@ def build_app(engine: Any) -> Page:
             header_html(engine.status), elem_id="header", apply_default_css=False, js_on_load=None
         )
         timer = gr.Timer(POLL_S)
-        with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("Chat"):
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Chat", id=CHAT):
                 tab = create_chat_tab(engine.status)
+            with gr.Tab("Train", id="train") as train_shown:
+                train = create_train_tab()
             with gr.Tab("Experts"):
                 experts = create_experts_tab(engine)
         chat_events = ChatEvents(engine, tab)
         chat_events.bind()
         WheelEvents(engine, tab).bind(chat_events.streams)
+        TrainEvents(engine, train, tab, experts, tabs).bind(page, train_shown)
         _Opening(engine, tab, chat_events, header, experts, timer).bind(page)
     return page
 

@@ -20,6 +20,7 @@ from t2local.adapt.events import (
     Token,
 )
 from t2local.engine.chats import ChatStore
+from t2local.engine.jobs import Jobs
 from t2local.engine.requests import (
     STRATEGIES,
     ChatRequest,
@@ -28,6 +29,7 @@ from t2local.engine.requests import (
     NextTokens,
     Spectrum,
 )
+from t2local.engine.training_desk import TrainingDesk
 from t2local.errors import T2LocalError
 from t2local.svf.mixing import Mixture
 
@@ -58,6 +60,7 @@ class FakeEngine:
         self._running: set[str] = set()
         self._mixtures: dict[str, Mixture] = {}
         self._lock = threading.Lock()
+        self.desk = TrainingDesk(Jobs(_no_model, lambda expert: None), _no_model)
 
     def start(self) -> None:
         self._started = time.monotonic()
@@ -181,3 +184,7 @@ class FakeEngine:
         size = mixture.alpha.get("math", 0.0)
         sigma = tuple(20.0 / (1 + 0.05 * rank) for rank in range(576))
         return Spectrum(sigma, tuple(1 + 0.02 * size * ((-1) ** (r // 40)) for r in range(576)))
+
+
+def _no_model():
+    raise T2LocalError("This engine has no model; nothing can be trained.")

@@ -1,0 +1,119 @@
+"""What the Train page asks for: rows as the model reads them, a try-out, runs and their reports.
+
+Everything that lasts is on disk (`tasks.drafts`, `training.runs`), so any page, also after a
+restart, gets the same answers. Knows nothing of gradio.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from t2local import paths
+from t2local.adapt.actions import prompt_ids
+from t2local.engine.jobs import FINISHED, PAUSED, QUEUED, RUNNING, STOPPING, Jobs, JobStatus
+from t2local.errors import T2LocalError
+from t2local.experts import ExpertStore
+from t2local.models.load import LoadedModel
+from t2local.svf import SVFModel
+from t2local.tasks.curricula import curriculum
+from t2local.tasks.examples import Example
+from t2local.training.config import TrainConfig
+from t2local.training.curves import Curves, curves, warnings
+from t2local.training.runs import Plan, Run
+from t2local.training.tryout import TryOut, lasting, try_out
+
+LIVE = (QUEUED, RUNNING, PAUSED, STOPPING)
+MOST_LISTED = 30
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run as a page shows it. `held_out`: as on an expert's card, None until finished."""
+
+    status: JobStatus
+    plan: Plan
+    curves: Curves
+    warnings: tuple[str, ...] = ()
+    held_out: Mapping[str, Any] | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.status.stage in LIVE
+
+
+@dataclass
+class TrainingDesk:
+    """`loading`: the `Plan` fields that say which model is loaded, and how."""
+
+    jobs: Jobs
+    model: Callable[[], tuple[LoadedModel, SVFModel]]
+    loading: Mapping[str, str] = field(default_factory=dict)
+    _tried: dict[tuple[str, str, TrainConfig], TryOut] = field(default_factory=dict)
+
+    def as_read(self, example: Example) -> str:
+        """The prompt with the model's chat template around it."""
+        loaded, _ = self.model()
+        return loaded.tokenizer.decode(prompt_ids(loaded, example))
+
+    def try_out(self, source: str, reward: str, config: TrainConfig) -> TryOut:
+        """The base model's answers and rewards on a file's rows; remembered. `T2LocalError`."""
+        key = source, reward, config
+        if key not in self._tried:
+            lessons = curriculum(source, config.seed)
+            self._tried[key] = try_out(*self.model(), lessons, reward, config)
+        return self._tried[key]
+
+    def start(self, name: str, source: str, reward: str, length: str, config: TrainConfig) -> str:
+        """Queue a run of about `length` and give its name.
+
+        Raises `T2LocalError`: a name that is taken or cannot be one, nothing to learn from.
+        """
+        self._check_name(name)
+        tried = self.try_out(source, reward, config)
+        if tried.problem:
+            raise T2LocalError(tried.problem)
+        plan = Plan(name, source, reward, lasting(length, tried, config), **self.loading)
+        return self.jobs.start(plan)
+
+    def runs(self) -> list[tuple[str, str]]:
+        """(expert, run) of the newest runs on disk, the newest first; unreadable ones left out."""
+        found = sorted(paths.runs_dir().glob("*/run.json"), reverse=True)[:MOST_LISTED]
+        listed = []
+        for path in found:
+            try:
+                listed.append((Run(path.parent).plan().name, path.parent.name))
+            except T2LocalError:
+                continue
+        return listed
+
+    def current(self) -> str | None:
+        """The run to show first: one in progress, else the newest."""
+        names = [run for _, run in self.runs()]
+        live = (name for name in names if self._is_live(name))
+        return next(live, names[0] if names else None)
+
+    def report(self, name: str) -> RunReport:
+        """All there is to show of a run. Raises `T2LocalError` for an unknown or damaged one."""
+        run, status = Run.open(name), self.jobs.status(name)
+        so_far = curves(run.metrics())
+        held_out = _result(run).get("held_out") if status.stage == FINISHED else None
+        return RunReport(status, run.plan(), so_far, tuple(warnings(so_far)), held_out)
+
+    def _is_live(self, name: str) -> bool:
+        try:
+            return self.jobs.status(name).stage in LIVE
+        except T2LocalError:  # damaged, which its report says
+            return False
+
+    def _check_name(self, name: str) -> None:
+        Plan(name, "", "")  # refuses what cannot be a name
+        loaded, _ = self.model()
+        taken = {stored.path.stem for stored in ExpertStore(loaded.slug).files()}
+        training = {expert for expert, run in self.runs() if self._is_live(run)}
+        if name in taken | training | {"base", "manual"}:
+            raise T2LocalError(f"There is an expert '{name}' already; choose another name.")
+
+
+def _result(run: Run) -> Mapping[str, Any]:
+    return json.loads((run.folder / "expert.json").read_text(encoding="utf-8"))

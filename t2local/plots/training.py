@@ -1,0 +1,116 @@
+"""A run as it goes: reward with its spread and the validation, and what moves beneath.
+
+Curves in, plotly figures out. A run without steps gives an empty figure that says so.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+
+from t2local.plots import theme
+from t2local.tasks.intervals import wilson
+from t2local.training.curves import Curves
+
+SMOOTHED = 5  # steps
+_RATE, _CHECK = theme.POSITIVE, theme.NAMED["reasoning"]
+
+
+class Band(NamedTuple):
+    """`low`, `high`: a standard deviation around the reward, within what a reward can be."""
+
+    low: list[float]
+    high: list[float]
+
+
+def band(curves: Curves) -> Band:
+    pairs = list(zip(curves.reward, curves.spread, strict=True))
+    return Band([max(-1.0, r - s) for r, s in pairs], [min(1.0, r + s) for r, s in pairs])
+
+
+def smoothed(values: Sequence[float], window: int = SMOOTHED) -> list[float]:
+    """The mean of the last `window` values at each step."""
+    parts = (values[max(0, i + 1 - window) : i + 1] for i in range(len(values)))
+    return [sum(part) / len(part) for part in parts]
+
+
+def plot_reward(curves: Curves) -> go.Figure:
+    """Mean reward a step (−1 to 1) with its spread; right answers of the validation in %."""
+    if not curves.steps:
+        return theme.empty("The curve begins with the first step", 260)
+    steps, spread = list(curves.steps), band(curves)
+    edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+    mean = {"color": _RATE, "width": 2}
+    figure = go.Figure(
+        [
+            go.Scatter(x=steps, y=spread.high, **edge),
+            go.Scatter(x=steps, y=spread.low, fill="tonexty", fillcolor=_faint(_RATE), **edge),
+            go.Scatter(
+                x=steps, y=smoothed(curves.reward), name="reward", line=mean,
+                hovertemplate="step %{x}: %{y:+.2f}<extra>reward</extra>",
+            ),
+            _validation(curves),
+        ]
+    )  # fmt: skip
+    theme.style(figure, 260)
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.14, "x": 0})
+    figure.update_yaxes(range=[-1.05, 1.05], title="reward", nticks=5)
+    figure.update_xaxes(title="step", range=_span(curves), nticks=8)
+    right = {"range": [-0.025, 1.025], "overlaying": "y", "side": "right", "tickformat": ".0%"}
+    figure.update_layout(yaxis2={**right, "showgrid": False, "automargin": True, "nticks": 5})
+    return figure
+
+
+def plot_vitals(curves: Curves) -> go.Figure:
+    """KL to the base, entropy, share of equal groups and rms of z − 1: four small curves."""
+    if not curves.steps:
+        return theme.empty("The curves begin with the first step", 260)
+    panels = {
+        "KL to the base": curves.kl,
+        "entropy": curves.entropy,
+        "equal groups": curves.equal_groups,
+        "z − 1, rms": curves.z_rms,
+    }
+    figure, colours = go.Figure(), (theme.NEGATIVE, theme.PALETTE[1], theme.INK, theme.PALETTE[0])
+    theme.style(figure, 300)
+    for i, ((name, values), colour) in enumerate(zip(panels.items(), colours, strict=True), 1):
+        column, row = (i - 1) % 2, (i - 1) // 2
+        x, y = [0.56 * column, 0.44 + 0.56 * column], [0.58 - 0.58 * row, 0.92 - 0.56 * row]
+        figure.add_scatter(
+            x=list(curves.steps), y=list(values), xaxis=f"x{i}", yaxis=f"y{i}", name=name,
+            line={"color": colour, "width": 2}, hovertemplate="step %{x}: %{y:.3g}<extra></extra>",
+        )  # fmt: skip
+        axis = {"gridcolor": theme.GRID, "zeroline": False, "fixedrange": True, "automargin": True}
+        own = {f"xaxis{i}": {**axis, "domain": x, "anchor": f"y{i}", "nticks": 4}}
+        own[f"yaxis{i}"] = {**axis, "domain": y, "anchor": f"x{i}", "nticks": 4}
+        own[f"yaxis{i}"] |= {"rangemode": "tozero", "tickformat": ".2~g"}
+        figure.update_layout(**own)
+        figure.add_annotation(
+            text=name, x=x[0], y=y[1] + 0.015, xref="paper", yref="paper", showarrow=False,
+            xanchor="left", yanchor="bottom",
+        )  # fmt: skip
+    return figure
+
+
+def _validation(curves: Curves) -> go.Scatter:
+    """Right answers with the 95 % interval of each."""
+    shares = [check.accuracy for check in curves.checks]
+    spans = [wilson(round(c.accuracy * c.n), c.n) for c in curves.checks]
+    above = [max(0.0, high - share) for (_, high), share in zip(spans, shares, strict=True)]
+    below = [max(0.0, share - low) for (low, _), share in zip(spans, shares, strict=True)]
+    bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+    return go.Scatter(
+        x=[check.step for check in curves.checks], y=shares, yaxis="y2", name="validation, right",
+        mode="lines+markers", line={"color": _CHECK, "width": 1.5, "dash": "dot"},
+        marker={"size": 7}, error_y={**bars, "thickness": 1, "width": 3, "color": _CHECK},
+        hovertemplate="step %{x}: %{y:.0%} right<extra>validation</extra>",
+    )  # fmt: skip
+
+
+def _span(curves: Curves) -> list[float]:
+    return [0.5, max(5.5, curves.steps[-1] + 0.5)]
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.16)"

@@ -1,0 +1,137 @@
+import json
+import time
+
+import pytest
+
+from t2local.engine.engine import Engine
+from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED
+from t2local.errors import T2LocalError
+from t2local.tasks.examples import Example
+from t2local.training.config import TrainConfig
+from t2local.training.runs import Plan, Run
+from t2local.training.tryout import (
+    fitting_temperature,
+    in_words,
+    lasting,
+    run_seconds,
+    steps_within,
+)
+
+QUICK = TrainConfig(
+    steps=3, prompts_per_step=4, samples_per_prompt=2, max_new_tokens=4, validate_every=2
+)
+OWN = "the steps below"
+
+
+@pytest.fixture
+def data(tmp_path):
+    rows = [
+        {"prompt": f"colour {i}?", "answer": "red", "choices": ["blue", "red"], "label": 1}
+        for i in range(24)
+    ]
+    return written(tmp_path / "red.jsonl", rows)
+
+
+def written(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def finished(engine, name):
+    deadline = time.monotonic() + 60
+    while engine.desk.report(name).live:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return engine.desk.report(name)
+
+
+def test_a_run_is_reported_until_its_expert_is_there(engine, data):
+    name = engine.desk.start("red", data, "choice", OWN, QUICK)
+    assert engine.desk.current() == name
+    report = finished(engine, name)
+    assert report.status.stage == FINISHED, report.status
+    assert len(report.curves.steps) == 3
+    assert report.held_out["n"] == 6
+    assert engine.desk.runs() == [("red", name)]
+    assert "red" in [e.name for e in engine.experts()]
+
+
+def test_a_restarted_desk_finds_the_run_that_was_cut_off(engine, data, model_folder):
+    run = Run.create(Plan("red", data, "choice", QUICK))
+    again = Engine(str(model_folder)).load()
+    assert again.desk.current() == run.name
+    report = again.desk.report(run.name)
+    assert report.status.stage == INTERRUPTED
+    assert not report.live
+    assert report.held_out is None
+
+
+def test_a_taken_or_impossible_name_is_refused_before_anything_runs(engine, data):
+    for name, words in (("math", "already"), ("a/b", "cannot be"), ("", "cannot be")):
+        with pytest.raises(T2LocalError, match=words):
+            engine.desk.start(name, data, "choice", OWN, QUICK)
+    assert engine.desk.runs() == []
+    assert engine.desk.current() is None
+
+
+def test_a_try_out_shows_what_the_base_model_earns_and_changes_nothing(engine, data):
+    before = engine.desk.try_out(data, "choice", QUICK)
+    assert {sample.reward for sample in before.samples} <= {1.0, -1.0}
+    assert before.problem == ""
+    assert before.step_s > 0
+    assert (before.train, before.validation, before.held_out) == (15, 3, 6)
+    assert engine.desk.try_out(data, "choice", QUICK) is before, "remembered"
+
+
+def test_what_cannot_teach_is_refused_with_the_reason(engine, tmp_path):
+    same = [{"prompt": f"p {i}?", "answer": "red", "choices": ["blue", "grey"]} for i in range(24)]
+    source = written(tmp_path / "hopeless.jsonl", same)
+    assert "Nothing to learn" in engine.desk.try_out(source, "exact", QUICK).problem
+    with pytest.raises(T2LocalError, match="Nothing to learn"):
+        engine.desk.start("red", source, "exact", OWN, QUICK)
+    texts = [{"prompt": f"p {i}?", "answer": "zebra"} for i in range(24)]
+    source = written(tmp_path / "texts.jsonl", texts)
+    assert "nothing to learn" in engine.desk.try_out(source, "exact", QUICK).problem
+    assert "needs a column" in engine.desk.try_out(source, "code", QUICK).problem
+
+
+def test_a_prompt_is_shown_as_the_model_reads_it(engine):
+    assert "<|im_start|>user\nhello<|im_end|>" in engine.desk.as_read(Example("hello", ""))
+
+
+def test_a_damaged_run_is_left_out_of_the_list(engine, data):
+    run = Run.create(Plan("red", data, "choice", QUICK))
+    (run.folder / "run.json").write_text("{", encoding="utf-8")
+    assert engine.desk.runs() == []
+    with pytest.raises(T2LocalError, match="cannot be read"):
+        engine.desk.report(run.name)
+
+
+def test_a_failed_run_says_why(engine, data, tmp_path):
+    run = Run.create(Plan("red", str(tmp_path / "gone.csv"), "choice", QUICK))
+    engine.jobs.resume(run.name)
+    report = finished(engine, run.name)
+    assert report.status.stage == FAILED
+    assert "neither a file" in report.status.message
+
+
+def test_a_length_is_turned_into_steps_that_fit(engine, data):
+    tried = engine.desk.try_out(data, "choice", QUICK)
+    minute = lasting("a minute", tried, QUICK)
+    assert minute.steps >= 4
+    assert steps_within(600, tried, QUICK) >= steps_within(60, tried, QUICK)
+    assert run_seconds(tried, minute) < 75
+    assert lasting(OWN, tried, QUICK) == QUICK
+
+
+def test_times_are_said_in_words():
+    told = {3.2: "about 3 seconds", 47: "about 50 seconds", 240: "about 4 minutes"}
+    assert {s: in_words(s) for s in told} == told
+    assert in_words(9000) == "about 2.5 hours"
+
+
+def test_choices_of_a_word_are_trained_softly():
+    words, sentences = [Example("p", "red")], [Example("p", "a whole sentence of words")]
+    assert fitting_temperature("choice", words) > 1
+    assert fitting_temperature("choice", sentences) == 1
+    assert fitting_temperature("exact", words) == 1

@@ -1,0 +1,45 @@
+from t2local.plots import plot_reward, plot_vitals
+from t2local.plots.training import band, smoothed
+from t2local.training.curves import Check, Curves
+
+RUN = Curves(
+    steps=[1, 2, 3],
+    reward=[-0.9, 0.0, 0.8],
+    spread=[0.5, 0.5, 0.5],
+    kl=[0.0, 0.1, 0.2],
+    entropy=[1.0, 0.9, 0.8],
+    equal_groups=[0.0, 0.1, 0.2],
+    z_rms=[0.0, 0.01, 0.02],
+    tokens_per_s=[9.0, 9.0, 9.0],
+    checks=[Check(2, 0.5, 10, True)],
+)
+
+
+def test_a_run_without_steps_is_an_empty_figure():
+    assert not plot_reward(Curves()).data
+    assert not plot_vitals(Curves()).data
+
+
+def test_the_spread_stays_within_what_a_reward_can_be():
+    spread = band(RUN)
+    assert [round(value, 3) for value in spread.low] == [-1.0, -0.5, 0.3]
+    assert [round(value, 3) for value in spread.high] == [-0.4, 0.5, 1.0]
+
+
+def test_smoothing_looks_back_only():
+    assert smoothed([1.0, 3.0, 5.0], 2) == [1.0, 2.0, 4.0]
+
+
+def test_the_validation_has_its_interval_on_the_right_axis():
+    check = plot_reward(RUN).data[-1]
+    assert check.yaxis == "y2"
+    assert list(check.y) == [0.5]
+    assert 0.2 < check.error_y.array[0] < 0.5
+
+
+def test_the_vitals_are_four_panels():
+    figure = plot_vitals(RUN)
+    assert [list(trace.y) for trace in figure.data] == [
+        list(values) for values in (RUN.kl, RUN.entropy, RUN.equal_groups, RUN.z_rms)
+    ]
+    assert {trace.yaxis for trace in figure.data} == {"y", "y2", "y3", "y4"}

@@ -1,0 +1,168 @@
+"""The Train tab in a browser, on a real engine with a two-layer random model."""
+
+import csv
+
+import pytest
+
+from t2local.engine.engine import Engine
+from t2local.training.runs import Run
+from t2local.ui.page import build_app
+
+from .conftest import DESKTOP, PHONE
+
+pytestmark = pytest.mark.browser
+
+COLOURS = ("red", "blue")
+
+
+@pytest.fixture
+def folder(tiny_folder):
+    return tiny_folder("llama")
+
+
+@pytest.fixture
+def start(folder):
+    """`start()`: a server on the same home; again: a restarted one."""
+    apps = []
+
+    def serve():
+        engine = Engine(str(folder)).load()
+        app = build_app(engine)
+        _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+        apps.append(app)
+        return engine, url
+
+    yield serve
+    for app in apps:
+        app.close()
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "two colours.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = ([f"thing {i}: red or blue?", COLOURS[i % 4 == 0]] for i in range(40))
+        csv.writer(file).writerows([["question", "answer"], *rows])
+    return path
+
+
+def train_page(open_page, url, size=DESKTOP, **options):
+    page = open_page(url=url, ready=False, size=size, **options)
+    page.wait_for_selector("#message textarea:enabled")
+    page.get_by_role("tab", name="Train").click()
+    page.wait_for_selector("#train-file")
+    return page
+
+
+def give(page, path):
+    page.set_input_files("#train-file input[type=file]", str(path))
+    page.wait_for_selector("#train-start")
+
+
+def set_number(page, name, value):
+    page.fill(f"#train-{name} input", str(value))
+    page.press(f"#train-{name} input", "Tab")
+
+
+def begin(page, steps):
+    page.click("#train-length >> text=the steps below")
+    page.click("#train-form .label-wrap")
+    set_number(page, "steps", steps)
+    set_number(page, "learning_rate", 0.02)
+    page.click("#train-start")
+    page.wait_for_selector("#train-status [data-stage]")
+
+
+def test_from_a_csv_to_an_expert_in_the_chat(open_page, start, table):
+    engine, url = start()
+    page = train_page(open_page, url)
+    give(page, table)
+    rows = page.inner_text("#train-rows")
+    assert "40 rows" in rows
+    assert "<|im_start|>user" in rows, "as the model reads them"
+    assert "only 2 different answers" in page.inner_text("#reward-reason")
+    assert page.input_value("#train-name input, #train-name textarea") == "two-colours"
+    page.click("#try-base")
+    page.wait_for_selector(".tried tbody tr")
+    assert "+1.0" in page.inner_text(".tried")
+    assert "steps of" in page.inner_text("#estimate")
+    begin(page, 12)
+    page.wait_for_selector("[data-stage=finished]")
+    page.wait_for_selector("#plot-reward .js-plotly-plot")
+    assert "difference" in page.inner_text("#train-status")
+    assert "two-colours" in [e.name for e in engine.experts()]
+    page.click("#train-try")
+    page.wait_for_selector("#mixer [data-expert=two-colours]")
+    assert page.input_value("[data-expert=two-colours]") == "1"
+
+
+def test_a_reload_and_a_restart_find_the_run_again(open_page, start, table):
+    _, url = start()
+    page = train_page(open_page, url)
+    give(page, table)
+    begin(page, 900)
+    page.wait_for_selector("[data-stage=running]")
+    page.reload()
+    page.wait_for_selector("#message textarea:enabled")
+    page.get_by_role("tab", name="Train").click()
+    page.wait_for_selector("[data-stage=running]")
+    page.click("#train-pause")
+    page.wait_for_selector("[data-stage=paused]")
+    page.click("#train-resume")
+    page.wait_for_selector("[data-stage=running]")
+    page.click("#train-stop")
+    page.wait_for_selector("[data-stage=finished]")
+    cut_off = Run.create(Run.open("last").plan())
+    _, again = start()
+    page = train_page(open_page, again)
+    page.wait_for_selector("[data-stage=interrupted]")
+    assert "Cut off" in page.inner_text("#train-status")
+    assert page.is_visible("#train-resume")
+    assert cut_off.name
+
+
+HOSTILE = {
+    "empty": (b"", "is empty"),
+    "binary": (b"\x00\x01\xff" * 900, "is no text"),
+    "one row": (b"prompt,answer\nhello,there\n", "at least 5"),
+    "no answer": (b"prompt,remark\nhello,there\n", "no column for the answer"),
+}
+
+
+def test_hostile_files_get_a_sentence_each(open_page, start, tmp_path):
+    _, url = start()
+    page = train_page(open_page, url)
+    for name, (content, words) in HOSTILE.items():
+        path = tmp_path / f"{name}.csv"
+        path.write_bytes(content)
+        page.set_input_files("#train-file input[type=file]", str(path))
+        page.wait_for_selector(f".toast-body >> text={words}")
+        page.click(
+            "#train-file button[aria-label='Clear'], #train-file [aria-label='Remove this file']"
+        )
+        assert not page.is_visible("#train-start")
+
+
+def test_bad_rows_are_listed_and_left_out_only_when_told(open_page, start, tmp_path):
+    _, url = start()
+    page = train_page(open_page, url)
+    rows = "".join(f"is {i} even?,{'no' if i % 2 else 'yes'}\n" for i in range(20))
+    page.click("#train-paste .label-wrap")
+    page.fill("#paste-text textarea", f"prompt,answer\nnothing said,\n{rows}")
+    page.click("#use-paste")
+    page.wait_for_selector("#train-start")
+    assert "row 2: the answer is empty" in page.inner_text("#train-rows")
+    page.click("#try-base")
+    page.wait_for_selector(".toast-body >> text=1 bad rows")
+    page.click("#leave-out input")
+    page.click("#try-base")
+    page.wait_for_selector(".tried tbody tr")
+
+
+def test_the_columns_stand_below_each_other_on_a_phone(open_page, start):
+    _, url = start()
+    page = train_page(open_page, url, size=PHONE)
+    page.click("#sample-sort_support_mails")
+    page.wait_for_selector("#train-start")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= PHONE[0], f"the page is {width} pixels wide"
