@@ -37,7 +37,6 @@ ROW_BARS = {
     ("next-token bars", "slider moved"): Bar("≤", 0.5),
     ("second start", "process to ready model"): Bar("≤", 20),
     ("training step", "peak memory"): Bar("<", 4),
-    ("training step", "peak memory, in one forward"): Bar("<", 4),
 }
 RATIO_BARS = {
     "throughput_z_per_row_over_shared": Bar("≥", 0.95),
