@@ -63,6 +63,13 @@ def device_report() -> DeviceReport:
     )
 
 
+def free_bytes(device: str) -> int:
+    """Memory that is free now: of the GPU a model is on, else of this machine."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    return psutil.virtual_memory().available
+
+
 def _gpu(index: int) -> Gpu:
     free, total = torch.cuda.mem_get_info(index)
     return Gpu(

@@ -25,6 +25,7 @@ from t2local.progress import CancelToken
 from t2local.svf import SVFModel, Z
 from t2local.tasks.examples import Example
 from t2local.training.config import POLICY_GRADIENT, TrainConfig
+from t2local.training.footprint import wants_checkpointing
 from t2local.training.policies import policy_for, rewards_of
 from t2local.training.reports import (
     BatchStatistics,
@@ -71,12 +72,13 @@ def train(
     optimiser = torch.optim.AdamW([flat], lr=config.learning_rate, weight_decay=0.0)
     _restore(optimiser, flat, state)
     stopped = "all steps done"
+    checkpointing = wants_checkpointing(loaded, examples, config)
 
     batches = islice(_batches(examples, config), state.step, None)
     for step in range(state.step + 1, config.steps + 1):
         optimiser.zero_grad()
         z = _views(flat, names, lengths)
-        with gradient_checkpointing(loaded.model, config.gradient_checkpointing):
+        with gradient_checkpointing(loaded.model, checkpointing):
             batch = policy.accumulate(next(batches), z, step)
         norm = torch.nn.utils.clip_grad_norm_([flat], config.clip)
         optimiser.step()
