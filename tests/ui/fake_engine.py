@@ -2,7 +2,7 @@
 
 It dispatches by a word in the prompt, says one word a token, and obeys `steer` and `stop` as the
 real one does: after a steer, the words carry the new α of math. A prompt with "slowly" gives a
-browser time to act in the middle of the answer.
+browser time to act in the middle of the answer; "very slowly", to act before it could ever end.
 """
 
 import threading
@@ -44,6 +44,13 @@ SAID = (
     "Each spider has **8 legs**, so 7 spiders have `7 * 8` legs.\n\n```python\nlegs = 7 * 8\n"
     "print(legs)  # 56\n```\n\n| animal | legs |\n|---|---|\n| spider | 8 |\n\nThe answer is 56. "
 )
+
+
+def pace(prompt: str) -> int:
+    """How many times slower than usual the words come."""
+    if "very slowly" in prompt:
+        return 60
+    return 12 if "slowly" in prompt else 1
 
 
 class FakeEngine:
@@ -115,7 +122,7 @@ class FakeEngine:
         texts, tokens, finish = ["", ""], 0, "stop"
         words = self.said.replace(" ", " \0").split("\0")
         for word in words[: request.sampling.max_new_tokens]:
-            time.sleep(self.delay_s * (6 if "slowly" in prompt else 1))
+            time.sleep(self.delay_s * pace(prompt))
             with self._lock:
                 mixture = self._mixtures.pop(session, None)
             if mixture is not None:

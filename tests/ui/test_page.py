@@ -40,7 +40,7 @@ def test_enter_sends_and_shift_enter_makes_a_line(open_page):
 
 def test_stop_keeps_the_partial_answer(open_page, served):
     page = open_page()
-    ask(page, "stop slowly", wait=False)
+    ask(page, "stop very slowly", wait=False)
     writing(page, "Each spider")
     page.click("#stop")
     done(page)
@@ -133,10 +133,10 @@ def test_refresh_and_restart_keep_the_chat(open_page, served, tmp_path):
 
 def test_leaving_mid_answer_keeps_what_was_said(open_page, served):
     page = open_page()
-    ask(page, "leave slowly", wait=False)
+    ask(page, "leave very slowly", wait=False)
     writing(page, "Each spider")
     page.reload()
-    page.wait_for_selector(".said >> text=leave slowly")
+    page.wait_for_selector(".said >> text=leave very slowly")
     page.wait_for_selector(".turn.assistant .answer >> text=Each spider")
     chat = served.engine.chats.load(served.engine.chats.list()[0].id)
     assert chat.last_answer.content.startswith("Each spider")
