@@ -26,7 +26,7 @@ ${Object.entries(value).map(([name, alpha]) => {
 ${Object.keys(value).length ? `<div class="mix rest" style="--c:${colours.base}">
   <span class="mix-name">base</span><span>the rest to 1</span><output>${
     (1 - Object.values(value).reduce((a, b) => a + b, 0)).toFixed(2).replace("-", "−")
-  }</output></div>` : `<p class="quiet">There are no experts for this model yet.</p>`}
+  }</output></div>` : `<p class="quiet">The experts of the loaded model appear here.</p>`}
 """
 
 
