@@ -28,12 +28,18 @@ class InForce:
     `deltas`: `z − 1`, `[r]`, `[B, 1, r]` or `[B, T, r]`, times the squared scale of an int8 basis;
     a missing one means that the branch is skipped. `matrices`: ready-made `W'` `[m, n]`, used
     instead of base and branch, for an unchanging z; `trained`: that z `[r]`, where it asks for a
-    gradient.
+    gradient. `instead`: whole layers that stand in for base and branch.
     """
 
     deltas: Mapping[str, torch.Tensor] = field(default_factory=dict)
     matrices: Mapping[str, torch.Tensor] = field(default_factory=dict)
     trained: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    instead: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def obey(self, other: "InForce") -> None:
+        """Take over all that `other` says."""
+        self.deltas, self.matrices = other.deltas, other.matrices
+        self.trained, self.instead = other.trained, other.instead
 
 
 class SVFLinear(nn.Module):
@@ -56,6 +62,9 @@ class SVFLinear(nn.Module):
         return self.base.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, T, n] -> [B, T, m]
+        stand_in = self.in_force.instead.get(self.name)
+        if stand_in is not None:
+            return stand_in(x)
         rebuilt = self.in_force.matrices.get(self.name)
         if rebuilt is not None:
             z = self.in_force.trained.get(self.name)

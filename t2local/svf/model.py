@@ -9,6 +9,7 @@ import hashlib
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -111,6 +112,11 @@ class SVFModel:
         return "svf1-" + hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
     @property
+    def base_layers(self) -> dict[str, nn.Module]:
+        """Matrix name -> the untouched layer that the branch is beside."""
+        return {name: layer.base for name, layer in self._layers.items()}
+
+    @property
     def basis_bytes(self) -> int:
         return sum(
             t.numel() * t.element_size()
@@ -133,7 +139,7 @@ class SVFModel:
         `z`: name -> `[r]`, or a row for each sequence `[B, r]`, or for each token `[B, T, r]`.
         A missing name means 1. Raises `T2LocalError` for an unknown name or a wrong length.
         """
-        with self._obeying(self._deltas(z), {}, {}):
+        with self._obeying(deltas=self._deltas(z)):
             yield
 
     def rebuild(self, z: Z) -> dict[str, torch.Tensor]:
@@ -158,21 +164,25 @@ class SVFModel:
 
         `trained`: the `z` they were rebuilt from, to receive gradients (see `svf.rebuilt`).
         """
-        with self._obeying({}, matrices, trained or {}):
+        with self._obeying(matrices=matrices, trained=trained or {}):
             yield
 
     @contextmanager
-    def _obeying(
-        self, deltas: Z, matrices: Mapping[str, torch.Tensor], trained: Z
-    ) -> Iterator[None]:
+    def using_instead(self, layers: Mapping[str, nn.Module]) -> Iterator[None]:
+        """Let other layers stand in for the named ones (another method beside SVF)."""
+        assert layers.keys() <= self._layers.keys(), layers.keys() - self._layers.keys()
+        with self._obeying(instead=layers):
+            yield
+
+    @contextmanager
+    def _obeying(self, **wanted: Mapping) -> Iterator[None]:
         with self.lock:
-            state = self._in_force
-            before = state.deltas, state.matrices, state.trained
-            state.deltas, state.matrices, state.trained = deltas, matrices, trained
+            before = replace(self._in_force)
+            self._in_force.obey(InForce(**wanted))
             try:
                 yield
             finally:
-                state.deltas, state.matrices, state.trained = before
+                self._in_force.obey(before)
 
     def detach(self) -> nn.Module:
         """Put the original layers back and give the untouched model."""
