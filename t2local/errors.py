@@ -10,5 +10,9 @@ class T2LocalError(Exception):
     """A user's mistake, or a limit of this machine, in one sentence that ends with a remedy."""
 
 
+class DiskFull(T2LocalError):
+    """There is no space to write; the same may succeed once some is freed."""
+
+
 class Cancelled(Exception):
     """Work stopped because its `CancelToken` was cancelled; not a failure."""

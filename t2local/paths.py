@@ -13,7 +13,7 @@ from pathlib import Path
 
 import platformdirs
 
-from t2local.errors import T2LocalError
+from t2local.errors import DiskFull, T2LocalError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_EXPERTS = PROJECT_ROOT / "experts"
@@ -57,12 +57,12 @@ def slug(name: str) -> str:
 
 @contextlib.contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Translate what keeps `path` from being written into a `T2LocalError`."""
+    """Translate what keeps `path` from being written into a `T2LocalError` (`DiskFull`)."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise T2LocalError(
+            raise DiskFull(
                 f"The disk is full: '{path}' could not be saved and nothing was changed; "
                 "free some space, or choose another folder with T2LOCAL_HOME."
             ) from error

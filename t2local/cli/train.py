@@ -10,13 +10,15 @@ from typing import Any
 from t2local import paths
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
 from t2local.cli.common import add_model_arguments, log, open_model
+from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
 from t2local.tasks.curricula import CURRICULA
 from t2local.tasks.rewards import REWARDS
+from t2local.training.conduct import ADAPTER_FOLDER, conduct, summary
 from t2local.training.config import TrainConfig
-from t2local.training.recipe import lessons, train_expert
-from t2local.training.reports import DryRun, StepReport, TrainOutcome, Validation
+from t2local.training.processes import Processes
+from t2local.training.reports import DryRun, Held, Notice, StepReport, Validation
 from t2local.training.runs import Plan, Run
 
 
@@ -43,36 +45,31 @@ def add_parser(subparsers) -> None:
 
 def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
     """Train, save among the user's experts and report DESIGN's `train --json` object."""
-    training = Run.open(arguments.resume) if arguments.resume else Run.create(_plan(arguments))
+    processes = Processes.launched()
+    training = _run_of(arguments, processes)
     plan, state = training.plan(), training.state()
     log(f"run {training.name}" + (f" goes on after step {state.step}" if state else ""))
-    training.rewind(state)
-    source, labels = lessons(plan)
     loaded, svf = open_model(plan.model, plan.quantization, plan.basis, plan.config.targets)
+    saved = []
 
-    def listen(event) -> None:
-        log_event(event)
-        if not isinstance(event, Progress):
-            training.record(event)
+    def adopt(expert: Expert) -> None:
+        saved.append(ExpertStore(loaded.slug).save(expert))
 
-    work = train_expert(
-        loaded,
-        svf,
-        source,
-        plan.name,
-        plan.reward,
-        plan.config,
-        plan.description,
-        labels,
-        plan.command,
-        state=state,
-    )
-    expert, outcome = drain(work, listen)
-    path = ExpertStore(loaded.slug).save(expert)
+    work = conduct(training, loaded, svf, adopt, processes=processes)
+    trained = drain(work, log_event if processes.is_main else None)
+    if not processes.is_main:
+        return
+    path = saved[0] if saved else training.folder / ADAPTER_FOLDER
     log(f"saved {path}")
-    result = _result(expert, outcome) | {"expert": str(path), "run": training.name}
-    training.finish(result)
-    report(result)
+    report(summary(trained) | {"expert": str(path), "run": training.name})
+
+
+def _run_of(arguments: argparse.Namespace, processes: Processes) -> Run:
+    """The run to go on with, or a new one; with several processes the main one makes it."""
+    if arguments.resume:
+        return Run.open(arguments.resume)
+    name = Run.create(_plan(arguments)).name if processes.is_main else ""
+    return Run.open(processes.from_main(name))
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
@@ -100,25 +97,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     )
 
 
-def _result(expert: Expert, outcome: TrainOutcome) -> dict[str, Any]:
-    held_out = expert.held_out
-    return {
-        "steps": outcome.steps,
-        "held_out": {
-            "n": held_out.n,
-            "base": held_out.base,
-            "trained": held_out.trained,
-            "ci95_difference": list(held_out.ci95_difference),
-        },
-        "reward_curve": list(outcome.curve),
-        "peak_memory_bytes": outcome.peak_memory_bytes,
-        "seconds": dict(outcome.seconds),
-        "tokens_per_s": outcome.tokens / max(sum(outcome.seconds.values()), 1e-9),
-    }
-
-
 def log_event(event) -> None:
-    """One line on stderr for each event of a run."""
+    """One line on stderr for each event of a run; nobody is there to free a full disk."""
     match event:
         case DryRun():
             log(f"dry run: {event.equal_groups:.0%} of prompts earn the same for every answer")
@@ -128,7 +108,7 @@ def log_event(event) -> None:
             log(
                 f"step {event.step}/{event.steps} reward {batch.reward_mean:+.3f} "
                 f"kl {batch.kl_policy_from_base:.4f} entropy {batch.entropy:.3f} "
-                f"equal {batch.equal_groups:.2f} |z-1| {event.z_rms:.4f} {seconds}"
+                f"equal {batch.equal_groups:.2f} change {event.change:.4f} {seconds}"
             )
         case Validation():
             mark = " best" if event.best else ""
@@ -136,5 +116,9 @@ def log_event(event) -> None:
                 f"validation at {event.step}: accuracy {event.accuracy:.3f} "
                 f"reward {event.reward:+.3f} of {event.n}{mark}"
             )
+        case Notice():
+            log(event.text)
+        case Held():
+            raise T2LocalError(f"{event.reason} Then go on with `train --resume last`.")
         case Progress():
             log(f"{event.stage} {event.done}/{event.total}")

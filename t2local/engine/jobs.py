@@ -17,8 +17,11 @@ from t2local.experts import Expert
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken, Progress
 from t2local.svf import SVFModel
-from t2local.training.recipe import lessons, train_expert
-from t2local.training.reports import Checkpoint, DryRun, StepReport, Validation
+from t2local.training.conduct import conduct
+from t2local.training.config import SVF
+from t2local.training.methods import SVFMethod
+from t2local.training.recipe import lessons, make_expert
+from t2local.training.reports import Checkpoint, Held, StepReport, TrainState
 from t2local.training.runs import Plan, Run
 
 QUEUED, RUNNING, PAUSED, STOPPING = "queued", "running", "paused", "stopping"
@@ -45,7 +48,8 @@ class _Job:
     cancel: CancelToken = field(default_factory=CancelToken)
     go_on: threading.Event = field(default_factory=threading.Event)
     started_s: float = 0.0
-    first_step: int = 0
+    first_step: int | None = None
+    state: TrainState | None = None  # after the last step
 
 
 class Jobs:
@@ -88,6 +92,24 @@ class Jobs:
         job.go_on.set()
         self._tell(job, stage=STOPPING, message="Stopping: the best checkpoint is kept.")
 
+    def snapshot(self, name: str) -> Expert:
+        """The `z` of a run in progress, as an expert called after its step.
+
+        Raises `T2LocalError`: not running, before the first step, or no `z` at all (LoRA).
+        """
+        job, plan = self._find(name), Run.open(name).plan()
+        if plan.config.method != SVF:
+            raise T2LocalError(
+                f"'{plan.name}' trains a LoRA adapter, which is no z and cannot be mixed; "
+                "its answers beside the base model's are shown with the run."
+            )
+        if job.state is None or job.state.step == 0:
+            raise T2LocalError(f"'{plan.name}' has taken no step yet; wait for the first one.")
+        loaded, svf = self._model()
+        z = SVFMethod(loaded, svf).z(job.state.flat)
+        named = replace(plan, name=f"{plan.name}-step-{job.state.step}")
+        return make_expert(loaded, svf, z, named)
+
     def status(self, name: str) -> JobStatus:
         """Raises `T2LocalError` for an unknown run."""
         if name in self._jobs:
@@ -124,34 +146,35 @@ class Jobs:
     def _drive(self, job: _Job) -> None:
         """One run from where it stands to its expert."""
         loaded, svf = self._model()
-        plan, state = job.run.plan(), job.run.state()
-        job.run.rewind(state)
-        source, labels = lessons(plan)
-        job.started_s, job.first_step = time.monotonic(), state.step if state else 0
-        self._tell(job, stage=RUNNING, step=job.first_step, message="Trying the base model")
-        work = train_expert(
-            loaded, svf, source, plan.name, plan.reward, plan.config, plan.description,
-            labels, plan.command, job.cancel, state,
-        )  # fmt: skip
+        job.started_s, job.state = time.monotonic(), job.run.state()
+        step = job.state.step if job.state else 0
+        self._tell(job, stage=RUNNING, step=step, message="Trying the base model")
+        work = conduct(job.run, loaded, svf, self._finished, job.cancel)
         while True:
             try:
                 event = next(work)
             except StopIteration as end:
-                expert, _ = end.value
+                trained = end.value
                 break
             self._listen(job, event)
             job.go_on.wait()
-        self._finished(expert)
-        job.run.finish({"expert": expert.name, "held_out": expert.held_out.as_dict()})
-        self._tell(job, stage=FINISHED, message=f"'{expert.name}' is ready.", eta_s=None)
+        ready = f"'{job.status.expert}' is ready."
+        if trained.expert is None:
+            ready = f"'{job.status.expert}' is measured; its adapter lies in the run's folder."
+        self._tell(job, stage=FINISHED, message=ready, eta_s=None)
 
     def _listen(self, job: _Job, event) -> None:
-        if isinstance(event, DryRun | StepReport | Validation | Checkpoint):
-            job.run.record(event)
         if isinstance(event, StepReport):
+            if job.first_step is None:
+                job.first_step = event.step - 1
             spent = time.monotonic() - job.started_s
-            a_step = spent / max(1, event.step - job.first_step)
+            a_step = spent / (event.step - job.first_step)
             self._tell(job, step=event.step, eta_s=a_step * (event.steps - event.step), message="")
+        elif isinstance(event, Checkpoint):
+            job.state = event.state
+        elif isinstance(event, Held):
+            job.go_on.clear()
+            self._tell(job, stage=PAUSED, message=f"Paused. {event.reason}")
         elif isinstance(event, Progress):
             self._tell(job, message=event.stage)
 

@@ -35,12 +35,14 @@ def generate_batch(
     rows_differ: bool = False,
     around: Around = nullcontext,
     keep_end: bool = False,
+    among: tuple[int, int] | None = None,
 ) -> list[list[int]]:
     """One completion (token ids, without the end token) for each prompt; callers repeat prompts.
 
     `rows_differ`: a different `z` is set for each row, so rows stay where they are; otherwise equal
     prompts are read once and finished rows leave the batch. A row's random numbers do not depend
     on the others. `keep_end`: the end token belongs to the completion of a row that ended by one.
+    `among`: (first, total): the prompts are a part of a larger batch and get its random numbers.
     `around()` is entered around each forward alone: what adapts or holds the model.
     Raises `Cancelled` between tokens.
     """
@@ -49,6 +51,7 @@ def generate_batch(
     cancel = cancel or CancelToken()
     stops = _stops(loaded)
     generator = sampling.generator()
+    first, total = among or (0, len(prompts))
     said: list[list[int]] = [[] for _ in prompts]
     running = dict.fromkeys(range(len(prompts)))  # rows that still speak, in order
     with around():
@@ -56,7 +59,7 @@ def generate_batch(
     n_steps = min(int(sampling.max_new_tokens), loaded.context_length - batch.ids.shape[1])
     for step in range(n_steps):
         cancel.raise_if_cancelled()
-        uniform = torch.rand(len(prompts), generator=generator, dtype=torch.float64)
+        uniform = torch.rand(total, generator=generator, dtype=torch.float64)[first:]
         tokens = choose(batch.logits, batch.ids, sampling, uniform[batch.rows])  # [b]
         for row, token in zip(batch.rows, tokens.tolist(), strict=True):
             if row not in running:

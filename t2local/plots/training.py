@@ -69,7 +69,7 @@ def plot_vitals(curves: Curves) -> go.Figure:
         "KL to the base": curves.kl,
         "entropy": curves.entropy,
         "equal groups": curves.equal_groups,
-        "z − 1, rms": curves.z_rms,
+        "z − 1, rms": curves.change,
     }
     figure, colours = go.Figure(), (theme.NEGATIVE, theme.PALETTE[1], theme.INK, theme.PALETTE[0])
     theme.style(figure, 300)

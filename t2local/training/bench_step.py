@@ -13,14 +13,16 @@ import torch
 
 from t2local import paths
 from t2local.adapt.actions import prompt_ids
-from t2local.models.generate import Around
 from t2local.models.load import load_model
 from t2local.progress import drain
 from t2local.svf import attaching
 from t2local.tasks.examples import Example
+from t2local.training.clock import Clock
 from t2local.training.config import TrainConfig
 from t2local.training.loop import peak_memory_bytes
+from t2local.training.methods import SVFMethod
 from t2local.training.policies import TextPolicy
+from t2local.training.step_work import StepWork
 
 GROUP = 8  # samples a prompt
 QUESTIONS = ("Tell me a long story about the sea.", "Tell me a long story about a town.")
@@ -42,8 +44,8 @@ class StepCost:
 class _FullLength(TextPolicy):
     """Samples of exactly `max_new_tokens` tokens."""
 
-    def sample(self, batch: Sequence[Example], hold: Around, seed: int):
-        completions, scored = super().sample(batch, hold, seed)
+    def sample(self, batch: Sequence[Example], seed: int, work: StepWork):
+        completions, scored = super().sample(batch, seed, work)
         eos = self.loaded.tokenizer.eos_token_id
         n_tokens = self.config.max_new_tokens
         return [list(islice(cycle(c or [eos]), n_tokens)) for c in completions], scored
@@ -73,8 +75,11 @@ def step_cost(
         rows_per_forward=rows_per_forward,
     )
     policy = _FullLength(loaded, svf, "contains", config)
-    z = {name: row.requires_grad_() for name, row in svf.identity().items()}
-    statistics = policy.accumulate(batch, z, step=1)
-    torch.optim.AdamW(z.values(), lr=config.learning_rate, weight_decay=0.0).step()
+    method = SVFMethod(loaded, svf)
+    z, clock = method.start().requires_grad_(), Clock()
+    with clock("forward"):
+        hold = method.holding(z)
+    statistics = policy.accumulate(batch, StepWork(1, hold, clock))
+    torch.optim.AdamW([z], lr=config.learning_rate, weight_decay=0.0).step()
     tokens = sequences * (prompt_tokens + config.max_new_tokens)
     return StepCost(peak_memory_bytes(), tokens, statistics.seconds)

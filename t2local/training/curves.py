@@ -4,7 +4,7 @@ Pure functions of the events that `Run.metrics` gives. Knows nothing of plots.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 WINDOW = 8  # steps that are averaged before anything is said of them
@@ -26,7 +26,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Curves:
-    """One entry a step in each list; `z_rms` is of z − 1; `checks` come every few steps."""
+    """One entry a step in each list; `checks` and `answers` come every few steps.
+
+    `change`: how far from the base model (SVF: rms of z − 1), `change_by_layer`: at the last step.
+    `answers`: (step, rows of (prompt, base, current)). `notices`: (step, sentence).
+    """
 
     steps: Sequence[int] = ()
     reward: Sequence[float] = ()
@@ -34,15 +38,18 @@ class Curves:
     kl: Sequence[float] = ()
     entropy: Sequence[float] = ()
     equal_groups: Sequence[float] = ()
-    z_rms: Sequence[float] = ()
+    change: Sequence[float] = ()
     tokens_per_s: Sequence[float] = ()
-    checks: Sequence[Check] = field(default_factory=tuple)
+    checks: Sequence[Check] = ()
+    change_by_layer: Sequence[float] = ()
+    answers: Sequence[tuple[int, Sequence[tuple[str, str, str]]]] = ()
+    notices: Sequence[tuple[int, str]] = ()
 
 
 def curves(metrics: Iterable[Mapping[str, Any]]) -> Curves:
     """The curves of a run so far."""
     events = list(metrics)
-    steps = [e for e in events if e.get("event") == "StepReport"]
+    steps = [e for e in events if e.get("event") == "StepReport" and "change" in e]
     batches = [e["batch"] for e in steps]
     checks = [
         Check(e["step"], e["accuracy"], e["n"], e["best"])
@@ -56,9 +63,16 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> Curves:
         kl=[b["kl_policy_from_base"] for b in batches],
         entropy=[b["entropy"] for b in batches],
         equal_groups=[b["equal_groups"] for b in batches],
-        z_rms=[e["z_rms"] for e in steps],
+        change=[e["change"] for e in steps],
         tokens_per_s=[b["tokens"] / max(sum(b["seconds"].values()), 1e-9) for b in batches],
         checks=checks,
+        change_by_layer=steps[-1]["change_by_layer"] if steps else (),
+        answers=[
+            (e["step"], [tuple(row) for row in e["rows"]])
+            for e in events
+            if e.get("event") == "Answers"
+        ],
+        notices=[(e["step"], e["text"]) for e in events if e.get("event") == "Notice"],
     )
 
 

@@ -10,16 +10,20 @@ from collections.abc import Sequence
 import torch
 
 from t2local.adapt.actions import prompt_ids
-from t2local.adapt.adapter import holding
 from t2local.models.chat_format import end_of_turn
-from t2local.models.generate import Around
 from t2local.models.load import LoadedModel
-from t2local.models.scoring import log_probabilities_and_kl, pack_choices, predictor_states
-from t2local.svf import SVFModel, Z
+from t2local.models.scoring import (
+    PackedChoices,
+    log_probabilities,
+    log_probabilities_and_kl,
+    pack_choices,
+    predictor_states,
+)
+from t2local.svf import SVFModel
 from t2local.tasks.examples import Example
-from t2local.training.clock import Clock
 from t2local.training.config import TrainConfig
 from t2local.training.reports import BatchStatistics
+from t2local.training.step_work import StepWork, measures_kl, slices
 
 
 class NextTokenPolicy:
@@ -28,36 +32,52 @@ class NextTokenPolicy:
     def __init__(self, loaded: LoadedModel, svf: SVFModel, config: TrainConfig):
         self.loaded, self.svf, self.config = loaded, svf, config
 
-    def accumulate(self, batch: Sequence[Example], z: Z, step: int) -> BatchStatistics:
-        """Leave the loss's gradient in `z`; the statistics are per token."""
-        clock, sums = Clock(), torch.zeros(2)  # Σ log p, Σ KL
+    def accumulate(self, batch: Sequence[Example], work: StepWork) -> BatchStatistics:
+        """Leave the loss's gradient in what is held; the statistics are per token."""
+        clock, config = work.clock, self.config
         answers = [self._answer_ids(example) for example in batch]
         tokens = sum(map(len, answers))
-        with clock("forward"):
-            hold = holding(self.loaded, self.svf, z)
-        for start in range(0, len(batch), self.config.rows_per_forward):
-            rows = slice(start, start + self.config.rows_per_forward)
+        log_sum = kl_sum = 0.0
+        kl_tokens = 0
+        parts = slices(range(len(batch)), config.rows_per_forward)
+        for number, places in enumerate(parts):
+            packed = pack_choices(
+                [prompt_ids(self.loaded, batch[i]) for i in places],
+                [[answers[i]] for i in places],
+                pad_id=0,
+            )
+            with_kl = measures_kl(config, number, len(parts), work.step)
             with clock("forward"):
-                log_probs, kl = self._forward(batch[rows], answers[rows], hold)
-            loss = self.config.kl_coefficient * kl.sum() - log_probs.sum()
-            with clock("backward"), hold():  # checkpoints compute blocks again
+                log_probs, kl = self._forward(packed, work, with_kl)
+            loss = config.kl_coefficient * kl.sum() - log_probs.sum()
+            with clock("backward"), work.hold():  # checkpoints compute blocks again
                 (loss / tokens).backward()
-            sums += torch.stack([log_probs.detach().sum(), kl.detach().sum()]).cpu()
-        log_likelihood, kl_mean = (sums / tokens).tolist()
+            log_sum, kl_sum = log_sum + log_probs.detach().sum().item(), kl_sum + kl.sum().item()
+            kl_tokens += len(kl) if with_kl else 0
+        likelihood = log_sum / tokens
         return BatchStatistics(
-            log_likelihood, 0.0, kl_mean, -log_likelihood, 0.0, tokens, dict(clock.seconds)
+            reward_mean=likelihood,
+            reward_sd=0.0,
+            kl_policy_from_base=kl_sum / kl_tokens,
+            entropy=-likelihood,
+            equal_groups=0.0,
+            tokens=tokens,
+            seconds=dict(clock.seconds),
+            weight=tokens,
         )
 
     def _forward(
-        self, part: Sequence[Example], answers: Sequence[list[int]], hold: Around
+        self, packed: PackedChoices, work: StepWork, with_kl: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        prompts = [prompt_ids(self.loaded, example) for example in part]
-        packed = pack_choices(prompts, [[answer] for answer in answers], pad_id=0)
+        model = self.loaded.model
+        with work.hold():
+            states, targets, _ = predictor_states(model, packed)
+        if not with_kl:
+            log_probs = log_probabilities(model, states, targets)
+            return log_probs, torch.zeros_like(log_probs)
         with torch.no_grad(), self.svf.using({}):
-            base_states, targets, _ = predictor_states(self.loaded.model, packed)
-        with hold():
-            states, targets, _ = predictor_states(self.loaded.model, packed)
-        return log_probabilities_and_kl(self.loaded.model, states, base_states, targets)
+            base_states, _, _ = predictor_states(model, packed)
+        return log_probabilities_and_kl(model, states, base_states, targets)
 
     def _answer_ids(self, example: Example) -> list[int]:
         choices, label = example.columns.get("choices"), example.columns.get("label")

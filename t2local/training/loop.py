@@ -1,9 +1,9 @@
 """The training loop: rollout, reward, loss, step, report, read from top to bottom.
 
-SVF by policy gradient (paper, section 3.1): AdamW on `z` alone, gradient norm clipped, the best
-checkpoint by validation kept (Table 6). Departures: the trainable number is `z` itself, started at
-1, not the reference repository's logit; the nuclear norm is not rescaled, so z = 1 is the base
-model exactly; no weight decay, which would pull z to 0 and not to the base model.
+AdamW on one flat vector (paper, section 3.1: `z` by SVF and policy gradient), gradient norm
+clipped, the best checkpoint by validation kept (Table 6). Departures: the trainable number is `z`
+itself, started at 1, not the reference repository's logit; the nuclear norm is not rescaled, so
+z = 1 is the base model exactly; no weight decay, which would pull z to 0 and not to the base model.
 """
 
 import random
@@ -16,30 +16,35 @@ from itertools import islice
 
 import torch
 
-from t2local.adapt.actions import greedy_answers
-from t2local.adapt.adapter import holding
-from t2local.errors import T2LocalError
 from t2local.models.checkpointing import gradient_checkpointing
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken
-from t2local.svf import SVFModel, Z
+from t2local.svf import SVFModel
 from t2local.tasks.examples import Example
+from t2local.training.clock import Clock
 from t2local.training.config import POLICY_GRADIENT, TrainConfig
 from t2local.training.footprint import wants_checkpointing
-from t2local.training.policies import policy_for, rewards_of
+from t2local.training.methods import Method, change_by_layer, method_for, overall_change
+from t2local.training.policies import policy_for
+from t2local.training.processes import Processes
 from t2local.training.reports import (
+    Answers,
     BatchStatistics,
     Checkpoint,
     DryRun,
+    Notice,
     StepReport,
     TrainOutcome,
     TrainState,
     Validation,
 )
+from t2local.training.shortage import out_of_memory, with_fewer_rows
+from t2local.training.step_work import StepWork
+from t2local.training.validation import Scored, dry_run, score_greedy
 
-DRY_RUN_PROMPTS = 8
+ANSWERS_SHOWN = 3  # validation prompts whose answers are shown beside the base model's
 
-Event = DryRun | StepReport | Validation | Checkpoint
+Event = DryRun | StepReport | Validation | Answers | Notice | Checkpoint
 
 
 def train(
@@ -51,49 +56,78 @@ def train(
     config: TrainConfig,
     cancel: CancelToken | None = None,
     state: TrainState | None = None,
+    method: Method | None = None,
+    processes: Processes | None = None,
 ) -> Generator[Event, None, TrainOutcome]:
-    """Train one `z`; yields a `DryRun`, then `StepReport`s, `Validation`s and `Checkpoint`s.
+    """Train by one method; yields a `DryRun`, then the other events as they come.
 
     Seeded: the same inputs give the same events on one machine, also when a run is cut off and
     goes on from the `state` of a `Checkpoint` (the dry run is not repeated then). A cancelled run
-    keeps its best checkpoint. Raises `T2LocalError` when there is nothing to learn from.
+    keeps its best checkpoint. Raises `T2LocalError` when there is nothing to learn from, or not
+    enough memory for a single row.
     """
-    policy = policy_for(loaded, svf, examples, reward, config)
-    names, lengths = svf.matrix_names, list(svf.ranks.values())
+    method, processes = method or method_for(loaded, svf, config), processes or Processes()
     device = next(iter(svf.singular_values.values())).device
+
+    checkpointing = wants_checkpointing(loaded, examples, config)
+
+    def score(flat: torch.Tensor) -> Scored:
+        hold = method.holding(flat)
+        return score_greedy(loaded, hold, validation, reward, config.max_new_tokens, processes)
+
+    def gradient(batch: Sequence[Example], step: int, rows_per_forward: int) -> BatchStatistics:
+        """Leave the batch's gradient in `flat.grad`; each process does its share of the prompts."""
+        flat.grad = torch.zeros_like(flat)
+        share, clock, statistics = processes.share(batch), Clock(), None
+        if share:
+            with clock("forward"):
+                work = StepWork(step, method.holding(flat), clock, share.start, len(batch))
+            allowed = replace(config, rows_per_forward=rows_per_forward)
+            policy = policy_for(loaded, svf, examples, reward, allowed)
+            with gradient_checkpointing(loaded.model, checkpointing):
+                statistics = policy.accumulate([batch[i] for i in share], work)
+        return processes.combine(flat.grad, statistics)
+
     if state is None:
+        policy = policy_for(loaded, svf, examples, reward, config)
         if config.objective == POLICY_GRADIENT:
             yield dry_run(policy, examples, config.seed)
-        state = TrainState.start(sum(lengths), device)
-        result = validate(loaded, svf, {}, validation, reward, config, 0, None)
-        state = _validated(state, result)  # the base model is the first candidate
-        yield result
+        state = TrainState.start(method.start().to(device), config.rows_per_forward)
+        scored = score(state.flat)  # the base model is the first candidate
+        state = replace(state, base_answers=tuple(scored.answers[:ANSWERS_SHOWN]))
+        state, *events = _validated(state, scored, validation)
+        yield from events
     flat = state.flat.to(device, copy=True).requires_grad_()
     optimiser = torch.optim.AdamW([flat], lr=config.learning_rate, weight_decay=0.0)
     _restore(optimiser, flat, state)
     stopped = "all steps done"
-    checkpointing = wants_checkpointing(loaded, examples, config)
 
     batches = islice(_batches(examples, config), state.step, None)
-    for step in range(state.step + 1, config.steps + 1):
-        optimiser.zero_grad()
-        z = _views(flat, names, lengths)
-        with gradient_checkpointing(loaded.model, checkpointing):
-            batch = policy.accumulate(next(batches), z, step)
+    while state.step < config.steps:
+        step, batch = state.step + 1, next(batches)
+        while True:
+            try:
+                gathered = gradient(batch, step, state.rows_per_forward)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            state, notice = with_fewer_rows(state, step)
+            yield notice
         norm = torch.nn.utils.clip_grad_norm_([flat], config.clip)
         optimiser.step()
 
-        rms = float((flat.detach() - 1).square().mean().sqrt())
-        yield StepReport(step, config.steps, batch, float(norm), rms)
-        state = _after(state, step, flat, optimiser, batch)
+        change = method.change(flat.detach())
+        yield StepReport(
+            step, config.steps, gathered, float(norm),
+            overall_change(change), change_by_layer(change),
+        )  # fmt: skip
+        state = _after(state, step, flat, optimiser, gathered)
         last = step == config.steps or (cancel is not None and cancel.cancelled)
         if step % config.validate_every == 0 or last:
-            current = _views(state.flat, names, lengths)
-            result = validate(loaded, svf, current, validation, reward, config, step, state.best)
-            state = _validated(state, result)
-            yield result
-        if step % config.checkpoint_every == 0 or last:
-            yield Checkpoint(state)
+            state, *events = _validated(state, score(state.flat), validation)
+            yield from events
+        yield Checkpoint(state, due=step % config.checkpoint_every == 0 or last)
         if cancel is not None and cancel.cancelled:
             stopped = "cancelled"
             break
@@ -101,7 +135,7 @@ def train(
             stopped = f"no gain in {config.patience} validations"
             break
     return TrainOutcome(
-        z={name: row.clone() for name, row in _views(state.best_flat, names, lengths).items()},
+        flat=state.best_flat.clone(),
         best_step=state.best.step if state.best else 0,
         steps=state.step,
         curve=state.curve,
@@ -144,66 +178,20 @@ def _after(
     )
 
 
-def _validated(state: TrainState, result: Validation) -> TrainState:
+def _validated(
+    state: TrainState, scored: Scored, rows: Sequence[Example]
+) -> tuple[TrainState, Validation, Answers]:
+    result = scored.as_validation(state.step, state.best)
     state = replace(state, validations=(*state.validations, result))
-    return replace(state, best=result, best_flat=state.flat) if result.best else state
+    if result.best:
+        state = replace(state, best=result, best_flat=state.flat)
+    shown = zip((e.prompt for e in rows), state.base_answers, scored.answers, strict=False)
+    return state, result, Answers(state.step, tuple(shown))
 
 
 def _idle_validations(state: TrainState) -> int:
     """Validations since the best one."""
     return sum(1 for v in state.validations if state.best and v.step > state.best.step)
-
-
-def dry_run(policy, examples: Sequence[Example], seed: int) -> DryRun:
-    """Rewards of the base model on a few prompts. Raises `T2LocalError` if all are equal."""
-    chosen = random.Random(seed).sample(list(examples), min(DRY_RUN_PROMPTS, len(examples)))
-    groups = policy.samples(chosen)
-    flat = [(e.prompt, t, r) for e, g in zip(chosen, groups, strict=True) for t, r in g]
-    rewards = {r for _, _, r in flat}
-    equal = sum(len({r for _, r in g}) == 1 for g in groups) / len(groups)
-    if len(rewards) == 1:
-        example = flat[0][1].strip().replace("\n", " ")[:80]
-        raise T2LocalError(
-            f"Nothing to learn from: all {len(flat)} trial answers of the base model earned "
-            f"{rewards.pop():+g} (one was '{example}'); choose a reward with partial credit, "
-            "easier examples, or more samples a prompt."
-        )
-    return DryRun(flat, equal)
-
-
-def validate(
-    loaded: LoadedModel,
-    svf: SVFModel,
-    z: Z,
-    rows: Sequence[Example],
-    reward: str,
-    config: TrainConfig,
-    step: int,
-    best: Validation | None,
-) -> Validation:
-    """Greedy accuracy and mean reward under `z`; best by accuracy, then reward."""
-    scored = score_greedy(loaded, svf, z, rows, reward, config.max_new_tokens)
-    accuracy = sum(r >= 1 for r in scored) / len(scored)
-    mean = sum(scored) / len(scored)
-    better = best is None or (accuracy, mean) > (best.accuracy, best.reward)
-    return Validation(step, accuracy, mean, len(scored), better)
-
-
-def score_greedy(
-    loaded: LoadedModel,
-    svf: SVFModel,
-    z: Z,
-    rows: Sequence[Example],
-    reward: str,
-    max_new_tokens: int,
-) -> list[float]:
-    """The reward of the greedy answer to each row (rows that cannot be scored count as −1)."""
-    answers = greedy_answers(loaded, rows, max_new_tokens, around=holding(loaded, svf, z))
-    return [-1.0 if r is None else r for r in rewards_of(reward, rows, answers)]
-
-
-def _views(flat: torch.Tensor, names: Sequence[str], lengths: Sequence[int]) -> Z:
-    return dict(zip(names, flat.split(list(lengths)), strict=True))
 
 
 def _batches(examples: Sequence[Example], config: TrainConfig):

@@ -7,9 +7,10 @@ labels want a temperature above 1: at 1 the base is sure and wrong, and its grad
 `TrainConfig`: groups of samples with a leave-one-out baseline instead of one sample without;
 KL(π_z ‖ π_base) from sampled tokens instead of the sum over the vocabulary: its value by the
 estimator k3, its gradient by k2 = ½ (log π_z − log π_base)², whose expectation it is.
-The base model's values come from `z = 1` forwards of the same model: there is no second copy.
+The base model's values come from `z = 1` forwards of the same model: there is no second copy. With
+λ = 0 the KL is only reported: it is then measured on one slice of the batch, another each step.
 
-Each `accumulate` leaves `−∂J/∂z` in the `.grad` of `z` and gives the batch's statistics.
+Each `accumulate` leaves `−∂J` in the gradient of what is held and gives the batch's statistics.
 """
 
 from collections.abc import Sequence
@@ -23,8 +24,7 @@ from t2local.adapt.actions import (
     prompt_ids,
     score_choices,
 )
-from t2local.adapt.adapter import holding
-from t2local.models.generate import Around, Sampling, generate_batch
+from t2local.models.generate import Sampling, generate_batch
 from t2local.models.load import LoadedModel
 from t2local.models.scoring import (
     log_probabilities,
@@ -32,13 +32,13 @@ from t2local.models.scoring import (
     pack_choices,
     predictor_states,
 )
-from t2local.svf import SVFModel, Z
+from t2local.svf import SVFModel
 from t2local.tasks.examples import Example, as_columns
 from t2local.tasks.rewards import REWARDS
-from t2local.training.clock import Clock
 from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.imitation import NextTokenPolicy
 from t2local.training.reports import BatchStatistics
+from t2local.training.step_work import StepWork, measures_kl, slices
 
 
 def rewards_of(
@@ -64,35 +64,38 @@ class ChoicePolicy:
         """Each example's choices with their rewards (the dry run: nothing need be sampled)."""
         return [list(zip(e.columns["choices"], self.rewards(e), strict=True)) for e in examples]
 
-    def accumulate(self, batch: Sequence[Example], z: Z, step: int) -> BatchStatistics:
-        clock, expected, kls, entropies, spreads = Clock(), [], [], [], []
+    def accumulate(self, batch: Sequence[Example], work: StepWork) -> BatchStatistics:
+        clock, expected, kls, entropies, spreads = work.clock, [], [], [], []
         tokens = 0
-        with clock("forward"):
-            hold = holding(self.loaded, self.svf, z)
-        for start in range(0, len(batch), self.config.rows_per_forward):
-            part = batch[start : start + self.config.rows_per_forward]
-            base = self._base_log_policy(part, clock)
-            with clock("forward"), hold():
+        parts = slices(range(len(batch)), self.config.rows_per_forward)
+        for number, places in enumerate(parts):
+            part = [batch[i] for i in places]
+            base = None
+            if measures_kl(self.config, number, len(parts), work.step):
+                base = self._base_log_policy(part, work)
+            with clock("forward"), work.hold():
                 scores = score_choices(self.loaded, part)
             losses = []
-            for example, row, base_row in zip(part, scores, base, strict=True):
+            for i, (example, row) in enumerate(zip(part, scores, strict=True)):
                 log_policy = (row / self.config.temperature).log_softmax(dim=0)  # [K]
                 reward = torch.tensor(self.rewards(example), device=row.device)
                 value = (log_policy.exp() * reward).sum()
-                kl = (log_policy.exp() * (log_policy - base_row)).sum()
-                losses.append(self.config.kl_coefficient * kl - value)
+                losses.append(-value)
+                if base is not None:
+                    kl = (log_policy.exp() * (log_policy - base[i])).sum()
+                    losses.append(self.config.kl_coefficient * kl)
+                    kls.append(kl.item())
                 expected.append(value.item())
-                kls.append(kl.item())
                 entropies.append(-(log_policy.exp() * log_policy).sum().item())
                 spreads.append(float(reward.std(correction=0)))
                 tokens += choice_tokens(self.loaded, example)
-            with clock("backward"), hold():  # checkpoints compute blocks again
+            with clock("backward"), work.hold():  # checkpoints compute blocks again
                 (torch.stack(losses).sum() / len(batch)).backward()
-        return _statistics(expected, kls, entropies, spreads, tokens, clock)
+        return _statistics(expected, sum(kls) / len(kls), entropies, spreads, tokens, clock)
 
     @torch.no_grad()
-    def _base_log_policy(self, part: Sequence[Example], clock: Clock) -> list[torch.Tensor]:
-        with clock("forward"), self.svf.using({}):
+    def _base_log_policy(self, part: Sequence[Example], work: StepWork) -> list[torch.Tensor]:
+        with work.clock("forward"), self.svf.using({}):
             scores = score_choices(self.loaded, part)
         return [(row / self.config.temperature).log_softmax(dim=0) for row in scores]
 
@@ -104,12 +107,11 @@ class TextPolicy:
         self.loaded, self.svf, self.reward, self.config = loaded, svf, reward, config
 
     def sample(
-        self, batch: Sequence[Example], hold: Around, seed: int
+        self, batch: Sequence[Example], seed: int, work: StepWork
     ) -> tuple[list[list[int]], list[tuple[str, float | None]]]:
         """`samples_per_prompt` completions an example (token ids); texts with rewards, in order.
 
         The end of turn is an action too, unless a sample was cut at the limit.
-        `hold()` puts the policy's `z` in force for a forward.
         """
         sampling = Sampling(
             temperature=self.config.temperature,
@@ -119,16 +121,25 @@ class TextPolicy:
             max_new_tokens=self.config.max_new_tokens,
             seed=seed,
         )
-        rows = [e for e in batch for _ in range(self.config.samples_per_prompt)]
+        size = self.config.samples_per_prompt
+        rows = [e for e in batch for _ in range(size)]
         prompts = [prompt_ids(self.loaded, e) for e in rows]
-        completions = generate_batch(self.loaded, prompts, sampling, around=hold, keep_end=True)
+        completions = generate_batch(
+            self.loaded,
+            prompts,
+            sampling,
+            around=work.hold,
+            keep_end=True,
+            among=(work.first * size, (work.total or len(batch)) * size),
+        )
         decode = self.loaded.tokenizer.decode
         texts = [decode(ids, skip_special_tokens=True) for ids in completions]
         return completions, list(zip(texts, rewards_of(self.reward, rows, texts), strict=True))
 
     def samples(self, examples: Sequence[Example]) -> list[list[tuple[str, float]]]:
         """One group of base-model samples with rewards for each example (the dry run)."""
-        _, scored = self.sample(examples, lambda: self.svf.using({}), self.config.seed)
+        base = StepWork(0, lambda: self.svf.using({}))
+        _, scored = self.sample(examples, self.config.seed, base)
         size = self.config.samples_per_prompt
         groups = [scored[i : i + size] for i in range(0, len(scored), size)]
         return [[(text, 0.0 if r is None else r) for text, r in group] for group in groups]
@@ -146,62 +157,69 @@ class TextPolicy:
         grouped = torch.where(unscored, grouped.nanmean(1, keepdim=True), grouped).nan_to_num(0.0)
         return grouped - (grouped.sum(1, keepdim=True) - grouped) / (size - 1)
 
-    def accumulate(self, batch: Sequence[Example], z: Z, step: int) -> BatchStatistics:
-        clock = Clock()
+    def accumulate(self, batch: Sequence[Example], work: StepWork) -> BatchStatistics:
+        clock, size = work.clock, self.config.samples_per_prompt
         with clock("sampling"):
-            hold = holding(self.loaded, self.svf, z)
-            completions, scored = self.sample(batch, hold, self.config.seed * 100_003 + step)
+            seed = self.config.seed * 100_003 + work.step
+            completions, scored = self.sample(batch, seed, work)
         rewards = [reward for _, reward in scored]
-        advantages = self.advantages(rewards)
-        rows = [e for e in batch for _ in range(self.config.samples_per_prompt)]
+        advantages = self.advantages(rewards).flatten()
+        rows = [e for e in batch for _ in range(size)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(completions[i]))
+        parts = slices(order, self.config.rows_per_forward)
         kl_sum = entropy_sum = 0.0
-        tokens = 0
-        for start in range(0, len(order), self.config.rows_per_forward):
-            part = order[start : start + self.config.rows_per_forward]
+        tokens = kl_tokens = 0
+        for number, places in enumerate(parts):
+            with_kl = measures_kl(self.config, number, len(parts), work.step)
             loss, kl, entropy, count = self._loss(
-                [rows[i] for i in part],
-                [completions[i] for i in part],
-                advantages.flatten()[part],
-                hold,
-                clock,
+                [rows[i] for i in places],
+                [completions[i] for i in places],
+                advantages[places],
+                work,
+                with_kl,
             )
-            with clock("backward"), hold():
+            with clock("backward"), work.hold():
                 (loss / len(rows)).backward()
             kl_sum, entropy_sum, tokens = kl_sum + kl, entropy_sum + entropy, tokens + count
+            kl_tokens += count if with_kl else 0
         values = [0.0 if r is None else r for r in rewards]
-        size = self.config.samples_per_prompt
         spreads = [
             max(g) - min(g) for g in (values[i : i + size] for i in range(0, len(values), size))
         ]
         return _statistics(
-            values, [kl_sum / tokens], [entropy_sum / tokens], spreads, tokens, clock
+            values, kl_sum / kl_tokens, [entropy_sum / tokens], spreads, tokens, clock
         )
 
-    def _loss(self, rows, completions, advantages, hold, clock):
+    def _loss(self, rows, completions, advantages, work, with_kl):
         """−Σ A log π + λ KL over one slice; with its KL, entropy (−Σ log π) and token count."""
         prompts = [prompt_ids(self.loaded, example) for example in rows]
         packed = pack_choices(
             prompts, [[c] for c in completions], self.loaded.tokenizer.pad_token_id or 0
         )
-        model, temperature = self.loaded.model, self.config.temperature
-        with clock("forward"):
-            with torch.no_grad(), self.svf.using({}):
-                base_states, targets, _ = predictor_states(model, packed)
-            with hold():
+        model = self.loaded.model
+        with work.clock("forward"):
+            with work.hold():
                 states, targets, slots = predictor_states(model, packed)
-            if self.config.kl_estimator == "full":
-                log_probs, kl = log_probabilities_and_kl(
-                    model, states, base_states, targets, temperature
-                )
+            if with_kl:
+                log_probs, kl = self._with_kl(packed, states, targets)
             else:
-                log_probs = log_probabilities(model, states, targets, temperature)
-                with torch.no_grad():
-                    base_log_probs = log_probabilities(model, base_states, targets, temperature)
-                kl = sampled_kl(log_probs, base_log_probs)
+                log_probs = log_probabilities(model, states, targets, self.config.temperature)
+                kl = torch.zeros_like(log_probs)
         weights = advantages.to(log_probs.device)[slots]
         loss = -(weights * log_probs).sum() + self.config.kl_coefficient * kl.sum()
         return loss, kl.sum().item(), -log_probs.detach().sum().item(), len(targets)
+
+    def _with_kl(self, packed, states, targets):
+        """Log-probabilities and KL to the base model, a token each `[N]`."""
+        model, temperature = self.loaded.model, self.config.temperature
+        with torch.no_grad(), self.svf.using({}):
+            base_states, _, _ = predictor_states(model, packed)
+        if self.config.kl_estimator == "full":
+            return log_probabilities_and_kl(model, states, base_states, targets, temperature)
+        log_probs = log_probabilities(model, states, targets, temperature)
+        with torch.no_grad():
+            base_log_probs = log_probabilities(model, base_states, targets, temperature)
+        return log_probs, sampled_kl(log_probs, base_log_probs)
 
 
 def sampled_kl(log_probs: torch.Tensor, base_log_probs: torch.Tensor) -> torch.Tensor:
@@ -229,14 +247,15 @@ def policy_for(
     return kind(loaded, svf, reward, config)
 
 
-def _statistics(rewards, kls, entropies, spreads, tokens, clock) -> BatchStatistics:
+def _statistics(rewards, kl, entropies, spreads, tokens, clock) -> BatchStatistics:
     values = torch.tensor(rewards)
     return BatchStatistics(
         reward_mean=float(values.mean()),
         reward_sd=float(values.std(correction=0)),
-        kl_policy_from_base=sum(kls) / len(kls),
+        kl_policy_from_base=kl,
         entropy=sum(entropies) / len(entropies),
         equal_groups=sum(s == 0 for s in spreads) / len(spreads),
         tokens=tokens,
         seconds=dict(clock.seconds),
+        weight=len(spreads),
     )

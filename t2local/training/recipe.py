@@ -1,85 +1,110 @@
 """From a curriculum to an expert with its card: measure, train, measure again, write down.
 
-The held-out rows are answered greedily by the base model and by the trained `z`, on the same
+The held-out rows are answered greedily by the base model and by the trained one, on the same
 prompts, so the card's interval is one of the paired difference.
 """
 
 import platform
 import time
-from collections.abc import Generator
-from dataclasses import asdict
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
 
 from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken, Progress
-from t2local.svf import SVFModel
+from t2local.svf import SVFModel, Z
 from t2local.tasks.curricula import Curriculum, curriculum, with_prompts
 from t2local.tasks.intervals import paired_difference
-from t2local.training.config import TrainConfig
-from t2local.training.loop import Event, score_greedy, train
+from t2local.training.loop import Event, train
+from t2local.training.methods import Method, SVFMethod, method_for
+from t2local.training.processes import Processes
 from t2local.training.reports import TrainOutcome, TrainState
 from t2local.training.runs import Plan
+from t2local.training.validation import Scored, score_greedy
 
 SIGMA_CHECKED = 6  # matrices whose largest singular values travel with an expert
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run: `card` says all of it. `expert`: None for LoRA, which cannot be mixed."""
+
+    outcome: TrainOutcome
+    held_out: HeldOut
+    card: Mapping[str, Any]
+    expert: Expert | None
 
 
 def train_expert(
     loaded: LoadedModel,
     svf: SVFModel,
     source: Curriculum,
-    name: str,
-    reward: str,
-    config: TrainConfig,
-    description: str = "",
+    plan: Plan,
     labels: tuple[str, ...] = (),
-    command: str = "",
     cancel: CancelToken | None = None,
     state: TrainState | None = None,
-) -> Generator[Event | Progress, None, tuple[Expert, TrainOutcome]]:
-    """Train and measure one expert; the events are those of `train` and `Progress`.
+    method: Method | None = None,
+    processes: Processes | None = None,
+) -> Generator[Event | Progress, None, Trained]:
+    """Train and measure; the events are those of `train` and `Progress`.
 
     `labels`: those of a classifier expert, empty for a skill. `state`: of a run that goes on.
     Raises `T2LocalError` when there is nothing to learn from.
     """
+    config = plan.config
+    method = method or method_for(loaded, svf, config)
     started = time.perf_counter()
     # The dry run comes first inside `train`; measuring waits until it has said yes.
     outcome = yield from train(
-        loaded, svf, source.train, source.validation, reward, config, cancel, state
-    )
+        loaded, svf, source.train, source.validation, plan.reward, config, cancel, state,
+        method, processes,
+    )  # fmt: skip
     trained_s = time.perf_counter() - started
-    scores = {}
-    for stage, z in (("base", {}), ("trained", outcome.z)):
+    scores = []
+    for stage, flat in (("base", method.start()), ("trained", outcome.flat)):
         yield Progress(f"Measuring on held-out rows: {stage}", len(scores), 2, "models")
-        scores[stage] = score_greedy(loaded, svf, z, source.held_out, reward, config.max_new_tokens)
-    right = {stage: [float(r >= 1) for r in rows] for stage, rows in scores.items()}
-    n = len(source.held_out)
-    _, low, high = paired_difference(right["base"], right["trained"])
-    held_out = HeldOut(
-        n, sum(right["base"]) / n, sum(right["trained"]) / n, (low, high), source.source
-    )
-    reward_change = paired_difference(scores["base"], scores["trained"])
+        scores.append(
+            score_greedy(
+                loaded, method.holding(flat.to(outcome.flat.device)), source.held_out,
+                plan.reward, config.max_new_tokens, processes,
+            )
+        )  # fmt: skip
+    held_out = _held_out(*scores, source.source)
     card = {
         "data": source.source,
         "data_sha256": source.sha256,
         "rows": {"train": len(source.train), "validation": len(source.validation)},
         "config": asdict(config),
+        "numbers": outcome.flat.numel(),
         "steps": outcome.steps,
         "best_step": outcome.best_step,
         "seed": config.seed,
         "train_s": round(trained_s, 1),
         "machine": f"{platform.machine()}, {loaded.device}, {loaded.dtype}",
         "quantization": loaded.quantization,
-        "command": command,
+        "command": plan.command,
         "curve": [round(value, 4) for value in outcome.curve],
         "held_out": held_out.as_dict(),
-        "held_out_reward": {
-            "base": sum(scores["base"]) / n,
-            "trained": sum(scores["trained"]) / n,
-            "ci95_difference": list(reward_change[1:]),
-        },
+        "held_out_reward": _held_out_reward(*scores),
     }
-    return make_expert(loaded, svf, outcome, name, reward, description, labels, card), outcome
+    expert = None
+    if isinstance(method, SVFMethod):
+        expert = make_expert(loaded, svf, method.z(outcome.flat), plan, labels, card)
+    return Trained(outcome, held_out, card, expert)
+
+
+def _held_out(base: Scored, trained: Scored, task: str) -> HeldOut:
+    _, low, high = paired_difference(base.right, trained.right)
+    return HeldOut(len(base.right), base.accuracy, trained.accuracy, (low, high), task)
+
+
+def _held_out_reward(base: Scored, trained: Scored) -> dict[str, Any]:
+    _, *interval = paired_difference(base.rewards, trained.rewards)
+    return {"base": base.mean, "trained": trained.mean, "ci95_difference": interval}
 
 
 def lessons(plan: Plan) -> tuple[Curriculum, tuple[str, ...]]:
@@ -93,25 +118,23 @@ def lessons(plan: Plan) -> tuple[Curriculum, tuple[str, ...]]:
 def make_expert(
     loaded: LoadedModel,
     svf: SVFModel,
-    outcome: TrainOutcome,
-    name: str,
-    reward: str,
-    description: str,
-    labels: tuple[str, ...],
-    card: dict,
+    z: Z,
+    plan: Plan,
+    labels: tuple[str, ...] = (),
+    card: Mapping[str, Any] | None = None,
 ) -> Expert:
-    """The expert of a finished run, with what identifies the weights it belongs to."""
+    """An expert of a run's `z`, with what identifies the weights it belongs to."""
     step = max(1, len(svf.matrix_names) // SIGMA_CHECKED)
     checked = svf.matrix_names[::step][:SIGMA_CHECKED]
     sigma = svf.singular_values
     return Expert(
-        name=name,
+        name=plan.name,
         base_model=loaded.name,
-        basis_fingerprint=svf.fingerprint(outcome.z),
-        z={matrix: row.cpu() for matrix, row in outcome.z.items()},
-        description=description,
-        reward=reward,
-        training=card,
+        basis_fingerprint=svf.fingerprint(z),
+        z={matrix: row.detach().to("cpu", torch.float32, copy=True) for matrix, row in z.items()},
+        description=plan.description,
+        reward=plan.reward,
+        training=card or {},
         kind=CLASSIFIER if labels else SKILL,
         labels=labels,
         sigma_check={m: tuple(sigma[m][:3].tolist()) for m in checked},

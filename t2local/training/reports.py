@@ -2,11 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-
-from t2local.svf.mixing import Z
 
 
 @dataclass(frozen=True)
@@ -14,7 +11,8 @@ class BatchStatistics:
     """Sums and means of one step's rollouts, before the optimiser moves `z`.
 
     `equal_groups`: share of prompts whose actions all earn the same (nothing to learn there).
-    `seconds`: keys sampling, forward, backward.
+    `seconds`: keys sampling, forward, backward. `weight`: of how many the means are taken: prompts,
+    or tokens where answers are imitated.
     """
 
     reward_mean: float
@@ -24,15 +22,20 @@ class BatchStatistics:
     equal_groups: float
     tokens: int
     seconds: Mapping[str, float]
+    weight: int = 1
 
 
 @dataclass(frozen=True)
 class StepReport:
+    """`change`: how far from the base model, over all matrices, and by layer (SVF: rms of z − 1;
+    LoRA: |ΔW| / |W|)."""
+
     step: int
     steps: int
     batch: BatchStatistics
     gradient_norm: float
-    z_rms: float  # of z − 1
+    change: float
+    change_by_layer: Sequence[float] = ()
 
     @property
     def tokens_per_s(self) -> float:
@@ -52,12 +55,29 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What base and current numbers answer to the same few prompts: (prompt, base, current)."""
+
+    step: int
+    rows: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that a person should know of, in a sentence."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
 class TrainState:
     """All that a run is after `step` steps: whoever has it can go on as if nothing had happened.
 
-    `flat`: z of all matrices `[Σr]`; `exp_avg`, `exp_avg_sq`: AdamW's moments, the same shape;
-    `best_flat`: z of the best validation. Data order and sampling follow from seed and step, so
-    there is no random state to keep. `curve`: mean reward a step.
+    `flat`: all trained numbers `[P]`, for SVF the z of all matrices; `exp_avg`, `exp_avg_sq`:
+    AdamW's moments, the same shape; `best_flat`: those of the best validation. Data order and
+    sampling follow from seed and step, so there is no random state to keep. `curve`: mean reward a
+    step. `base_answers`: to the prompts of `Answers`. `rows_per_forward`: as memory allows.
     """
 
     step: int
@@ -70,19 +90,29 @@ class TrainState:
     validations: tuple[Validation, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     tokens: int = 0
+    base_answers: tuple[str, ...] = ()
+    rows_per_forward: int = 0
 
     @classmethod
-    def start(cls, size: int, device: torch.device | str = "cpu") -> "TrainState":
-        """Before the first step: z = 1, the base model."""
-        ones, zeros = torch.ones(size, device=device), torch.zeros(size, device=device)
-        return cls(0, ones, zeros, zeros, ones)
+    def start(cls, flat: torch.Tensor, rows_per_forward: int) -> "TrainState":
+        """Before the first step, with the numbers of the base model."""
+        zeros = torch.zeros_like(flat)
+        return cls(0, flat, zeros, zeros, flat, rows_per_forward=rows_per_forward)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state worth writing down."""
+    """A state from which the run can go on; `due`: it is time to write it down."""
 
     state: TrainState
+    due: bool = True
+
+
+@dataclass(frozen=True)
+class Held:
+    """The run waits until whoever listens asks for the next event: `reason` in a sentence."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -95,9 +125,9 @@ class DryRun:
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """`z`: of the best validation. `curve`: one entry a step. `stopped`: why the run ended."""
+    """`flat`: numbers of the best validation `[P]`. `curve`: one entry a step. `stopped`: why."""
 
-    z: Z
+    flat: torch.Tensor
     best_step: int
     steps: int
     curve: Sequence[float]
@@ -106,4 +136,3 @@ class TrainOutcome:
     seconds: Mapping[str, float]
     tokens: int
     stopped: str = "all steps done"
-    extra: Mapping[str, Any] = field(default_factory=dict)

@@ -8,7 +8,7 @@ loses the steps since its last checkpoint; metrics after it are dropped when the
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from t2local.adapt.events import BASE, MANUAL, OTHER
 from t2local.errors import T2LocalError
 from t2local.training.config import TrainConfig
 from t2local.training.reports import (
+    Answers,
     Checkpoint,
     DryRun,
+    Notice,
     StepReport,
     TrainState,
     Validation,
@@ -30,7 +32,7 @@ from t2local.training.reports import (
 
 RESERVED = (BASE, MANUAL, OTHER)
 TENSORS = ("flat", "exp_avg", "exp_avg_sq", "best_flat")
-Event = DryRun | StepReport | Validation | Checkpoint
+Event = DryRun | StepReport | Validation | Answers | Notice | Checkpoint
 
 
 @dataclass(frozen=True)
@@ -99,20 +101,32 @@ class Run:
         """Raises `T2LocalError` when the plan is damaged."""
         try:
             values = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            return Plan(**{**values, "config": TrainConfig(**values["config"])})
+            config = _known(TrainConfig, values["config"])
+            return Plan(**{**_known(Plan, values), "config": TrainConfig(**config)})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise T2LocalError(
                 f"The plan of run '{self.name}' cannot be read ({error}); start a new run."
             ) from error
 
     def record(self, event: Event) -> None:
-        """Write an event down: a checkpoint replaces the last one, others are appended."""
+        """Write an event down: a checkpoint replaces the last one if due, others are appended.
+
+        Raises `T2LocalError` (`DiskFull`) and leaves what was there readable.
+        """
         if isinstance(event, Checkpoint):
-            self._save(event.state)
+            if event.due:
+                self._save(event.state)
             return
         path = self.folder / "metrics.jsonl"
-        with paths.saving(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": type(event).__name__, **asdict(event)}) + "\n")
+        line = json.dumps({"event": type(event).__name__, **asdict(event)}) + "\n"
+        with paths.saving(path), path.open("ab") as file:
+            before = file.tell()
+            try:
+                file.write(line.encode())
+                file.flush()
+            except OSError:
+                file.truncate(before)  # no half a line for the next one to be glued to
+                raise
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The events so far; a line cut off by a crash is passed over."""
@@ -173,8 +187,15 @@ def _state(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> TrainSta
         validations=tuple(Validation(**v) for v in values["validations"]),
         seconds=values["seconds"],
         tokens=values["tokens"],
+        base_answers=tuple(values["base_answers"]),
+        rows_per_forward=values["rows_per_forward"],
         **tensors,
     )
+
+
+def _known(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of `values` that `cls` has; another version's file may have others."""
+    return {f.name: values[f.name] for f in fields(cls) if f.name in values}
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -7,8 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from t2local.adapt.actions import CHOICE, action_of, greedy_answers
 from t2local.adapt.adapter import holding
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
@@ -18,8 +16,10 @@ from t2local.svf import SVFModel
 from t2local.tasks.curricula import Curriculum
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig
-from t2local.training.loop import dry_run
+from t2local.training.methods import method_for
 from t2local.training.policies import policy_for, rewards_of
+from t2local.training.step_work import StepWork
+from t2local.training.validation import dry_run
 
 SHOWN, TRIED = 6, 2
 LABEL_WORDS = 2
@@ -120,9 +120,10 @@ def _trial_step(
     loaded: LoadedModel, svf: SVFModel, rows: Sequence, reward: str, config: TrainConfig
 ) -> tuple[float, float]:
     """Seconds of one step on `rows`, and its share of equal groups."""
-    z = {name: torch.ones_like(s).requires_grad_() for name, s in svf.singular_values.items()}
+    method = method_for(loaded, svf, config)
     started = time.perf_counter()
-    batch = policy_for(loaded, svf, rows, reward, config).accumulate(rows, z, 0)
+    hold = method.holding(method.start().requires_grad_())
+    batch = policy_for(loaded, svf, rows, reward, config).accumulate(rows, StepWork(0, hold))
     return time.perf_counter() - started, batch.equal_groups
 
 

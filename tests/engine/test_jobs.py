@@ -7,7 +7,7 @@ from t2local.adapt.events import Dispatched
 from t2local.engine.engine import Engine
 from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, RUNNING
 from t2local.engine.requests import ChatRequest, Controls
-from t2local.errors import T2LocalError
+from t2local.errors import DiskFull, T2LocalError
 from t2local.models.sampling import Sampling
 from t2local.svf import Mixture
 from t2local.training.config import TrainConfig
@@ -91,3 +91,42 @@ def test_what_cannot_be_trained_says_so(engine, data, tmp_path):
     hopeless.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     name = engine.jobs.start(plan(str(hopeless), reward="exact"))
     assert "Nothing to learn from" in wait(engine, name, FAILED).message
+
+
+def test_the_current_z_of_a_running_run_is_an_expert_named_after_its_step(engine, data):
+    name = engine.jobs.start(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 400})))
+    while engine.jobs.status(name).step < 2:
+        time.sleep(0.01)
+    engine.jobs.pause(name)
+    expert = engine.jobs.snapshot(name)
+    assert expert.name.startswith("red-step-")
+    assert expert.rms > 0
+    engine.jobs.stop(name)
+    wait(engine, name, FINISHED)
+
+
+def test_a_lora_run_has_no_z_to_snapshot(engine, data):
+    lora = TrainConfig(**{**vars(QUICK), "method": "lora"})
+    name = engine.jobs.start(plan(data, config=lora))
+    with pytest.raises(T2LocalError, match="LoRA adapter, which is no z"):
+        engine.jobs.snapshot(name)
+    assert "adapter lies" in wait(engine, name, FINISHED, FAILED).message
+    assert "red" not in [e.name for e in engine.experts()]
+
+
+def test_a_full_disk_pauses_the_run_and_says_so(engine, data, monkeypatch):
+    full = [True]
+    record = Run.record
+
+    def maybe(self, event):
+        if full[0]:
+            raise DiskFull("The disk is full; free some space.")
+        record(self, event)
+
+    monkeypatch.setattr(Run, "record", maybe)
+    name = engine.jobs.start(plan(data))
+    status = wait(engine, name, PAUSED)
+    assert "The disk is full" in status.message
+    full[0] = False
+    engine.jobs.resume(name)
+    assert wait(engine, name, FINISHED).step == QUICK.steps

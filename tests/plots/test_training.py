@@ -9,7 +9,7 @@ RUN = Curves(
     kl=[0.0, 0.1, 0.2],
     entropy=[1.0, 0.9, 0.8],
     equal_groups=[0.0, 0.1, 0.2],
-    z_rms=[0.0, 0.01, 0.02],
+    change=[0.0, 0.01, 0.02],
     tokens_per_s=[9.0, 9.0, 9.0],
     checks=[Check(2, 0.5, 10, True)],
 )
@@ -40,6 +40,6 @@ def test_the_validation_has_its_interval_on_the_right_axis():
 def test_the_vitals_are_four_panels():
     figure = plot_vitals(RUN)
     assert [list(trace.y) for trace in figure.data] == [
-        list(values) for values in (RUN.kl, RUN.entropy, RUN.equal_groups, RUN.z_rms)
+        list(values) for values in (RUN.kl, RUN.entropy, RUN.equal_groups, RUN.change)
     ]
     assert {trace.yaxis for trace in figure.data} == {"y", "y2", "y3", "y4"}

@@ -2,8 +2,10 @@
 
 import pytest
 
+from t2local.adapt.adapter import holding
 from t2local.svf import attach
 from t2local.tasks.examples import Example
+from t2local.training.step_work import StepWork
 
 
 @pytest.fixture
@@ -31,3 +33,13 @@ def colours():
 def texts():
     """A free-text task for the reward `length` and the like."""
     return [Example(f"Say something, {i}.", "a") for i in range(8)]
+
+
+@pytest.fixture
+def work_on(loaded, svf):
+    """`work_on(z, step)`: what a policy is given for a step under `z`."""
+
+    def make(z, step=1):
+        return StepWork(step, holding(loaded, svf, z))
+
+    return make

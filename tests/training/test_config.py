@@ -9,8 +9,10 @@ from t2local.training.config import TrainConfig
     [
         ({"steps": 0}, "steps is 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"baseline": "mean"}, "Baseline 'mean'"),
-        ({"kl_estimator": "k9"}, "KL estimator 'k9'"),
+        ({"baseline": "mean"}, "baseline is 'mean'"),
+        ({"kl_estimator": "k9"}, "kl_estimator is 'k9'"),
+        ({"method": "qlora"}, "method is 'qlora'; choose svf or lora"),
+        ({"held_out_share": 1.0}, "held_out_share is 1.0"),
         ({"samples_per_prompt": 1}, "at least 2 samples"),
     ],
 )

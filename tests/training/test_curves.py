@@ -6,7 +6,14 @@ def step(number, reward=0.0, kl=0.01, entropy=1.0, equal=0.2):
         "reward_mean": reward, "reward_sd": 0.5, "kl_policy_from_base": kl, "entropy": entropy,
         "equal_groups": equal, "tokens": 100, "seconds": {"forward": 0.5, "backward": 0.5},
     }  # fmt: skip
-    return {"event": "StepReport", "step": number, "steps": 99, "z_rms": 0.01, "batch": batch}
+    return {
+        "event": "StepReport",
+        "step": number,
+        "steps": 99,
+        "change": 0.01,
+        "change_by_layer": [0.01],
+        "batch": batch,
+    }
 
 
 def run(**last):

@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import torch
 
+from t2local.adapt.actions import prompt_ids
+from t2local.models.scoring import log_probabilities, pack_choices, predictor_states
 from t2local.progress import drain
 from t2local.tasks.examples import Example
 from t2local.training.config import NEXT_TOKEN, TrainConfig
@@ -18,16 +20,18 @@ def ones(svf):
     return {n: row.requires_grad_() for n, row in svf.identity().items()}
 
 
-def test_the_gradient_is_that_of_the_mean_log_likelihood(loaded, svf):
+def test_the_gradient_is_that_of_the_mean_log_likelihood(loaded, svf, work_on):
     rows = [Example("say", "red"), Example("tell me", "a longer answer")]
     z = ones(svf)
-    NextTokenPolicy(loaded, svf, replace(CONFIG, rows_per_forward=1)).accumulate(rows, z, 1)
+    NextTokenPolicy(loaded, svf, replace(CONFIG, rows_per_forward=1)).accumulate(rows, work_on(z))
     name = "model.layers.1.self_attn.q_proj"
     fresh, total, tokens = ones(svf), 0.0, 0
     for row in rows:
-        policy = NextTokenPolicy(loaded, svf, CONFIG)
-        answer = policy._answer_ids(row)
-        log_probs, _ = policy._forward([row], [answer], lambda: svf.using(fresh))
+        answer = NextTokenPolicy(loaded, svf, CONFIG)._answer_ids(row)
+        packed = pack_choices([prompt_ids(loaded, row)], [[answer]], pad_id=0)
+        with svf.using(fresh):
+            states, targets, _ = predictor_states(loaded.model, packed)
+        log_probs = log_probabilities(loaded.model, states, targets)
         total, tokens = total - log_probs.sum(), tokens + len(log_probs)
     (expected,) = torch.autograd.grad(total / tokens, fresh[name])
     assert torch.allclose(z[name].grad, expected, atol=1e-6)

@@ -29,9 +29,11 @@ def test_the_kind_of_action_follows_from_the_examples(loaded, svf, colours, text
     assert isinstance(policy_for(loaded, svf, texts, "exact", config), TextPolicy)
 
 
-def test_choice_gradient_is_that_of_the_exact_expected_reward(loaded, svf, colours):
+def test_choice_gradient_is_that_of_the_exact_expected_reward(loaded, svf, colours, work_on):
     z = ones(svf)
-    ChoicePolicy(loaded, svf, "choice", TrainConfig(rows_per_forward=3)).accumulate(colours, z, 1)
+    ChoicePolicy(loaded, svf, "choice", TrainConfig(rows_per_forward=3)).accumulate(
+        colours, work_on(z, 1)
+    )
     name = "model.layers.0.mlp.up_proj"
     found = z[name].grad.clone()
 
@@ -44,22 +46,24 @@ def test_choice_gradient_is_that_of_the_exact_expected_reward(loaded, svf, colou
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_slices_accumulate_to_the_whole_batch(loaded, svf, texts, parity):
+def test_slices_accumulate_to_the_whole_batch(loaded, svf, texts, parity, work_on):
     gradients = []
     for rows in (3, 16):
         z = ones(svf)
         config = TrainConfig(rows_per_forward=rows, samples_per_prompt=4, max_new_tokens=8)
-        TextPolicy(loaded, svf, parity, config).accumulate(texts[:4], z, 1)
+        TextPolicy(loaded, svf, parity, config).accumulate(texts[:4], work_on(z, 1))
         gradients.append(torch.cat([row.grad for row in z.values()]))
     assert torch.allclose(*gradients, atol=1e-5)
 
 
-def test_checkpointed_gradients_are_the_same_and_the_model_is_left_as_it_was(loaded, svf, colours):
+def test_checkpointed_gradients_are_the_same_and_the_model_is_left_as_it_was(
+    loaded, svf, colours, work_on
+):
     gradients = []
     for enabled in (False, True):
         z = ones(svf)
         with gradient_checkpointing(loaded.model, enabled):
-            ChoicePolicy(loaded, svf, "choice", TrainConfig()).accumulate(colours, z, 1)
+            ChoicePolicy(loaded, svf, "choice", TrainConfig()).accumulate(colours, work_on(z, 1))
         gradients.append(torch.cat([row.grad for row in z.values()]))
     assert torch.allclose(*gradients, atol=1e-6)
     assert gradients[0].any()
@@ -81,14 +85,16 @@ def test_without_a_baseline_the_advantage_is_the_reward(loaded, svf):
 
 
 @pytest.mark.parametrize("estimator", ["sampled", "full"])
-def test_kl_is_zero_at_the_base_and_positive_away_from_it(loaded, svf, texts, parity, estimator):
+def test_kl_is_zero_at_the_base_and_positive_away_from_it(
+    loaded, svf, texts, parity, estimator, work_on
+):
     config = TrainConfig(
         samples_per_prompt=4, max_new_tokens=8, kl_estimator=estimator, kl_coefficient=0.1
     )
     policy = TextPolicy(loaded, svf, parity, config)
-    at_base = policy.accumulate(texts[:2], ones(svf), 1)
+    at_base = policy.accumulate(texts[:2], work_on(ones(svf)))
     moved = {n: (row + 0.2).requires_grad_() for n, row in svf.identity().items()}
-    away = policy.accumulate(texts[:2], moved, 1)
+    away = policy.accumulate(texts[:2], work_on(moved, 1))
     assert at_base.kl_policy_from_base == pytest.approx(0, abs=1e-6)
     assert away.kl_policy_from_base > 1e-4
 
@@ -107,8 +113,19 @@ def test_the_sampled_kls_gradient_is_that_of_kl_from_policy_to_base():
     assert torch.allclose(estimate, exact, atol=1e-6)
 
 
-def test_a_step_against_the_gradient_raises_expected_reward(loaded, svf, colours):
+def test_a_step_against_the_gradient_raises_expected_reward(loaded, svf, colours, work_on):
     policy, z = ChoicePolicy(loaded, svf, "choice", TrainConfig()), ones(svf)
-    before = policy.accumulate(colours, z, 1).reward_mean
+    before = policy.accumulate(colours, work_on(z, 1)).reward_mean
     moved = {n: (row - 0.05 * row.grad.sign()).detach().requires_grad_() for n, row in z.items()}
-    assert policy.accumulate(colours, moved, 2).reward_mean > before
+    assert policy.accumulate(colours, work_on(moved, 2)).reward_mean > before
+
+
+def test_a_kl_that_is_only_reported_is_measured_on_one_slice(loaded, svf, colours, work_on):
+    passes = []
+    config = TrainConfig(rows_per_forward=3)
+    policy = ChoicePolicy(loaded, svf, "choice", config)
+    measure = policy._base_log_policy
+    policy._base_log_policy = lambda part, work: passes.append(part) or measure(part, work)
+    for step in range(4):
+        policy.accumulate(colours, work_on(ones(svf), step))
+    assert [part[0].prompt for part in passes] == [colours[i].prompt for i in (0, 3, 6, 9)]

@@ -7,18 +7,15 @@ from t2local.progress import drain
 from t2local.tasks.curricula import Curriculum
 from t2local.training.config import TrainConfig
 from t2local.training.recipe import train_expert
+from t2local.training.runs import Plan
 
 
 @pytest.fixture
 def trained(loaded, svf, colours):
     source = Curriculum("colours", colours[:8], colours[8:10], colours[10:])
     config = TrainConfig(steps=3, prompts_per_step=4, learning_rate=2e-2, validate_every=3)
-    expert, _ = drain(
-        train_expert(
-            loaded, svf, source, "red", "choice", config, "Says red", command="t2local train"
-        )
-    )
-    return expert
+    plan = Plan("red", "colours", "choice", config, "Says red", command="t2local train")
+    return drain(train_expert(loaded, svf, source, plan)).expert
 
 
 def test_the_card_says_what_made_the_expert(trained):

@@ -1,0 +1,123 @@
+"""LoRA by PEFT, the paper's baseline (rank 16, alpha 32), through the same loop as SVF.
+
+PEFT's layers are made around the base layers in a tree of their own and stand in for them only
+inside `holding`: the model itself is never touched, so chat, base values and SVF go on beside.
+Departure from the paper: no dropout, which would make a resumed run differ.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save
+from torch import nn
+
+from t2local import paths
+from t2local.models.generate import Around
+from t2local.models.load import LoadedModel
+from t2local.svf import SVFModel
+
+ADAPTER = "default"
+PREFIX = "base_model.model."  # of the names in a PEFT checkpoint
+
+
+class LoRAMethod:
+    """`flat`: every A `[rank, n]` and B `[m, rank]` in a row; `change` is |ΔW| / |W| (Frobenius).
+
+    The same matrices as SVF adapts.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, svf: SVFModel, rank: int, alpha: float, seed: int
+    ) -> None:
+        self.loaded, self.svf = loaded, svf
+        self.config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=0.0,
+            target_modules=list(svf.matrix_names),
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=loaded.name,
+        )
+        with torch.random.fork_rng():  # PEFT draws the first A from the global generator
+            torch.manual_seed(seed)
+            tree = inject_adapter_in_model(self.config, self._tree(), ADAPTER)
+        self.layers = {name: tree.get_submodule(name) for name in svf.matrix_names}
+        assert all(isinstance(layer, LoraLayer) for layer in self.layers.values())
+        self._norms = {n: float(s.norm()) for n, s in svf.singular_values.items()}
+        self._start = torch.cat([p.detach().float().flatten() for p in self._parameters()])
+
+    def start(self) -> torch.Tensor:
+        return self._start.clone()
+
+    def holding(self, flat: torch.Tensor) -> Around:
+        self._point_at(flat)
+        return lambda: self.svf.using_instead(self.layers)
+
+    def change(self, flat: torch.Tensor) -> Mapping[str, float]:
+        self._point_at(flat.detach())
+        return {name: self._size(layer) / self._norms[name] for name, layer in self.layers.items()}
+
+    def save(self, flat: torch.Tensor, folder: Path) -> None:
+        """Write a PEFT adapter that `PeftModel.from_pretrained` loads. Raises `T2LocalError`."""
+        self._point_at(flat.detach())
+        tensors = {
+            f"{PREFIX}{name}.lora_{part}.weight": matrix.detach().cpu().contiguous().clone()
+            for name, layer in self.layers.items()
+            for part, matrix in zip("AB", _matrices(layer), strict=True)
+        }
+        values = self.config.to_dict() | {"inference_mode": True}
+        text = json.dumps(values, indent=1, default=_plain)
+        with paths.atomic_write(folder / "adapter_config.json") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        with paths.atomic_write(folder / "adapter_model.safetensors") as temporary:
+            temporary.write_bytes(save(tensors, metadata={"format": "pt"}))
+
+    def _tree(self) -> nn.Module:
+        """The base layers under their names in an otherwise empty module, for PEFT to wrap."""
+        root = nn.Module()
+        root.is_loaded_in_4bit = self.loaded.quantization == "nf4"
+        root.is_loaded_in_8bit = self.loaded.quantization == "int8"
+        for name, layer in self.svf.base_layers.items():
+            parent = root
+            *above, leaf = name.split(".")
+            for part in above:
+                if part not in parent._modules:
+                    parent.add_module(part, nn.Module())
+                parent = parent.get_submodule(part)
+            parent.add_module(leaf, layer)
+        return root
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [matrix for layer in self.layers.values() for matrix in _matrices(layer)]
+
+    def _point_at(self, flat: torch.Tensor) -> None:
+        """Let PEFT's parameters be views of `flat`, and their gradients views of its gradient."""
+        if flat.requires_grad and flat.grad is None:
+            flat.grad = torch.zeros_like(flat)
+        start = 0
+        for parameter in self._parameters():
+            part = slice(start, start + parameter.numel())
+            parameter.data = flat.detach()[part].view(parameter.shape)
+            parameter.requires_grad_(flat.requires_grad)
+            parameter.grad = flat.grad[part].view(parameter.shape) if flat.requires_grad else None
+            start = part.stop
+        assert start == flat.numel(), (start, flat.numel())
+
+    @staticmethod
+    def _size(layer: LoraLayer) -> float:
+        """|scaling · B A|, by the small Gram matrices."""
+        a, b = (matrix.detach() for matrix in _matrices(layer))
+        square = ((a @ a.T) * (b.T @ b)).sum().clamp(min=0)
+        return layer.scaling[ADAPTER] * float(square.sqrt())
+
+
+def _matrices(layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
+    return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+
+
+def _plain(value):
+    return sorted(value) if isinstance(value, set) else str(value)

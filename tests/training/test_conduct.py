@@ -1,0 +1,85 @@
+import errno
+import io
+import json
+import pathlib
+
+import pytest
+import torch
+
+from t2local.errors import DiskFull
+from t2local.experts import HeldOut
+from t2local.progress import drain
+from t2local.training.conduct import ADAPTER_FOLDER, conduct
+from t2local.training.config import LORA, TrainConfig
+from t2local.training.reports import Held, Notice, StepReport
+from t2local.training.runs import Plan, Run
+
+CONFIG = {"steps": 3, "prompts_per_step": 4, "learning_rate": 2e-2, "checkpoint_every": 1}
+
+
+@pytest.fixture
+def data(colours, tmp_path):
+    path = tmp_path / "colours.jsonl"
+    rows = [{"prompt": e.prompt, "answer": e.answer, **e.columns} for e in colours]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def new_run(data, **config):
+    return Run.create(Plan("red", data, "choice", TrainConfig(**CONFIG, **config)))
+
+
+def test_a_run_ends_with_its_expert_and_a_summary_on_disk(loaded, svf, data):
+    adopted, run = [], new_run(data)
+    trained = drain(conduct(run, loaded, svf, adopted.append))
+    assert adopted == [trained.expert]
+    result = json.loads((run.folder / "expert.json").read_text())
+    assert result["expert"] == "red"
+    assert HeldOut.from_dict(result["held_out"]).trained == trained.held_out.trained
+    assert result["numbers"] == sum(svf.ranks.values())
+
+
+def test_a_lora_run_leaves_an_adapter_and_no_expert(loaded, svf, data):
+    run = new_run(data, method=LORA)
+    trained = drain(conduct(run, loaded, svf, pytest.fail))
+    assert trained.expert is None
+    assert (run.folder / ADAPTER_FOLDER / "adapter_model.safetensors").is_file()
+    assert json.loads((run.folder / "expert.json").read_text())["method"] == LORA
+
+
+def test_a_full_disk_holds_the_run_until_there_is_room(loaded, svf, data, monkeypatch):
+    whole = drain(conduct(new_run(data), loaded, svf, lambda expert: None))
+    run, held = new_run(data), []
+    record = Run.record
+
+    def full_at_step_2(self, event):
+        if isinstance(event, StepReport) and event.step == 2 and len(held) < 3:
+            raise DiskFull("The disk is full.")
+        record(self, event)
+
+    monkeypatch.setattr(Run, "record", full_at_step_2)
+    work = conduct(run, loaded, svf, lambda expert: None)
+    trained = drain(work, lambda e: held.append(e) if isinstance(e, Held) else None)
+    assert [h.reason for h in held] == ["The disk is full."] * 3
+    assert torch.equal(trained.outcome.flat, whole.outcome.flat)
+    assert [m["step"] for m in run.metrics() if m["event"] == "StepReport"] == [1, 2, 3]
+
+
+class HalfWritten(io.BufferedRandom):
+    """A file on a disk that is full in the middle of a line."""
+
+    def write(self, line):
+        super().write(line[: len(line) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_half_a_line_is_taken_back_when_the_disk_is_full(loaded, svf, data, monkeypatch):
+    run = new_run(data)
+    drain(conduct(run, loaded, svf, lambda expert: None))
+    before = (run.folder / "metrics.jsonl").read_bytes()
+    opening = lambda path, mode, **_: HalfWritten(io.FileIO(path, "a+"))  # noqa: E731
+    monkeypatch.setattr(pathlib.Path, "open", opening)
+    with pytest.raises(DiskFull):
+        run.record(Notice(9, "Something that does not fit on the disk."))
+    monkeypatch.undo()
+    assert (run.folder / "metrics.jsonl").read_bytes() == before
