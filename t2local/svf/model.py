@@ -6,7 +6,6 @@ knows nothing of experts' files, prompts or training.
 """
 
 import hashlib
-import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from t2local.progress import CancelToken, Progress, drain
 from t2local.svf.basis import CONVENTION, DTYPES, Basis, decompose, rounded, weight_digest
 from t2local.svf.cache import BasisCache
 from t2local.svf.layer import InForce, SVFLinear, weight_as_used
+from t2local.svf.lock import FairLock
 from t2local.svf.mixing import Z
 from t2local.svf.targets import find_targets
 
@@ -83,7 +83,7 @@ class SVFModel:
         digests: Mapping[str, str],
     ) -> None:
         self.model = model
-        self.lock = threading.RLock()  # whoever runs the model under some z holds it
+        self.lock = FairLock()  # whoever runs the model under some z holds it
         self._digests = dict(digests)
         self._in_force = InForce()
         self._layers = {
