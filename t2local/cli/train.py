@@ -13,19 +13,21 @@ from t2local.cli.common import add_model_arguments, log, open_model
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
-from t2local.tasks.curricula import CURRICULA
+from t2local.tasks.curricula import CURRICULA, curriculum
 from t2local.tasks.rewards import REWARDS
+from t2local.tasks.suggest import suggest_reward
 from t2local.training.conduct import ADAPTER_FOLDER, conduct, summary
 from t2local.training.config import TrainConfig
 from t2local.training.processes import Processes
 from t2local.training.reports import DryRun, Held, Notice, StepReport, Validation
 from t2local.training.runs import Plan, Run
+from t2local.training.tryout import fitting_temperature
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("train", help="train an expert by SVF reinforcement learning")
     parser.add_argument("--data", metavar="FILE", help=f"a file, or one of {', '.join(CURRICULA)}")
-    parser.add_argument("--reward", choices=sorted(REWARDS))
+    parser.add_argument("--reward", choices=sorted(REWARDS), help="default: what fits the answers")
     parser.add_argument("--name", help="the new expert's name")
     parser.add_argument("--resume", metavar="RUN", help='go on with a run cut off; "last" works')
     parser.add_argument("--description", default="", help="one line for its card")
@@ -38,7 +40,7 @@ def add_parser(subparsers) -> None:
         if field.type is bool:
             parser.add_argument(flag, action="store_true")
         else:
-            parser.add_argument(flag, type=field.type, default=field.default)
+            parser.add_argument(flag, type=field.type, help=f"default: {field.default}")
     add_model_arguments(parser)
     parser.set_defaults(run=run, parser=parser)
 
@@ -73,21 +75,28 @@ def _run_of(arguments: argparse.Namespace, processes: Processes) -> Run:
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
-    for option in ("data", "reward", "name"):
+    for option in ("data", "name"):
         if not getattr(arguments, option):
             arguments.parser.error(
-                f"--{option} is missing; a new run needs --data, --reward and --name "
+                f"--{option} is missing; a new run needs --data and --name "
                 "(or --resume RUN for an old one)"
             )
-    config = TrainConfig(**{f.name: getattr(arguments, f.name) for f in fields(TrainConfig)})
-    config = config.paper() if arguments.paper else config
-    if arguments.classifier:
-        config = replace(config, temperature=LABEL_TEMPERATURE)
+    given = {f.name: getattr(arguments, f.name) for f in fields(TrainConfig)}
+    config = TrainConfig(**{name: value for name, value in given.items() if value is not None})
+    source = curriculum(arguments.data, config.seed)
+    rows = [*source.train, *source.validation, *source.held_out]
+    reward = arguments.reward
+    if reward is None:
+        reward, reason = suggest_reward(rows)
+        log(f"reward {reward}: {reason}")
+    if arguments.temperature is None:
+        labels = LABEL_TEMPERATURE if arguments.classifier else fitting_temperature(reward, rows)
+        config = replace(config, temperature=labels)
     return Plan(
         arguments.name,
         arguments.data,
-        arguments.reward,
-        config,
+        reward,
+        config.paper() if arguments.paper else config,
         arguments.description,
         arguments.classifier,
         arguments.model or paths.default_model(),

@@ -7,11 +7,12 @@ prompts, so the card's interval is one of the paired difference.
 import platform
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
+from t2local.adapt.actions import CHOICE
 from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut
 from t2local.models.load import LoadedModel
@@ -19,6 +20,7 @@ from t2local.progress import CancelToken, Progress
 from t2local.svf import SVFModel, Z
 from t2local.tasks.curricula import Curriculum, curriculum, with_prompts
 from t2local.tasks.intervals import paired_difference
+from t2local.tasks.suggest import with_choices
 from t2local.training.loop import Event, train
 from t2local.training.methods import Method, SVFMethod, method_for
 from t2local.training.processes import Processes
@@ -110,9 +112,20 @@ def _held_out_reward(base: Scored, trained: Scored) -> dict[str, Any]:
 def lessons(plan: Plan) -> tuple[Curriculum, tuple[str, ...]]:
     """A run's examples, and the labels if it trains a classifier. Raises `T2LocalError`."""
     source = curriculum(plan.source, plan.config.seed)
+    if plan.reward == CHOICE:
+        source = _listing_choices(source)
     if not plan.classifier:
         return source, ()
     return with_prompts(source, classification_prompt), LABELS
+
+
+def _listing_choices(source: Curriculum) -> Curriculum:
+    """Rows without choices get all kinds of answers there are as theirs."""
+    rows = with_choices([*source.train, *source.validation, *source.held_out])
+    first, second = len(source.train), len(source.train) + len(source.validation)
+    return replace(
+        source, train=rows[:first], validation=rows[first:second], held_out=rows[second:]
+    )
 
 
 def make_expert(
