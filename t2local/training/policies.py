@@ -7,6 +7,7 @@ labels want a temperature above 1: at 1 the base is sure and wrong, and its grad
 `TrainConfig`: groups of samples with a leave-one-out baseline instead of one sample without;
 KL(π_z ‖ π_base) from sampled tokens instead of the sum over the vocabulary: its value by the
 estimator k3, its gradient by k2 = ½ (log π_z − log π_base)², whose expectation it is.
+A prompt is read once for all its samples in a forward.
 The base model's values come from `z = 1` forwards of the same model: there is no second copy. With
 λ = 0 the KL is only reported: it is then measured on one slice of the batch, another each step.
 
@@ -14,6 +15,7 @@ Each `accumulate` leaves `−∂J` in the gradient of what is held and gives the
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 
@@ -165,19 +167,18 @@ class TextPolicy:
         rewards = [reward for _, reward in scored]
         advantages = self.advantages(rewards).flatten()
         rows = [e for e in batch for _ in range(size)]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(completions[i]))
-        parts = slices(order, self.config.rows_per_forward)
+        parts = slices(range(len(rows)), self.config.rows_per_forward)
         kl_sum = entropy_sum = 0.0
         tokens = kl_tokens = 0
         for number, places in enumerate(parts):
             with_kl = measures_kl(self.config, number, len(parts), work.step)
-            loss, kl, entropy, count = self._loss(
-                [rows[i] for i in places],
-                [completions[i] for i in places],
-                advantages[places],
-                work,
-                with_kl,
+            groups = [list(group) for _, group in groupby(places, key=lambda i: i // size)]
+            packed = pack_choices(
+                [prompt_ids(self.loaded, rows[group[0]]) for group in groups],
+                [[completions[i] for i in group] for group in groups],
+                self.loaded.tokenizer.pad_token_id or 0,
             )
+            loss, kl, entropy, count = self._loss(packed, advantages[places], work, with_kl)
             with clock("backward"), work.hold():
                 (loss / len(rows)).backward()
             kl_sum, entropy_sum, tokens = kl_sum + kl, entropy_sum + entropy, tokens + count
@@ -190,12 +191,8 @@ class TextPolicy:
             values, kl_sum / kl_tokens, [entropy_sum / tokens], spreads, tokens, clock
         )
 
-    def _loss(self, rows, completions, advantages, work, with_kl):
+    def _loss(self, packed, advantages, work, with_kl):
         """−Σ A log π + λ KL over one slice; with its KL, entropy (−Σ log π) and token count."""
-        prompts = [prompt_ids(self.loaded, example) for example in rows]
-        packed = pack_choices(
-            prompts, [[c] for c in completions], self.loaded.tokenizer.pad_token_id or 0
-        )
         model = self.loaded.model
         with work.clock("forward"):
             with work.hold():
