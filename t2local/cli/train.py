@@ -4,11 +4,10 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from t2local import paths
-from t2local.adapt.dispatch import LABEL_TEMPERATURE
 from t2local.cli.common import add_model_arguments, log, open_model
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
@@ -18,10 +17,10 @@ from t2local.tasks.rewards import REWARDS
 from t2local.tasks.suggest import suggest_reward
 from t2local.training.conduct import ADAPTER_FOLDER, conduct, summary
 from t2local.training.config import TrainConfig
+from t2local.training.fitting import with_fitting
 from t2local.training.processes import Processes
 from t2local.training.reports import DryRun, Held, Notice, StepReport, Validation
 from t2local.training.runs import Plan, Run
-from t2local.training.tryout import fitting_temperature
 
 
 def add_parser(subparsers) -> None:
@@ -82,16 +81,14 @@ def _plan(arguments: argparse.Namespace) -> Plan:
                 "(or --resume RUN for an old one)"
             )
     given = {f.name: getattr(arguments, f.name) for f in fields(TrainConfig)}
-    config = TrainConfig(**{name: value for name, value in given.items() if value is not None})
-    source = curriculum(arguments.data, config.seed)
+    given = {name: value for name, value in given.items() if value is not None}
+    source = curriculum(arguments.data, given.get("seed", TrainConfig.seed))
     rows = [*source.train, *source.validation, *source.held_out]
     reward = arguments.reward
     if reward is None:
         reward, reason = suggest_reward(rows)
         log(f"reward {reward}: {reason}")
-    if arguments.temperature is None:
-        labels = LABEL_TEMPERATURE if arguments.classifier else fitting_temperature(reward, rows)
-        config = replace(config, temperature=labels)
+    config = with_fitting(given, reward, rows)
     return Plan(
         arguments.name,
         arguments.data,
