@@ -16,6 +16,7 @@ from t2local.svf import SVFModel
 from t2local.training.config import LORA
 from t2local.training.loop import Event
 from t2local.training.methods import method_for
+from t2local.training.other_tasks import other_tasks
 from t2local.training.processes import Processes
 from t2local.training.recipe import Trained, lessons, train_expert
 from t2local.training.reports import Held
@@ -40,7 +41,8 @@ def conduct(
     plan, state = run.plan(), run.state()
     source, labels = lessons(plan)
     method = method_for(loaded, svf, plan.config)
-    work = train_expert(loaded, svf, source, plan, labels, cancel, state, method, processes)
+    others = processes.from_main(other_tasks(plan.name, source, loaded.slug))
+    work = train_expert(loaded, svf, source, plan, labels, cancel, state, method, processes, others)
     if not processes.is_main:
         return drain(work)
     yield from _kept_trying(lambda: run.rewind(state))
@@ -84,7 +86,7 @@ def summary(trained: Trained) -> dict[str, Any]:
         "stopped": outcome.stopped,
         "train_s": card["train_s"],
         "held_out": measured,
-        "forgetting": card.get("forgetting", []),
+        "forgetting": card["forgetting"],
         "reward_curve": list(outcome.curve),
         "peak_memory_bytes": outcome.peak_memory_bytes,
         "seconds": dict(outcome.seconds),

@@ -1,6 +1,6 @@
 """Settings that follow from a person's examples and reward: what a run uses unless told otherwise.
 
-Pure functions. Knows nothing of models; a token is counted as three characters.
+Pure functions. Knows nothing of models, so tokens are estimated.
 """
 
 import re
@@ -15,6 +15,7 @@ from t2local.training.config import TrainConfig
 LABEL_WORDS = 2
 TEXT_PROMPTS = 4  # a step of free text: fewer prompts, for each costs a group of samples
 CHARACTERS_A_TOKEN, TOKENS_A_WORD = 3, 1.5
+JSON_CHARACTERS_A_TOKEN = 1.5  # models spread it over lines
 ROOM = 16  # tokens beyond the longest answer, so that too long is seen to be too long
 WHOLE_ANSWER = ("json", "json_partial", "exact", "length")  # rewards of all that is said
 
@@ -45,4 +46,5 @@ def _tokens(answer: str, reward: str) -> float:
     numbers = re.findall(r"\d+", answer)
     if reward == "length" and numbers and not re.search(r"[^\d\s–-]", answer):
         return TOKENS_A_WORD * int(numbers[-1])  # a range of words such as 5-20
-    return len(answer) / CHARACTERS_A_TOKEN
+    is_json = reward.startswith("json")
+    return len(answer) / (JSON_CHARACTERS_A_TOKEN if is_json else CHARACTERS_A_TOKEN)

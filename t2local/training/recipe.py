@@ -6,7 +6,7 @@ prompts, so the card's interval is one of the paired difference.
 
 import platform
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from t2local.svf import SVFModel, Z
 from t2local.tasks.curricula import Curriculum, curriculum, with_prompts
 from t2local.tasks.intervals import paired_difference
 from t2local.tasks.suggest import with_choices
+from t2local.training.forgetting import OtherTask, as_card, forgetting
 from t2local.training.loop import Event, train
 from t2local.training.methods import Method, SVFMethod, method_for
 from t2local.training.processes import Processes
@@ -51,10 +52,12 @@ def train_expert(
     state: TrainState | None = None,
     method: Method | None = None,
     processes: Processes | None = None,
+    others: Sequence[OtherTask] = (),
 ) -> Generator[Event | Progress, None, Trained]:
     """Train and measure; the events are those of `train` and `Progress`.
 
     `labels`: those of a classifier expert, empty for a skill. `state`: of a run that goes on.
+    `others`: tasks on which forgetting is measured.
     Raises `T2LocalError` when there is nothing to learn from.
     """
     config = plan.config
@@ -76,6 +79,9 @@ def train_expert(
             )
         )  # fmt: skip
     held_out = _held_out(*scores, source.source)
+    forgotten = yield from forgetting(
+        loaded, svf, method.holding(outcome.flat), others, processes=processes
+    )
     card = {
         "data": source.source,
         "data_sha256": source.sha256,
@@ -92,6 +98,7 @@ def train_expert(
         "curve": [round(value, 4) for value in outcome.curve],
         "held_out": held_out.as_dict(),
         "held_out_reward": _held_out_reward(*scores),
+        "forgetting": as_card(forgotten),
     }
     expert = None
     if isinstance(method, SVFMethod):

@@ -16,7 +16,14 @@ from t2local.training.runs import Plan, Run
 QUICK = TrainConfig(
     steps=4, prompts_per_step=4, learning_rate=2e-2, validate_every=2, checkpoint_every=1
 )
+pytestmark = pytest.mark.usefixtures("no_other_tasks")
 ASK = ({"role": "user", "content": "hello"},)
+
+
+@pytest.fixture
+def no_other_tasks(monkeypatch):
+    """Runs measure no forgetting: these tests are about the queue."""
+    monkeypatch.setattr("t2local.training.conduct.other_tasks", lambda *_: ())
 
 
 @pytest.fixture

@@ -43,3 +43,9 @@ def work_on(loaded, svf):
         return StepWork(step, holding(loaded, svf, z))
 
     return make
+
+
+@pytest.fixture
+def no_other_tasks(monkeypatch):
+    """A run measures no forgetting: where a test is about something else, and short."""
+    monkeypatch.setattr("t2local.training.conduct.other_tasks", lambda *_: ())

@@ -11,9 +11,11 @@ from t2local.experts import HeldOut
 from t2local.progress import drain
 from t2local.training.conduct import ADAPTER_FOLDER, conduct
 from t2local.training.config import LORA, TrainConfig
+from t2local.training.forgetting import OtherTask
 from t2local.training.reports import Held, Notice, StepReport
 from t2local.training.runs import Plan, Run
 
+pytestmark = pytest.mark.usefixtures("no_other_tasks")
 CONFIG = {"steps": 3, "prompts_per_step": 4, "learning_rate": 2e-2, "checkpoint_every": 1}
 
 
@@ -37,6 +39,14 @@ def test_a_run_ends_with_its_expert_and_a_summary_on_disk(loaded, svf, data):
     assert result["expert"] == "red"
     assert HeldOut.from_dict(result["held_out"]).trained == trained.held_out.trained
     assert result["numbers"] == sum(svf.ranks.values())
+
+
+def test_forgetting_on_other_tasks_stands_on_the_card(loaded, svf, data, colours, monkeypatch):
+    task = OtherTask("colours", tuple(colours[:4]))
+    monkeypatch.setattr("t2local.training.conduct.other_tasks", lambda *_: (task,))
+    trained = drain(conduct(new_run(data), loaded, svf, lambda expert: None))
+    (measured,) = trained.expert.training["forgetting"]
+    assert (measured["task"], measured["n"]) == ("colours", 4)
 
 
 def test_a_lora_run_leaves_an_adapter_and_no_expert(loaded, svf, data):

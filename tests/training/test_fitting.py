@@ -15,7 +15,7 @@ def test_labels_of_a_word_or_two_are_tried_out_at_a_higher_temperature():
 
 @pytest.mark.parametrize(
     ("reward", "answer", "tokens"),
-    [("length", "5-20", 30), ("length", "20", 30), ("json", '{"name": "Ana", "age": 31}', 9)],
+    [("length", "5-20", 30), ("length", "20", 30), ("json", '{"name": "Ana", "age": 31}', 17)],
 )
 def test_answers_get_room_to_be_too_long(reward, answer, tokens):
     assert fitting(reward, [Example("q", answer)])["max_new_tokens"] == tokens + ROOM

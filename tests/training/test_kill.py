@@ -20,7 +20,10 @@ KILLS = 20
 CONFIG = TrainConfig(
     steps=24, prompts_per_step=4, learning_rate=2e-2, validate_every=3, checkpoint_every=2
 )
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks"),
+    pytest.mark.usefixtures("no_other_tasks"),
+]
 
 
 @pytest.fixture
