@@ -23,16 +23,22 @@ from t2local.tasks.topics import HELD_OUT, topic_labels
 HELD_OUT_ROWS = 300
 VALIDATION_SHARE = 0.15
 HELD_OUT_SHARE = 0.25
+ENOUGH_PROMPTS = 10  # with fewer, each row is held out in turn
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Disjoint `train`, `validation` and `held_out` rows. `source`: what a card says of them."""
+    """Disjoint `train`, `validation` and `held_out` rows. `source`: what a card says of them.
+
+    `leave_one_out`: there are too few rows to set any aside, so all three are the same; each row is
+    to be measured by an expert of `folds`, which never saw it.
+    """
 
     source: str
     train: Sequence[Example]
     validation: Sequence[Example]
     held_out: Sequence[Example]
+    leave_one_out: bool = False
 
     @property
     def sha256(self) -> str:
@@ -44,9 +50,10 @@ class Curriculum:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def curriculum(source: str, seed: int = 0) -> Curriculum:
+def curriculum(source: str, seed: int = 0, held_out_share: float = HELD_OUT_SHARE) -> Curriculum:
     """The examples that `source` names: a curriculum or a file of the user's.
 
+    `held_out_share`: of a file's rows; curricula by name have their own held-out rows.
     Raises `T2LocalError` for a name that is neither, for missing benchmark files, bad rows, or
     fewer than 5 examples.
     """
@@ -70,14 +77,35 @@ def curriculum(source: str, seed: int = 0) -> Curriculum:
         raise T2LocalError(
             f"'{path.name}' holds {different} different prompts; training needs at least 5."
         )
-    return split_rows(path.name, file.examples, seed)
+    return split_rows(path.name, file.examples, seed, held_out_share)
 
 
-def split_rows(source: str, examples: Sequence[Example], seed: int = 0) -> Curriculum:
-    """A person's rows in three: about a quarter is held out, a part of the rest validates."""
-    rest, held_out = split_held_out(examples, HELD_OUT_SHARE, seed)
+def split_rows(
+    source: str,
+    examples: Sequence[Example],
+    seed: int = 0,
+    held_out_share: float = HELD_OUT_SHARE,
+) -> Curriculum:
+    """A person's rows in three: a share is held out, a part of the rest validates.
+
+    Fewer than 10 different prompts are not divided: see `Curriculum.leave_one_out`.
+    """
+    if len({e.prompt for e in examples}) < ENOUGH_PROMPTS:
+        rows = list(examples)
+        return Curriculum(source, rows, rows, rows, leave_one_out=True)
+    rest, held_out = split_held_out(examples, held_out_share, seed)
     train, validation = split_held_out(rest, VALIDATION_SHARE, seed)
     return Curriculum(source, train, validation, held_out)
+
+
+def folds(source: Curriculum) -> list[Curriculum]:
+    """One curriculum a prompt: its rows are held out, all others train and validate."""
+    parts = []
+    for prompt in dict.fromkeys(e.prompt for e in source.held_out):
+        rest = [e for e in source.train if e.prompt != prompt]
+        held_out = [e for e in source.held_out if e.prompt == prompt]
+        parts.append(replace(source, train=rest, validation=rest, held_out=held_out))
+    return parts
 
 
 def _arc_easy(seed: int) -> Curriculum:

@@ -1,7 +1,8 @@
 """From a curriculum to an expert with its card: measure, train, measure again, write down.
 
 The held-out rows are answered greedily by the base model and by the trained one, on the same
-prompts, so the card's interval is one of the paired difference.
+prompts, so the card's interval is one of the paired difference. Where there are too few rows to set
+any aside, each is answered by an expert trained on the others (`training.leave_one_out`).
 """
 
 import platform
@@ -22,6 +23,7 @@ from t2local.tasks.curricula import Curriculum, curriculum, with_prompts
 from t2local.tasks.intervals import paired_difference
 from t2local.tasks.suggest import with_choices
 from t2local.training.forgetting import OtherTask, as_card, forgetting
+from t2local.training.leave_one_out import leave_one_out
 from t2local.training.loop import Event, train
 from t2local.training.methods import Method, SVFMethod, method_for
 from t2local.training.processes import Processes
@@ -69,22 +71,15 @@ def train_expert(
         method, processes,
     )  # fmt: skip
     trained_s = time.perf_counter() - started
-    scores = []
-    for stage, flat in (("base", method.start()), ("trained", outcome.flat)):
-        yield Progress(f"Measuring on held-out rows: {stage}", len(scores), 2, "models")
-        scores.append(
-            score_greedy(
-                loaded, method.holding(flat.to(outcome.flat.device)), source.held_out,
-                plan.reward, config.max_new_tokens, processes,
-            )
-        )  # fmt: skip
-    held_out = _held_out(*scores, source.source)
+    base, trained = yield from _measured(loaded, svf, source, plan, method, outcome, processes)
+    held_out = _held_out(base, trained, source.source)
     forgotten = yield from forgetting(
         loaded, svf, method.holding(outcome.flat), others, processes=processes
     )
     card = {
         "data": source.source,
         "data_sha256": source.sha256,
+        "leave_one_out": source.leave_one_out,
         "rows": {"train": len(source.train), "validation": len(source.validation)},
         "config": asdict(config),
         "numbers": outcome.flat.numel(),
@@ -97,13 +92,36 @@ def train_expert(
         "command": plan.command,
         "curve": [round(value, 4) for value in outcome.curve],
         "held_out": held_out.as_dict(),
-        "held_out_reward": _held_out_reward(*scores),
+        "held_out_reward": _held_out_reward(base, trained),
         "forgetting": as_card(forgotten),
     }
     expert = None
     if isinstance(method, SVFMethod):
         expert = make_expert(loaded, svf, method.z(outcome.flat), plan, labels, card)
     return Trained(outcome, held_out, card, expert)
+
+
+def _measured(
+    loaded: LoadedModel,
+    svf: SVFModel,
+    source: Curriculum,
+    plan: Plan,
+    method: Method,
+    outcome: TrainOutcome,
+    processes: Processes | None,
+) -> Generator[Progress, None, tuple[Scored, Scored]]:
+    """Greedy answers to the held-out rows by the base model and by what was trained."""
+
+    def score(flat: torch.Tensor) -> Scored:
+        budget, hold = plan.config.max_new_tokens, method.holding(flat)
+        return score_greedy(loaded, hold, source.held_out, plan.reward, budget, processes)
+
+    yield Progress("Measuring on held-out rows: base", 0, 2, "models")
+    base = score(method.start().to(outcome.flat.device))
+    if source.leave_one_out:
+        return base, (yield from leave_one_out(loaded, svf, source, plan, method, processes))
+    yield Progress("Measuring on held-out rows: trained", 1, 2, "models")
+    return base, score(outcome.flat)
 
 
 def _held_out(base: Scored, trained: Scored, task: str) -> HeldOut:
@@ -118,7 +136,7 @@ def _held_out_reward(base: Scored, trained: Scored) -> dict[str, Any]:
 
 def lessons(plan: Plan) -> tuple[Curriculum, tuple[str, ...]]:
     """A run's examples, and the labels if it trains a classifier. Raises `T2LocalError`."""
-    source = curriculum(plan.source, plan.config.seed)
+    source = curriculum(plan.source, plan.config.seed, plan.config.held_out_share)
     if plan.reward == CHOICE:
         source = _listing_choices(source)
     if not plan.classifier:

@@ -46,3 +46,8 @@ def test_too_few_or_bad_rows_are_refused(tmp_path, rows, word):
 def test_an_unknown_source_is_named_with_what_there_is():
     with pytest.raises(T2LocalError, match=r"'nothing\.csv' is neither.*arc-easy"):
         curriculum("nothing.csv")
+
+
+def test_the_held_out_share_is_adjustable(forty):
+    assert len(curriculum(forty, held_out_share=0.5).held_out) == 20
+    assert len(curriculum(forty).held_out) == 10
