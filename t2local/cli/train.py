@@ -26,7 +26,12 @@ from t2local.training.runs import Plan, Run
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("train", help="train an expert by SVF reinforcement learning")
     parser.add_argument("--data", metavar="FILE", help=f"a file, or one of {', '.join(CURRICULA)}")
-    parser.add_argument("--reward", choices=sorted(REWARDS), help="default: what fits the answers")
+    parser.add_argument(
+        "--reward",
+        metavar="NAME",
+        help=f"one of {', '.join(sorted(REWARDS))}, or a sum such as numeric+0.2*length; "
+        "default: what fits the answers",
+    )
     parser.add_argument("--name", help="the new expert's name")
     parser.add_argument("--resume", metavar="RUN", help='go on with a run cut off; "last" works')
     parser.add_argument("--description", default="", help="one line for its card")

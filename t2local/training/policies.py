@@ -35,20 +35,12 @@ from t2local.models.scoring import (
     predictor_states,
 )
 from t2local.svf import SVFModel
-from t2local.tasks.examples import Example, as_columns
-from t2local.tasks.rewards import REWARDS
+from t2local.tasks.examples import Example
+from t2local.tasks.rewards.named import rewards_of
 from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.imitation import NextTokenPolicy
 from t2local.training.reports import BatchStatistics
 from t2local.training.step_work import StepWork, measures_kl, slices
-
-
-def rewards_of(
-    name: str, examples: Sequence[Example], completions: Sequence[str]
-) -> list[float | None]:
-    """The reward of one completion an example."""
-    prompts = [example.prompt for example in examples]
-    return REWARDS[name](prompts, list(completions), **as_columns(examples))
 
 
 class ChoicePolicy:

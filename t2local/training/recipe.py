@@ -21,6 +21,7 @@ from t2local.progress import CancelToken, Progress
 from t2local.svf import SVFModel, Z
 from t2local.tasks.curricula import Curriculum, curriculum, with_prompts
 from t2local.tasks.intervals import paired_difference
+from t2local.tasks.rewards.named import check_reward, parts_of
 from t2local.tasks.suggest import with_choices
 from t2local.training.forgetting import OtherTask, as_card, forgetting
 from t2local.training.leave_one_out import leave_one_out
@@ -137,8 +138,9 @@ def _held_out_reward(base: Scored, trained: Scored) -> dict[str, Any]:
 def lessons(plan: Plan) -> tuple[Curriculum, tuple[str, ...]]:
     """A run's examples, and the labels if it trains a classifier. Raises `T2LocalError`."""
     source = curriculum(plan.source, plan.config.seed, plan.config.held_out_share)
-    if plan.reward == CHOICE:
+    if CHOICE in {name for _, name in parts_of(plan.reward)}:
         source = _listing_choices(source)
+    check_reward(plan.reward, [*source.train, *source.held_out])
     if not plan.classifier:
         return source, ()
     return with_prompts(source, classification_prompt), LABELS

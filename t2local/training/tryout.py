@@ -15,9 +15,10 @@ from t2local.models.load import LoadedModel
 from t2local.svf import SVFModel
 from t2local.tasks.curricula import Curriculum
 from t2local.tasks.examples import Example
+from t2local.tasks.rewards.named import rewards_of
 from t2local.training.config import TrainConfig
 from t2local.training.methods import method_for
-from t2local.training.policies import policy_for, rewards_of
+from t2local.training.policies import policy_for
 from t2local.training.step_work import StepWork
 from t2local.training.validation import dry_run
 

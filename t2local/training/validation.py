@@ -12,7 +12,7 @@ from t2local.errors import T2LocalError
 from t2local.models.generate import Around
 from t2local.models.load import LoadedModel
 from t2local.tasks.examples import Example
-from t2local.training.policies import rewards_of
+from t2local.tasks.rewards.named import rewards_of
 from t2local.training.processes import Processes
 from t2local.training.reports import DryRun, Validation
 
