@@ -3,6 +3,7 @@
 A frozen value without I/O. The paper's *expert* (section 3.2) is exactly `z`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -37,10 +38,14 @@ class HeldOut:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "HeldOut":
-        low, high = values["ci95_difference"]
-        return cls(
-            values["n"], values["base"], values["trained"], (low, high), values.get("task", "")
+        """Raises `KeyError`, `TypeError` or `ValueError` for what is no measurement."""
+        base, trained, low, high = (
+            float(value)
+            for value in (values["base"], values["trained"], *values["ci95_difference"])
         )
+        if not all(map(math.isfinite, (base, trained, low, high))):
+            raise ValueError("a measurement that is not finite")
+        return cls(int(values["n"]), base, trained, (low, high), str(values.get("task", "")))
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,16 @@ class Expert:
         """What was measured on held-out data, or None for an expert without a measurement."""
         values = self.training.get("held_out")
         return HeldOut.from_dict(values) if values else None
+
+    @property
+    def forgetting(self) -> tuple[HeldOut, ...]:
+        """The same measurement on other experts' tasks: what training cost there."""
+        return tuple(HeldOut.from_dict(values) for values in self.training.get("forgetting", ()))
+
+    @property
+    def curve(self) -> tuple[float, ...]:
+        """Mean reward of each training step, where the card has it."""
+        return tuple(float(value) for value in self.training.get("curve", ()))
 
     @property
     def size(self) -> int:

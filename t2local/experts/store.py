@@ -16,6 +16,7 @@ from safetensors.torch import save
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.experts.expert import SKILL, Expert
+from t2local.experts.transfer import transfer_warning
 from t2local.svf.model import SVFModel
 
 SCHEMA = "1"
@@ -90,7 +91,7 @@ def _from_metadata(metadata: dict[str, str], z: dict[str, torch.Tensor]) -> Expe
         sigma_check={name: tuple(values) for name, values in sigma.items()},
         z=z,
     )
-    _ = expert.held_out, expert.training.items()  # garbled ones are found now, not when shown
+    _ = expert.held_out, expert.forgetting, expert.curve  # garbled ones are found now
     return expert
 
 
@@ -109,7 +110,8 @@ def _check_numbers(expert: Expert) -> None:
 def check_fits(expert: Expert, svf: SVFModel, model_name: str, quantization: str) -> str:
     """Refuse an expert that was made for other weights; give a warning where it is *transferred*.
 
-    Returns "" for a perfect match, else one sentence to show (same model, other quantisation).
+    Returns "" for a perfect match, else one sentence to show (same model, other quantisation; an
+    expert of another model that was taken over).
     Raises `T2LocalError` for another model or another basis, each with its own sentence.
     """
     same_model = paths.slug(expert.base_model) == paths.slug(model_name)
@@ -125,7 +127,7 @@ def check_fits(expert: Expert, svf: SVFModel, model_name: str, quantization: str
             "not adapt; load it with --targets all, or train a new expert."
         )
     if expert.basis_fingerprint == svf.fingerprint(expert.z):
-        return ""
+        return transfer_warning(expert)
     trained_with = str(expert.training.get("quantization", "none"))
     transferred = trained_with != quantization
     if not _sigma_agrees(expert, svf, QUANTISED_TOLERANCE if transferred else SIGMA_TOLERANCE):

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from t2local import paths
-from t2local.adapt.events import BASE, MANUAL, OTHER
 from t2local.errors import T2LocalError
+from t2local.experts.names import check_name
 from t2local.training.config import TrainConfig
 from t2local.training.reports import (
     Answers,
@@ -30,7 +30,6 @@ from t2local.training.reports import (
     Validation,
 )
 
-RESERVED = (BASE, MANUAL, OTHER)
 TENSORS = ("flat", "exp_avg", "exp_avg_sq", "best_flat")
 Event = DryRun | StepReport | Validation | Answers | Notice | Checkpoint
 
@@ -51,15 +50,7 @@ class Plan:
     command: str = ""
 
     def __post_init__(self) -> None:
-        if self.name in RESERVED:
-            raise T2LocalError(
-                f"'{self.name}' already means something to the dispatcher; choose another name."
-            )
-        if not self.name.strip() or paths.slug(self.name) != self.name:
-            raise T2LocalError(
-                f"'{self.name}' cannot be an expert's name; "
-                "use letters, digits, dots, dashes and underscores."
-            )
+        check_name(self.name)
 
 
 class Run:

@@ -1,0 +1,176 @@
+"""Keeping experts: rename, duplicate, delete and bring back, share as one file, take in a file.
+
+Every change is one atomic write and, where the old file goes, one rename after it: a killed
+process leaves the expert under its old name, its new name or both, never none. What is deleted
+moves to a folder `.trash` beside the experts. What ships with the app is never changed, and
+nothing is ever overwritten. Knows nothing of a running model: whoever has one passes a `check`.
+"""
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from t2local import paths
+from t2local.errors import T2LocalError
+from t2local.experts.expert import Expert
+from t2local.experts.names import check_free, free_name
+from t2local.experts.store import ExpertStore, Stored, read_expert, write_expert
+
+SUFFIX = ".safetensors"
+TRASH_KEPT = 30  # the newest deleted experts; older ones are gone for good
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """An expert in the trash. `when`: seconds since 1970."""
+
+    name: str
+    path: Path
+    when: float
+
+
+class Library(ExpertStore):
+    """The experts of one base model, and what may be done with them.
+
+    Each method raises `T2LocalError` for an unknown or impossible name, one that is taken, a
+    shipped expert that would change, or a disk that cannot be written.
+    """
+
+    def __init__(self, model_slug: str) -> None:
+        super().__init__(model_slug)
+        self.model_slug = model_slug
+        self.trash_folder = self.own_folder / ".trash"
+
+    def rename(self, name: str, new: str, reserved: Collection[str] = ()) -> Expert:
+        """`reserved`: further names that are taken, such as those in training."""
+        stored = self._own(name, "renamed")
+        if new == name:
+            return self._readable(stored)
+        others = {other for other in self.names() if other not in (name, stored.path.stem)}
+        check_free(new, {*others, *reserved})
+        renamed = replace(self._readable(stored), name=new)
+        target = self.save(renamed)
+        if not target.samefile(stored.path):  # `Math` for `math` is one file on some disks
+            self._gone(stored.path)
+        return renamed
+
+    def duplicate(
+        self, name: str, new: str | None = None, reserved: Collection[str] = ()
+    ) -> Expert:
+        """A copy among the user's own experts, `name-copy` unless `new` is given."""
+        expert, taken = self._readable(self.find(name)), {*self.names(), *reserved}
+        new = new or free_name(f"{name}-copy", taken)
+        check_free(new, taken)
+        copy = replace(expert, name=new)
+        self.save(copy)
+        return copy
+
+    def delete(self, name: str) -> Deleted:
+        """Into the trash, from which `restore` brings it back; works for a damaged file too."""
+        path = self._own(name, "deleted").path
+        target = self.trash_folder / f"{paths.slug(name)}.{time.time_ns()}{SUFFIX}"
+        with paths.saving(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+        for old in self.deleted()[TRASH_KEPT:]:
+            self._gone(old.path)
+        return _deleted(target)
+
+    def deleted(self) -> list[Deleted]:
+        """What the trash holds, the newest first."""
+        found = [_deleted(path) for path in self.trash_folder.glob(f"*.*{SUFFIX}")]
+        return sorted(found, key=lambda deleted: -deleted.when)
+
+    def restore(self, name: str, new: str | None = None, reserved: Collection[str] = ()) -> str:
+        """Bring back the expert of this name that was deleted last, as `new` if given."""
+        found = next((deleted for deleted in self.deleted() if deleted.name == name), None)
+        if found is None:
+            known = ", ".join(dict.fromkeys(d.name for d in self.deleted())) or "nothing"
+            raise T2LocalError(f"No expert '{name}' was deleted; the trash holds: {known}.")
+        if new:
+            check_free(new, {*self.names(), *reserved})
+            self.save(replace(read_expert(found.path), name=new))
+            self._gone(found.path)
+            return new
+        check_free(name, {*self.own_names(), *reserved})
+        target = self.own_folder / f"{name}{SUFFIX}"
+        with paths.saving(target):
+            found.path.replace(target)
+        return name
+
+    def import_file(
+        self,
+        path: Path,
+        name: str | None = None,
+        check: Callable[[Expert], str] | None = None,
+        reserved: Collection[str] = (),
+    ) -> tuple[Expert, str]:
+        """Take in a shared expert file under its own or another `name`; the expert and a warning.
+
+        `check`: refuses an expert that does not fit the loaded model, or gives a warning.
+        """
+        expert = read_expert(Path(path))
+        expert = replace(expert, name=name or expert.name)
+        if paths.slug(expert.base_model) != self.model_slug:
+            raise T2LocalError(
+                f"Expert '{expert.name}' was trained on {expert.base_model}, but these are the "
+                f"experts of {self.model_slug}; load that model (or give --model) and import again."
+            )
+        check_free(expert.name, {*self.names(), *reserved})
+        warning = check(expert) if check else ""
+        self.save(expert)
+        return expert, warning
+
+    def share(self, name: str, path: Path) -> Path:
+        """One file that holds everything of an expert; `path`: a file or an existing folder."""
+        expert = self._readable(self.find(name))
+        target = Path(path) / f"{paths.slug(name)}{SUFFIX}" if Path(path).is_dir() else Path(path)
+        write_expert(expert, target)
+        return target
+
+    def find(self, name: str) -> Stored:
+        """An expert by the name on its card or of its file; the user's own first."""
+        files = self.files()
+        by_card = [f for f in files if f.expert is not None and f.expert.name == name]
+        found = [*by_card, *(f for f in files if f.path.stem == name)]
+        if not found:
+            known = ", ".join(sorted(self.names())) or "none yet"
+            raise T2LocalError(f"There is no expert '{name}' for this model; there are: {known}.")
+        return min(found, key=lambda stored: stored.shipped)
+
+    def names(self) -> set[str]:
+        """Every name that is in use: on cards and of files."""
+        return _names(self.files())
+
+    def own_names(self) -> set[str]:
+        """Those of the user's own experts; restoring may cover a shipped one again."""
+        return _names(f for f in self.files() if not f.shipped)
+
+    def _own(self, name: str, done: str) -> Stored:
+        stored = self.find(name)
+        if stored.shipped:
+            raise T2LocalError(
+                f"'{name}' ships with t2local and cannot be {done}; "
+                "duplicate it and change the copy."
+            )
+        return stored
+
+    def _readable(self, stored: Stored) -> Expert:
+        if stored.expert is None:
+            raise T2LocalError(stored.problem)
+        return stored.expert
+
+    def _gone(self, path: Path) -> None:
+        with paths.saving(path):
+            path.unlink(missing_ok=True)
+
+
+def _names(files) -> set[str]:
+    stored = list(files)
+    return {f.path.stem for f in stored} | {f.expert.name for f in stored if f.expert}
+
+
+def _deleted(path: Path) -> Deleted:
+    name, _, stamp = path.name.removesuffix(SUFFIX).rpartition(".")
+    return Deleted(name, path, int(stamp) / 1e9 if stamp.isdigit() else 0.0)
