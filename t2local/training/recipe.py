@@ -16,6 +16,7 @@ import torch
 from t2local.adapt.actions import CHOICE
 from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut
+from t2local.experts.stamp import stamped
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken, Progress
 from t2local.svf import SVFModel, Z
@@ -31,8 +32,6 @@ from t2local.training.processes import Processes
 from t2local.training.reports import TrainOutcome, TrainState
 from t2local.training.runs import Plan
 from t2local.training.validation import Scored, score_greedy
-
-SIGMA_CHECKED = 6  # matrices whose largest singular values travel with an expert
 
 
 @dataclass(frozen=True)
@@ -164,18 +163,15 @@ def make_expert(
     card: Mapping[str, Any] | None = None,
 ) -> Expert:
     """An expert of a run's `z`, with what identifies the weights it belongs to."""
-    step = max(1, len(svf.matrix_names) // SIGMA_CHECKED)
-    checked = svf.matrix_names[::step][:SIGMA_CHECKED]
-    sigma = svf.singular_values
-    return Expert(
+    expert = Expert(
         name=plan.name,
         base_model=loaded.name,
-        basis_fingerprint=svf.fingerprint(z),
-        z={matrix: row.detach().to("cpu", torch.float32, copy=True) for matrix, row in z.items()},
+        basis_fingerprint="",
+        z=z,
         description=plan.description,
         reward=plan.reward,
         training=card or {},
         kind=CLASSIFIER if labels else SKILL,
         labels=labels,
-        sigma_check={m: tuple(sigma[m][:3].tolist()) for m in checked},
     )
+    return stamped(expert, loaded, svf)

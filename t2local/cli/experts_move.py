@@ -1,0 +1,197 @@
+"""`experts import|export|transfer`: experts of other models and programs, in and out.
+
+A t2local expert file goes in and out without a model; the others load one, for its singular values.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from t2local import paths
+from t2local.cli.common import BASIS_DTYPES, QUANTIZATIONS, log, open_model
+from t2local.cli.measure import add_measure_arguments, measured, rows_to_measure
+from t2local.errors import T2LocalError
+from t2local.experts import Expert, Library, read_expert
+from t2local.experts.names import check_free, free_name
+from t2local.experts.reference import import_reference
+from t2local.experts.store import check_fits
+from t2local.experts.transfer import IN_ORDER, ORDERS, transfer, transfer_warning
+from t2local.export.merged import DTYPE, DTYPES, export_merged
+from t2local.export.peft import RANK, export_lora
+from t2local.models.load import model_slug
+
+Report = Callable[[dict[str, Any]], None]
+SUFFIX = ".safetensors"  # of t2local's own expert files
+FILE, LORA, MERGED = "file", "lora", "merged"
+FULL = "full"
+
+
+def add_actions(subparsers) -> None:
+    """Add the three actions to the subparsers of `experts`."""
+    _add_import(subparsers)
+    _add_export(subparsers)
+    _add_transfer(subparsers)
+
+
+def _add_import(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "import", help="take in a shared expert, or the reference repository's parameters"
+    )
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE",
+        help="an expert file, policy_params.pt or learnable_params.pt",
+    )  # fmt: skip
+    parser.add_argument("--name", help="the new expert's name")
+    parser.add_argument(
+        "--raw-alpha", type=_numbers, metavar="A,B,...",
+        help="mix reference files as their few-shot code does: raw numbers, one α a file",
+    )  # fmt: skip
+    _add_loading(parser)
+    parser.set_defaults(act=import_expert)
+
+
+def _add_export(subparsers) -> None:
+    parser = subparsers.add_parser("export", help="write an expert for other people and programs")
+    parser.add_argument("name", help="the expert")
+    parser.add_argument(
+        "--to", default=FILE, choices=(FILE, LORA, MERGED),
+        help="file: to share; lora: for PEFT and vLLM; merged: a whole checkpoint",
+    )  # fmt: skip
+    parser.add_argument("--out", required=True, type=Path, metavar="PATH")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--rank", type=_rank, default=RANK, metavar="N|full", help=f"of a lora (default {RANK})"
+    )
+    size.add_argument(
+        "--energy", type=float, metavar="0..1", help="the smallest rank that keeps this share"
+    )
+    parser.add_argument("--dtype", default=DTYPE, choices=tuple(DTYPES), help="of a merged one")
+    _add_loading(parser)
+    parser.set_defaults(act=export_expert)
+
+
+def _add_transfer(subparsers) -> None:
+    parser = subparsers.add_parser("transfer", help="use an expert of one model on another")
+    parser.add_argument("name", help="the expert, or an expert file")
+    parser.add_argument("--from", dest="source", metavar="MODEL", help="whose expert it is")
+    parser.add_argument("--name", dest="new_name", metavar="NAME", help="the new expert's name")
+    parser.add_argument("--order", default=IN_ORDER, choices=ORDERS, help="shuffled: the control")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffle")
+    add_measure_arguments(parser)
+    _add_loading(parser)
+    parser.set_defaults(act=transfer_expert)
+
+
+def _add_loading(parser: argparse.ArgumentParser) -> None:
+    """How the model is loaded; which one says `--model`, that every action of experts has."""
+    parser.add_argument("--quantize", default="auto", choices=QUANTIZATIONS)
+    parser.add_argument("--basis", default="auto", choices=BASIS_DTYPES)
+
+
+def import_expert(arguments: argparse.Namespace, report: Report) -> None:
+    """Save a file's numbers among the user's experts and say under which name."""
+    files: Sequence[Path] = arguments.files
+    source = arguments.model or paths.default_model()
+    if files[0].suffix == SUFFIX:
+        if len(files) > 1 or arguments.raw_alpha is not None:
+            raise T2LocalError(
+                f"'{files[0].name}' is an expert file of t2local; import such files one by one, "
+                "and mix them in the chat or with `ask --alpha`."
+            )
+        expert, warning = Library(model_slug(source)).import_file(files[0], arguments.name)
+        report({"expert": expert.name, "base_model": expert.base_model, "warning": warning})
+        return
+    library = Library(model_slug(source))
+    name = check_free(arguments.name or free_name(files[0].stem, library.names()), library.names())
+    loaded, svf = open_model(source, arguments.quantize, arguments.basis)
+    expert = import_reference(files, loaded, svf, name, arguments.raw_alpha)
+    path = library.save(expert)
+    report(_saved(expert, path, expert.description))
+
+
+def export_expert(arguments: argparse.Namespace, report: Report) -> None:
+    """Write the expert and report what it cost in exactness."""
+    source = arguments.model or paths.default_model()
+    library, out = Library(model_slug(source)), arguments.out.expanduser()
+    if out.exists() and (arguments.to != FILE or not out.is_dir()):
+        raise T2LocalError(f"'{out}' is there already; choose another --out, or remove it.")
+    if arguments.to == FILE:
+        report({"expert": arguments.name, "file": str(library.share(arguments.name, out))})
+        return
+    expert = library.load(arguments.name)
+    merge_auto = arguments.to == MERGED and arguments.quantize == "auto"  # 4 bits cannot be merged
+    quantization = "none" if merge_auto else arguments.quantize
+    loaded, svf = open_model(source, quantization, arguments.basis)
+    if warning := check_fits(expert, svf, loaded.name, loaded.quantization):
+        log(warning)
+    if arguments.to == MERGED:
+        merged = export_merged(loaded, svf, expert, out, arguments.dtype)
+        size = {"dtype": merged.dtype, "size_bytes": merged.size_bytes}
+        report({"expert": expert.name, "folder": str(out), **size})
+        return
+    rank = None if arguments.rank == FULL else arguments.rank
+    lora = export_lora(loaded, svf, expert, out, rank, arguments.energy)
+    report(
+        {
+            "expert": expert.name,
+            "folder": str(out),
+            "rank": lora.rank,
+            "size_bytes": lora.size_bytes,
+            "energy_kept": lora.energy_kept,
+            "error_of_delta_w": lora.error_of_delta_w,
+            "error_of_logits": lora.logits.relative,
+            "error_of_change_in_logits": lora.logits.of_change,
+        }
+    )
+
+
+def transfer_expert(arguments: argparse.Namespace, report: Report) -> None:
+    """Save an expert of `--from` as one of `--model`, measured there if `--data` is given."""
+    source = arguments.model or paths.default_model()
+    library, rows = Library(model_slug(source)), rows_to_measure(arguments)
+    expert = _expert_elsewhere(arguments.name, arguments.source, source)
+    name = check_free(arguments.new_name or _transferred_name(expert, library), library.names())
+    loaded, svf = open_model(source, arguments.quantize, arguments.basis)
+    moved = transfer(expert, loaded, svf, name, arguments.order, arguments.seed)
+    if rows:
+        held_out = measured(loaded, svf, moved, rows, arguments)
+        card = {**moved.training, "held_out": held_out.as_dict()}
+        moved = replace(moved, training=card, reward=arguments.reward)
+    warning = transfer_warning(moved)
+    log(warning)
+    report(_saved(moved, library.save(moved), warning))
+
+
+def _expert_elsewhere(name: str, source: str | None, target: str) -> Expert:
+    """The expert in a file, or of this name among those of `source` (default: the target's)."""
+    if name.endswith(SUFFIX):
+        return read_expert(Path(name).expanduser())
+    return Library(model_slug(source or target)).load(name)
+
+
+def _transferred_name(expert: Expert, library: Library) -> str:
+    return free_name(f"{expert.name}-transferred", library.names())
+
+
+def _saved(expert: Expert, path: Path, warning: str) -> dict[str, Any]:
+    held_out = expert.held_out
+    return {
+        "expert": expert.name,
+        "file": str(path),
+        "base_model": expert.base_model,
+        "matrices": len(expert.z),
+        "rms_of_z_minus_1": expert.rms,
+        "held_out": held_out.as_dict() if held_out else None,
+        "warning": warning,
+    }
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """`0.6,0.4` as (0.6, 0.4); argparse tells what is no number."""
+    return tuple(float(part) for part in text.split(","))
+
+
+def _rank(text: str) -> int | str:
+    return text if text == FULL else int(text)

@@ -1,0 +1,131 @@
+"""An expert of one model on another (paper, section 4.4 and table 5: Llama's experts on Mistral).
+
+Singular values are ordered, so the i-th number of a matrix's `z` means the i-th strongest direction
+in either model. Where ranks differ, `z` is resampled linearly along that order; where the numbers
+of layers differ, a layer takes the `z` of the one at its relative depth. "shuffled" destroys the
+order and is the paper's control. Departure: resampling; the paper moves between equal shapes only.
+Pure but for a seeded shuffle; what a transferred expert is worth only a measurement says.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from torch.nn import functional as F
+
+from t2local import paths
+from t2local.errors import T2LocalError
+from t2local.experts.expert import Expert
+from t2local.experts.stamp import stamped
+from t2local.models.load import LoadedModel
+from t2local.svf import SVFModel, Z
+from t2local.svf.targets import depth_of
+
+IN_ORDER, SHUFFLED = "in-order", "shuffled"
+ORDERS = (IN_ORDER, SHUFFLED)
+CARD = "transferred"  # the key in an expert's card
+
+
+def transfer(
+    expert: Expert,
+    loaded: LoadedModel,
+    svf: SVFModel,
+    name: str = "",
+    order: str = IN_ORDER,
+    seed: int = 0,
+) -> Expert:
+    """`expert` as an expert of `loaded`, labelled as transferred; not measured there.
+
+    Raises `T2LocalError` where no matrix has a counterpart, or nothing has to be transferred.
+    """
+    if order not in ORDERS:
+        raise T2LocalError(f"The order '{order}' is unknown; choose {' or '.join(ORDERS)}.")
+    if order == IN_ORDER and expert.basis_fingerprint == svf.fingerprint(expert.z):
+        raise T2LocalError(
+            f"Expert '{expert.name}' was made for the very weights of {loaded.name}; "
+            "use it as it is."
+        )
+    same_model = paths.slug(expert.base_model) == paths.slug(loaded.name)  # maybe quantised
+    sources = counterparts(expert.z, svf.ranks, same_depth=same_model)
+    if not sources:
+        raise T2LocalError(
+            f"Expert '{expert.name}' of {expert.base_model} names no matrix that {loaded.name} has "
+            f"(its first is '{next(iter(expert.z))}', the model's '{svf.matrix_names[0]}'); "
+            "choose a model of the same family."
+        )
+    z = {target: resampled(expert.z[there], svf.ranks[target]) for target, there in sources.items()}
+    if order == SHUFFLED:
+        z = shuffled(z, seed)
+    resized = sum(svf.ranks[t] != len(expert.z[there]) for t, there in sources.items())
+    label = {
+        "expert": expert.name,
+        "from_model": expert.base_model,
+        "from_fingerprint": expert.basis_fingerprint,
+        "from_quantization": expert.training.get("quantization", "none"),
+        "order": order,
+        "matrices": len(z),
+        "resampled": resized,
+        "held_out_there": expert.training.get("held_out"),
+    } | ({"seed": seed} if order == SHUFFLED else {})
+    kept = {k: v for k, v in expert.training.items() if k in ("data", "data_sha256", "config")}
+    moved = replace(
+        expert,
+        name=name or f"{expert.name}-transferred",
+        z=z,
+        description=f"Transferred from {expert.base_model} ({order}). {expert.description}".strip(),
+        training={**kept, CARD: label},
+    )
+    return stamped(moved, loaded, svf)
+
+
+def transfer_warning(expert: Expert) -> str:
+    """One sentence to show beside a transferred expert; "" for one trained where it is used."""
+    label = expert.training.get(CARD)
+    if not isinstance(label, Mapping):
+        return ""
+    resized = f", {label['resampled']} matrices resampled" if label.get("resampled") else ""
+    known = expert.held_out is not None
+    measured = "its card says what was measured" if known else "its accuracy was not measured here"
+    return (
+        f"'{expert.name}' is transferred: trained on {label.get('from_model', 'another model')} "
+        f"(quantization {label.get('from_quantization', 'unknown')}), taken over "
+        f"{label.get('order', IN_ORDER)}{resized}; {measured}."
+    )
+
+
+def counterparts(
+    theirs: Iterable[str], ours: Iterable[str], same_depth: bool = False
+) -> dict[str, str]:
+    """Our matrix name -> the name of theirs that it takes `z` from, in our order.
+
+    The part behind the layer number must be equal; the layer is the one of the same number
+    (`same_depth`), or at the same relative depth: the last one that `theirs` names counts as the
+    last of their model, since an expert does not say how many layers that has.
+    """
+    at = {(_kind(name), depth_of(name)): name for name in theirs}
+    ours = list(ours)
+    last_there = max(depth for _, depth in at)
+    last_here = max(depth_of(name) for name in ours)
+    scale = 1.0 if same_depth or not last_here else last_there / last_here
+    wanted = {name: (_kind(name), round(depth_of(name) * scale)) for name in ours}
+    return {name: at[key] for name, key in wanted.items() if key in at}
+
+
+def resampled(row: torch.Tensor, rank: int) -> torch.Tensor:
+    """`z` `[r]` as `[rank]`, linearly along the order of σ, first to first and last to last."""
+    if len(row) == rank:
+        return row
+    return F.interpolate(row[None, None], size=rank, mode="linear", align_corners=True)[0, 0]
+
+
+def shuffled(z: Z, seed: int) -> Z:
+    """The same numbers of each matrix in a random order."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: row[torch.randperm(len(row), generator=generator)] for name, row in z.items()}
+
+
+def _kind(name: str) -> str:
+    """`model.layers.3.mlp.up_proj` -> `mlp.up_proj`."""
+    parts = name.split(".")
+    number = next(i for i, part in enumerate(parts) if part.isdigit())
+    return ".".join(parts[number + 1 :])

@@ -1,0 +1,1 @@
+"""Experts for other programs: a PEFT LoRA adapter, or a merged checkpoint."""

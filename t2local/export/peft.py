@@ -1,0 +1,175 @@
+"""An expert as a LoRA adapter that PEFT, vLLM and llama.cpp's converter read.
+
+The expert's change of a matrix has a known SVD, `ΔW = U diag(σ ⊙ (z − 1)) Vᵀ`: its best
+approximation of rank k keeps the k directions of largest `σᵢ|zᵢ − 1|`, and needs one side only:
+
+    in side   B = W Vₖ diag(zₖ − 1),  A = Vₖᵀ        out side   B = Uₖ,  A = diag(zₖ − 1) Uₖᵀ W
+
+So the adapter equals the expert whose other numbers are 1, and its error is known beforehand. One
+rank for all matrices (smaller ones are filled up with zeros): what servers of many adapters want.
+ΔW is that of the weights as used, so a 4-bit base is welcome.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import nn
+
+from t2local.errors import T2LocalError
+from t2local.experts import Expert
+from t2local.export.agreement import LogitErrors, logit_errors
+from t2local.export.folder import new_folder
+from t2local.models.load import LoadedModel
+from t2local.svf import SVFModel, Z
+from t2local.svf.layer import SVFLinear, weight_as_used
+from t2local.svf.targets import is_conv1d
+
+RANK = 16
+PREFIX = "base_model.model."  # of the names in a PEFT checkpoint
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class ExportedLoRA:
+    """`energy_kept`: share of Σ (σ(z − 1))²; `error_of_delta_w`: |ΔW − BA| / |ΔW| (Frobenius)."""
+
+    folder: Path
+    rank: int
+    size_bytes: int
+    energy_kept: float
+    error_of_delta_w: float
+    logits: LogitErrors
+
+
+def export_lora(
+    loaded: LoadedModel,
+    svf: SVFModel,
+    expert: Expert,
+    folder: Path,
+    rank: int | None = RANK,
+    energy: float | None = None,
+) -> ExportedLoRA:
+    """Write `expert` as an adapter of this rank, or of the smallest that keeps this energy.
+
+    `rank` None: as many as the largest matrix has, so nothing is lost. Raises `T2LocalError`:
+    a rank below 1, an energy outside 0 to 1, an expert that changes nothing, what `new_folder` may.
+    """
+    if rank is not None and rank < 1:
+        raise T2LocalError(f"The rank is {rank}; it must be 1 or more, or full.")
+    changes = _energies(svf, expert.z)
+    total = float(sum(row.sum() for row in changes.values()))
+    if total == 0:
+        raise T2LocalError(f"Expert '{expert.name}' changes nothing, so there is no adapter of it.")
+    longest = max(len(row) for row in changes.values())
+    if energy is not None:
+        rank = rank_for(changes, energy)
+    rank = longest if rank is None else min(rank, longest)
+    kept = {name: _strongest(row, rank) for name, row in changes.items()}
+    lost = 1 - float(sum(changes[name][at].sum() for name, at in kept.items())) / total
+    near = {name: _only(expert.z[name], at) for name, at in kept.items()}
+    errors = logit_errors(loaded, svf, expert.z, near)
+    layers = {name: svf.model.get_submodule(name) for name in kept}
+    lost = max(lost, 0.0)
+    needed = FLOAT_BYTES * rank * sum(_sides(layer.base) for layer in layers.values())
+    with new_folder(folder, needed) as temporary:
+        tensors = {}
+        for name, layer in layers.items():
+            a, b = _factors(layer, expert.z[name], kept[name], rank)
+            tensors[f"{PREFIX}{name}.lora_A.weight"] = a
+            tensors[f"{PREFIX}{name}.lora_B.weight"] = b
+        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        _config(loaded, layers, rank).save_pretrained(temporary)
+        card = _card(expert, rank, lost, errors)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return ExportedLoRA(folder, rank, size, 1 - lost, lost**0.5, errors)
+
+
+def rank_for(changes: Z, energy: float) -> int:
+    """The smallest rank, one for all matrices, that keeps the share `energy` of the change.
+
+    `changes`: matrix name -> (σ(z − 1))² `[r]`. Raises `T2LocalError` outside 0 < energy ≤ 1.
+    """
+    if not 0 < energy <= 1:
+        raise T2LocalError(f"The energy to keep is {energy:g}; it must be above 0 and at most 1.")
+    longest = max(len(row) for row in changes.values())
+    gained = torch.zeros(longest, dtype=torch.float64)
+    for row in changes.values():
+        gained[: len(row)] += row.sort(descending=True).values
+    shares = gained.cumsum(0) / gained.sum()
+    enough = (shares >= energy - 1e-12).nonzero()
+    return int(enough[0]) + 1 if len(enough) else longest
+
+
+def _energies(svf: SVFModel, z: Z) -> Z:
+    """(σ(z − 1))² `[r]` float64 on the CPU, of the matrices that change at all."""
+    sigma = svf.singular_values
+    squares = {
+        name: (sigma[name].cpu().double() * (row.cpu().double() - 1)).square()
+        for name, row in z.items()
+    }
+    return {name: row for name, row in squares.items() if row.any()}
+
+
+def _strongest(row: torch.Tensor, rank: int) -> torch.Tensor:
+    """The places `[≤ rank]` of the largest entries that are not 0."""
+    places = row.argsort(descending=True)[:rank]
+    return places[row[places] > 0]
+
+
+def _only(row: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """`z` `[r]` with every number 1 but the kept ones."""
+    near = torch.ones_like(row)
+    near[kept] = row[kept]
+    return near
+
+
+def _sides(layer: nn.Module) -> int:
+    """m + n of a linear layer, quantised or not."""
+    return sum(layer.weight.shape) if is_conv1d(layer) else layer.out_features + layer.in_features
+
+
+@torch.no_grad()
+def _factors(
+    layer: SVFLinear, row: torch.Tensor, kept: torch.Tensor, rank: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A `[rank, n]` and B `[m, rank]`, float32 on the CPU, zeros beyond the kept directions."""
+    weight = weight_as_used(layer.base).float()  # [m, n]
+    vectors = layer.basis.dense()[kept.to(weight.device)]  # [k, r]
+    change = (row[kept].float() - 1).to(weight.device)[:, None]  # [k, 1]
+    if layer.basis.side == "in":
+        a, b = vectors, (vectors @ weight.T * change).T
+    else:
+        a, b = change * (vectors @ weight), vectors.T
+    whole_a = torch.zeros(rank, weight.shape[1])
+    whole_b = torch.zeros(weight.shape[0], rank)
+    whole_a[: len(kept)], whole_b[:, : len(kept)] = a.cpu(), b.cpu()
+    return whole_a, whole_b
+
+
+def _config(loaded: LoadedModel, layers: dict[str, SVFLinear], rank: int) -> LoraConfig:
+    return LoraConfig(
+        r=rank,
+        lora_alpha=rank,  # a scaling of 1: the factors are ΔW itself
+        lora_dropout=0.0,
+        target_modules=list(layers),
+        fan_in_fan_out=any(is_conv1d(layer.base) for layer in layers.values()),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=loaded.model.config.name_or_path or loaded.name,
+        inference_mode=True,
+    )
+
+
+def _card(expert: Expert, rank: int, lost: float, errors: LogitErrors) -> str:
+    return (
+        f"---\nlibrary_name: peft\n---\n# {expert.name}\n\n{expert.description}\n\n"
+        f"LoRA of rank {rank} made from a singular-value expert of {expert.base_model} "
+        "(Transformer², arXiv 2501.06252).\n\n"
+        f"- relative error of ΔW: {lost**0.5:.2e}\n"
+        f"- relative error of logits: {errors.relative:.2e} "
+        f"({errors.of_change:.2e} of the expert's change)\n"
+        f"- license: {expert.license}\n"
+    )
