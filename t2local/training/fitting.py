@@ -13,6 +13,7 @@ from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig
 
 LABEL_WORDS = 2
+TEXT_LEARNING_RATE = 4e-3  # twice the paper's: minutes on a laptop allow few steps
 TEXT_PROMPTS = 4  # a step of free text: fewer prompts, for each costs a group of samples
 CHARACTERS_A_TOKEN, TOKENS_A_WORD = 3, 1.5
 JSON_CHARACTERS_A_TOKEN = 1.5  # models spread it over lines
@@ -24,7 +25,7 @@ def fitting(reward: str, examples: Sequence[Example]) -> dict[str, Any]:
     """Names and values of `TrainConfig` that suit the examples."""
     if reward == CHOICE:
         return {"temperature": choice_temperature(examples)}
-    fitted: dict[str, Any] = {"prompts_per_step": TEXT_PROMPTS}
+    fitted: dict[str, Any] = {"prompts_per_step": TEXT_PROMPTS, "learning_rate": TEXT_LEARNING_RATE}
     if reward in WHOLE_ANSWER:
         longest = max(_tokens(example.answer, reward) for example in examples)
         fitted["max_new_tokens"] = round(longest) + ROOM

@@ -67,7 +67,7 @@ SAMPLES = {
 def test_the_samples_that_ship_are_whole(name):
     draft = read_draft(str(PROJECT_ROOT / "assets" / "samples" / f"{name}.csv"))
     assert draft.suggestion.reward == SAMPLES[name]
-    assert 40 <= len(draft.file.examples) <= 80
+    assert 100 <= len(draft.file.examples) <= 160
     assert not draft.file.bad_rows
     assert not draft.file.duplicates
     if name == "reply_in_json":
