@@ -68,7 +68,7 @@ class Adapter:
 
     def check(self, mixture: Mixture) -> None:
         """Raise `T2LocalError` when the mixture names an expert that is not there."""
-        for name in mixture.alpha:
+        for name in mixture.experts:
             if name not in self._mixable:
                 known = ", ".join(sorted(self._mixable)) or "none"
                 raise T2LocalError(
@@ -80,7 +80,8 @@ class Adapter:
         if mixture.is_base:
             return BASE_KEY
         alpha = {name: a for name, a in sorted(mixture.alpha.items()) if a != 0.0}
-        return json.dumps([self._generation, alpha, mixture.strength, asdict(mixture.gains)])
+        own = {m: dict(part) for m, part in sorted(mixture.by_matrix.items())}
+        return json.dumps([self._generation, alpha, mixture.strength, asdict(mixture.gains), own])
 
     def z_of(self, mixture: Mixture) -> Z:
         """The composed `z`, `{}` for the base model; the last one is remembered."""

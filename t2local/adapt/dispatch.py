@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from t2local.adapt.events import BASE, MANUAL, OTHER, Dispatch
+from t2local.adapt.events import BASE, FEW_SHOT, MANUAL, OTHER, Dispatch
 from t2local.models.chat_format import render_chat
 from t2local.models.load import LoadedModel
 from t2local.models.scoring import choice_scores
@@ -74,10 +74,12 @@ def decide(
 
 
 def without_question(strategy: str, mixture: Mixture, override: str | None = None) -> Dispatch:
-    """Dispatch without pass 1: the base model, the sliders, or one expert that the user named."""
+    """Dispatch without pass 1: the base model, the sliders, a mixture, or one expert."""
     if override == BASE or (override is None and strategy == BASE):
         return Dispatch(strategy, {}, BASE, mixture.with_alpha({}))
     if override is not None:
         note = "Chosen by hand." if strategy != MANUAL else ""
         return Dispatch(strategy, {}, override, mixture.with_alpha({override: 1.0}), note=note)
+    if strategy.partition(":")[0] == FEW_SHOT:
+        return Dispatch(strategy, {}, FEW_SHOT, mixture)
     return Dispatch(strategy, {}, MANUAL, mixture)

@@ -12,6 +12,7 @@ from t2local.svf.mixing import Mixture
 BASE = "base"
 OTHER = "other"
 MANUAL = "manual"
+FEW_SHOT = "few-shot"  # alone, or `few-shot:NAME` for a mixture kept under a name
 
 ADAPTED_ROW, BASE_ROW = 0, 1
 

@@ -1,14 +1,20 @@
 """Plain values in, plotly figures out; the only package that imports plotly."""
 
+from t2local.plots.adapt import plot_best, plot_cloud
 from t2local.plots.bars import plot_dispatch, plot_mixture
+from t2local.plots.experts import plot_likeness, plot_reward_curves
 from t2local.plots.training import plot_reward, plot_vitals
 from t2local.plots.weights import plot_heatmap, plot_spectrum
 
 __all__ = [
+    "plot_best",
+    "plot_cloud",
     "plot_dispatch",
     "plot_heatmap",
+    "plot_likeness",
     "plot_mixture",
     "plot_reward",
+    "plot_reward_curves",
     "plot_spectrum",
     "plot_vitals",
 ]

@@ -55,23 +55,37 @@ class Gains:
 
 @dataclass(frozen=True)
 class Mixture:
-    """`alpha`: expert name -> weight (sliders: −1 to 2); `strength` multiplies every α."""
+    """`alpha`: expert name -> weight (sliders: −1 to 2); `strength` multiplies every α.
+
+    `by_matrix`: matrix name -> α of its own (the paper's *per layer* mixtures); a matrix that is
+    not named there obeys `alpha`.
+    """
 
     alpha: Mapping[str, float] = field(default_factory=dict)
     strength: float = 1.0
     gains: Gains = Gains()
+    by_matrix: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_numbers(self.alpha, "α")
+        for alpha in (self.alpha, *self.by_matrix.values()):
+            check_numbers(alpha, "α")
         check_numbers({"of all": self.strength}, "strength")
 
     @property
     def is_base(self) -> bool:
         """True when this mixture is the base model whatever the experts are."""
-        return self.strength == 0.0 or not any(self.alpha.values())
+        every = (self.alpha, *self.by_matrix.values())
+        return self.strength == 0.0 or not any(a for alpha in every for a in alpha.values())
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """All experts that an α is given for."""
+        every = (self.alpha, *self.by_matrix.values())
+        return tuple(dict.fromkeys(name for alpha in every for name in alpha))
 
     def with_alpha(self, alpha: Mapping[str, float]) -> "Mixture":
-        return replace(self, alpha=dict(alpha))
+        """Strength and gains as here, with one α an expert."""
+        return replace(self, alpha=dict(alpha), by_matrix={})
 
 
 def mix(zs: Sequence[Z], alpha: Sequence[float]) -> Z:
@@ -116,6 +130,19 @@ def compose(experts: Mapping[str, Z], mixture: Mixture) -> Z:
     """
     if mixture.is_base:
         return {}
-    chosen = {name: a for name, a in mixture.alpha.items() if a != 0.0}
-    mixed = mix([experts[name] for name in chosen], list(chosen.values()))
+    mixed = _mixed(experts, mixture.alpha)
+    if mixture.by_matrix:
+        matrices = dict.fromkeys(m for name in mixture.experts for m in experts[name])
+        own = mixture.by_matrix
+        parts = {m: _mixed(experts, own.get(m, mixture.alpha), m).get(m) for m in matrices}
+        mixed = {m: row for m, row in parts.items() if row is not None}
     return scale(mixed, mixture.strength, mixture.gains)
+
+
+def _mixed(experts: Mapping[str, Z], alpha: Mapping[str, float], matrix: str | None = None) -> Z:
+    """All matrices, or `matrix` alone, under one α an expert."""
+    chosen = {name: a for name, a in alpha.items() if a != 0.0}
+    zs = [experts[name] for name in chosen]
+    if matrix is not None:
+        zs = [{m: row for m, row in z.items() if m == matrix} for z in zs]
+    return mix(zs, list(chosen.values()))
