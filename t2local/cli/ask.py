@@ -1,12 +1,11 @@
 """`ask`: one prompt, both passes, the answer on stdout."""
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from t2local.adapt.events import Dispatch, Dispatched, Done, Token
+from t2local.adapt.events import FEW_SHOT, Dispatch, Dispatched, Done, Token
 from t2local.cli.common import add_model_arguments, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.engine.requests import (
@@ -16,9 +15,9 @@ from t2local.engine.requests import (
     PROMPT,
     ChatRequest,
     Controls,
-    mixture_from_json,
 )
 from t2local.errors import T2LocalError
+from t2local.experts.mixture_file import read_mixture
 from t2local.models.sampling import Sampling
 from t2local.svf import Mixture
 
@@ -26,9 +25,10 @@ from t2local.svf import Mixture
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("ask", help="answer one prompt in two passes")
     parser.add_argument("prompt")
-    parser.add_argument("--strategy", default=None, choices=(MANUAL, PROMPT, CLASSIFIER, BASE))
+    choices = (MANUAL, PROMPT, CLASSIFIER, FEW_SHOT, BASE)
+    parser.add_argument("--strategy", default=None, choices=choices)
     parser.add_argument("--alpha", default="", metavar="math=0.6,code=0.4", help="implies manual")
-    parser.add_argument("--mixture", type=Path, metavar="FILE", help="a mixture file (JSON)")
+    parser.add_argument("--mixture", type=Path, metavar="FILE", help="a file made by `adapt`")
     parser.add_argument("--hard", action="store_true", help="the likeliest expert alone, α = 1")
     parser.add_argument("--threshold", type=float, default=Controls.threshold)
     parser.add_argument("--seed", type=int, default=None)
@@ -40,6 +40,8 @@ def add_parser(subparsers) -> None:
 
 def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
     """Answer, and report DESIGN's `ask --json` object (or stream the text)."""
+    if arguments.strategy == FEW_SHOT and arguments.mixture is None:
+        raise T2LocalError("few-shot needs --mixture FILE; `adapt` finds one from a few examples.")
     mixture = _mixture(arguments)
     sampling = Sampling(
         temperature=arguments.temperature,
@@ -51,7 +53,10 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     if not arguments.prompt.strip():
         raise T2LocalError("The prompt is empty; write a question or a request.")
     engine = Engine(arguments.model, arguments.quantize, arguments.basis).load(log_progress)
-    manual = MANUAL if mixture.alpha else engine.strategies()[0]
+    if arguments.mixture is not None:
+        names = [e.name for e in engine.experts() if e.usable and e.kind == "skill"]
+        read_mixture(arguments.mixture).check(engine.status.model_name, names)
+    manual = MANUAL if mixture.experts else engine.strategies()[0]
     controls = Controls(
         strategy=arguments.strategy or manual,
         soft=not arguments.hard,
@@ -111,13 +116,7 @@ def _log_decision(event: Dispatched) -> None:
 def _mixture(arguments: argparse.Namespace) -> Mixture:
     """The mixture of `--alpha` or `--mixture`. Raises `T2LocalError` for garbled ones."""
     if arguments.mixture is not None:
-        try:
-            return mixture_from_json(json.loads(arguments.mixture.read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise T2LocalError(
-                f"Mixture file '{arguments.mixture}' cannot be read ({error}); "
-                'it must be JSON such as {"alpha": {"math": 0.6}}.'
-            ) from error
+        return read_mixture(arguments.mixture).mixture
     alpha = {}
     for part in filter(None, arguments.alpha.split(",")):
         name, _, value = part.partition("=")

@@ -17,8 +17,10 @@ from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import LABELS
 from t2local.adapt.events import ADAPTED_ROW, Dispatch, Token
 from t2local.adapt.two_pass import Steering, Strategy, Workshop
+from t2local.engine.adapting import AdaptingDesk
 from t2local.engine.chats import ChatStore
 from t2local.engine.jobs import Jobs
+from t2local.engine.library import LibraryDesk
 from t2local.engine.preview import Previews
 from t2local.engine.requests import (
     BASE,
@@ -75,6 +77,9 @@ class Engine:
         self.jobs = Jobs(self._trained_model, self.adopt)
         loading = {"model": self._source, "quantization": quantize, "basis": basis}
         self.desk = TrainingDesk(self.jobs, self._trained_model, loading)
+        self.library = LibraryDesk(self._trained_model, self.restock, self.desk.names_in_training)
+        self.adapting = AdaptingDesk(self._trained_model, lambda: self._shelf)
+        self._restocking = threading.Lock()  # answers see experts and adapter of one moment
 
     # --- loading
 
@@ -145,9 +150,13 @@ class Engine:
 
     def adopt(self, expert: Expert) -> None:
         """Save a new expert and offer it to every later answer."""
-        workshop = self._ready()
-        ExpertStore(workshop.loaded.slug).save(expert)
-        with self._svf.lock:
+        ExpertStore(self._ready().loaded.slug).save(expert)
+        self.restock()
+
+    def restock(self) -> None:
+        """Read the expert files again for every later answer; running ones keep what they have."""
+        with self._restocking:
+            workshop = self._ready()
             self._shelf = Shelf.read(workshop.loaded, self._svf)
             adapter = self._adapter(workshop.loaded, self._svf)
             warnings = self._shelf.warnings
@@ -162,6 +171,11 @@ class Engine:
             raise T2LocalError(f"The model is not ready yet ({found}); wait until it is loaded.")
         return self._workshop
 
+    def _stock(self) -> tuple[Workshop, Shelf]:
+        """Both of one moment, whatever becomes of the experts meanwhile."""
+        with self._restocking:
+            return self._ready(), self._shelf
+
     # --- what there is
 
     def experts(self) -> list[ExpertInfo]:
@@ -172,7 +186,8 @@ class Engine:
         """The strategies that are possible with the experts there are, best first."""
         asked = [CLASSIFIER] if self._shelf.classifier else []
         asked += [PROMPT] if self._shelf.skills else []
-        return [*asked, *([MANUAL] if self._shelf.skills else []), BASE]
+        found = self.adapting.strategies() if self._shelf.skills else []
+        return [*asked, *found, *([MANUAL] if self._shelf.skills else []), BASE]
 
     def matrix_names(self) -> list[str]:
         self._ready()
@@ -208,16 +223,16 @@ class Engine:
 
         Starting an answer stops the one this session had running. Raises `T2LocalError`.
         """
-        workshop = self._ready()
+        workshop, shelf = self._stock()
         self.stop(session)
         running = self._sessions[session] = _Session(workshop)
-        strategy = self._strategy(request)
+        strategy = self._strategy(request, shelf)
         try:
             for event in two_pass.answer(
                 workshop,
                 request.messages,
                 strategy,
-                self._shelf.skills,
+                shelf.skills,
                 request.sampling,
                 running.steering,
                 running.cancel,
@@ -235,9 +250,8 @@ class Engine:
         """Pass 1 alone for the last user message."""
         check_messages(request.messages)
         question = [m["content"] for m in request.messages if m["role"] == "user"][-1]
-        return two_pass.dispatch(
-            self._ready(), question, self._strategy(request), self._shelf.skills
-        )
+        workshop, shelf = self._stock()
+        return two_pass.dispatch(workshop, question, self._strategy(request, shelf), shelf.skills)
 
     def steer(self, session: str, mixture: Mixture) -> None:
         """Turn the wheel of this session's running answer; nothing happens when it is idle."""
@@ -262,11 +276,11 @@ class Engine:
         said = running.said if running else ""
         return self._previews.bars(self._ready(), request.messages, said, mixture, k)
 
-    def _strategy(self, request: ChatRequest) -> Strategy:
-        controls, classifier = request.controls, self._shelf.usable.get(self._shelf.classifier)
+    def _strategy(self, request: ChatRequest, shelf: Shelf) -> Strategy:
+        controls, classifier = request.controls, shelf.usable.get(shelf.classifier)
         return Strategy(
             controls.strategy,
-            controls.mixture,
+            self.adapting.resolved(controls.strategy, controls.mixture),
             controls.soft,
             controls.threshold,
             controls.override,

@@ -4,11 +4,11 @@ Plain frozen values, and their JSON for chats kept on disk, under the fields' ow
 nothing of a model, a page or a file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from t2local.adapt.events import BASE, MANUAL
+from t2local.adapt.events import BASE, FEW_SHOT, MANUAL
 from t2local.errors import T2LocalError
 from t2local.models.sampling import Sampling
 from t2local.svf.mixing import Gains, Mixture
@@ -23,7 +23,9 @@ class Controls:
 
     `soft`: probabilities are the α's (else the winner takes all). `threshold`: below it the base
     model answers. `mixture`: its α are used by `manual`, its strength and gains by every strategy.
-    `override`: an expert's name, or `base`, skips pass 1 and answers with it alone.
+    A strategy `few-shot:NAME` answers with the mixture kept under that name, plain `few-shot` with
+    `mixture` itself. `override`: an expert's name, or `base`, skips pass 1 and answers with it
+    alone.
     """
 
     strategy: str = CLASSIFIER
@@ -33,10 +35,9 @@ class Controls:
     override: str | None = None
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise T2LocalError(
-                f"There is no strategy '{self.strategy}'; choose one of {', '.join(STRATEGIES)}."
-            )
+        if self.strategy.partition(":")[0] not in (*STRATEGIES, FEW_SHOT):
+            known = ", ".join((*STRATEGIES, FEW_SHOT))
+            raise T2LocalError(f"There is no strategy '{self.strategy}'; choose one of {known}.")
         if not 0.0 <= self.threshold <= 1.0:
             raise T2LocalError(
                 f"The threshold is a probability, but {self.threshold:g} was given; "
@@ -95,7 +96,10 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class ExpertInfo:
-    """An expert in words; `held_out` has `n`, `base`, `trained`, `ci95_difference`."""
+    """An expert in words; `held_out` has `n`, `base`, `trained`, `ci95_difference`.
+
+    `forgetting`: the same on other experts' tasks, each with its `task`.
+    """
 
     name: str
     description: str = ""
@@ -105,6 +109,7 @@ class ExpertInfo:
     size_bytes: int = 0
     warning: str = ""
     usable: bool = True  # False: refused, and `warning` says why
+    forgetting: Sequence[Mapping[str, Any]] = ()
 
 
 def mixture_json(mixture: Mixture) -> dict[str, Any]:
@@ -112,6 +117,7 @@ def mixture_json(mixture: Mixture) -> dict[str, Any]:
         "alpha": dict(mixture.alpha),
         "strength": mixture.strength,
         "gains": asdict(mixture.gains),
+        **({"by_matrix": dict(mixture.by_matrix)} if mixture.by_matrix else {}),
     }
 
 
@@ -121,6 +127,10 @@ def mixture_from_json(values: Mapping[str, Any]) -> Mixture:
         alpha={str(name): float(a) for name, a in values.get("alpha", {}).items()},
         strength=float(values.get("strength", 1.0)),
         gains=Gains(**{n: float(g) for n, g in known(Gains, values.get("gains", {})).items()}),
+        by_matrix={
+            str(matrix): {str(name): float(a) for name, a in alpha.items()}
+            for matrix, alpha in values.get("by_matrix", {}).items()
+        },
     )
 
 

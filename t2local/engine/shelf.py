@@ -81,4 +81,5 @@ def expert_info(entry: Entry) -> ExpertInfo:
         size_bytes=path.stat().st_size,
         warning=entry.warning,
         usable=entry.usable,
+        forgetting=tuple(measured.as_dict() for measured in expert.forgetting),
     )

@@ -100,6 +100,10 @@ class TrainingDesk:
         held_out = _result(run).get("held_out") if status.stage == FINISHED else None
         return RunReport(status, run.plan(), so_far, tuple(warnings(so_far)), held_out)
 
+    def names_in_training(self) -> set[str]:
+        """Experts to be: those of runs that are not over yet."""
+        return {expert for expert, run in self.runs() if self._is_live(run)}
+
     def _is_live(self, name: str) -> bool:
         try:
             return self.jobs.status(name).stage in LIVE
@@ -110,8 +114,7 @@ class TrainingDesk:
         Plan(name, "", "")  # refuses what cannot be a name
         loaded, _ = self.model()
         taken = {stored.path.stem for stored in ExpertStore(loaded.slug).files()}
-        training = {expert for expert, run in self.runs() if self._is_live(run)}
-        if name in taken | training | {"base", "manual"}:
+        if name in taken | self.names_in_training():
             raise T2LocalError(f"There is an expert '{name}' already; choose another name.")
 
 

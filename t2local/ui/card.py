@@ -113,9 +113,11 @@ def _probabilities(dispatch: Mapping[str, Any]) -> str:
         reason = {
             "manual": "Nothing was asked: your sliders decide.",
             "base": "Nothing was asked: the base model answers.",
+            "few-shot": "Nothing was asked: this mixture was found from a few examples.",
         }
         fallback = "Nothing was asked: you chose who answers."
-        strategy = "" if dispatch.get("override") else str(dispatch.get("strategy"))
+        strategy = str(dispatch.get("strategy")).partition(":")[0]  # few-shot names its mixture
+        strategy = "" if dispatch.get("override") else strategy
         return f'<p class="quiet">{reason.get(strategy, fallback)}</p>'
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
     return "".join(bar(name, p, f"{p:.2f}") for name, p in ranked)

@@ -1,65 +1,62 @@
-"""The Experts tab: a card for each expert, with what it is worth on questions it never saw."""
+"""The Experts tab: cards, experts side by side, a way in for a shared file, a way back from delete.
 
-from collections.abc import Mapping, Sequence
-from html import escape
+Laid out here; what it does is in `experts_events`.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from t2local.engine.requests import ExpertInfo
-from t2local.plots import theme
-from t2local.ui.glossary import term
-from t2local.ui.header import size
-
-KINDS = {"skill": "answers", "classifier": "decides in pass 1"}
+from t2local.ui.assets import asset
+from t2local.ui.experts_cards import experts_html
 
 
-def create_experts_tab(engine: Any) -> gr.HTML:
-    """The tab's one component; its value is `experts_html(engine.experts())`."""
-    return gr.HTML(
-        experts_html(engine.experts()), elem_id="experts", apply_default_css=False, js_on_load=None
+@dataclass(frozen=True)
+class ExpertsTab:
+    """`picked`: names being compared. `download`: unseen, the path of the file to hand over."""
+
+    picked: gr.State
+    cards: gr.HTML
+    panel: gr.Column
+    table: gr.HTML
+    likeness: gr.Plot
+    curves: gr.Plot
+    name: gr.Textbox
+    add: gr.UploadButton
+    trash: gr.HTML
+    download: gr.Textbox
+
+
+def create_experts_tab(engine: Any) -> ExpertsTab:
+    with gr.Column(elem_id="experts-tab"):
+        with gr.Column(visible=False, elem_id="compare-panel") as panel:
+            table = _html("", "compare-table")
+            _caption("How alike they are in each layer: blue alike, red opposite, pale unrelated.")
+            likeness = gr.Plot(show_label=False, container=False, elem_id="plot-likeness")
+            _caption("Mean reward of each training step, one line an expert.")
+            curves = gr.Plot(show_label=False, container=False, elem_id="plot-curves")
+        cards = _html(experts_html(engine.experts()), "experts")
+        with gr.Row(elem_id="add-expert"):
+            add = gr.UploadButton(
+                "Add a shared expert", file_types=[".safetensors"], size="sm", min_width=0,
+                elem_id="add-file", scale=0,
+            )  # fmt: skip
+            name = gr.Textbox(
+                placeholder="its own name, or another one", show_label=False, container=False,
+                label="name of the added expert", elem_id="add-name", min_width=0, max_lines=1,
+                scale=0,
+            )  # fmt: skip
+        trash = _html("", "experts-trash")
+        download = gr.Textbox(visible=False)
+    return ExpertsTab(
+        gr.State([]), cards, panel, table, likeness, curves, name, add, trash, download
     )
 
 
-def experts_html(experts: Sequence[ExpertInfo]) -> str:
-    intro = (
-        f"<p>Each {term('expert')} was trained by reinforcement learning with {term('SVF')}: it "
-        f"only holds {term('z')}, one factor for each direction of a weight matrix. Experts that "
-        "did not help say so here.</p>"
-    )
-    if not experts:
-        return (
-            f'<div class="experts">{intro}<p class="quiet">There are no experts for this model '
-            "yet. Train one with <code>python -m t2local train</code>.</p></div>"
-        )
-    cards = "".join(_card(expert) for expert in experts)
-    return f'<div class="experts">{intro}<div class="expert-cards">{cards}</div></div>'
+def _html(value: str, elem_id: str) -> gr.HTML:
+    return gr.HTML(value, elem_id=elem_id, apply_default_css=False, js_on_load=asset("experts.js"))
 
 
-def _card(expert: ExpertInfo) -> str:
-    warning = f'<p class="note">{escape(expert.warning)}</p>' if expert.warning else ""
-    origin = "shipped with t2local" if expert.shipped else "trained here"
-    facts = f"{origin} · {size(expert.size_bytes)}" if expert.size_bytes else origin
-    kind = escape(KINDS.get(expert.kind, expert.kind))
-    return (
-        f'<article class="expert" style="--c:{theme.colour(expert.name)}">'
-        f"<h4>{escape(expert.name)}<small>{kind}</small></h4>"
-        f"<p>{escape(expert.description)}</p>{_held_out(expert.held_out)}{warning}"
-        f"<footer>{facts}</footer></article>"
-    )
-
-
-def _held_out(held_out: Mapping[str, Any] | None) -> str:
-    if not held_out:
-        return '<p class="quiet">Not measured on held-out questions.</p>'
-    base, trained = float(held_out["base"]), float(held_out["trained"])
-    low, high = (100 * float(x) for x in held_out["ci95_difference"])
-    verdict = "helps" if low > 0 else "harms" if high < 0 else "no proven difference"
-    span = f"{low:+.0f} to {high:+.0f}".replace("-", "−")
-    return (
-        f'<div class="before-after"><span class="scale"><i style="--w:{100 * base:.1f}%"></i>'
-        f'<i class="after" style="--w:{100 * trained:.1f}%"></i></span>'
-        f"<p><b>{100 * base:.0f} % → {100 * trained:.0f} %</b> right on {held_out['n']} "
-        f"{term('held out', 'held-out')} questions<br>difference {span} points "
-        f"(95 %): <em>{verdict}</em></p></div>"
-    )
+def _caption(text: str) -> None:
+    gr.HTML(f'<p class="caption">{text}</p>', apply_default_css=False, js_on_load=None)

@@ -23,7 +23,8 @@ TERMS = {
     "mixture": "The experts that answer together, each with its weight α. What is left over to 1 "
     "goes to the unchanged base model.",
     "strategy": "Who decides on the mixture: an expert trained to classify prompts (classifier), "
-    "the plain model asked to classify (prompt), you with the sliders (manual), or nobody (base).",
+    "the plain model asked to classify (prompt), a mixture found from a few examples (few-shot), "
+    "you with the sliders (manual), or nobody (base).",
     "soft": "Soft: every expert counts by its probability. Hard: the likeliest one answers alone.",
     "threshold": "If pass 1 is less sure than this, the base model answers.",
     "strength": "Scales the whole mixture at once: 0 is the base model, 1 as trained, 2 doubled.",
@@ -36,6 +37,12 @@ TERMS = {
     "most. The scale ends at the largest value.",
     "held out": "Questions the expert never saw in training. Right answers before and after, and "
     "the range in which the true difference lies with 95 % confidence.",
+    "forgetting": "The same kind of measurement on what the expert was not trained for: whether it "
+    "lost, or gained, something there.",
+    "rms": "Root mean square: the typical size of z − 1 over all directions. 0 is the base model; "
+    "experts have a few hundredths.",
+    "cosine": "Whether two experts turn the same directions of the model the same way. 1: exactly "
+    "the same, 0: nothing in common, −1: the opposite.",
 }
 
 

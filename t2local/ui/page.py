@@ -11,11 +11,15 @@ import gradio as gr
 
 from t2local.engine.chats import Chat
 from t2local.errors import T2LocalError
+from t2local.ui.adapt_events import AdaptEvents
+from t2local.ui.adapt_tab import create_adapt_tab
 from t2local.ui.assets import FOLDER, asset
 from t2local.ui.chat_events import ChatEvents
 from t2local.ui.chat_tab import ChatTab, create_chat_tab
 from t2local.ui.errors import shown
-from t2local.ui.experts_tab import create_experts_tab, experts_html
+from t2local.ui.experts_cards import experts_html
+from t2local.ui.experts_events import ExpertsEvents
+from t2local.ui.experts_tab import create_experts_tab
 from t2local.ui.header import header_html, hint
 from t2local.ui.theme import page_theme
 from t2local.ui.train_events import CHAT, TrainEvents
@@ -33,7 +37,8 @@ class Page(gr.Blocks):
         looks = {
             "theme": page_theme(),
             # in the head, because gradio rewrites the selectors of `css`
-            "head": f"<style>{asset('page.css')}{asset('chat.css')}{asset('train.css')}</style>",
+            "head": f"<style>{asset('page.css')}{asset('chat.css')}{asset('train.css')}"
+            f"{asset('experts.css')}{asset('adapt.css')}</style>",
             "js": f"() => {{ {asset('page.js')} }}",
             "favicon_path": FOLDER / "favicon.svg",
             "footer_links": [],
@@ -55,13 +60,17 @@ def build_app(engine: Any) -> Page:
                 tab = create_chat_tab(engine.status)
             with gr.Tab("Train", id="train") as train_shown:
                 train = create_train_tab()
-            with gr.Tab("Experts"):
+            with gr.Tab("Adapt", id="adapt-tab"):
+                adapt = create_adapt_tab()
+            with gr.Tab("Experts") as experts_shown:
                 experts = create_experts_tab(engine)
         chat_events = ChatEvents(engine, tab)
         chat_events.bind()
         WheelEvents(engine, tab).bind(chat_events.streams)
-        TrainEvents(engine, train, tab, experts, tabs).bind(page, train_shown)
-        _Opening(engine, tab, chat_events, header, experts, timer).bind(page)
+        TrainEvents(engine, train, tab, experts.cards, tabs).bind(page, train_shown)
+        ExpertsEvents(engine, experts, tab, tabs).bind(page, experts_shown)
+        AdaptEvents(engine, adapt, tab, tabs).bind()
+        _Opening(engine, tab, chat_events, header, experts.cards, timer).bind(page)
     return page
 
 

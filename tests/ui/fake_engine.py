@@ -33,6 +33,8 @@ from t2local.engine.training_desk import TrainingDesk
 from t2local.errors import T2LocalError
 from t2local.svf.mixing import Mixture
 
+from .fake_library import FakeLibrary
+
 SKILLS = ("math", "code", "reasoning")
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MATRICES = [
@@ -68,6 +70,7 @@ class FakeEngine:
         self._mixtures: dict[str, Mixture] = {}
         self._lock = threading.Lock()
         self.desk = TrainingDesk(Jobs(_no_model, lambda expert: None), _no_model)
+        self.library = FakeLibrary(shipped_experts)
 
     def start(self) -> None:
         self._started = time.monotonic()
@@ -85,19 +88,7 @@ class FakeEngine:
         )  # fmt: skip
 
     def experts(self) -> list[ExpertInfo]:
-        held_out = {"n": 240, "base": 0.467, "trained": 0.593, "ci95_difference": [0.06, 0.19]}
-        about = {
-            "math": "Word problems in several steps, from GSM8K and SVAMP.",
-            "code": "Short Python functions, from MBPP.",
-            "reasoning": "Science questions with four answers, from ARC-Easy.",
-        }
-        skills = [
-            ExpertInfo(name, about[name], "skill", held_out, size_bytes=480_000) for name in SKILLS
-        ]
-        skills[1] = replace(skills[1], warning="transferred from the same model in 4 bits")
-        told = {"n": 300, "base": 0.4, "trained": 0.93, "ci95_difference": [0.48, 0.58]}
-        about_it = "Tells math, code, reasoning and other prompts apart."
-        return [*skills, ExpertInfo("classifier", about_it, "classifier", told)]
+        return self.library.all()
 
     def strategies(self) -> list[str]:
         return list(STRATEGIES)
@@ -191,6 +182,30 @@ class FakeEngine:
         size = mixture.alpha.get("math", 0.0)
         sigma = tuple(20.0 / (1 + 0.05 * rank) for rank in range(576))
         return Spectrum(sigma, tuple(1 + 0.02 * size * ((-1) ** (r // 40)) for r in range(576)))
+
+
+def shipped_experts() -> list[ExpertInfo]:
+    held_out = {"n": 240, "base": 0.467, "trained": 0.593, "ci95_difference": [0.06, 0.19]}
+    about = {
+        "math": "Word problems in several steps, from GSM8K and SVAMP.",
+        "code": "Short Python functions, from MBPP.",
+        "reasoning": "Science questions with four answers, from ARC-Easy.",
+    }
+    skills = [
+        ExpertInfo(name, about[name], "skill", held_out, size_bytes=480_000) for name in SKILLS
+    ]
+    skills[1] = replace(skills[1], warning="transferred from the same model in 4 bits")
+    lost = {
+        "task": "math",
+        "n": 100,
+        "base": 0.42,
+        "trained": 0.41,
+        "ci95_difference": [-0.05, 0.03],
+    }
+    skills[2] = replace(skills[2], forgetting=(lost,))
+    told = {"n": 300, "base": 0.4, "trained": 0.93, "ci95_difference": [0.48, 0.58]}
+    about_it = "Tells math, code, reasoning and other prompts apart."
+    return [*skills, ExpertInfo("classifier", about_it, "classifier", told)]
 
 
 def _no_model():

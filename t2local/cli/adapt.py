@@ -1,0 +1,107 @@
+"""`adapt`: a mixture of experts for a task, from 3 to 20 of its examples (CEM)."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from t2local import paths
+from t2local.adapt.cem import LAYERS, LIGHT, MATRIX, OBJECTIVES, CEMConfig
+from t2local.adapt.few_shot import Generation
+from t2local.cli.common import add_model_arguments, log, log_progress
+from t2local.engine.engine import Engine
+from t2local.errors import T2LocalError
+from t2local.experts.mixture_file import write_mixture
+from t2local.progress import drain
+from t2local.tasks.files import read_examples
+from t2local.tasks.rewards import REWARDS
+from t2local.tasks.suggest import suggest_reward, with_choices
+
+NUMBERS = ("population", "elite_share", "generations", "low", "high", "max_new_tokens", "seed")
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("adapt", help="find a mixture of experts from a few examples")
+    parser.add_argument("--data", required=True, type=Path, metavar="FILE", help="rows of the task")
+    parser.add_argument("--reward", choices=sorted(REWARDS), help="default: what fits the answers")
+    parser.add_argument("--out", required=True, type=Path, metavar="mixture.json")
+    parser.add_argument("--name", help="also keep it under this name, for the chat")
+    sharing = parser.add_mutually_exclusive_group()
+    sharing.add_argument("--per-layer", action="store_true", help="an α for each expert and matrix")
+    sharing.add_argument(
+        "--per-layer-group",
+        action="store_true",
+        help="an α for each expert and third of the layers",
+    )
+    parser.add_argument("--normalised", action="store_true", help="let the α sum to one")
+    parser.add_argument("--objective", choices=OBJECTIVES, default=CEMConfig.objective)
+    parser.add_argument("--light", action="store_true", help="3 %% of the evaluations")
+    parser.add_argument("--shots", type=int, help="rows to draw, 3 to 20; default: 10")
+    for name in NUMBERS:
+        default = getattr(CEMConfig, name)
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=type(default), help=f"default: {default}")
+    add_model_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
+    """Search, write the mixture file and report what was found."""
+    config = _config(arguments)
+    file = read_examples(arguments.data)
+    if file.bad_rows:
+        worst = file.bad_rows[0]
+        log(f"{len(file.bad_rows)} rows left out, the first is row {worst.number}: {worst.reason}")
+    reward = arguments.reward
+    if reward is None:
+        reward, reason = suggest_reward(file.examples)
+        log(f"reward {reward}: {reason}")
+    rows = with_choices(file.examples) if reward == "choice" else file.examples
+    engine = Engine(arguments.model or paths.default_model(), arguments.quantize, arguments.basis)
+    desk = engine.load(log_progress).adapting
+    found = drain(desk.search(rows, reward, config), _log_generation)
+    if not math.isfinite(found.accuracy):
+        raise T2LocalError("Every candidate gave NaN; check the experts with `experts list`.")
+    mixture = desk.file_of(found, reward, config)
+    write_mixture(mixture, arguments.out)
+    if arguments.name:
+        desk.keep(arguments.name, mixture)
+    log(f"saved {arguments.out}")
+    report(
+        {
+            "mixture": str(arguments.out),
+            "alpha": dict(found.mixture.alpha),
+            "sharing": config.sharing,
+            "reward": reward,
+            "shots": found.shots,
+            "accuracy": found.accuracy,
+            "log_likelihood": found.log_likelihood,
+            "generations": len(found.generations),
+            "evaluations": found.evaluations,
+            "model": engine.status.model_name,
+            "seed": config.seed,
+        }
+    )
+
+
+def _config(arguments: argparse.Namespace) -> CEMConfig:
+    """What was given over the light mode's numbers over the defaults."""
+    given = {n: getattr(arguments, n) for n in (*NUMBERS, "shots")}
+    given = {name: value for name, value in given.items() if value is not None}
+    sharing = {"sharing": MATRIX} if arguments.per_layer else {}
+    if arguments.per_layer_group:
+        sharing = {"sharing": LAYERS}
+    return CEMConfig(
+        **{**(LIGHT if arguments.light else {}), **given, **sharing},
+        normalised=arguments.normalised,
+        objective=arguments.objective,
+    )
+
+
+def _log_generation(event: Generation) -> None:
+    alpha = " ".join(f"{n} {a:.2f}" for n, a in zip(event.experts, event.best, strict=True))
+    log(
+        f"generation {event.number}/{event.total} best {event.best_accuracy:.3f} "
+        f"log-likelihood {event.best_log_likelihood:.3f} {alpha}"
+    )

@@ -1,0 +1,64 @@
+import pytest
+
+from t2local.adapt.cem import CEMConfig
+from t2local.adapt.events import Dispatched
+from t2local.engine.requests import ChatRequest, Controls
+from t2local.errors import T2LocalError
+from t2local.experts.mixture_file import MixtureFile
+from t2local.models.sampling import Sampling
+from t2local.progress import drain
+from t2local.svf import Mixture
+from t2local.tasks.examples import Example
+
+ASK = ({"role": "user", "content": "What is 2 + 2?"},)
+SHOTS = [
+    Example(f"{i}?", "ab"[i % 2], {"choices": ["a", "b"], "label": i % 2}) for i in range(4)
+]  # fmt: skip
+CONFIG = CEMConfig(population=5, generations=2)
+
+
+def decision(engine, strategy, mixture=None):
+    controls = Controls(strategy, mixture=mixture or Mixture())
+    events = engine.answer("s", ChatRequest(ASK, controls, Sampling(max_new_tokens=2)))
+    return next(e.dispatch for e in events if isinstance(e, Dispatched))
+
+
+def test_a_mixture_found_and_kept_is_a_strategy_that_answers(engine):
+    desk = engine.adapting
+    found = drain(desk.search(SHOTS, "choice", CONFIG))
+    assert set(found.mixture.alpha) == {"math", "code"}, "skills only, never the classifier"
+    desk.keep("ab", desk.file_of(found, "choice", CONFIG))
+    assert "few-shot:ab" in engine.strategies()
+    assert decision(engine, "few-shot:ab").mixture.alpha == found.mixture.alpha
+
+
+def test_strength_scales_a_kept_mixture_and_alphas_of_the_sliders_do_not_count(engine):
+    engine.adapting.keep("m", MixtureFile(Mixture({"math": 0.5})))
+    chosen = decision(engine, "few-shot:m", Mixture({"code": 1.0}, strength=0.5)).mixture
+    assert (dict(chosen.alpha), chosen.strength) == ({"math": 0.5}, 0.5)
+
+
+def test_a_mixture_per_matrix_answers_too(engine):
+    name = engine.matrix_names()[0]
+    mixture = Mixture({"math": 0.5}, by_matrix={name: {"code": 1.0}})
+    engine.adapting.keep("m", MixtureFile(mixture))
+    assert decision(engine, "few-shot:m").mixture == mixture
+    assert decision(engine, "few-shot", mixture).mixture == mixture
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (MixtureFile(Mixture({"gone": 1.0})), "names the expert 'gone'"),
+        (MixtureFile(Mixture({"math": 1.0}), "other/model"), "was made for other/model"),
+    ],
+)
+def test_a_mixture_that_cannot_be_used_here_is_refused(engine, file, words):
+    engine.adapting.keep("m", file)
+    with pytest.raises(T2LocalError, match=words):
+        decision(engine, "few-shot:m")
+
+
+def test_a_mixture_that_is_not_there_is_refused(engine):
+    with pytest.raises(T2LocalError, match="no mixture 'gone'"):
+        decision(engine, "few-shot:gone")

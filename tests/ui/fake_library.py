@@ -1,0 +1,72 @@
+"""A library without a model or files: it changes the list of experts that a fake engine shows."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from t2local.engine.requests import ExpertInfo
+from t2local.errors import T2LocalError
+from t2local.experts import Deleted, Expert
+from t2local.experts.comparison import Comparison, compare
+
+MATRICES = [f"model.layers.{layer}.mlp.up_proj" for layer in range(30)]
+
+
+class FakeLibrary:
+    """`shipped`: what there is at first; later ones are the user's own."""
+
+    def __init__(self, shipped: Callable[[], list[ExpertInfo]]) -> None:
+        self.shipped, self.own, self.trash = shipped, {}, []
+        self.shared: list[str] = []
+
+    def all(self) -> list[ExpertInfo]:
+        return [*self.shipped(), *self.own.values()]
+
+    def rename(self, name: str, new: str) -> str:
+        if new in {expert.name for expert in self.all()}:
+            raise T2LocalError(f"There is an expert '{new}' already; choose another name.")
+        self.own[new] = replace(self.own.pop(name), name=new)
+        return new
+
+    def duplicate(self, name: str) -> str:
+        original = next(expert for expert in self.all() if expert.name == name)
+        copy = f"{name}-copy"
+        self.own[copy] = replace(original, name=copy, shipped=False)
+        return copy
+
+    def delete(self, name: str) -> None:
+        self.trash.insert(0, self.own.pop(name))
+
+    def restore(self, name: str) -> str:
+        found = next(expert for expert in self.trash if expert.name == name)
+        self.trash.remove(found)
+        self.own[name] = found
+        return name
+
+    def deleted(self) -> list[Deleted]:
+        return [Deleted(expert.name, Path(expert.name), time.time()) for expert in self.trash]
+
+    def import_file(self, path: str, name: str | None = None) -> tuple[str, str]:
+        name = name or Path(path).stem
+        self.own[name] = ExpertInfo(name, "Given by a friend.", shipped=False, size_bytes=400_000)
+        return name, ""
+
+    def share(self, name: str, path: Path) -> Path:
+        target = Path(path) / f"{name}.safetensors"
+        target.write_bytes(name.encode())
+        return target
+
+    def compare(self, names: list[str]) -> Comparison:
+        return compare([_expert(name, seed) for seed, name in enumerate(names)])
+
+
+def _expert(name: str, seed: int) -> Expert:
+    generator = torch.Generator().manual_seed(seed)
+    z = {m: 1 + 0.02 * torch.randn(64, generator=generator) for m in MATRICES}
+    curve = [0.02 * step - 0.4 + 0.1 * seed for step in range(40)]
+    held_out = {"n": 240, "base": 0.467, "trained": 0.593, "ci95_difference": [0.06, 0.19]}
+    training = {"curve": curve, "held_out": held_out, "steps": 40, "rows": {"train": 500}}
+    return Expert(name, "SmolLM2-135M-Instruct", "svf1-0", z, reward="choice", training=training)

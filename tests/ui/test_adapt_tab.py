@@ -1,0 +1,71 @@
+"""The Adapt tab in a browser, on a real engine with a two-layer random model."""
+
+import pytest
+import torch
+
+from t2local.engine.engine import Engine
+from t2local.experts import Expert
+from t2local.ui.page import build_app
+
+from .conftest import PHONE
+
+pytestmark = pytest.mark.browser
+
+COLOURS = ("blue", "red")
+ROWS = "prompt,answer\n" + "".join(f"thing {i}: red or blue?,{COLOURS[i % 2]}\n" for i in range(6))
+
+
+@pytest.fixture
+def served_engine(tiny_folder):
+    engine = Engine(str(tiny_folder("llama"))).load()
+    _, svf = engine._trained_model()
+    for seed, name in enumerate(("math", "code")):
+        generator = torch.Generator().manual_seed(seed)
+        z = {n: 1 + 0.3 * torch.randn(r, generator=generator) for n, r in svf.ranks.items()}
+        engine.adopt(Expert(name, engine.status.model_name, svf.fingerprint(z), z))
+    app = build_app(engine)
+    _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    yield engine, url
+    app.close()
+
+
+def adapt_page(open_page, url, **options):
+    page = open_page(url=url, ready=False, **options)
+    page.wait_for_selector("#message textarea:enabled")
+    page.get_by_role("tab", name="Adapt").click()
+    page.wait_for_selector("#adapt-typed textarea")
+    return page
+
+
+def give(page, rows):
+    page.fill("#adapt-typed textarea", rows)
+    page.click("#adapt-use-typed")
+
+
+def test_from_typed_examples_to_a_mixture_in_the_chat(open_page, served_engine):
+    engine, url = served_engine
+    page = adapt_page(open_page, url)
+    give(page, ROWS)
+    page.wait_for_selector("#adapt-rows tbody tr")
+    assert "6 examples" in page.inner_text("#adapt-rows")
+    page.click("#adapt-start")
+    page.wait_for_selector("[data-generation='4']")
+    page.wait_for_selector("#plot-cloud .js-plotly-plot .points path")
+    page.wait_for_selector("#adapt-name input, #adapt-name textarea")
+    page.fill("#adapt-name input, #adapt-name textarea", "colours")
+    page.click("#adapt-use")
+    page.wait_for_selector("#message textarea:visible")
+    page.fill("#message textarea", "hello")
+    page.press("#message textarea", "Enter")
+    page.wait_for_selector(".turn.assistant .card")
+    assert "few-shot:colours" in page.inner_text(".turn.assistant .card")
+    assert "few-shot:colours" in engine.strategies()
+
+
+def test_too_few_examples_get_a_sentence_and_a_phone_shows_one_column(open_page, served_engine):
+    _, url = served_engine
+    page = adapt_page(open_page, url, size=PHONE)
+    give(page, "prompt,answer\none?,1\ntwo?,2\n")
+    page.wait_for_selector(".toast-body >> text=2 usable examples")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= PHONE[0], f"the page is {width} pixels wide"
