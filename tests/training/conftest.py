@@ -1,5 +1,7 @@
 """A two-layer random model with SVF attached, and tiny tasks for both kinds of action."""
 
+import json
+
 import pytest
 
 from t2local.adapt.adapter import holding
@@ -49,3 +51,12 @@ def work_on(loaded, svf):
 def no_other_tasks(monkeypatch):
     """A run measures no forgetting: where a test is about something else, and short."""
     monkeypatch.setattr("t2local.training.conduct.other_tasks", lambda *_: ())
+
+
+@pytest.fixture
+def data(colours, tmp_path):
+    """The colours as a file; its path."""
+    path = tmp_path / "colours.jsonl"
+    rows = [{"prompt": e.prompt, "answer": e.answer, **e.columns} for e in colours]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)

@@ -19,14 +19,6 @@ pytestmark = pytest.mark.usefixtures("no_other_tasks")
 CONFIG = {"steps": 3, "prompts_per_step": 4, "learning_rate": 2e-2, "checkpoint_every": 1}
 
 
-@pytest.fixture
-def data(colours, tmp_path):
-    path = tmp_path / "colours.jsonl"
-    rows = [{"prompt": e.prompt, "answer": e.answer, **e.columns} for e in colours]
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return str(path)
-
-
 def new_run(data, **config):
     return Run.create(Plan("red", data, "choice", TrainConfig(**CONFIG, **config)))
 

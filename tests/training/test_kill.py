@@ -1,6 +1,5 @@
 """A run killed with -9 at any moment goes on and ends like one that was not."""
 
-import json
 import multiprocessing
 import os
 import random
@@ -24,14 +23,6 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks"),
     pytest.mark.usefixtures("no_other_tasks"),
 ]
-
-
-@pytest.fixture
-def data(colours, tmp_path):
-    path = tmp_path / "colours.jsonl"
-    rows = [{"prompt": e.prompt, "answer": e.answer, **e.columns} for e in colours]
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return str(path)
 
 
 def finish(run, loaded, svf):
