@@ -1,4 +1,4 @@
-"""Examples from the files people have: JSONL, JSON, CSV, TSV and Parquet, whatever they are called.
+"""Examples from the files people have: CSV, TSV, JSONL, JSON, spreadsheets and Parquet.
 
 Content decides, not the file's ending. Columns are found by their usual names or given by a
 mapping; a row that cannot be used is listed with its number and the reason, never dropped in
@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from t2local.errors import T2LocalError
 from t2local.tasks.examples import Example
-from t2local.tasks.tables import Row, read_rows
+from t2local.tasks.rows import Row, shown
+from t2local.tasks.tables import read_rows
 
 PROMPT_NAMES = ("prompt", "question", "instruction", "problem", "query", "input", "text")
 ANSWER_NAMES = ("answer", "ground_truth", "response", "output", "completion", "target", "solution")
@@ -35,7 +36,8 @@ class ExampleFile:
     """`columns`: all names found; `mapping`: which of them are prompt and answer ("" for none).
 
     `duplicates`: (row number, number of the earlier row with the same prompt and answer); these
-    rows are among `examples` all the same.
+    rows are among `examples` all the same. `note`: what else a person should know of the reading,
+    in whole sentences, such as which sheet was read; "" for nothing.
     """
 
     examples: tuple[Example, ...]
@@ -44,6 +46,7 @@ class ExampleFile:
     mapping: Mapping[str, str]
     duplicates: tuple[tuple[int, int], ...]
     sha256: str
+    note: str = ""
 
 
 def read_examples(path: Path, mapping: Mapping[str, str] | None = None) -> ExampleFile:
@@ -53,15 +56,19 @@ def read_examples(path: Path, mapping: Mapping[str, str] | None = None) -> Examp
     `T2LocalError` for a file that is missing, empty, too large, binary, of a broken format, without
     a prompt column, or without one usable row.
     """
-    rows, bad = read_rows(Path(path))
-    if not rows and not bad:
-        raise T2LocalError(f"'{path.name}' has no rows; add at least one prompt with its answer.")
-    columns = tuple(dict.fromkeys(name for row in rows for name in row.cells))
-    chosen = _mapping(path.name, columns, mapping or {})
-    examples, bad_rows = [], [BadRow(number, reason) for number, reason in bad]
+    name = shown(path.name)
+    read = read_rows(path)
+    if not read.rows and not read.bad:
+        raise T2LocalError(f"'{name}' has no rows; add at least one prompt with its answer.")
+    columns = tuple(dict.fromkeys(column for row in read.rows for column in row.cells))
+    bad_rows = [BadRow(number, reason) for number, reason in read.bad]
+    if not read.rows:
+        raise _without_usable_row(name, bad_rows)
+    chosen = _mapping(name, columns, mapping or {})
+    examples: list[Example] = []
     seen: dict[tuple[str, str], int] = {}
     duplicates = []
-    for row in rows:
+    for row in read.rows:
         try:
             example = _example(row, chosen)
         except ValueError as reason:
@@ -72,15 +79,12 @@ def read_examples(path: Path, mapping: Mapping[str, str] | None = None) -> Examp
         if first != row.number:
             duplicates.append((row.number, first))
     if not examples:
-        worst = min(bad_rows, key=lambda row: row.number)
-        raise T2LocalError(
-            f"'{path.name}' has no usable row; the first fault is in row {worst.number}: "
-            f"{worst.reason}."
-        )
+        raise _without_usable_row(name, bad_rows)
     bad_rows.sort(key=lambda row: row.number)
     return ExampleFile(
-        tuple(examples), tuple(bad_rows), columns, chosen, tuple(duplicates), content_hash(examples)
-    )
+        tuple(examples), tuple(bad_rows), columns, chosen, tuple(duplicates),
+        content_hash(examples), read.note,
+    )  # fmt: skip
 
 
 def content_hash(examples: Sequence[Example]) -> str:
@@ -90,12 +94,20 @@ def content_hash(examples: Sequence[Example]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _without_usable_row(file: str, bad_rows: Sequence[BadRow]) -> T2LocalError:
+    worst = min(bad_rows, key=lambda row: row.number)
+    return T2LocalError(
+        f"'{file}' has no usable row; the first fault is in row {worst.number}: {worst.reason}."
+    )
+
+
 def _mapping(file: str, columns: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     """Which columns are the prompt and the answer; a chat column is both."""
     for name in given.values():
         if name and name not in columns:
             raise T2LocalError(
-                f"'{file}' has no column '{name}'; it has {_listed(columns)}: choose one of these."
+                f"'{file}' has no column '{shown(name)}'; it has {_listed(columns)}: "
+                "choose one of these."
             )
     chat = next((c for n in CHAT_NAMES for c in columns if c.lower() == n), "")
     prompt = given.get("prompt") or _first(columns, PROMPT_NAMES) or chat
@@ -119,7 +131,7 @@ def _first(columns: Sequence[str], names: Sequence[str]) -> str:
 
 
 def _listed(columns: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in columns[:12]) or "no columns"
+    return ", ".join(f"'{shown(name, 20)}'" for name in columns[:8]) or "no columns"
 
 
 def _example(row: Row, mapping: Mapping[str, str]) -> Example:
@@ -179,12 +191,12 @@ def _column(name: str, value: Any) -> Any:
     if name == "label" and isinstance(value, str | float):
         try:
             return int(float(value))
-        except ValueError as error:
-            raise ValueError(f"the label '{value}' is no number") from error
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"the label '{shown(str(value), 30)}' is no number") from error
     if name in _LISTS and isinstance(value, str):
         try:
             parsed = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [value]
         return parsed if isinstance(parsed, list) else [value]
     return value

@@ -30,6 +30,7 @@ from t2local.training.loop import Event, train
 from t2local.training.methods import Method, SVFMethod, method_for
 from t2local.training.processes import Processes
 from t2local.training.reports import TrainOutcome, TrainState
+from t2local.training.row_lengths import check_lengths
 from t2local.training.runs import Plan
 from t2local.training.validation import Scored, score_greedy
 
@@ -60,9 +61,10 @@ def train_expert(
 
     `labels`: those of a classifier expert, empty for a skill. `state`: of a run that goes on.
     `others`: tasks on which forgetting is measured.
-    Raises `T2LocalError` when there is nothing to learn from.
+    Raises `T2LocalError` when there is nothing to learn from, or rows do not fit the context.
     """
     config = plan.config
+    check_lengths(loaded, source, config)
     method = method or method_for(loaded, svf, config)
     started = time.perf_counter()
     # The dry run comes first inside `train`; measuring waits until it has said yes.

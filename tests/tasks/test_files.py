@@ -1,12 +1,14 @@
 """Examples from whatever file somebody has: detected, mapped, and bad rows named."""
 
-import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
 from t2local.errors import T2LocalError
 from t2local.tasks.files import content_hash, read_examples
+from t2local.tasks.tables import MOST_BYTES
+from tests.tasks.workbook_files import xlsx, zipped
 
 ROWS = [("What is 2 + 2?", "4"), ("Capital of France, in capitals?", "PARIS"), ("Grüße, na?", "né")]
 CHAT = [
@@ -129,22 +131,62 @@ def test_duplicates_are_pointed_out(tmp_path):
     assert len(file.examples) == 3
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "is empty"),
-        (b" \n\n", "is empty"),
-        (b"[]", "has no rows"),
-        (b"prompt,answer\n", "has no rows"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00", "is no text"),
-        (b"[1, 2", "no valid JSON"),
-        (b"name,age\nx,3\n", "no column for the prompt; it has 'name', 'age'"),
-        (b"prompt,age\nx,3\n", "no column for the answer"),
-        (b"prompt,answer\n,3\n", "no usable row; the first fault is in row 2"),
-        (b"PAR1 and no more", "Parquet"),
-    ],
-)
-def test_a_hopeless_file_is_refused_in_one_sentence(content, says, tmp_path):
+def test_a_repeated_column_is_kept_under_a_name_of_its_own(tmp_path):
+    file = read_examples(written(tmp_path, "a.csv", "prompt,answer,answer\na,1,2\n"))
+    assert pairs(file) == [("a", "1")]
+    assert file.examples[0].columns == {"answer (2)": "2"}
+    assert "More than one column is called 'answer'" in file.note
+
+
+def test_characters_that_cannot_be_read_are_counted(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"prompt,answer\ncaf\xe9 \x81,1\n")
+    file = read_examples(path)
+    assert pairs(file) == [("café �", "1")]
+    assert file.note.startswith("1 characters could not be read")
+
+
+def test_a_row_that_cannot_be_written_again_is_bad(tmp_path):
+    rows = [{"prompt": "a", "answer": "1"}, {"prompt": "\ud800", "answer": "2"}]
+    rows += [{"prompt": "c", "answer": "3", "label": float("inf")}]
+    file = read_examples(written(tmp_path, "a.json", json.dumps(rows)))
+    assert pairs(file) == [("a", "1")]
+    assert ["surrogate" in row.reason for row in file.bad_rows] == [True, False]
+    assert file.bad_rows[1].reason == "the label 'inf' is no number"
+
+
+REFUSED = {
+    "empty": (b"", "is empty; add at least one prompt with its answer"),
+    "blank": (b" \n\n", "is empty"),
+    "only a mark": (b"\xef\xbb\xbf\n", "is empty"),
+    "an empty list": (b"[]", "has no rows; add at least one"),
+    "header only": (b"prompt,answer\n", "has no rows"),
+    "no header": (b",,\n,,\n", "has no header row; name its columns in the first row"),
+    "binary": (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00", "is no text; use"),
+    "cut off": (b"[1, 2", "no valid JSON"),
+    "no prompt": (b"name,age\nx,3\n", "no column for the prompt; it has 'name', 'age'"),
+    "no answer": (b"prompt,age\nx,3\n", "no column for the answer; it has 'prompt', 'age'"),
+    "wrong delimiter": (b"prompt~answer\nx~3\n", "no column for the prompt; it has 'prompt~an"),
+    "two delimiters": (
+        b"prompt;answer\nx,3\n",
+        "no usable row; the first fault is in row 2: the an",
+    ),
+    "empty prompts": (b"prompt,answer\n,3\n", "no usable row; the first fault is in row 2"),
+    "mixed types": (b'[1, "a", null]', "the first fault is in row 1: a int instead of an object"),
+    "parquet": (b"PAR1 and no more", "is a damaged Parquet file"),
+    "zip": (zipped({"a.txt": "a"}), "is an archive or a document, no workbook; unpack it"),
+    "damaged workbook": (xlsx({"S": [["prompt"]]})[:300], "is no workbook that can be read"),
+    "old Office": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "workbook"),
+    "empty workbook": (xlsx({"S": []}), "is empty; add at least one"),
+    "workbook, header only": (xlsx({"S": [["prompt", "answer"]]}), "has no rows"),
+    "workbook, no prompt": (xlsx({"S": [["a", "b"], ["c", 1]]}), "no column for the prompt"),
+    "far cell": (xlsx({"S": [["prompt"]]}, far=True), "a cell far from the others is filled"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_hopeless_file_is_refused_in_one_sentence(case, tmp_path):
+    content, says = REFUSED[case]
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     with pytest.raises(T2LocalError, match=says) as caught:
@@ -157,17 +199,14 @@ def test_a_missing_file_is_named(tmp_path):
         read_examples(tmp_path / "gone.csv")
 
 
-def test_parquet_without_its_package_says_which(tmp_path, monkeypatch):
-    path = tmp_path / "a.parquet"
-    path.write_bytes(b"PAR1....")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(T2LocalError, match="pip install pyarrow"):
+def test_one_row_is_enough_to_be_read(tmp_path):
+    assert pairs(read_examples(written(tmp_path, "a.csv", "prompt,answer\na,1"))) == [("a", "1")]
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    with path.open("wb") as file:
+        file.truncate(MOST_BYTES + 2**20)  # sparse: takes no space
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("it was read"))
+    with pytest.raises(T2LocalError, match="has 201 MB, the most is 200 MB"):
         read_examples(path)
-
-
-def test_parquet(tmp_path):
-    pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
-    import pandas
-
-    pandas.DataFrame(ROWS, columns=["prompt", "answer"]).to_parquet(tmp_path / "a.parquet")
-    assert pairs(read_examples(tmp_path / "a.parquet")) == ROWS

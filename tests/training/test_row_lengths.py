@@ -1,0 +1,59 @@
+"""Rows that do not fit the context are named before anything is trained."""
+
+import pytest
+
+from t2local.adapt.actions import prompt_ids
+from t2local.errors import T2LocalError
+from t2local.progress import drain
+from t2local.tasks.curricula import Curriculum
+from t2local.tasks.examples import Example
+from t2local.training.config import NEXT_TOKEN, TrainConfig
+from t2local.training.recipe import train_expert
+from t2local.training.row_lengths import check_lengths
+from t2local.training.runs import Plan
+
+SHORT = Example("Short?", "yes")
+
+
+def all_rows(*rows):
+    """Rows of a curriculum too small to set any aside: each counts once."""
+    return Curriculum("rows", rows, rows, rows, leave_one_out=True)
+
+
+def room(loaded, example):
+    return loaded.context_length - len(prompt_ids(loaded, example))
+
+
+def test_a_row_fits_to_the_last_token_and_not_beyond(loaded):
+    most = room(loaded, SHORT)
+    check_lengths(loaded, all_rows(SHORT), TrainConfig(max_new_tokens=most))
+    with pytest.raises(T2LocalError, match=f"lower max_new_tokens \\({most + 1}\\)"):
+        check_lengths(loaded, all_rows(SHORT), TrainConfig(max_new_tokens=most + 1))
+
+
+def test_imitation_counts_the_answer_that_is_given(loaded):
+    config = TrainConfig(objective=NEXT_TOKEN, max_new_tokens=10_000)
+    most = room(loaded, SHORT) - 1  # a byte a token, and the end of the turn
+    check_lengths(loaded, all_rows(Example("Short?", "a" * most)), config)
+    with pytest.raises(T2LocalError, match="shorten or leave out such rows"):
+        check_lengths(loaded, all_rows(Example("Short?", "a" * (most + 1))), config)
+
+
+def test_a_choice_counts_its_longest_choice(loaded):
+    long = Example("Short?", "a", {"choices": ["a", "b" * loaded.context_length], "label": 0})
+    with pytest.raises(T2LocalError, match="1 row does not fit"):
+        check_lengths(loaded, all_rows(long), TrainConfig())
+
+
+def test_a_run_is_refused_with_the_number_of_rows_and_the_first(loaded, svf):
+    long = [Example(f"Long {i}: {'x' * 600}\nand on", "a") for i in range(2)]
+    source = Curriculum("rows", [SHORT, long[0]], [SHORT], [long[1]])
+    plan = Plan("e", "rows", "exact", TrainConfig(steps=1), "", command="")
+    with pytest.raises(T2LocalError) as refused:
+        drain(train_expert(loaded, svf, source, plan))
+    text = str(refused.value)
+    needed = len(prompt_ids(loaded, long[0])) + plan.config.max_new_tokens
+    assert text.startswith("2 rows do not fit the 512 tokens that 'tiny-llama' reads: the first")
+    assert "begins 'Long 0: xxx" in text
+    assert f"needs {needed} with its answer" in text
+    assert "\n" not in text
