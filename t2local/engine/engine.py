@@ -19,6 +19,7 @@ from t2local.adapt.events import ADAPTED_ROW, Dispatch, Token
 from t2local.adapt.two_pass import Steering, Strategy, Workshop
 from t2local.engine.adapting import AdaptingDesk
 from t2local.engine.chats import ChatStore
+from t2local.engine.drafts import Drafts
 from t2local.engine.jobs import Jobs
 from t2local.engine.library import LibraryDesk
 from t2local.engine.preview import Previews
@@ -75,6 +76,7 @@ class Engine:
         self._previews = Previews()
         self._sessions: dict[str, _Session] = {}
         self.jobs = Jobs(self._trained_model, self.adopt)
+        self._drafts = Drafts(self.jobs)
         loading = {"model": self._source, "quantization": quantize, "basis": basis}
         self.desk = TrainingDesk(self.jobs, self._trained_model, loading)
         self.library = LibraryDesk(self._trained_model, self.restock, self.desk.names_in_training)
@@ -146,18 +148,26 @@ class Engine:
     def _adapter(self, loaded: LoadedModel, svf: SVFModel) -> Adapter:
         experts = {name: expert.z for name, expert in self._shelf.usable.items()}
         copies = REBUILT_COPIES if may_rebuild(loaded) else 0
-        return Adapter(svf, experts, copies, self._shelf.skills)
+        return Adapter(svf, experts, copies, self._shelf.mixable)
 
     def adopt(self, expert: Expert) -> None:
         """Save a new expert and offer it to every later answer."""
         ExpertStore(self._ready().loaded.slug).save(expert)
+        self._drafts.drop(expert.name)
         self.restock()
+
+    def draft(self, run: str) -> str:
+        """Offer the current z of a run in progress to the chat, and give its name there."""
+        draft = self._drafts.take(run)
+        self.restock()
+        return draft.name
 
     def restock(self) -> None:
         """Read the expert files again for every later answer; running ones keep what they have."""
         with self._restocking:
             workshop = self._ready()
-            self._shelf = Shelf.read(workshop.loaded, self._svf)
+            shelf = Shelf.read(workshop.loaded, self._svf)
+            self._shelf = shelf.with_drafts(self._drafts.besides(shelf.usable))
             adapter = self._adapter(workshop.loaded, self._svf)
             warnings = self._shelf.warnings
             self._workshop = replace(workshop, adapter=adapter, warnings=warnings)

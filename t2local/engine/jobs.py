@@ -26,6 +26,7 @@ from t2local.training.runs import Plan, Run
 
 QUEUED, RUNNING, PAUSED, STOPPING = "queued", "running", "paused", "stopping"
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
+BUSY = (QUEUED, RUNNING, PAUSED, STOPPING)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class _Job:
     status: JobStatus
     cancel: CancelToken = field(default_factory=CancelToken)
     go_on: threading.Event = field(default_factory=threading.Event)
-    started_s: float = 0.0
+    spent_s: float = 0.0  # at work, pauses left out
     first_step: int | None = None
     state: TrainState | None = None  # after the last step
 
@@ -112,9 +113,14 @@ class Jobs:
 
     def status(self, name: str) -> JobStatus:
         """Raises `T2LocalError` for an unknown run."""
-        if name in self._jobs:
-            return self._jobs[name].status
-        return status_on_disk(Run.open(name))
+        if name not in self._jobs:
+            return status_on_disk(Run.open(name))
+        status = self._jobs[name].status
+        if status.stage != QUEUED:
+            return status
+        before = list(self._jobs).index(name)
+        ahead = sum(job.status.stage in BUSY for job in list(self._jobs.values())[:before])
+        return replace(status, message=f"{ahead} ahead of it." if ahead else "")
 
     def _find(self, name: str) -> _Job:
         if name not in self._jobs:
@@ -124,6 +130,7 @@ class Jobs:
     def _enqueue(self, run: Run) -> str:
         plan = run.plan()
         status = JobStatus(run.name, plan.name, QUEUED, steps=plan.config.steps)
+        self._jobs.pop(run.name, None)  # resumed, it goes to the end of the queue
         job = self._jobs[run.name] = _Job(run, status)
         job.go_on.set()
         self._queue.put(run.name)
@@ -146,16 +153,18 @@ class Jobs:
     def _drive(self, job: _Job) -> None:
         """One run from where it stands to its expert."""
         loaded, svf = self._model()
-        job.started_s, job.state = time.monotonic(), job.run.state()
+        job.state = job.run.state()
         step = job.state.step if job.state else 0
         self._tell(job, stage=RUNNING, step=step, message="Trying the base model")
         work = conduct(job.run, loaded, svf, self._finished, job.cancel)
         while True:
+            started = time.monotonic()
             try:
                 event = next(work)
             except StopIteration as end:
                 trained = end.value
                 break
+            job.spent_s += time.monotonic() - started
             self._listen(job, event)
             job.go_on.wait()
         ready = f"'{job.status.expert}' is ready."
@@ -167,8 +176,7 @@ class Jobs:
         if isinstance(event, StepReport):
             if job.first_step is None:
                 job.first_step = event.step - 1
-            spent = time.monotonic() - job.started_s
-            a_step = spent / (event.step - job.first_step)
+            a_step = job.spent_s / (event.step - job.first_step)
             self._tell(job, step=event.step, eta_s=a_step * (event.steps - event.step), message="")
         elif isinstance(event, Checkpoint):
             job.state = event.state

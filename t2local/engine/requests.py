@@ -110,6 +110,7 @@ class ExpertInfo:
     warning: str = ""
     usable: bool = True  # False: refused, and `warning` says why
     forgetting: Sequence[Mapping[str, Any]] = ()
+    draft: bool = False  # of a run in progress, without a file
 
 
 def mixture_json(mixture: Mixture) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 A frozen value made from the expert files and the attached model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from t2local.engine.requests import ExpertInfo
 from t2local.errors import T2LocalError
@@ -12,6 +13,8 @@ from t2local.experts.expert import CLASSIFIER, SKILL, Expert
 from t2local.experts.store import ExpertStore, Stored, check_fits
 from t2local.models.load import LoadedModel
 from t2local.svf import SVFModel
+
+DRAFT = "A run in progress, as it was after this step; gone when the run has finished."
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,27 @@ class Shelf:
         experts = [e.stored.expert for e in entries if e.usable]
         return cls(entries, {expert.name: expert for expert in experts})
 
+    def with_drafts(self, drafts: Sequence[Expert]) -> "Shelf":
+        """Experts still in training beside those on disk; they have no file."""
+        entries = tuple(
+            Entry(Stored(Path(draft.name), draft, False), True, DRAFT) for draft in drafts
+        )
+        named = {draft.name: draft for draft in drafts}
+        return Shelf((*self.entries, *entries), {**self.usable, **named})
+
     @property
     def skills(self) -> tuple[str, ...]:
-        """Experts that may be mixed into an answer, by name."""
+        """Experts that pass 1 and a search may choose, by name."""
+        return tuple(name for name in self.mixable if name not in self._drafts)
+
+    @property
+    def mixable(self) -> tuple[str, ...]:
+        """Experts that a person may mix into an answer: skills, and drafts of them."""
         return tuple(name for name, e in self.usable.items() if e.kind == SKILL)
+
+    @property
+    def _drafts(self) -> set[str]:
+        return {e.stored.expert.name for e in self.entries if e.warning == DRAFT}
 
     @property
     def warnings(self) -> dict[str, str]:
@@ -71,15 +91,16 @@ def expert_info(entry: Entry) -> ExpertInfo:
         return ExpertInfo(
             path.stem, shipped=entry.stored.shipped, warning=entry.warning, usable=False
         )
-    held_out = expert.held_out
+    held_out, draft = expert.held_out, entry.warning == DRAFT
     return ExpertInfo(
         name=expert.name,
         description=expert.description,
         kind=expert.kind,
         held_out=held_out.as_dict() if held_out else None,
         shipped=entry.stored.shipped,
-        size_bytes=path.stat().st_size,
+        size_bytes=0 if draft else path.stat().st_size,
         warning=entry.warning,
         usable=entry.usable,
+        draft=draft,
         forgetting=tuple(measured.as_dict() for measured in expert.forgetting),
     )

@@ -5,7 +5,7 @@ restart, gets the same answers. Knows nothing of gradio.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,17 +29,27 @@ MOST_LISTED = 30
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run as a page shows it. `held_out`: as on an expert's card, None until finished."""
+    """A run as a page shows it. `result`: what `training.conduct.summary` says, once finished."""
 
     status: JobStatus
     plan: Plan
     curves: Curves
     warnings: tuple[str, ...] = ()
-    held_out: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def live(self) -> bool:
         return self.status.stage in LIVE
+
+    @property
+    def held_out(self) -> Mapping[str, Any] | None:
+        """As on an expert's card, None until finished."""
+        return self.result.get("held_out")
+
+    @property
+    def forgetting(self) -> Sequence[Mapping[str, Any]]:
+        """As on an expert's card, empty until finished."""
+        return self.result.get("forgetting", ())
 
 
 @dataclass
@@ -60,7 +70,7 @@ class TrainingDesk:
         """The base model's answers and rewards on a file's rows; remembered. `T2LocalError`."""
         key = source, reward, config
         if key not in self._tried:
-            lessons = curriculum(source, config.seed)
+            lessons = curriculum(source, config.seed, config.held_out_share)
             self._tried[key] = try_out(*self.model(), lessons, reward, config)
         return self._tried[key]
 
@@ -69,7 +79,7 @@ class TrainingDesk:
 
         Raises `T2LocalError`: a name that is taken or cannot be one, nothing to learn from.
         """
-        self._check_name(name)
+        self.check_name(name)
         tried = self.try_out(source, reward, config)
         if tried.problem:
             raise T2LocalError(tried.problem)
@@ -97,8 +107,18 @@ class TrainingDesk:
         """All there is to show of a run. Raises `T2LocalError` for an unknown or damaged one."""
         run, status = Run.open(name), self.jobs.status(name)
         so_far = curves(run.metrics())
-        held_out = _result(run).get("held_out") if status.stage == FINISHED else None
-        return RunReport(status, run.plan(), so_far, tuple(warnings(so_far)), held_out)
+        result = _result(run) if status.stage == FINISHED else {}
+        return RunReport(status, run.plan(), so_far, tuple(warnings(so_far)), result)
+
+    def reports(self, names: Sequence[str]) -> list[RunReport]:
+        """Several runs, to be laid over each other; those that cannot be read are left out."""
+        found = []
+        for name in names:
+            try:
+                found.append(self.report(name))
+            except T2LocalError:
+                continue
+        return found
 
     def names_in_training(self) -> set[str]:
         """Experts to be: those of runs that are not over yet."""
@@ -110,7 +130,8 @@ class TrainingDesk:
         except T2LocalError:  # damaged, which its report says
             return False
 
-    def _check_name(self, name: str) -> None:
+    def check_name(self, name: str) -> None:
+        """Raise `T2LocalError` for a name that is taken or cannot be one."""
         Plan(name, "", "")  # refuses what cannot be a name
         loaded, _ = self.model()
         taken = {stored.path.stem for stored in ExpertStore(loaded.slug).files()}

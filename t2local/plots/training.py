@@ -61,6 +61,51 @@ def plot_reward(curves: Curves) -> go.Figure:
     return figure
 
 
+def plot_layers(change: Sequence[float]) -> go.Figure:
+    """How far each layer is from the base model: a bar a layer."""
+    if not any(change):
+        return theme.empty("The bars begin with the first step", 150)
+    figure = go.Figure(
+        go.Bar(
+            x=list(range(len(change))),
+            y=list(change),
+            marker_color=theme.PALETTE[0],
+            hovertemplate="layer %{x}: %{y:.4f}<extra></extra>",
+        )
+    )
+    theme.style(figure, 150)
+    figure.update_xaxes(title="layer", nticks=10, showgrid=False)
+    figure.update_yaxes(nticks=3, rangemode="tozero")
+    return figure
+
+
+def plot_runs(runs: Sequence[tuple[str, Curves]]) -> go.Figure:
+    """Reward (lines) and right answers of the validation (dots, in %) of several runs."""
+    runs = [(name, curves) for name, curves in runs if curves.steps]
+    if not runs:
+        return theme.empty("Choose runs that have taken a step", 260)
+    figure = go.Figure()
+    for i, (name, curves) in enumerate(runs):
+        colour = theme.PALETTE[i % len(theme.PALETTE)]
+        figure.add_scatter(
+            x=list(curves.steps), y=smoothed(curves.reward), name=name,
+            line={"color": colour, "width": 2},
+            hovertemplate="step %{x}: %{y:+.2f}<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+        figure.add_scatter(
+            x=[c.step for c in curves.checks], y=[c.accuracy for c in curves.checks],
+            mode="markers", marker={"color": colour, "size": 8}, yaxis="y2", showlegend=False,
+            name=name, hovertemplate="step %{x}: %{y:.0%} right<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+    theme.style(figure, 300)
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.14, "x": 0})
+    figure.update_yaxes(title="reward", nticks=5)
+    figure.update_xaxes(title="step", nticks=8)
+    right = {"range": [-0.025, 1.025], "overlaying": "y", "side": "right", "tickformat": ".0%"}
+    figure.update_layout(yaxis2={**right, "showgrid": False, "automargin": True, "nticks": 5})
+    return figure
+
+
 def plot_vitals(curves: Curves) -> go.Figure:
     """KL to the base, entropy, share of equal groups and rms of z − 1: four small curves."""
     if not curves.steps:

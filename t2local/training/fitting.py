@@ -21,8 +21,11 @@ ROOM = 16  # tokens beyond the longest answer, so that too long is seen to be to
 WHOLE_ANSWER = ("json", "json_partial", "exact", "length")  # rewards of all that is said
 
 
+FITTED = ("temperature", "prompts_per_step", "learning_rate", "max_new_tokens")
+
+
 def fitting(reward: str, examples: Sequence[Example]) -> dict[str, Any]:
-    """Names and values of `TrainConfig` that suit the examples."""
+    """Names (of `FITTED`) and values of `TrainConfig` that suit the examples."""
     if reward == CHOICE:
         return {"temperature": choice_temperature(examples)}
     fitted: dict[str, Any] = {"prompts_per_step": TEXT_PROMPTS, "learning_rate": TEXT_LEARNING_RATE}

@@ -6,6 +6,7 @@ Pure arithmetic from a model's configuration; knows nothing of rewards or `z`.
 from collections.abc import Sequence
 
 from t2local.adapt.actions import CHOICE, action_of, choice_tokens, prompt_ids
+from t2local.adapt.adapter import may_rebuild
 from t2local.models.load import LoadedModel
 from t2local.models.memory import free_bytes
 from t2local.tasks.examples import Example
@@ -34,6 +35,21 @@ def longest_row(loaded: LoadedModel, examples: Sequence[Example], config: TrainC
     if action_of(examples) == CHOICE:
         return max(choice_tokens(loaded, example) for example in looked_at)
     return max(len(prompt_ids(loaded, e)) for e in looked_at) + config.max_new_tokens
+
+
+def step_bytes(loaded: LoadedModel, examples: Sequence[Example], config: TrainConfig) -> int:
+    """Bytes that a training step takes beside the loaded model: activations, rebuilt matrices.
+
+    Samples of one prompt share it, which is not counted: an upper estimate.
+    """
+    tokens = longest_row(loaded, examples, config) * config.rows_per_forward
+    activations = activation_bytes(loaded, tokens)
+    if wants_checkpointing(loaded, examples, config):  # one block at a time, and what is between
+        text = loaded.model.config.get_text_config()
+        between = tokens * text.num_hidden_layers * text.hidden_size * loaded.model.dtype.itemsize
+        activations = between + activations // text.num_hidden_layers
+    rebuilt = loaded.resident_bytes if may_rebuild(loaded) else 0
+    return activations + rebuilt
 
 
 def wants_checkpointing(

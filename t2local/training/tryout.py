@@ -9,23 +9,22 @@ from dataclasses import dataclass, replace
 
 from t2local.adapt.actions import CHOICE, action_of, greedy_answers
 from t2local.adapt.adapter import holding
-from t2local.adapt.dispatch import LABEL_TEMPERATURE
 from t2local.errors import T2LocalError
 from t2local.models.load import LoadedModel
+from t2local.models.memory import free_bytes
 from t2local.svf import SVFModel
 from t2local.tasks.curricula import Curriculum
-from t2local.tasks.examples import Example
 from t2local.tasks.rewards.named import rewards_of
 from t2local.training.config import TrainConfig
+from t2local.training.footprint import step_bytes
 from t2local.training.methods import method_for
 from t2local.training.policies import policy_for
 from t2local.training.step_work import StepWork
 from t2local.training.validation import dry_run
 
 SHOWN, TRIED = 6, 2
-LABEL_WORDS = 2
 FEWEST_STEPS, MOST_STEPS = 4, 1000
-LENGTHS = {"a minute": 60.0, "ten minutes": 600.0, "an hour": 3600.0}
+LENGTHS = {"a minute": 60.0, "five minutes": 300.0, "ten minutes": 600.0, "an hour": 3600.0}
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Sample:
 @dataclass(frozen=True)
 class TryOut:
     """`problem`: why nothing can be learnt, "" if all is well. `step_s`: seconds a training step;
-    `answer_s`: seconds a held-out row; the counts are of rows."""
+    `answer_s`: seconds a held-out row; the counts are of rows. `leave_one_out`: each row is held
+    out in turn. `memory_bytes`: what a step takes beside the model; `free_bytes`: what there is."""
 
     samples: tuple[Sample, ...]
     problem: str
@@ -50,6 +50,13 @@ class TryOut:
     train: int
     validation: int
     held_out: int
+    leave_one_out: bool = False
+    memory_bytes: int = 0
+    free_bytes: int = 0
+
+    @property
+    def fits(self) -> bool:
+        return self.memory_bytes <= self.free_bytes
 
 
 def try_out(
@@ -77,27 +84,29 @@ def try_out(
         )
     counts = len(source.train), len(source.validation), len(source.held_out)
     step_s *= min(config.prompts_per_step, len(source.train)) / len(rows[:TRIED])
-    return TryOut(samples, problem, step_s, answer_s, *counts)
-
-
-def fitting_temperature(reward: str, examples: Sequence[Example]) -> float:
-    """Of the policy: choices of a word or two lie so far apart that at 1 nothing is tried out."""
-    short = all(len(example.answer.split()) <= LABEL_WORDS for example in examples)
-    return LABEL_TEMPERATURE if reward == CHOICE and short else TrainConfig.temperature
+    memory = step_bytes(loaded, source.train, config), free_bytes(loaded.device)
+    return TryOut(samples, problem, step_s, answer_s, *counts, source.leave_one_out, *memory)
 
 
 def steps_within(seconds: float, tried: TryOut, config: TrainConfig) -> int:
     """How many steps fit into a time, measuring included; at least a few."""
     fixed = (tried.validation + 2 * tried.held_out) * tried.answer_s
     a_step = tried.step_s + tried.validation * tried.answer_s / config.validate_every
-    return max(FEWEST_STEPS, min(MOST_STEPS, int((seconds - fixed) / max(a_step, 1e-6))))
+    trainings = _trainings(tried)
+    steps = (seconds - fixed * trainings) / max(a_step * trainings, 1e-6)
+    return max(FEWEST_STEPS, min(MOST_STEPS, int(steps)))
 
 
 def run_seconds(tried: TryOut, config: TrainConfig) -> float:
-    """How long a run takes from start to finish, by the measured times."""
+    """How long a run takes, by the measured times; what was forgotten is measured after that."""
     checks = config.steps // config.validate_every + 1
     answers = checks * tried.validation + 2 * tried.held_out
-    return config.steps * tried.step_s + answers * tried.answer_s
+    return _trainings(tried) * (config.steps * tried.step_s + answers * tried.answer_s)
+
+
+def _trainings(tried: TryOut) -> int:
+    """Left out in turn, each row takes a training of its own."""
+    return 1 + tried.held_out if tried.leave_one_out else 1
 
 
 def lasting(length: str, tried: TryOut, config: TrainConfig) -> TrainConfig:

@@ -23,6 +23,7 @@ def experts_html(experts: Sequence[ExpertInfo], picked: Collection[str] = ()) ->
         f"only holds {term('z')}, one factor for each direction of a weight matrix. Experts that "
         "did not help say so here.</p>"
     )
+    experts = [expert for expert in experts if not expert.draft]
     if not experts:
         return (
             f'<div class="experts">{intro}<p class="quiet">There are no experts for this model '

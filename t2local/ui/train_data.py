@@ -6,7 +6,7 @@ Pure functions of values to HTML; every text of a file is escaped.
 from collections.abc import Sequence
 from html import escape
 
-from t2local.tasks.curricula import split_rows
+from t2local.tasks.curricula import Curriculum, split_rows
 from t2local.tasks.drafts import Draft
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig
@@ -27,23 +27,37 @@ REWARDS = {
 }
 ROWS_SHOWN, LISTED = 3, 12
 NO_ROWS = (
-    '<p class="quiet">CSV, TSV, JSON, JSONL or Parquet, with a column for what you ask and one for '
-    "the answer. From a spreadsheet: save as CSV. Nothing leaves this computer.</p>"
+    '<p class="quiet">A spreadsheet (Excel, LibreOffice), CSV, TSV, JSON, JSONL or Parquet, with a '
+    "column for what you ask and one for the answer. Nothing leaves this computer.</p>"
 )
 
 
-def rows_html(draft: Draft, as_read: Sequence[str]) -> str:
+def rows_html(draft: Draft, as_read: Sequence[str], held_out_share: float) -> str:
     """The rows in numbers, what is wrong with some, and the first as the model reads them."""
-    parts = split_rows(draft.name, draft.file.examples)
+    parts = split_rows(draft.name, draft.file.examples, held_out_share=held_out_share)
     held = "".join(f"<li>{_cut(e.prompt, 140)}</li>" for e in parts.held_out[:LISTED])
     more = len(parts.held_out) - LISTED
+    listed = (
+        f"<details><summary>The held-out rows</summary><ul>{held}</ul>"
+        f"{f'<p class=quiet>and {more} more</p>' if more > 0 else ''}</details>"
+    )
     return (
         f'<div class="rows"><p class="tally"><b>{len(draft.file.examples)}</b> rows: '
+        f"{_parts(parts)}</p>"
+        f"{_note(draft)}{_bad(draft)}{_duplicates(draft)}{_preview(draft.file.examples, as_read)}"
+        f"{'' if parts.leave_one_out else listed}</div>"
+    )
+
+
+def _parts(parts: Curriculum) -> str:
+    if parts.leave_one_out:
+        return (
+            "too few to set any aside, so all are learnt from, and each is "
+            f"{term('held out')} once, from a training of its own (leave-one-out)"
+        )
+    return (
         f"<b>{len(parts.train)}</b> to learn from, <b>{len(parts.validation)}</b> to check on the "
-        f"way, <b>{len(parts.held_out)}</b> {term('held out')}</p>"
-        f"{_bad(draft)}{_duplicates(draft)}{_preview(draft.file.examples, as_read)}"
-        f"<details><summary>The held-out rows</summary><ul>{held}</ul>"
-        f"{f'<p class=quiet>and {more} more</p>' if more > 0 else ''}</details></div>"
+        f"way, <b>{len(parts.held_out)}</b> {term('held out')}"
     )
 
 
@@ -71,12 +85,21 @@ def tried_html(tried: TryOut) -> str:
 
 
 def estimate_html(tried: TryOut | None, config: TrainConfig) -> str:
+    """Time and memory of a run, as far as they are known."""
     if tried is None:
         return '<p class="quiet">How long that is in steps is measured when it starts.</p>'
+    measured = (
+        "each row held out once" if tried.leave_one_out else f"{tried.held_out} held-out rows"
+    )
+    memory = f"about {tried.memory_bytes / 2**30:.1f} GB of memory beside the model"
+    short = (
+        f'<p class="note">Only {tried.free_bytes / 2**30:.1f} GB are free. Shorter answers need '
+        "less; if memory runs out, fewer rows are taken at a time and it goes on.</p>"
+    )
     return (
         f'<p class="quiet"><b>{in_words(run_seconds(tried, config)).capitalize()}</b>: '
-        f"{config.steps} steps of {tried.step_s:.1f} s, and {tried.held_out} held-out rows "
-        "answered before and after.</p>"
+        f"{config.steps} steps of {tried.step_s:.1f} s, {measured} answered before and after, "
+        f"{memory}. What was forgotten is measured after that.</p>{'' if tried.fits else short}"
     )
 
 
@@ -88,6 +111,10 @@ def _bad(draft: Draft) -> str:
     more = f"<li>and {len(bad) - LISTED} more</li>" if len(bad) > LISTED else ""
     many = "row cannot" if len(bad) == 1 else "rows cannot"
     return f'<div class="note"><b>{len(bad)} {many} be used</b><ul>{rows}{more}</ul></div>'
+
+
+def _note(draft: Draft) -> str:
+    return f'<p class="quiet">{escape(draft.file.note)}</p>' if draft.file.note else ""
 
 
 def _duplicates(draft: Draft) -> str:

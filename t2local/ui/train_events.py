@@ -6,24 +6,29 @@ reload, a second tab and a restarted server show the same.
 
 import functools
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import gradio as gr
 
 from t2local import plots
-from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, QUEUED, RUNNING
+from t2local.engine.jobs import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
 from t2local.engine.training_desk import RunReport
+from t2local.errors import T2LocalError
 from t2local.tasks.drafts import Draft, keep_rows, keep_text, read_draft
 from t2local.training.config import TrainConfig
-from t2local.training.tryout import fitting_temperature, lasting
+from t2local.training.fitting import FITTED, with_fitting
+from t2local.training.tryout import lasting
 from t2local.ui.assets import FOLDER
 from t2local.ui.chat_tab import ChatTab
 from t2local.ui.errors import shown
 from t2local.ui.experts_tab import experts_html
 from t2local.ui.mixer import mixer_update, read_alpha
+from t2local.ui.train_answers import answers_html
+from t2local.ui.train_compare import label, runs_html, when
 from t2local.ui.train_data import ROWS_SHOWN, estimate_html, reward_html, rows_html, tried_html
 from t2local.ui.train_live import NO_RUN, live_html
-from t2local.ui.train_tab import TrainTab
+from t2local.ui.train_tab import TrainTab, try_button
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"
@@ -43,19 +48,25 @@ class TrainEvents:
         self.experts, self.tabs = experts, tabs
         self.data, self.step, self.live = tab.data, tab.step, tab.live
         data, step, live = tab.data, tab.step, tab.live
-        self.rows = {data.path, data.prompt, data.answer, data.leave_out, step.reward}
-        self.plan = {*self.rows, step.name, step.length, step.tried, *step.form.components.values()}
+        self.rows = {
+            data.path, data.prompt, data.answer, data.leave_out, data.share, step.reward
+        }  # fmt: skip
+        self.plan = {
+            *self.rows, step.name, step.length, step.tried, step.second, step.weight,
+            *step.form.all,
+        }  # fmt: skip
+        self.fitted = {name: step.form.components[name] for name in FITTED}
         self.reasons = [
-            step.reason, step.tried, step.tried_shown, step.estimate,
-            step.form.components["temperature"],
+            step.reason, step.tried, step.tried_shown, step.estimate, *self.fitted.values()
         ]  # fmt: skip
         self.looked = [
             data.path, data.rows, data.columns, data.prompt, data.answer, data.leave_out,
-            step.group, step.reward, step.name, *self.reasons,
+            data.share, step.group, step.reward, step.name, *self.reasons,
         ]  # fmt: skip
         self.run_shown = [
             live.run, live.status, live.pause, live.resume, live.stop, live.try_it, live.plots,
-            live.reward, live.vitals, live.drawn, live.timer,
+            live.answers, live.reward, live.vitals, live.layers, live.drawn, live.timer,
+            live.compared,
         ]  # fmt: skip
         self.arrived = [chat.wheel.mixer, chat.wheel.strategy, experts]
 
@@ -73,20 +84,26 @@ class TrainEvents:
         outputs = [*self.run_shown, *self.arrived]
         ticking = live.timer.tick(shown(self.ticked), here, outputs, **QUIET)
         ticking.failure(lambda: gr.Timer(active=False), None, live.timer, **QUIET)
+        laid = [live.overlay, live.table]
+        live.compared.change(shown(self.laid_over), {live.compared}, laid, **QUIET)
         live.try_it.click(shown(self.tried_in_chat), here, [self.tabs, *self.arrived], **QUIET)
 
     def _bind_data(self) -> None:
         data = self.data
-        data.file.upload(shown(self.uploaded), {data.file}, self.looked, **QUIET)
-        data.use_paste.click(shown(self.pasted), {data.paste}, self.looked, **QUIET)
+        own = {data.share}
+        data.file.upload(shown(self.uploaded), {data.file, *own}, self.looked, **QUIET)
+        data.use_paste.click(shown(self.pasted), {data.paste, *own}, self.looked, **QUIET)
         for name, button in data.samples.items():
-            button.click(shown(functools.partial(self.sampled, name)), None, self.looked, **QUIET)
+            button.click(shown(functools.partial(self.sampled, name)), own, self.looked, **QUIET)
+        shared = [data.rows, self.step.tried, self.step.tried_shown, self.step.estimate]
+        data.share.release(shown(self.shared), self.rows, shared, **QUIET)
         mapped = [data.prompt.input, data.answer.input]
         gr.on(mapped, shown(self.mapped), self.rows, self.looked, **QUIET)
 
     def _bind_step(self) -> None:
         step = self.step
         step.reward.input(shown(self.rewarded), self.plan, self.reasons, **QUIET)
+        step.name.blur(shown(self.named), {step.name}, step.name_problem, **QUIET)
         tried = [step.tried, step.tried_shown, step.estimate]
         step.try_base.click(shown(self.tried), self.plan, tried, show_progress_on=step.tried_shown)
         gr.on(
@@ -100,26 +117,33 @@ class TrainEvents:
     # the rows ------------------------------------------------------------------------------
 
     def uploaded(self, values: dict) -> dict:
-        return self._look(values[self.data.file])
+        return self._look(values, values[self.data.file])
 
-    def sampled(self, name: str) -> dict:
-        return self._look(str(FOLDER / "samples" / f"{name}.csv"))
+    def sampled(self, name: str, values: dict) -> dict:
+        return self._look(values, str(FOLDER / "samples" / f"{name}.csv"))
 
     def pasted(self, values: dict) -> dict:
-        return self._look(str(keep_text(values[self.data.paste] or "")))
+        return self._look(values, str(keep_text(values[self.data.paste] or "")))
 
     def mapped(self, values: dict) -> dict:
         data = self.data
-        return self._look(values[data.path], values[data.prompt], values[data.answer])
+        return self._look(values, values[data.path], values[data.prompt], values[data.answer])
 
-    def _look(self, path: str, prompt: str = "", answer: str = "") -> dict:
+    def shared(self, values: dict) -> dict:
+        """Another part of the rows is held out: what was tried is not valid any more."""
+        draft = self._draft(values)
+        rows = rows_html(draft, self._as_read(draft), values[self.data.share])
+        return {self.data.rows: rows, **self._untried()}
+
+    def _look(self, values: dict, path: str, prompt: str = "", answer: str = "") -> dict:
         """Everything the page shows of a file's rows."""
         data, step, draft = self.data, self.step, read_draft(path, prompt or "", answer or "")
         reward, columns = draft.suggestion.reward, list(draft.file.columns)
         mapping, bad = draft.file.mapping, bool(draft.file.bad_rows)
         return {
             data.path: path,
-            data.rows: rows_html(draft, self._as_read(draft)),
+            data.rows: rows_html(draft, self._as_read(draft), values[data.share]),
+            data.share: gr.Slider(visible=True),
             data.columns: gr.Row(visible=True),
             data.prompt: gr.Dropdown(choices=columns, value=mapping["prompt"]),
             data.answer: gr.Dropdown(choices=columns, value=mapping["answer"] or None),
@@ -149,7 +173,7 @@ class TrainEvents:
 
     def tried(self, values: dict) -> dict:
         step, config = self.step, self.step.form.read(values)
-        tried = self.desk.try_out(self._kept(values), values[step.reward], config)
+        tried = self.desk.try_out(self._kept(values), self._reward(values), config)
         estimate = estimate_html(tried, lasting(values[step.length], tried, config))
         return {step.tried: tried, step.tried_shown: tried_html(tried), step.estimate: estimate}
 
@@ -158,21 +182,43 @@ class TrainEvents:
         planned = lasting(values[self.step.length], tried, config) if tried else config
         return estimate_html(tried, planned)
 
+    def named(self, values: dict) -> str:
+        """Why a name cannot be, under its field."""
+        try:
+            self.desk.check_name((values[self.step.name] or "").strip())
+        except T2LocalError as error:
+            return f'<p class="note">{escape(str(error))}</p>'
+        return ""
+
     def started(self, values: dict) -> dict:
         step, source, config = self.step, self._kept(values), self.step.form.read(values)
-        name, reward, length = values[step.name].strip(), values[step.reward], values[step.length]
+        name, reward, length = values[step.name].strip(), self._reward(values), values[step.length]
         return self._show(self.desk.start(name, source, reward, length, config))
 
     def _reasons(self, draft: Draft, reward: str) -> dict:
         """What a reward that was not tried yet brings with it."""
         step = self.step
+        fitted = vars(with_fitting({}, reward, draft.file.examples))
         return {
             step.reason: reward_html(draft, reward),
-            step.form.components["temperature"]: fitting_temperature(reward, draft.file.examples),
+            **{part: fitted[name] for name, part in self.fitted.items()},
+            **self._untried(),
+        }
+
+    def _untried(self) -> dict:
+        step = self.step
+        return {
             step.tried: None,
             step.tried_shown: "",
             step.estimate: estimate_html(None, TrainConfig()),
         }
+
+    def _reward(self, values: dict) -> str:
+        """The reward, or the sum of the two."""
+        step, reward = self.step, values[self.step.reward]
+        if not values[step.second]:
+            return reward
+        return f"{reward}+{float(values[step.weight] or 0):g}*{values[step.second]}"
 
     # the run as it goes --------------------------------------------------------------------
 
@@ -195,9 +241,15 @@ class TrainEvents:
         return update if report.live else update | self._arrive(alpha)
 
     def tried_in_chat(self, values: dict) -> dict:
-        """The chat with this expert alone at α = 1, chosen by hand."""
-        name, strategy = self.desk.report(values[self.live.run]).status.expert, "manual"
+        """The chat with this expert alone at α = 1, or with what it is so far, chosen by hand."""
+        report, strategy = self.desk.report(values[self.live.run]), "manual"
+        name = self.engine.draft(values[self.live.run]) if report.live else report.status.expert
         return {self.tabs: gr.Tabs(selected=CHAT), **self._arrive({name: 1.0}, strategy)}
+
+    def laid_over(self, values: dict) -> dict:
+        reports = self.desk.reports(values[self.live.compared] or [])
+        curves = [(label(report), report.curves) for report in reports]
+        return {self.live.overlay: plots.plot_runs(curves), self.live.table: runs_html(reports)}
 
     def _arrive(self, alpha: dict, strategy: str | None = None) -> dict:
         """The chat's sliders and the Experts tab with the experts there are now."""
@@ -211,28 +263,33 @@ class TrainEvents:
 
     def _show(self, run: str) -> dict:
         """A run and the list of all, drawn anew."""
-        choices = [(f"{name} · {_when(folder)}", folder) for name, folder in self.desk.runs()]
+        choices = [(f"{name} · {when(folder)}", folder) for name, folder in self.desk.runs()]
         listed = gr.Dropdown(choices=choices, value=run, visible=True)
-        return {self.live.run: listed, **self._present(self.desk.report(run), "")}
+        several = gr.Dropdown(choices=choices)
+        return {
+            self.live.run: listed,
+            self.live.compared: several,
+            **self._present(self.desk.report(run), ""),
+        }
 
     def _present(self, report: RunReport, drawn: str) -> dict:
         live, stage, run = self.live, report.status.stage, report.curves
-        now = f"{report.status.run}/{len(run.steps)}/{len(run.checks)}"
+        now = f"{report.status.run}/{len(run.steps)}/{len(run.checks)}/{len(run.answers)}"
         update = {
             live.status: live_html(report),
             live.pause: gr.Button(visible=stage == RUNNING),
             live.resume: gr.Button(visible=stage in (PAUSED, INTERRUPTED, FAILED)),
             live.stop: gr.Button(visible=stage in (QUEUED, RUNNING, PAUSED)),
-            live.try_it: gr.Button(visible=stage == FINISHED),
+            live.try_it: try_button(report),
             live.plots: gr.Column(visible=bool(run.steps)),
             live.drawn: now,
             live.timer: gr.Timer(active=report.live),
         }
         if now != drawn:
-            update |= {live.reward: plots.plot_reward(run), live.vitals: plots.plot_vitals(run)}
+            update |= {
+                live.answers: answers_html(run),
+                live.reward: plots.plot_reward(run),
+                live.vitals: plots.plot_vitals(run),
+                live.layers: plots.plot_layers(run.change_by_layer),
+            }
         return update
-
-
-def _when(folder: str) -> str:
-    """`20260131-091500-name` as `2026-01-31 09:15`."""
-    return f"{folder[:4]}-{folder[4:6]}-{folder[6:8]} {folder[9:11]}:{folder[11:13]}"

@@ -3,15 +3,19 @@
 Pure functions of a `RunReport` to HTML.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, QUEUED, RUNNING, STOPPING
 from t2local.engine.training_desk import RunReport
+from t2local.experts import HeldOut
 from t2local.plots import theme
+from t2local.training.config import TrainConfig
+from t2local.training.forgetting import in_words as said
 from t2local.training.tryout import in_words
 from t2local.ui.glossary import term
+from t2local.ui.train_form import USUAL, way_of
 
 STAGES = {
     QUEUED: "waits for its turn",
@@ -30,19 +34,28 @@ PAUSED_HINT = "Paused: the model is all yours in the chat. Resume whenever you l
 
 
 def live_html(report: RunReport) -> str:
-    status = report.status
+    status, plan = report.status, report.plan
     share = 100 * status.step / max(1, status.steps)
     message = PAUSED_HINT if status.stage == PAUSED else status.message
     kind = "note" if status.stage in (FAILED, INTERRUPTED) else "quiet"
     said = f'<p class="{kind}">{escape(message)}</p>' if message else ""
-    notes = "".join(f'<p class="note">{escape(text)}</p>' for text in report.warnings)
+    texts = [*report.warnings, *(text for _, text in report.curves.notices)]
+    notes = "".join(f'<p class="note">{escape(text)}</p>' for text in texts)
     return (
         f'<div class="live" style="--c:{theme.colour(status.expert)}">'
         f'<h4><span class="chip">{escape(status.expert)}</span>'
-        f'<small data-stage="{escape(status.stage)}">{STAGES[status.stage]}</small></h4>'
+        f'<small data-stage="{escape(status.stage)}">{STAGES[status.stage]}</small>'
+        f"{_way(plan.config)}</h4>"
         f'<div class="bar-line"><i style="width:{share:.1f}%"></i></div>'
-        f'<p class="tally">{_facts(report)}</p>{said}{_held_out(report.held_out)}{notes}</div>'
+        f'<p class="tally">{_facts(report)}</p>{said}{_held_out(report.held_out)}'
+        f"{_forgotten(report.forgetting)}{notes}</div>"
     )
+
+
+def _way(config: TrainConfig) -> str:
+    """How it learns, where that is not the usual way."""
+    way = way_of(config)
+    return "" if way == USUAL else f"<small>{escape(way)}</small>"
 
 
 def _facts(report: RunReport) -> str:
@@ -57,6 +70,17 @@ def _facts(report: RunReport) -> str:
         best = max(check.accuracy for check in run.checks)
         facts.append(f"best check <b>{100 * best:.0f} %</b>")
     return " · ".join(facts)
+
+
+def _forgotten(measured: Sequence[Mapping[str, Any]]) -> str:
+    """What the other experts' tasks have lost or gained, a line each."""
+    if not measured:
+        return ""
+    lines = "".join(f"<li>{escape(said(HeldOut.from_dict(task)))}</li>" for task in measured)
+    return (
+        f"<details><summary>{term('forgetting', 'What it forgot')}: other experts' tasks, before → "
+        f"after</summary><ul>{lines}</ul></details>"
+    )
 
 
 def _held_out(held_out: Mapping[str, Any] | None) -> str:

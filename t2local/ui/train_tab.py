@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from t2local.engine.jobs import FINISHED, PAUSED, RUNNING
+from t2local.engine.training_desk import RunReport
 from t2local.tasks.rewards import REWARDS as KNOWN
-from t2local.training.config import TrainConfig
+from t2local.training.config import SVF, TrainConfig
 from t2local.training.tryout import LENGTHS
 from t2local.ui.glossary import term
+from t2local.ui.train_compare import NOTHING
 from t2local.ui.train_data import NO_ROWS, REWARDS, estimate_html
 from t2local.ui.train_form import TrainForm, create_train_form
 from t2local.ui.train_live import NO_RUN
@@ -37,6 +40,7 @@ class DataStep:
     prompt: gr.Dropdown
     answer: gr.Dropdown
     leave_out: gr.Checkbox
+    share: gr.Slider
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,13 @@ class RunStep:
     tried: gr.State
     tried_shown: gr.HTML
     name: gr.Textbox
+    name_problem: gr.HTML
     length: gr.Radio
     estimate: gr.HTML
     form: TrainForm
     start: gr.Button
+    second: gr.Dropdown
+    weight: gr.Number
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,15 @@ class Live:
     stop: gr.Button
     try_it: gr.Button
     plots: gr.Column
+    answers: gr.HTML
     reward: gr.Plot
     vitals: gr.Plot
+    layers: gr.Plot
     drawn: gr.State
     timer: gr.Timer
+    compared: gr.Dropdown
+    overlay: gr.Plot
+    table: gr.HTML
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,8 @@ class TrainTab:
 def create_train_tab() -> TrainTab:
     with gr.Row(elem_id="train"):
         with gr.Column(elem_id="train-new", scale=1, min_width=0):
-            data, step = _create_data(), _create_step()
+            data = _create_data()
+            step = _create_step(data.share)
         with gr.Column(elem_id="train-run", scale=1, min_width=0):
             live = _create_live()
     return TrainTab(data, step, live)
@@ -115,12 +128,17 @@ def _create_data() -> DataStep:
     leave_out = gr.Checkbox(
         False, label="Leave out the rows that cannot be used", visible=False, elem_id="leave-out"
     )
+    share = gr.Slider(
+        0.1, 0.6, TrainConfig.held_out_share, step=0.05, label="share of the rows held out",
+        visible=False, elem_id="train-share",
+    )  # fmt: skip
     return DataStep(
-        gr.State(None), file, samples, paste, use_paste, rows, columns, prompt, answer, leave_out
-    )
+        gr.State(None), file, samples, paste, use_paste, rows, columns, prompt, answer, leave_out,
+        share,
+    )  # fmt: skip
 
 
-def _create_step() -> RunStep:
+def _create_step(share: gr.Slider) -> RunStep:
     with gr.Column(visible=False, elem_id="train-step") as group:
         _html("<h3>2 · What counts as right?</h3>")
         choices = [(f"{name} · {REWARDS[name]}", name) for name in KNOWN]
@@ -135,17 +153,33 @@ def _create_step() -> RunStep:
         name = gr.Textbox(
             label="the expert's name", info="letters, digits, dots, dashes", elem_id="train-name"
         )
+        name_problem = _html("", "name-problem")
         length = gr.Radio(
             [*LENGTHS, OWN_STEPS], value="ten minutes", label="how long", elem_id="train-length"
         )
         estimate = _html(estimate_html(None, TrainConfig()), "estimate")
         with gr.Accordion("the numbers behind it", open=False, elem_id="train-form"):
-            form = create_train_form()
+            second, weight = _create_second()
+            form = create_train_form(share)
         start = gr.Button("Start training", variant="primary", elem_id="train-start")
     return RunStep(
-        group, reward, reason, try_base, gr.State(None), tried_shown, name, length, estimate, form,
-        start,
+        group, reward, reason, try_base, gr.State(None), tried_shown, name, name_problem, length,
+        estimate, form, start, second, weight,
     )  # fmt: skip
+
+
+def _create_second() -> tuple[gr.Dropdown, gr.Number]:
+    """A second reward beside the first, such as short answers that are also right."""
+    with gr.Row():
+        second = gr.Dropdown(
+            [("no second reward", ""), *((name, name) for name in KNOWN)], value="",
+            label="reward this too", elem_id="train-second", min_width=150,
+        )  # fmt: skip
+        weight = gr.Number(
+            0.2, label="its weight", info="the first one's is 1", elem_id="train-weight",
+            min_width=150,
+        )  # fmt: skip
+    return second, weight
 
 
 def _create_live() -> Live:
@@ -161,6 +195,7 @@ def _create_live() -> Live:
         try_it = gr.Button(
             "Try it in the chat", variant="primary", visible=False, elem_id="train-try", min_width=0
         )
+    answers = _html("", "train-answers")
     with gr.Column(visible=False, elem_id="train-plots") as plots:
         _caption(
             "Reward of each step, from −1 (all wrong) to +1 (all right), with its spread; dots are "
@@ -172,10 +207,20 @@ def _create_live() -> Live:
             f"groups: prompts that teach nothing. {term('z')} − 1: how much has changed."
         )
         vitals = gr.Plot(show_label=False, container=False, elem_id="plot-vitals")
-    timer = gr.Timer(1.0, active=False)
+        _caption("How far each layer has moved from the base model.")
+        layers = gr.Plot(show_label=False, container=False, elem_id="plot-layers")
+    with gr.Accordion("lay runs over each other", open=False, elem_id="train-compare"):
+        compared = gr.Dropdown(
+            [], label="runs", show_label=False, container=False, multiselect=True,
+            elem_id="compared-runs",
+        )  # fmt: skip
+        _caption("Lines: reward. Dots: right answers on the rows kept for checking.")
+        overlay = gr.Plot(show_label=False, container=False, elem_id="plot-runs")
+        table = _html(NOTHING, "compared-table")
     return Live(
-        run, status, pause, resume, stop, try_it, plots, reward, vitals, gr.State(""), timer
-    )
+        run, status, pause, resume, stop, try_it, plots, answers, reward, vitals, layers,
+        gr.State(""), gr.Timer(1.0, active=False), compared, overlay, table,
+    )  # fmt: skip
 
 
 def _act(label: str, elem_id: str) -> gr.Button:
@@ -188,3 +233,15 @@ def _html(html: str, elem_id: str | None = None) -> gr.HTML:
 
 def _caption(html: str) -> None:
     _html(f'<p class="caption">{html}</p>')
+
+
+def try_button(report: RunReport) -> gr.Button:
+    """A run in progress offers what it is so far; a LoRA adapter is no expert."""
+    stage, begun = report.status.stage, bool(report.curves.steps)
+    if report.plan.config.method != SVF:
+        words = "A LoRA adapter has no z: it cannot be mixed in the chat"
+        return gr.Button(words, visible=begun, interactive=False)
+    if stage == FINISHED:
+        return gr.Button("Try it in the chat", visible=True, interactive=True)
+    words = f"Try step {report.status.step} in the chat"
+    return gr.Button(words, visible=begun and stage in (RUNNING, PAUSED), interactive=True)

@@ -137,3 +137,21 @@ def test_a_full_disk_pauses_the_run_and_says_so(engine, data, monkeypatch):
     full[0] = False
     engine.jobs.resume(name)
     assert wait(engine, name, FINISHED).step == QUICK.steps
+
+
+def test_a_draft_answers_until_the_expert_takes_its_place(engine, data):
+    name = engine.jobs.start(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 400})))
+    while engine.jobs.status(name).step < 2:
+        time.sleep(0.01)
+    engine.jobs.pause(name)
+    draft = engine.draft(name)
+    (info,) = [e for e in engine.experts() if e.name == draft]
+    assert info.draft
+    asked = ChatRequest(
+        ASK, Controls("manual", mixture=Mixture({draft: 1.0})), Sampling(max_new_tokens=2)
+    )
+    assert isinstance(next(engine.answer("s", asked)), Dispatched)
+    engine.jobs.resume(name)
+    engine.jobs.stop(name)
+    wait(engine, name, FINISHED)
+    assert [e.name for e in engine.experts() if "red" in e.name] == ["red"]

@@ -10,7 +10,6 @@ from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig
 from t2local.training.runs import Plan, Run
 from t2local.training.tryout import (
-    fitting_temperature,
     in_words,
     lasting,
     run_seconds,
@@ -128,10 +127,3 @@ def test_times_are_said_in_words():
     told = {3.2: "about 3 seconds", 47: "about 50 seconds", 240: "about 4 minutes"}
     assert {s: in_words(s) for s in told} == told
     assert in_words(9000) == "about 2.5 hours"
-
-
-def test_choices_of_a_word_are_trained_softly():
-    words, sentences = [Example("p", "red")], [Example("p", "a whole sentence of words")]
-    assert fitting_temperature("choice", words) > 1
-    assert fitting_temperature("choice", sentences) == 1
-    assert fitting_temperature("exact", words) == 1

@@ -1,4 +1,4 @@
-from t2local.plots import plot_reward, plot_vitals
+from t2local.plots import plot_layers, plot_reward, plot_runs, plot_vitals
 from t2local.plots.training import band, smoothed
 from t2local.training.curves import Check, Curves
 
@@ -43,3 +43,15 @@ def test_the_vitals_are_four_panels():
         list(values) for values in (RUN.kl, RUN.entropy, RUN.equal_groups, RUN.change)
     ]
     assert {trace.yaxis for trace in figure.data} == {"y", "y2", "y3", "y4"}
+
+
+def test_layers_are_bars_and_nothing_moved_is_said():
+    (bars,) = plot_layers([0.01, 0.02]).data
+    assert list(bars.y) == [0.01, 0.02]
+    assert not plot_layers([0.0, 0.0]).data
+
+
+def test_runs_share_one_figure_with_a_line_and_dots_each():
+    figure = plot_runs([("first", RUN), ("second", RUN), ("not begun", Curves())])
+    assert [trace.name for trace in figure.data] == ["first", "first", "second", "second"]
+    assert not plot_runs([]).data

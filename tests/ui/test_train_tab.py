@@ -87,7 +87,7 @@ def test_from_a_csv_to_an_expert_in_the_chat(open_page, start, table):
     assert "+1.0" in page.inner_text(".tried")
     assert "steps of" in page.inner_text("#estimate")
     begin(page, 12)
-    page.wait_for_selector("[data-stage=finished]")
+    page.wait_for_selector("[data-stage=finished]", timeout=60_000)
     page.wait_for_selector("#plot-reward .js-plotly-plot")
     assert "difference" in page.inner_text("#train-status")
     assert "two-colours" in [e.name for e in engine.experts()]
@@ -96,11 +96,13 @@ def test_from_a_csv_to_an_expert_in_the_chat(open_page, start, table):
     assert page.input_value("[data-expert=two-colours]") == "1"
 
 
-def test_a_reload_and_a_restart_find_the_run_again(open_page, start, table):
+def test_a_reload_and_a_restart_find_the_run_again_and_a_paused_one_can_be_tried(
+    open_page, start, table
+):
     _, url = start()
     page = train_page(open_page, url)
     give(page, table)
-    begin(page, 900)
+    begin(page, 9000)
     page.wait_for_selector("[data-stage=running]")
     page.reload()
     page.wait_for_selector("#message textarea:enabled")
@@ -108,10 +110,15 @@ def test_a_reload_and_a_restart_find_the_run_again(open_page, start, table):
     page.wait_for_selector("[data-stage=running]")
     page.click("#train-pause")
     page.wait_for_selector("[data-stage=paused]")
+    page.wait_for_selector("#train-answers table.answers")
+    page.wait_for_selector("#plot-layers .js-plotly-plot")
+    page.click("#train-try")  # what it is so far
+    page.wait_for_selector("#mixer [data-expert^=two-colours-step-]")
+    page.get_by_role("tab", name="Train").click()
     page.click("#train-resume")
     page.wait_for_selector("[data-stage=running]")
     page.click("#train-stop")
-    page.wait_for_selector("[data-stage=finished]")
+    page.wait_for_selector("[data-stage=finished]", timeout=60_000)
     cut_off = Run.create(Run.open("last").plan())
     _, again = start()
     page = train_page(open_page, again)
