@@ -29,7 +29,9 @@ from t2local.models.load import LoadedModel, load_model
 from t2local.models.quantized import nf4_problem
 from t2local.progress import drain
 from t2local.svf import SVFModel, attaching
-from t2local.training.bench_step import step_cost
+from t2local.training.bench_peer import peer_problem, peer_step_cost
+from t2local.training.bench_step import StepCost, step_cost
+from t2local.training.bench_wait import waits_while_training
 from t2local.training.config import TrainConfig
 
 GIB = 2**30
@@ -51,11 +53,12 @@ class Effort:
     answer_tokens: int
     sequences: int
     sequence_tokens: int
+    steps: int  # measured after one to warm up
     nf4_targets: str
 
 
-FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, "all")
-QUICK = Effort(2, 4, 2, 4, 8, 2, 64, r"\.0\.mlp")
+FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all")
+QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp")
 
 
 def add_parser(subparsers) -> None:
@@ -90,21 +93,47 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
 
 
 def _training_step(opening: tuple[str, str, str], effort: Effort) -> Measured:
-    rows: list[Row] = []
-    name = "training step"
-    slices = {"": TrainConfig.rows_per_forward, ", in one forward": effort.sequences}
-    for suffix, rows_per_forward in slices.items():
-        log(f"measuring a training step of {effort.sequences} × {effort.sequence_tokens}{suffix}")
-        cost = _in_child(
-            step_cost, *opening, effort.sequences, effort.sequence_tokens, rows_per_forward
-        )
+    name, rows = "training step", []
+    size = (effort.sequences, effort.sequence_tokens)
+    usual = TrainConfig.rows_per_forward
+    slices = {"": (usual, effort.steps), ", in one forward": (effort.sequences, 1)}
+    costs = []
+    for suffix, (rows_per_forward, steps) in slices.items():
+        log(f"measuring a training step of {size[0]} × {size[1]}{suffix}")
+        cost = _in_child(step_cost, *opening, *size, rows_per_forward, steps)
+        costs.append(cost)
         rows.append(Row(name, f"peak memory{suffix}", cost.peak_memory_bytes / GIB, "GiB"))
-        rows.append(Row(name, f"speed{suffix}", cost.tokens / cost.total_s, "tokens/s"))
+        rows.append(Row(name, f"speed{suffix}", cost.tokens / cost.wall_s, "tokens/s"))
         rows += [
             Row(name, f"share of {stage}{suffix}", seconds / cost.total_s, "of the time")
             for stage, seconds in cost.seconds.items()
         ]
-    return Measured(rows, {})
+    rows.append(Row(name, "whole turn of the loop", costs[0].wall_s, "s"))
+    rows.append(Row(name, "sent by each of several processes", costs[0].sent_bytes, "bytes"))
+    own = Measured(rows, {"train_overhead": costs[0].overhead})
+    peer = _peer_step(opening, effort, costs[0])
+    return Measured([*own.rows, *peer.rows], {**own.ratios, **peer.ratios})
+
+
+def _peer_step(opening: tuple[str, str, str], effort: Effort, own: StepCost) -> Measured:
+    """The same step by TRL with PEFT LoRA: of float models, where TRL is installed."""
+    if problem := peer_problem(own.quantization):
+        log(f"a training step by TRL with PEFT LoRA: {problem}")
+        return Measured([], {})
+    log("measuring the same step by TRL with PEFT LoRA")
+    size = (effort.sequences, effort.sequence_tokens, TrainConfig.rows_per_forward, effort.steps)
+    peer = _in_child(peer_step_cost, opening[0], *size)
+    name = "TRL LoRA step"
+    rows = [
+        Row(name, "peak memory", peer.peak_memory_bytes / GIB, "GiB"),
+        Row(name, "speed", own.tokens / peer.wall_s, "tokens/s"),
+        Row(name, "whole turn of the loop", peer.wall_s, "s"),
+    ]
+    ratios = {
+        "train_step_over_trl": own.wall_s / peer.wall_s,
+        "train_memory_over_trl": own.peak_memory_bytes / peer.peak_memory_bytes,
+    }
+    return Measured(rows, ratios)
 
 
 def _second_start(opening: tuple[str, str, str]) -> Measured:
@@ -148,8 +177,20 @@ def _svf(opening: tuple[str, str, str], effort: Effort) -> list[Measured]:
         speed.change_of_z(svf, effort.rounds, rebuild),
         speed.rows_of_z(svf, _batch(loaded, 8, 32), effort.rounds),
         speed.decoding(loaded, untouched, svf, prompt, effort.decode_tokens, rebuild),
+        _chat_wait(loaded, svf, effort),
     ]
     return [Measured(rows, {}), *parts]
+
+
+def _chat_wait(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measured:
+    log("measuring how long a chat waits while a run trains")
+    waits = waits_while_training(loaded, svf, rounds=3 * effort.rounds)
+    name, longest = "chat while a run trains", max(waits.waits_s)
+    rows = [
+        Row(name, "longest wait", longest, "s"),
+        Row(name, "a micro-batch", waits.micro_batch_s, "s"),
+    ]
+    return Measured(rows, {"chat_wait_over_micro_batch": longest / waits.micro_batch_s})
 
 
 def _exactness(svf: SVFModel, effort: Effort) -> list[Row]:

@@ -44,6 +44,10 @@ RATIO_BARS = {
     "decode_mlp_over_base": Bar("≥", 0.65),
     "decode_all_over_base": Bar("≥", 0.47),
     "decode_rebuilt_over_base": Bar("≥", 0.95),
+    "train_step_over_trl": Bar("≤", 1.0),
+    "train_memory_over_trl": Bar("≤", 0.9),
+    "train_overhead": Bar("≤", 0.05),
+    "chat_wait_over_micro_batch": Bar("≤", 1.0),
     "first_pass_prompt_over_answer": Bar("≤", 0.10),
     "first_pass_classifier_over_answer": Bar("≤", 0.10),
 }

@@ -1,54 +1,88 @@
-"""What one training step costs: memory, tokens/s, and where the time goes.
+"""What one training step costs: memory, seconds, where they go, and bytes between processes.
 
-REINFORCE on free text with sequences of an exact length: short samples are repeated up to it, so
-that forward and backward are those of full rows. Meant for a process of its own, whose peak of
-memory is then the step's. Knows nothing of how the numbers are shown.
+REINFORCE on free text with sequences of an exact length, as whole turns of the real loop: sampling,
+gradient, optimiser, report, and everything written to disk at every step. Meant for a process of
+its own, whose peak of memory is then the step's. Knows nothing of how the numbers are shown.
 """
 
-from collections.abc import Mapping, Sequence
+import pickle
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import islice
+from pathlib import Path
 
 import torch
+from torch import nn
 
 from t2local import paths
 from t2local.adapt.actions import prompt_ids
-from t2local.models.load import load_model
+from t2local.models.chat_format import stop_tokens
+from t2local.models.load import LoadedModel, load_model
 from t2local.progress import drain
-from t2local.svf import attaching
+from t2local.svf import SVFModel, attaching
 from t2local.tasks.examples import Example
-from t2local.training.clock import Clock
 from t2local.training.config import TrainConfig
-from t2local.training.loop import peak_memory_bytes
+from t2local.training.loop import peak_memory_bytes, train
 from t2local.training.methods import SVFMethod
-from t2local.training.policies import TextPolicy
-from t2local.training.step_work import StepWork
+from t2local.training.reports import BatchStatistics, Checkpoint, StepReport, TrainState
+from t2local.training.runs import Run
 
 GROUP = 8  # samples a prompt
 QUESTIONS = ("Tell me a long story about the sea.", "Tell me a long story about a town.")
+REWARD = "length"
+FORBIDDEN = -1e4  # added to a logit: never sampled, and finite
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step works on: the same for whoever is measured.
+
+    `prompt_tokens`: of the longest prompt; every completion has `completion_tokens`.
+    """
+
+    questions: tuple[str, ...]
+    samples_per_prompt: int
+    prompt_tokens: int
+    completion_tokens: int
+    rows_per_forward: int
+
+    @property
+    def tokens(self) -> int:
+        """Those of all sequences, prompt and completion together."""
+        rows = len(self.questions) * self.samples_per_prompt
+        return rows * (self.prompt_tokens + self.completion_tokens)
+
+    def examples(self) -> list[Example]:
+        """Answers in half as many words as there are tokens earn most: rewards that differ."""
+        return [Example(q, str(max(1, self.completion_tokens // 2))) for q in self.questions]
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """`seconds`: keys sampling, forward, backward. `tokens`: those of the whole sequences."""
+    """Of the median step. `seconds`: keys sampling, forward, backward; `wall_s`: the whole turn.
 
+    `tokens`: those of the whole sequences. `sent_bytes`: what each of several processes hands over
+    in a step, the gradient and its statistics.
+    """
+
+    quantization: str
     peak_memory_bytes: int
     tokens: int
+    wall_s: float
     seconds: Mapping[str, float]
+    sent_bytes: int
 
     @property
     def total_s(self) -> float:
         return sum(self.seconds.values())
 
-
-class _FullLength(TextPolicy):
-    """Samples of exactly `max_new_tokens` tokens."""
-
-    def sample(self, batch: Sequence[Example], seed: int, work: StepWork):
-        completions, scored = super().sample(batch, seed, work)
-        eos = self.loaded.tokenizer.eos_token_id
-        n_tokens = self.config.max_new_tokens
-        return [list(islice(cycle(c or [eos]), n_tokens)) for c in completions], scored
+    @property
+    def overhead(self) -> float:
+        """What the turn takes beyond sampling, forward and backward, as a share of these."""
+        return self.wall_s / self.total_s - 1.0
 
 
 def step_cost(
@@ -58,28 +92,78 @@ def step_cost(
     sequences: int,
     sequence_tokens: int,
     rows_per_forward: int,
+    steps: int,
 ) -> StepCost:
-    """One step of `sequences` rows of `sequence_tokens` tokens, prompt and completion together.
+    """The median of `steps` steps after one to warm up; a step is `sequences` × `sequence_tokens`.
 
     Raises `T2LocalError` when the model cannot be loaded.
     """
     loaded = drain(load_model(source, quantization))
-    folder = paths.basis_dir() / loaded.slug
-    svf = drain(attaching(loaded.model, "all", basis, folder))
-    batch = [Example(q, "the") for q in QUESTIONS[: max(1, sequences // GROUP)]]
-    prompt_tokens = max(len(prompt_ids(loaded, example)) for example in batch)
+    svf = drain(attaching(loaded.model, "all", basis, paths.basis_dir() / loaded.slug))
+    work = workload(loaded, sequences, sequence_tokens, rows_per_forward)
+    return cost_of_steps(loaded, svf, work, steps)
+
+
+def workload(
+    loaded: LoadedModel, sequences: int, sequence_tokens: int, rows_per_forward: int
+) -> Workload:
+    """`sequences` rows of `sequence_tokens` tokens, prompt and completion together."""
+    questions = QUESTIONS[: max(1, sequences // GROUP)]
+    longest = max(len(prompt_ids(loaded, Example(q, ""))) for q in questions)
+    new_tokens = max(1, sequence_tokens - longest)
+    return Workload(questions, sequences // len(questions), longest, new_tokens, rows_per_forward)
+
+
+def cost_of_steps(loaded: LoadedModel, svf: SVFModel, work: Workload, steps: int) -> StepCost:
+    """As `step_cost`, on a model that is there. Turns without a validation are measured."""
     config = TrainConfig(
-        prompts_per_step=len(batch),
-        samples_per_prompt=sequences // len(batch),
-        max_new_tokens=max(1, sequence_tokens - prompt_tokens),
-        rows_per_forward=rows_per_forward,
+        steps=steps + 2,  # the first warms up; the last one validates and is never taken
+        prompts_per_step=len(work.questions),
+        samples_per_prompt=work.samples_per_prompt,
+        max_new_tokens=work.completion_tokens,
+        rows_per_forward=work.rows_per_forward,
+        validate_every=steps + 2,
+        checkpoint_every=1,
     )
-    policy = _FullLength(loaded, svf, "contains", config)
-    method = SVFMethod(loaded, svf)
-    z, clock = method.start().requires_grad_(), Clock()
-    with clock("forward"):
-        hold = method.holding(z)
-    statistics = policy.accumulate(batch, StepWork(1, hold, clock))
-    torch.optim.AdamW([z], lr=config.learning_rate, weight_decay=0.0).step()
-    tokens = sequences * (prompt_tokens + config.max_new_tokens)
-    return StepCost(peak_memory_bytes(), tokens, statistics.seconds)
+    start = TrainState.start(SVFMethod(loaded, svf).start(), config.rows_per_forward)
+    examples = work.examples()
+    with tempfile.TemporaryDirectory() as folder, endless(loaded):
+        events = train(loaded, svf, examples, examples[:1], REWARD, config, state=start)
+        with closing(events):
+            turns = list(islice(_turns(events, Run(Path(folder))), steps))
+    wall_s, batch = sorted(turns, key=lambda turn: turn[0])[len(turns) // 2]
+    sent_bytes = start.flat.numel() * start.flat.element_size() + len(pickle.dumps(batch))
+    return StepCost(
+        loaded.quantization, peak_memory_bytes(), work.tokens, wall_s, batch.seconds, sent_bytes
+    )
+
+
+def _turns(events: Iterator, run: Run) -> Iterator[tuple[float, BatchStatistics]]:
+    """Seconds and statistics of each step but the first, all of it written down."""
+    ended = None
+    for event in events:
+        run.record(event)
+        if isinstance(event, StepReport):
+            batch = event.batch
+        if isinstance(event, Checkpoint):
+            before, ended = ended, time.perf_counter()
+            if before is not None:
+                yield ended - before, batch
+
+
+@contextmanager
+def endless(loaded: LoadedModel) -> Iterator[None]:
+    """Inside, no answer ends before its last token: the head's bias forbids all stop tokens."""
+    head = loaded.model.get_output_embeddings()
+    before = head.bias
+    size = head.weight.shape[0]
+    bias = torch.zeros(size, dtype=loaded.model.dtype, device=loaded.model.device)
+    if before is not None:
+        bias += before.detach()
+    stops = stop_tokens(loaded.tokenizer, loaded.model.generation_config.eos_token_id)
+    bias[list(stops)] = FORBIDDEN
+    head.bias = nn.Parameter(bias, requires_grad=False)
+    try:
+        yield
+    finally:
+        head.bias = before
