@@ -104,7 +104,7 @@ def create_train_tab() -> TrainTab:
 
 def _create_data() -> DataStep:
     _html(
-        "<h3>1 · What should it learn?</h3><p>Give 20 to 500 examples of a prompt and the answer "
+        "<h3>1 · What should it learn?</h3><p>Give 5 to 500 examples of a prompt and the answer "
         f"you want. The model tries, is rewarded, and a small {term('expert')} of 400 KB grows "
         "from it. No file at hand? Try one of ours:</p>"
     )
