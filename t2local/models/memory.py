@@ -3,8 +3,10 @@
 Plain values for `doctor`; knows nothing of how they are shown.
 """
 
+import ctypes
 import os
 import platform
+import sys
 from dataclasses import dataclass, field
 from importlib import metadata
 
@@ -91,3 +93,13 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return NOT_INSTALLED
+
+
+def return_freed_memory() -> None:
+    """Give what was freed back to the system, which glibc does not do by itself."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # another C library
+        return

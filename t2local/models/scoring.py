@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from t2local.errors import T2LocalError
 
-CHUNK_POSITIONS = 256  # positions × vocabulary × 4 bytes: 50 MB for 49,152 entries
+CHUNK_POSITIONS = 32  # positions × vocabulary × 4 bytes: 6 MB for 49,152 entries, some copies of it
 
 
 @dataclass(frozen=True)

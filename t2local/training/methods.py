@@ -16,7 +16,6 @@ from t2local.models.load import LoadedModel
 from t2local.svf import SVFModel, Z
 from t2local.svf.targets import depth_of
 from t2local.training.config import LORA, TrainConfig
-from t2local.training.lora import LoRAMethod
 
 
 class Method(Protocol):
@@ -56,6 +55,8 @@ class SVFMethod:
 def method_for(loaded: LoadedModel, svf: SVFModel, config: TrainConfig) -> Method:
     """The method that the configuration names."""
     if config.method == LORA:
+        from t2local.training.lora import LoRAMethod  # PEFT alone takes 60 MB of memory
+
         return LoRAMethod(loaded, svf, config.lora_rank, config.lora_alpha, config.seed)
     return SVFMethod(loaded, svf)
 

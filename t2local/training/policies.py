@@ -28,6 +28,7 @@ from t2local.adapt.actions import (
 )
 from t2local.models.generate import Sampling, generate_batch
 from t2local.models.load import LoadedModel
+from t2local.models.memory import return_freed_memory
 from t2local.models.scoring import (
     log_probabilities,
     log_probabilities_and_kl,
@@ -156,6 +157,7 @@ class TextPolicy:
         with clock("sampling"):
             seed = self.config.seed * 100_003 + work.step
             completions, scored = self.sample(batch, seed, work)
+            return_freed_memory()  # of the KV cache, before activations take as much
         rewards = [reward for _, reward in scored]
         advantages = self.advantages(rewards).flatten()
         rows = [e for e in batch for _ in range(size)]
