@@ -93,7 +93,7 @@ def split_rows(
     if len({e.prompt for e in examples}) < ENOUGH_PROMPTS:
         rows = list(examples)
         return Curriculum(source, rows, rows, rows, leave_one_out=True)
-    rest, held_out = split_held_out(examples, held_out_share, seed)
+    rest, held_out = split_held_out(examples, held_out_share, seed, at_least=2)
     train, validation = split_held_out(rest, VALIDATION_SHARE, seed)
     return Curriculum(source, train, validation, held_out)
 

@@ -7,15 +7,16 @@ from t2local.tasks.examples import Example
 
 
 def split_held_out(
-    examples: Sequence[Example], share: float, seed: int = 0
+    examples: Sequence[Example], share: float, seed: int = 0, at_least: int = 1
 ) -> tuple[list[Example], list[Example]]:
     """`(rest, held_out)`, each in the given order; about `share` of the rows, at least one, is held
-    out. Rows with the same prompt stay together. Needs two different prompts at least.
+    out and `at_least` prompts are not. Rows with the same prompt stay together. Needs `at_least`
+    + 1 different prompts.
     """
     prompts = list(dict.fromkeys(e.prompt for e in examples))
     assert 0 < share < 1, share
-    assert len(prompts) > 1, "one prompt cannot be on both sides"
-    count = min(max(1, round(share * len(prompts))), len(prompts) - 1)
+    assert len(prompts) > at_least > 0, (len(prompts), at_least)
+    count = min(max(1, round(share * len(prompts))), len(prompts) - at_least)
     chosen = set(random.Random(seed).sample(prompts, count))
     rest = [e for e in examples if e.prompt not in chosen]
     return rest, [e for e in examples if e.prompt in chosen]

@@ -1,3 +1,4 @@
+from t2local.tasks.curricula import split_rows
 from t2local.tasks.examples import Example
 from t2local.tasks.splits import split_held_out
 
@@ -20,3 +21,10 @@ def test_at_least_one_row_is_on_each_side():
     two = ROWS[:2]
     assert [len(part) for part in split_held_out(two, 0.01)] == [1, 1]
     assert [len(part) for part in split_held_out(two, 0.99)] == [1, 1]
+
+
+def test_a_large_share_leaves_rows_to_learn_from_and_to_check_on():
+    ten = [Example(f"question {i}", str(i)) for i in range(10)]
+    parts = split_rows("ten", ten, held_out_share=0.9)
+    assert min(len(parts.train), len(parts.validation)) >= 1
+    assert len(parts.held_out) == 8

@@ -14,7 +14,7 @@ from t2local.errors import T2LocalError
 from t2local.tasks.examples import Example, as_columns
 from t2local.tasks.rewards import REWARDS, Reward
 
-_TERM = re.compile(r"(?:(\d+(?:\.\d+)?)\s*\*\s*)?([a-z_]+)")
+_TERM = re.compile(r"(?:(\d{1,6}(?:\.\d{1,6})?)\s*\*\s*)?([a-z_]+)")
 _NEEDED = {  # reward -> columns, one of which every row must have
     "code": ("tests",),
     "code_partial": ("tests",),

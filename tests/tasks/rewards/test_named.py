@@ -37,6 +37,7 @@ def test_a_row_that_a_part_cannot_score_is_not_scored():
         ("numeric-length", "'numeric-length' is no part"),
         ("0*numeric", "weight above 0"),
         ("-1*numeric", "is no part of a reward"),
+        ("1" + "0" * 400 + "*numeric", "is no part of a reward"),
         ("qqq", "choose among exact"),
     ],
 )
