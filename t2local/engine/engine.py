@@ -197,7 +197,7 @@ class Engine:
         asked = [CLASSIFIER] if self._shelf.classifier else []
         asked += [PROMPT] if self._shelf.skills else []
         found = self.adapting.strategies() if self._shelf.skills else []
-        return [*asked, *found, *([MANUAL] if self._shelf.skills else []), BASE]
+        return [*asked, *found, *([MANUAL] if self._shelf.mixable else []), BASE]
 
     def matrix_names(self) -> list[str]:
         self._ready()

@@ -193,7 +193,7 @@ def test_an_empty_message_is_one_message(open_page):
 
 
 def test_a_loading_engine_shows_progress_then_opens(open_page, tmp_path):
-    slow, close = serve(tmp_path, load_s=4.0)
+    slow, close = serve(tmp_path, load_s=8.0)
     try:
         page = open_page(url=slow.url, ready=False)
         page.wait_for_selector(".header .progress")
