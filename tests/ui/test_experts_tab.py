@@ -60,7 +60,7 @@ def test_a_shipped_expert_offers_a_copy_but_no_delete(open_page, served):
     page = show(open_page, served.url)
     acts = page.locator(".expert[data-name=math] [data-act]")
     offered = [acts.nth(i).get_attribute("data-act") for i in range(acts.count())]
-    assert offered == ["try_it", "compare", "duplicate", "share"]
+    assert offered == ["try_it", "compare", "duplicate", "hand_over"]
     assert "duplicate it to change it" in page.inner_text(".expert[data-name=math]")
     forgot = page.inner_text(".expert[data-name=reasoning] .forgetting")
     assert "on math: 42 → 41 of 100, no proven change" in forgot
