@@ -25,6 +25,7 @@ from t2local.errors import T2LocalError
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel, Z
+from t2local.tasks.benchmark_overlap import prompt_hashes
 from t2local.tasks.examples import Example
 from t2local.tasks.files import content_hash
 
@@ -54,7 +55,10 @@ class Generation:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search returns: the mixture, its scores on the shots and each generation."""
+    """What a search returns: the mixture, its scores on the shots and each generation.
+
+    `shot_prompts`: a hash of each shot's prompt (`tasks.benchmark_overlap`).
+    """
 
     mixture: Mixture
     accuracy: float
@@ -63,6 +67,7 @@ class Found:
     shots_sha256: str
     generations: tuple[Generation, ...]
     evaluations: int
+    shot_prompts: tuple[str, ...] = ()
 
 
 def draw_shots(examples: Sequence[Example], config: CEMConfig) -> list[Example]:
@@ -119,6 +124,7 @@ def search(
         content_hash(shots),
         tuple(past),
         len(shots) * config.population * config.generations,
+        prompt_hashes(shots),
     )
 
 

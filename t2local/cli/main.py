@@ -36,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from t2local.cli import adapt, ask, bench, doctor, experts, train
+    from t2local.cli import adapt, ask, bench, doctor, evaluate, experts, train
 
     parser = argparse.ArgumentParser(prog="t2local", description=__doc__.splitlines()[0])
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (ask, adapt, train, experts, bench, doctor):
+    for module in (ask, adapt, train, evaluate, experts, bench, doctor):
         module.add_parser(subparsers)
     for subparser in subparsers.choices.values():
         subparser.add_argument("--json", action="store_true", help="one JSON object on stdout")

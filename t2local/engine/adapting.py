@@ -50,6 +50,7 @@ class AdaptingDesk:
             "reward": reward,
             "shots": found.shots,
             "shots_sha256": found.shots_sha256,
+            "shot_prompts": list(found.shot_prompts),
             "accuracy": found.accuracy,
             "log_likelihood": found.log_likelihood,
             "evaluations": found.evaluations,

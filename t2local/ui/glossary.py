@@ -39,6 +39,10 @@ TERMS = {
     "the range in which the true difference lies with 95 % confidence.",
     "forgetting": "The same kind of measurement on what the expert was not trained for: whether it "
     "lost, or gained, something there.",
+    "oracle": "For each question the base model or the single expert that was right, if any was: "
+    "what a dispatcher that never errs would reach.",
+    "95 % interval": "The range in which the true share lies with 95 % confidence. Two strategies "
+    "whose ranges overlap much may be equally good.",
     "rms": "Root mean square: the typical size of z − 1 over all directions. 0 is the base model; "
     "experts have a few hundredths.",
     "cosine": "Whether two experts turn the same directions of the model the same way. 1: exactly "

@@ -17,6 +17,8 @@ from t2local.ui.assets import FOLDER, asset
 from t2local.ui.chat_events import ChatEvents
 from t2local.ui.chat_tab import ChatTab, create_chat_tab
 from t2local.ui.errors import shown
+from t2local.ui.evaluate_events import EvaluateEvents
+from t2local.ui.evaluate_tab import create_evaluate_tab
 from t2local.ui.experts_cards import experts_html
 from t2local.ui.experts_events import ExpertsEvents
 from t2local.ui.experts_tab import create_experts_tab
@@ -38,7 +40,7 @@ class Page(gr.Blocks):
             "theme": page_theme(),
             # in the head, because gradio rewrites the selectors of `css`
             "head": f"<style>{asset('page.css')}{asset('chat.css')}{asset('train.css')}"
-            f"{asset('experts.css')}{asset('adapt.css')}</style>",
+            f"{asset('experts.css')}{asset('adapt.css')}{asset('evaluate.css')}</style>",
             "js": f"() => {{ {asset('page.js')} }}",
             "favicon_path": FOLDER / "favicon.svg",
             "footer_links": [],
@@ -64,12 +66,15 @@ def build_app(engine: Any) -> Page:
                 adapt = create_adapt_tab()
             with gr.Tab("Experts") as experts_shown:
                 experts = create_experts_tab(engine)
+            with gr.Tab("Evaluate") as evaluate_shown:
+                evaluate = create_evaluate_tab()
         chat_events = ChatEvents(engine, tab)
         chat_events.bind()
         WheelEvents(engine, tab).bind(chat_events.streams)
         TrainEvents(engine, train, tab, experts.cards, tabs).bind(page, train_shown)
         ExpertsEvents(engine, experts, tab, tabs).bind(page, experts_shown)
         AdaptEvents(engine, adapt, tab, tabs).bind()
+        EvaluateEvents(engine, evaluate, evaluate_shown).bind()
         _Opening(engine, tab, chat_events, header, experts.cards, timer).bind(page)
     return page
 

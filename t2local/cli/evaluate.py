@@ -1,0 +1,129 @@
+"""`evaluate`: strategies side by side on benchmark tasks or files, with intervals."""
+
+import argparse
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2local.cli.common import add_model_arguments, log, log_progress
+from t2local.engine.engine import Engine
+from t2local.engine.evaluating import EvaluatingDesk, EvaluationPlan
+from t2local.errors import T2LocalError
+from t2local.evaluation.catalogue import BENCHMARKS, available_offline, question_set
+from t2local.evaluation.report_files import in_words, markdown_text, write_report
+from t2local.evaluation.run import RowFailed, Scored
+from t2local.evaluation.tally import Evaluation
+from t2local.progress import drain
+from t2local.tasks.intervals import wilson
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("evaluate", help="measure strategies on benchmark tasks")
+    parser.add_argument(
+        "--task", action="append", metavar="NAME|FILE", help=", ".join(BENCHMARKS) + "; or a file"
+    )
+    parser.add_argument(
+        "--strategies", default="base", metavar="base,math,prompt,few-shot:mixture.json",
+        help="base, experts by name, prompt, classifier (each also with :hard), "
+        "few-shot:FILE, lora:FOLDER, oracle",
+    )  # fmt: skip
+    parser.add_argument("--limit", type=int, metavar="N", help="questions of each task")
+    parser.add_argument("--seed", type=int, default=0, help="which ones")
+    parser.add_argument("--reward", default="", help="for a file; default: what fits its answers")
+    parser.add_argument(
+        "--written", action="store_true", help="choices answered in words, as the paper's code does"
+    )
+    parser.add_argument("--max-new-tokens", type=int, help="default: what the paper's code allows")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write JSON, CSV, MD and HTML")
+    parser.add_argument("--list", action="store_true", help="list the tasks and end")
+    add_model_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
+    """Evaluate, and report DESIGN's `evaluate --json` object or a table."""
+    if arguments.list:
+        report(_listed())
+        return
+    plan = _plan(arguments)
+    for task in plan.tasks:  # a mistake is told before the model is loaded
+        question_set(task, plan.limit, plan.seed, plan.written, plan.reward)
+    engine = Engine(arguments.model, arguments.quantize, arguments.basis).load(log_progress)
+    found = drain(EvaluatingDesk.of(engine).run(plan), _log_event)
+    about = _about(engine, plan)
+    if arguments.out:
+        for path in write_report(found, about, arguments.out):
+            log(f"saved {path}")
+    if arguments.json:
+        report({**found.as_dict(), "about": about})
+    else:
+        _print_table(found, about)
+
+
+def _plan(arguments: argparse.Namespace) -> EvaluationPlan:
+    if not arguments.task:
+        here = ", ".join(available_offline()) or "none"
+        raise T2LocalError(
+            f"Name a task with --task: {', '.join(BENCHMARKS)}, or a file (without a network "
+            f"available: {here})."
+        )
+    named = [name for given in arguments.task for name in given.split(",")]
+    return EvaluationPlan(
+        tuple(named),
+        tuple(arguments.strategies.split(",")),
+        arguments.limit,
+        arguments.seed,
+        arguments.written,
+        arguments.reward,
+        arguments.max_new_tokens,
+    )
+
+
+def _listed() -> dict[str, Any]:
+    here = available_offline()
+    return {
+        name: {"about": task.__doc__.splitlines()[0], "offline": name in here}
+        for name, task in BENCHMARKS.items()
+    }
+
+
+def _about(engine: Engine, plan: EvaluationPlan) -> dict[str, Any]:
+    status = engine.status
+    return {
+        "command": shlex.join(["python", "-m", "t2local", *sys.argv[1:]]),
+        "limit": plan.limit,
+        "seed": plan.seed,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {status.device}",
+        "model": f"{status.model_name}, {status.dtype}, {status.quantization}",
+        "torch": torch.__version__,
+    }
+
+
+def _log_event(event: Scored | RowFailed) -> None:
+    if isinstance(event, RowFailed):
+        log(f"{event.task} {event.strategy} failed: {event.reason}")
+        return
+    if event.done:
+        low, high = wilson(event.correct, event.done)
+        log(
+            f"{event.task} {event.strategy} {event.done}/{event.total} "
+            f"right {event.correct / event.done:.3f} [{low:.3f}, {high:.3f}]"
+        )
+
+
+def _print_table(found: Evaluation, about: dict[str, Any]) -> None:
+    """Columns in line on a terminal, Markdown where the output goes into a file."""
+    if not sys.stdout.isatty():
+        print(markdown_text(found, about), end="")
+        return
+    heads = ["task", "strategy", "n", "right", "95 %", "− base", "95 %", "pass 1", "pass 2"]
+    rows = [heads, *(in_words(result)[: len(heads)] for result in found.results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))

@@ -1,0 +1,144 @@
+"""What the Evaluate page and the command `evaluate` ask for: strategies by name on tasks.
+
+Runs in its caller's thread and holds the model for one forward at a time, so that chats go on
+beside it. Knows nothing of gradio.
+"""
+
+import difflib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2local.adapt.events import BASE, FEW_SHOT
+from t2local.engine.engine import Engine
+from t2local.engine.requests import CLASSIFIER, PROMPT
+from t2local.engine.shelf import Shelf
+from t2local.errors import T2LocalError
+from t2local.evaluation.catalogue import question_set
+from t2local.evaluation.questions import QuestionSet
+from t2local.evaluation.run import Event, evaluate
+from t2local.evaluation.strategies import ORACLE, Held, Strategy, asking, base, mixed
+from t2local.evaluation.subject import Subject
+from t2local.evaluation.tally import Evaluation
+from t2local.experts.mixture_file import MixtureFile, MixtureStore, read_mixture
+from t2local.models.load import LoadedModel
+from t2local.progress import CancelToken
+from t2local.svf import Mixture, SVFModel
+from t2local.training.lora_adapter import read_adapter
+
+HARD = "hard"
+LORA = "lora"
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """`tasks`: names or files. `strategies`: as `EvaluatingDesk.names`, `few-shot:FILE`,
+    `lora:FOLDER`. `limit`: questions of each task, drawn by `seed`; None is all of them.
+
+    `written`: choices are answered in words. `reward`: how a file's answers are scored.
+    """
+
+    tasks: tuple[str, ...]
+    strategies: tuple[str, ...]
+    limit: int | None = None
+    seed: int = 0
+    written: bool = False
+    reward: str = ""
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for what, given in (("task", self.tasks), ("strategy", self.strategies)):
+            if not any(name.strip() for name in given):
+                raise T2LocalError(f"No {what} was given; choose one or more.")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise T2LocalError(f"{self.max_new_tokens} new tokens cannot be; choose 1 or more.")
+
+
+@dataclass(frozen=True)
+class EvaluatingDesk:
+    """`model`, `shelf`: of this moment; an error where the model is not ready."""
+
+    model: Callable[[], tuple[LoadedModel, SVFModel]]
+    shelf: Callable[[], Shelf]
+
+    @classmethod
+    def of(cls, engine: Engine) -> "EvaluatingDesk":
+        """The desk of an engine's model, which may still be loading."""
+        return cls(engine.adapting.model, engine.adapting.shelf)
+
+    def names(self) -> list[str]:
+        """The strategies that can be named here, files and folders aside."""
+        subject = self._subject()
+        asked = [PROMPT, f"{PROMPT}:{HARD}"] if subject.skills else []
+        if subject.classifier and subject.skills:
+            asked += [CLASSIFIER, f"{CLASSIFIER}:{HARD}"]
+        kept = [f"{FEW_SHOT}:{name}" for name in self._store().names()] if subject.skills else []
+        return [BASE, *subject.skills, *asked, *kept, *([ORACLE] if subject.skills else [])]
+
+    def run(
+        self, plan: EvaluationPlan, cancel: CancelToken | None = None
+    ) -> Generator[Event, None, Evaluation]:
+        """All strategies on all tasks; see `evaluation.run`. Raises `T2LocalError`, `Cancelled`."""
+        subject = self._subject()
+        names = list(dict.fromkeys(name.strip() for name in plan.strategies if name.strip()))
+        oracle = ORACLE in names
+        names = [name for name in names if name != ORACLE]
+        if oracle and not set(names) & {*subject.skills}:
+            names = list(dict.fromkeys([BASE, *names, *subject.skills]))
+        strategies = [self._strategy(subject, name) for name in names]
+        tasks = tuple(dict.fromkeys(name.strip() for name in plan.tasks if name.strip()))
+        sets = [self._questions(name, plan) for name in tasks]
+        return (yield from evaluate(subject, sets, strategies, oracle, plan.max_new_tokens, cancel))
+
+    def _questions(self, name: str, plan: EvaluationPlan) -> QuestionSet:
+        return question_set(name, plan.limit, plan.seed, plan.written, plan.reward)
+
+    def _strategy(self, subject: Subject, name: str) -> Strategy:
+        """Raises `T2LocalError` for what is no strategy, naming the nearest."""
+        kind, _, rest = name.partition(":")
+        if name == BASE:
+            return base(subject)
+        if name in subject.skills:
+            return mixed(subject, name, Mixture({name: 1.0}))
+        if kind in (PROMPT, CLASSIFIER) and rest in ("", HARD):
+            return self._asking(subject, name, kind, soft=not rest)
+        if kind == FEW_SHOT and rest:
+            file = self._mixture(subject, rest)
+            shots = tuple(map(str, file.task.get("shot_prompts", ())))
+            return mixed(subject, name, file.mixture, shots)
+        if kind == LORA and rest:
+            return self._lora(subject, name, Path(rest).expanduser())
+        known = [*self.names(), f"{FEW_SHOT}:mixture.json", f"{LORA}:FOLDER"]
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose among {', '.join(known)}."
+        raise T2LocalError(f"There is no strategy and no expert '{name}'; {hint}")
+
+    def _asking(self, subject: Subject, name: str, kind: str, soft: bool) -> Strategy:
+        if not subject.skills:
+            raise T2LocalError(f"'{name}' needs experts to choose from, and there are none here.")
+        reader = subject.classifier if kind == CLASSIFIER else None
+        if kind == CLASSIFIER and reader is None:
+            raise T2LocalError(
+                "There is no classifier expert for this model; evaluate 'prompt', or train one "
+                "with `python -m t2local train --classifier`."
+            )
+        return asking(subject, name, reader, soft)
+
+    def _mixture(self, subject: Subject, name: str) -> MixtureFile:
+        """A file's, or the one kept under this name."""
+        path = Path(name).expanduser()
+        file = read_mixture(path) if path.suffix == ".json" else self._store().load(name)
+        file.check(subject.loaded.name, subject.skills)
+        return file
+
+    def _lora(self, subject: Subject, name: str, folder: Path) -> Strategy:
+        adapter = read_adapter(subject.loaded, subject.svf, folder)
+        return Held(name, [LORA, adapter.sha256], adapter.numbers, adapter.holding)
+
+    def _subject(self) -> Subject:
+        loaded, svf = self.model()
+        return Subject(loaded, svf, self.shelf().usable)
+
+    def _store(self) -> MixtureStore:
+        loaded, _ = self.model()
+        return MixtureStore(loaded.slug)

@@ -1,0 +1,61 @@
+"""What is asked and scored: one question of a task, and a task's questions.
+
+Frozen values without I/O; `prompt_ids` puts one before a model. They know nothing of strategies.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from t2local.models.chat_format import render_chat
+from t2local.models.load import LoadedModel
+from t2local.tasks.examples import Example
+
+LIKELIHOOD = "likelihood"  # the verdict of a question whose answer is the likeliest of its choices
+
+
+@dataclass(frozen=True)
+class Question:
+    """`example`: the row that is scored; its prompt is what pass 1 reads.
+
+    `user`: the message of pass 2, with `system` before it and the answer begun by `prefill`.
+    """
+
+    example: Example
+    user: str
+    system: str = ""
+    prefill: str = ""
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """`topic`: what a dispatcher should call these prompts. `verdict`: see `evaluation.verdicts`.
+
+    `max_new_tokens`: of an answer, as the source has it.
+    """
+
+    name: str
+    topic: str
+    questions: tuple[Question, ...]
+    verdict: str
+    max_new_tokens: int = 1
+    source: str = ""
+
+    def sha256(self) -> str:
+        """Equal only where the same is asked and scored in the same way."""
+        rows = [
+            [q.user, q.system, q.prefill, q.example.answer, dict(q.example.columns)]
+            for q in self.questions
+        ]
+        text = json.dumps([self.verdict, self.max_new_tokens, rows], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def prompt_ids(loaded: LoadedModel, question: Question) -> list[int]:
+    """The question under the model's chat template, with the opening of its answer."""
+    messages = [{"role": "user", "content": question.user}]
+    if question.system:
+        messages.insert(0, {"role": "system", "content": question.system})
+    if question.prefill:
+        messages.append({"role": "assistant", "content": question.prefill})
+    return render_chat(loaded.tokenizer, messages, continue_last=bool(question.prefill))

@@ -1,0 +1,201 @@
+"""An evaluation: every strategy on every task, batch by batch, as a generator of typed events.
+
+Each scored prompt is on disk before it is told (`records`), and batches are laid out by the
+questions alone. So a run that was cancelled or cut off goes on where it was, asks no prompt twice
+and ends in the same numbers. Knows nothing of pages, and of files only where records are.
+"""
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from t2local.errors import T2LocalError
+from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
+from t2local.evaluation.records import Record, RecordFile, key_of
+from t2local.evaluation.scorer import NOT_FINITE, Answer, answers
+from t2local.evaluation.strategies import Decision, Strategy
+from t2local.evaluation.subject import Subject
+from t2local.evaluation.tally import Evaluation, summary
+from t2local.evaluation.verdicts import judge, right_answer
+from t2local.models.generate import Around
+from t2local.progress import CancelToken
+from t2local.tasks.benchmark_overlap import overlapping
+
+CHOICE_ROWS, TEXT_ROWS = 16, 32  # of a batch
+
+
+@dataclass(frozen=True)
+class Scored:
+    """`done` of `total` prompts of a task under a strategy, `correct` of them right.
+
+    `records`: those that are new since the last event; on the first event, what was on disk.
+    """
+
+    task: str
+    strategy: str
+    done: int
+    total: int
+    correct: int
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class RowFailed:
+    """A strategy that cannot be measured on a task; the run goes on."""
+
+    task: str
+    strategy: str
+    reason: str
+
+
+Event = Scored | RowFailed
+
+
+def evaluate(
+    subject: Subject,
+    tasks: Sequence[QuestionSet],
+    strategies: Sequence[Strategy],
+    oracle: bool = False,
+    max_new_tokens: int | None = None,
+    cancel: CancelToken | None = None,
+) -> Generator[Event, None, Evaluation]:
+    """Events as they come, the `Evaluation` in the end.
+
+    `max_new_tokens`: instead of each task's own. `oracle`: also the best of base and single experts
+    a prompt. Raises `Cancelled`; `T2LocalError` where a strategy was chosen by prompts that are
+    to be scored, before anything is.
+    """
+    refuse_overlap(tasks, strategies)
+    records: dict[tuple[str, str], dict[int, Record]] = {}
+    failed: dict[tuple[str, str], str] = {}
+    for task in tasks:
+        for strategy in strategies:
+            cell = (task.name, strategy.name)
+            found = yield from _cell(subject, task, strategy, max_new_tokens, cancel)
+            if isinstance(found, str):
+                failed[cell] = found
+            else:
+                records[cell] = found
+    return summary(subject, tasks, strategies, records, failed, oracle)
+
+
+def refuse_overlap(tasks: Sequence[QuestionSet], strategies: Sequence[Strategy]) -> None:
+    """Raise `T2LocalError` where a mixture was found on prompts that are to be scored."""
+    for strategy in strategies:
+        for task in tasks:
+            shared = overlapping([q.example for q in task.questions], strategy.shots)
+            if shared:
+                raise T2LocalError(
+                    f"'{strategy.name}' was found from {len(shared)} of the prompts of "
+                    f"'{task.name}' that are to be scored (the first: '{shared[0].prompt[:60]}'); "
+                    "find a mixture from other examples, or score other rows."
+                )
+
+
+def _cell(
+    subject: Subject,
+    task: QuestionSet,
+    strategy: Strategy,
+    max_new_tokens: int | None,
+    cancel: CancelToken | None,
+) -> Generator[Event, None, dict[int, Record] | str]:
+    """One strategy on one task: its records, or why there are none."""
+    if reason := _unusable(subject, strategy):
+        yield RowFailed(task.name, strategy.name, reason)
+        return reason
+    budget = max_new_tokens or task.max_new_tokens
+    key = key_of(subject.model_key(), task.sha256(), budget, strategy.key)
+    file = RecordFile.of(key)
+    known = {i: r for i, r in file.read().items() if 0 <= i < len(task.questions)}
+    yield _scored(task, strategy, known, tuple(known.values()))
+    held: Around | None = None
+    for places in _batches(task):
+        missing = [i for i in places if i not in known]
+        if not missing:
+            continue
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        held = held or strategy.hold()
+        batch = _answered(subject, task, strategy, places, held, budget, cancel)
+        new = tuple(record for record in batch if record.index in missing)
+        file.append(new)
+        known |= {record.index: record for record in new}
+        yield _scored(task, strategy, known, new)
+    if all(record.failed for record in known.values()):
+        reason = next(iter(known.values())).failed
+        yield RowFailed(task.name, strategy.name, reason)
+        return reason
+    return known
+
+
+def _unusable(subject: Subject, strategy: Strategy) -> str:
+    broken = subject.broken(strategy.needed)
+    return f"the expert '{broken}' is not made of finite numbers" if broken else ""
+
+
+def _scored(
+    task: QuestionSet, strategy: Strategy, known: Mapping[int, Record], new: tuple[Record, ...]
+) -> Scored:
+    right = sum(record.right for record in known.values())
+    return Scored(task.name, strategy.name, len(known), len(task.questions), right, new)
+
+
+def _batches(task: QuestionSet) -> list[list[int]]:
+    """Places of questions of similar length, as many as run together."""
+    order = sorted(range(len(task.questions)), key=lambda i: (len(task.questions[i].user), i))
+    rows = CHOICE_ROWS if task.verdict == LIKELIHOOD else TEXT_ROWS
+    return [order[start : start + rows] for start in range(0, len(order), rows)]
+
+
+def _answered(
+    subject: Subject,
+    task: QuestionSet,
+    strategy: Strategy,
+    places: Sequence[int],
+    held: Around | None,
+    budget: int,
+    cancel: CancelToken | None,
+) -> list[Record]:
+    """Both passes for one batch."""
+    questions = [task.questions[i] for i in places]
+    started = time.perf_counter()
+    decisions = strategy.decide([q.example.prompt for q in questions])
+    first = time.perf_counter() - started if held is None else 0.0
+    started = time.perf_counter()
+    given = _under(subject, task, questions, decisions, held, budget, cancel)
+    second = time.perf_counter() - started
+    right = judge(task.verdict, questions, [answer.text for answer in given])
+    share = 1 / len(places)
+    return [
+        Record(
+            i, q.user, a.text, right_answer(task.verdict, q), r and not a.failed,
+            dict(d.mixture.alpha), d.chosen, dict(d.probabilities), first * share, second * share,
+            a.tokens, a.failed,
+        )
+        for i, q, d, a, r in zip(places, questions, decisions, given, right, strict=True)
+    ]  # fmt: skip
+
+
+def _under(
+    subject: Subject,
+    task: QuestionSet,
+    questions: Sequence[Question],
+    decisions: Sequence[Decision],
+    held: Around | None,
+    budget: int,
+    cancel: CancelToken | None,
+) -> list[Answer]:
+    """Answers under what is held, or under each prompt's own mixture as a row of z."""
+    if held is not None:
+        return answers(subject.loaded, task, questions, held, False, budget, cancel)
+    sound = [i for i, d in enumerate(decisions) if not subject.broken(d.mixture)]
+    given = [Answer(failed=NOT_FINITE)] * len(questions)
+    if sound:
+        z = subject.rows([decisions[i].mixture for i in sound])
+        part = [questions[i] for i in sound]
+        own = partial(subject.svf.using, z)
+        found = answers(subject.loaded, task, part, own, True, budget, cancel)
+        for i, answer in zip(sound, found, strict=True):
+            given[i] = answer
+    return given

@@ -1,0 +1,47 @@
+import csv
+import json
+import re
+
+import pytest
+
+from t2local.errors import T2LocalError
+from t2local.evaluation.report_files import write_report
+from t2local.evaluation.run import evaluate
+from t2local.evaluation.strategies import asking, base
+from t2local.progress import drain
+
+ABOUT = {"command": "evaluate --task <sums>", "seed": 0}
+
+
+@pytest.fixture
+def found(subject, choosing, writing):
+    strategies = [base(subject), asking(subject, "prompt", None, soft=True)]
+    return drain(evaluate(subject, [choosing, writing], strategies))
+
+
+def test_all_files_say_the_same(found, tmp_path):
+    write_report(found, ABOUT, tmp_path / "out")
+    files = {path.name: path.read_text("utf-8") for path in (tmp_path / "out").iterdir()}
+    stored = json.loads(files["results.json"])
+    assert stored["rows"] == found.as_dict()["rows"]
+    rows = list(csv.DictReader(files["results.csv"].splitlines()))
+    assert [int(row["correct"]) for row in rows] == [r.correct for r in found.results]
+    assert files["results.md"].count("\n| colours |") == 2
+    samples = [json.loads(line) for line in files["samples.jsonl"].splitlines()]
+    assert len(samples) == 2 * 45
+    assert sum(sample["right"] for sample in samples) == sum(r.correct for r in found.results)
+
+
+def test_the_page_needs_no_network_and_reads_answers_as_text(found, tmp_path):
+    write_report(found, ABOUT, tmp_path)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert not re.search(r"https?://|src=|<link|<script", page)
+    assert "&lt;sums&gt;" in page
+    assert "<sums>" not in page
+    assert page.count("<details>") == 2 * 45
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(found, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(T2LocalError, match="cannot be written"):
+        write_report(found, ABOUT, tmp_path / "file" / "below")

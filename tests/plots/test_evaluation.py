@@ -1,0 +1,24 @@
+import pytest
+
+from t2local.plots import plot_accuracy
+from t2local.plots.evaluation import Score, point
+from t2local.tasks.intervals import wilson
+
+
+def test_a_point_reaches_as_far_as_wilsons_interval():
+    found = point(Score("t", "base", 40, 10))
+    assert (0.25 - found.below, 0.25 + found.above) == pytest.approx(wilson(10, 40))
+
+
+def test_bars_name_the_task_only_where_there_are_several():
+    one = plot_accuracy([Score("a", "base", 4, 2), Score("a", "math", 4, 3)])
+    assert list(one.data[0].y) == ["base", "math"]
+    two = plot_accuracy([Score("a", "base", 4, 2), Score("b", "base", 4, 3)])
+    assert list(two.data[0].y) == ["a · base", "b · base"]
+
+
+def test_nothing_scored_is_an_empty_figure():
+    for scores in ([], [Score("a", "base", 0, 0)]):
+        figure = plot_accuracy(scores)
+        assert not figure.data
+        assert figure.layout.annotations

@@ -1,0 +1,60 @@
+"""The Evaluate tab in a browser, on a real engine with a two-layer random model."""
+
+import pytest
+
+from .conftest import PHONE
+from .test_adapt_tab import served_engine
+
+__all__ = ["served_engine"]
+pytestmark = pytest.mark.browser
+
+ROWS = "prompt,answer\n" + "".join(
+    f"thing {i}: <b>red</b> or blue?,{('red', 'blue')[i % 2]}\n" for i in range(24)
+)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "things.csv"
+    path.write_text(ROWS)
+    return str(path)
+
+
+def evaluate_page(open_page, url, **options):
+    page = open_page(url=url, ready=False, **options)
+    page.wait_for_selector("#message textarea:enabled")
+    page.get_by_role("tab", name="Evaluate").click()
+    page.wait_for_selector("#evaluate-strategies label >> text=oracle")
+    return page
+
+
+def test_from_a_file_to_a_table_samples_and_files(open_page, served_engine, rows):
+    _, url = served_engine
+    page = evaluate_page(open_page, url)
+    page.set_input_files("#evaluate-file input", rows)
+    page.wait_for_selector("#evaluate-file >> text=things.csv")
+    for name in ("math", "prompt", "oracle"):
+        page.locator("#evaluate-strategies label").get_by_text(name, exact=True).click()
+    page.click("#evaluate-start")
+    page.wait_for_selector("[data-ended]")
+    assert page.locator("#evaluate-table tbody tr").count() == 4
+    assert page.inner_text("#evaluate-table tbody tr:first-child").startswith("things")
+    page.wait_for_selector("#plot-accuracy .js-plotly-plot .bars path")
+    page.wait_for_selector("#evaluate-files >> text=report")
+    samples = page.locator("#evaluate-samples details")
+    everything = samples.count()
+    page.locator("#evaluate-verdict label").get_by_text("wrong", exact=True).click()
+    page.wait_for_function(
+        "n => document.querySelectorAll('#evaluate-samples details').length < n", arg=everything
+    )
+    samples.first.locator("summary").click()
+    assert "<b>red</b>" in samples.first.locator("pre").first.inner_text(), "text, not markup"
+
+
+def test_a_mistake_is_a_sentence_and_a_phone_shows_one_column(open_page, served_engine):
+    _, url = served_engine
+    page = evaluate_page(open_page, url, size=PHONE)
+    page.click("#evaluate-start")
+    page.wait_for_selector(".toast-body >> text=No task was given")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= PHONE[0], f"the page is {width} pixels wide"
