@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from t2local import paths
+from t2local.cli.bench_shape import add_shape_arguments, run_shape
 from t2local.cli.bench_table import print_table
 from t2local.cli.common import add_model_arguments, log, log_progress
 from t2local.engine.bench_latency import ANSWER_TOKENS, first_pass, preview, start_seconds
@@ -64,12 +65,15 @@ QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp")
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("bench", help="measure this machine against the bars")
     parser.add_argument("--quick", action="store_true", help="few repetitions: rough figures")
+    add_shape_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
     """Measure, and report DESIGN's `bench --json` object or a table."""
+    if arguments.shape:
+        return run_shape(arguments, report)
     effort = QUICK if arguments.quick else FULL
     source = arguments.model or paths.default_model()
     opening = (source, arguments.quantize, arguments.basis)
@@ -87,9 +91,9 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
                 "ratios": ratios,
             }
         )
-        return
+        return None
     print(f"{status.model_name}, {status.quantization}, {status.dtype} on {_device(status)}\n")
-    print_table(rows, ratios)
+    return print_table(rows, ratios)
 
 
 def _training_step(opening: tuple[str, str, str], effort: Effort) -> Measured:
@@ -218,7 +222,7 @@ def _nf4_identity(source: str, basis: str, effort: Effort, is_float: bool) -> li
 
 def _engine(opening: tuple[str, str, str], effort: Effort) -> tuple[EngineStatus, list[Measured]]:
     log("measuring what a person waits for")
-    engine = Engine(*opening).load(log_progress)
+    engine = Engine(*opening, precision="exact").load(log_progress)
     if not any(info.usable and info.kind == "skill" for info in engine.experts()):
         log("no experts for this model: next-token bars and pass 1 are left out")
         return engine.status, []

@@ -16,11 +16,11 @@ from t2local.svf import SVFModel, Z
 
 @dataclass(frozen=True)
 class Row:
-    """One measured value: `decode`, `all matrices`, 11.2, `tokens/s`."""
+    """One value: `decode`, `all matrices`, 11.2, `tokens/s`; None where it was not measured."""
 
     name: str
     variant: str
-    value: float
+    value: float | None
     unit: str
 
 

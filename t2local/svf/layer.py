@@ -8,7 +8,8 @@ bit for bit, even with a rounded basis. Knows nothing of experts or of the rest 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from t2local.errors import T2LocalError
 from t2local.svf.basis import Basis
+from t2local.svf.fused import add_branch, add_branches, may_fuse
 from t2local.svf.rebuilt import RebuiltLinear
 from t2local.svf.targets import is_conv1d
 
@@ -28,18 +30,52 @@ class InForce:
     `deltas`: `z − 1`, `[r]`, `[B, 1, r]` or `[B, T, r]`, times the squared scale of an int8 basis;
     a missing one means that the branch is skipped. `matrices`: ready-made `W'` `[m, n]`, used
     instead of base and branch, for an unchanging z; `trained`: that z `[r]`, where it asks for a
-    gradient. `instead`: whole layers that stand in for base and branch.
+    gradient. `instead`: whole layers that stand in for base and branch. `kept`: the few vectors
+    `[k, r]` that a delta is for, where it is not for the whole basis.
     """
 
     deltas: Mapping[str, torch.Tensor] = field(default_factory=dict)
     matrices: Mapping[str, torch.Tensor] = field(default_factory=dict)
     trained: Mapping[str, torch.Tensor] = field(default_factory=dict)
     instead: Mapping[str, nn.Module] = field(default_factory=dict)
+    kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def obey(self, other: "InForce") -> None:
         """Take over all that `other` says."""
         self.deltas, self.matrices = other.deltas, other.matrices
         self.trained, self.instead = other.trained, other.instead
+        self.kept = other.kept
+
+
+class Siblings:
+    """Layers with one input (gate and up; q, k and v): their branches in one launch.
+
+    The first that is asked computes for all; each result is handed out once, and only for the very
+    tensor and deltas it was computed from.
+    """
+
+    def __init__(self, layers: Mapping[str, "SVFLinear"], in_force: InForce) -> None:
+        self._vectors = {name: layer.basis.vectors for name, layer in layers.items()}
+        self._in_force = in_force
+        self._asked: tuple[torch.Tensor, Mapping[str, torch.Tensor]] | None = None
+        self._ready: dict[str, torch.Tensor] = {}
+
+    def add_branch(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """`x + branch(x)` `[B, T, n]` of the layer `name`, whose delta is in force."""
+        deltas = self._in_force.deltas
+        same = self._asked is not None and self._asked[0] is x and self._asked[1] is deltas
+        if not same or name not in self._ready:
+            kept = self._in_force.kept
+            vectors = {n: kept.get(n, rows) for n, rows in self._vectors.items() if n in deltas}
+            shapes = {n: (rows.shape, deltas[n].shape) for n, rows in vectors.items()}
+            alike = [n for n, shape in shapes.items() if shape == shapes[name]]
+            found = add_branches(x, [deltas[n] for n in alike], [vectors[n] for n in alike], x)
+            self._ready = dict(zip(alike, found, strict=True))
+            self._asked = (x, deltas)
+        sums = self._ready.pop(name)
+        if not self._ready:
+            self._asked = None  # holds no tensor longer than it must
+        return sums
 
 
 class SVFLinear(nn.Module):
@@ -51,6 +87,8 @@ class SVFLinear(nn.Module):
         self.basis = basis
         self.name = name
         self.in_force = in_force
+        self.siblings: Siblings | None = None  # the layers that get the very same input
+        self._bias = _bias_as_used(base) if base.bias is not None and base.bias.is_meta else None
         self.training = base.training
 
     @property
@@ -59,7 +97,7 @@ class SVFLinear(nn.Module):
 
     @property
     def bias(self) -> torch.Tensor | None:
-        return self.base.bias
+        return self.base.bias if self._bias is None else self._bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, T, n] -> [B, T, m]
         stand_in = self.in_force.instead.get(self.name)
@@ -75,14 +113,15 @@ class SVFLinear(nn.Module):
         delta = self.in_force.deltas.get(self.name)
         if delta is None:
             return self.base(x)
+        vectors = self.in_force.kept.get(self.name, self.basis.vectors)  # [k, r]
+        vectors = vectors.to(x.device)  # of an offloaded layer: kept beside its weight, in memory
         if self.basis.side == "in":
-            return self.base(x + self._branch(x, delta))
+            if self.siblings is not None and may_fuse(x, delta):
+                return self.base(self.siblings.add_branch(self.name, x))
+            return self.base(add_branch(x, x, delta, vectors))
         y = self.base(x)
-        return y + self._branch(y if self.bias is None else y - self.bias.to(y.dtype), delta)
-
-    def _branch(self, v: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:  # [B, T, r] -> same
-        rows = self.basis.vectors.to(v.dtype)  # [r, r]; a view unless stored smaller
-        return (F.linear(v, rows) * delta.to(v.dtype)) @ rows
+        v = y if self.bias is None else y - self.bias.to(y.dtype)
+        return add_branch(y, v, delta, vectors)
 
     def rebuild(self, delta: torch.Tensor) -> torch.Tensor:
         """`W'` `[m, n]` for `delta = z − 1` `[r]`, in the base's dtype. Float base layers only."""
@@ -105,24 +144,51 @@ def is_quantised(layer: nn.Module) -> bool:
     return type(layer) is not nn.Linear and not is_conv1d(layer)
 
 
+@contextmanager
+def in_place(layer: nn.Module) -> Iterator[None]:
+    """Inside the block a layer that accelerate spreads over devices has its own weight.
+
+    What is kept in CPU memory or on disk is fetched to the device that computes, as for a forward.
+    """
+    hook = layer.__dict__.get("_hf_hook")
+    if hook is None:
+        yield
+        return
+    hook.pre_forward(layer)
+    try:
+        yield
+    finally:
+        hook.post_forward(layer, None)
+
+
 def weight_as_used(layer: nn.Module) -> torch.Tensor:
-    """The matrix `[m, n]` that a layer multiplies with.
+    """The matrix `[m, n]` that a layer multiplies with, on the device that does it.
 
     A quantised layer is asked for its columns by applying it to the identity: exact for NF4 (each
     sum has one term) and for int8 (a unit vector quantises without error), and independent of how
     a library packs its weights. A shallow copy is asked, since a layer may remember from its first
     input in which dtype to compute (bitsandbytes' `Linear4bit` does).
     """
-    if is_conv1d(layer):
-        return layer.weight.detach().T
-    if not is_quantised(layer):
-        return layer.weight.detach()
-    device = layer.weight.device
-    identity = torch.eye(layer.in_features, device=device, dtype=torch.float32)
+    with in_place(layer):
+        if is_conv1d(layer):
+            return layer.weight.detach().T
+        if not is_quantised(layer):
+            return layer.weight.detach()
+        return _applied_to_identity(layer)
+
+
+def _applied_to_identity(layer: nn.Module) -> torch.Tensor:
+    identity = torch.eye(layer.in_features, device=layer.weight.device, dtype=torch.float32)
     probe = copy.copy(layer)
     probe._parameters = {**layer._parameters, "bias": None}
+    probe.__dict__.pop("forward", None)  # accelerate's one would run the layer itself
     # With gradients on: bitsandbytes then dequantises plainly instead of repacking for its
     # fast CPU kernels, which round.
     with torch.enable_grad():
         columns = probe(identity.requires_grad_())  # [n, m]
     return columns.detach().T
+
+
+def _bias_as_used(layer: nn.Module) -> torch.Tensor:
+    with in_place(layer):
+        return layer.bias.detach()

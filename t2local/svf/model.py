@@ -1,78 +1,35 @@
 """The one place that mutates a model, with its inverse.
 
-`attach` replaces a causal LM's target linear layers by `SVFLinear`s around them; `detach` puts the
-untouched layers back. Between the two, `with svf.using(z):` is how everyone adapts the model. It
-knows nothing of experts' files, prompts or training.
+An `SVFModel` replaces a causal LM's target linear layers by `SVFLinear`s around them; `detach` puts
+the untouched layers back. Between the two, `with svf.using(z):` is how everyone adapts the model.
+It knows nothing of experts' files, prompts or training.
 """
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from t2local.errors import T2LocalError
-from t2local.progress import CancelToken, Progress, drain
-from t2local.svf.basis import CONVENTION, DTYPES, Basis, decompose, rounded, weight_digest
-from t2local.svf.cache import BasisCache
-from t2local.svf.layer import InForce, SVFLinear, weight_as_used
+from t2local.svf.basis import CONVENTION, Basis
+from t2local.svf.buffers import ZBuffer
+from t2local.svf.fused import branch_path
+from t2local.svf.layer import InForce, Siblings, SVFLinear
 from t2local.svf.lock import FairLock
 from t2local.svf.mixing import Z
-from t2local.svf.targets import find_targets
-
-
-def attach(
-    model: nn.Module,
-    targets: str = "all",
-    basis_dtype: str = "auto",
-    cache_folder: Path | None = None,
-) -> "SVFModel":
-    """Decompose the target matrices of `model` and replace their layers. See `attaching`."""
-    return drain(attaching(model, targets, basis_dtype, cache_folder))
-
-
-def attaching(
-    model: nn.Module,
-    targets: str = "all",
-    basis_dtype: str = "auto",
-    cache_folder: Path | None = None,
-    cancel: CancelToken | None = None,
-) -> Generator[Progress, None, "SVFModel"]:
-    """`attach` with a `Progress` a matrix; the model is changed only after the last one.
-
-    `targets`: all, mlp, attention or a pattern. `basis_dtype`: fp32, bf16, int8, or auto (the
-    model's own float dtype). At most one dequantised matrix is in memory at a time.
-    Raises `T2LocalError` (nothing to adapt, disk full), `Cancelled`.
-    """
-    taken = [name for name, layer in model.named_modules() if isinstance(layer, SVFLinear)]
-    assert not taken, f"{taken[0]} is attached already: detach it first"
-    layers = find_targets(model, targets)
-    dtype = _storage_dtype(model, basis_dtype)
-    cache, digests, bases = BasisCache(cache_folder), {}, {}
-    for done, (name, layer) in enumerate(layers.items()):
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        yield Progress("Decomposing matrices", done, len(layers), "matrices")
-        weight = weight_as_used(layer)
-        digests[name] = weight_digest(weight)
-        key = f"{digests[name]} {weight.dtype}"  # a float32 weight is not served a bf16 one's basis
-        bases[name] = cache.load(key, dtype, weight.device)
-        if bases[name] is None:
-            bases[name] = rounded(decompose(weight), dtype)
-            cache.save(key, dtype, bases[name])
-        del weight  # before the next one is dequantised
-    yield Progress("Decomposing matrices", len(layers), len(layers), "matrices")
-    return SVFModel(model, layers, bases, digests)
+from t2local.svf.targets import sharing_input
+from t2local.svf.truncated import Truncated, truncate
 
 
 class SVFModel:
     """A model whose target matrices take a multiplier `z` on their singular values.
 
-    `matrix_names`: the adapted matrices, in the model's order. `ranks`: name -> r.
+    `matrix_names`: the adapted matrices, in the model's order. `ranks`: name -> r. `branch_path`:
+    how the branch runs here for few rows, in words: fused kernels or PyTorch products.
     """
 
     def __init__(
@@ -94,22 +51,35 @@ class SVFModel:
         self.ranks = {name: layer.basis.rank for name, layer in self._layers.items()}
         for name, layer in self._layers.items():
             _replace(model, name, layer)
+        self._join_siblings()
+        devices = dict.fromkeys(basis.sigma.device for basis in bases.values())
+        # Tried here and now: inside a captured graph there is no trying.
+        self.branch_path = ", ".join(dict.fromkeys(map(branch_path, devices)))
 
     @property
     def singular_values(self) -> dict[str, torch.Tensor]:
         """Matrix name -> σ `[r]` float32, falling."""
         return {name: layer.basis.sigma for name, layer in self._layers.items()}
 
-    def fingerprint(self, names: Iterable[str] | None = None) -> str:
+    def fingerprint(
+        self, names: Iterable[str] | None = None, elsewhere: Mapping[str, str] | None = None
+    ) -> str:
         """Identifies the weights of `names` (default: all) and the convention.
 
         Never the bits of a basis, which differ between machines' LAPACKs. Unknown names are left
-        out, so that they can only make fingerprints differ.
+        out, so that they can only make fingerprints differ. `elsewhere`: what a matrix is called
+        in another model, whose fingerprint this one's is to be compared with.
         """
         chosen = self.matrix_names if names is None else names
         known = sorted(set(chosen) & self._digests.keys())
-        lines = [CONVENTION, *(f"{name} {self._digests[name]}" for name in known)]
+        called = elsewhere or {}
+        lines = [CONVENTION, *(f"{called.get(name, name)} {self._digests[name]}" for name in known)]
         return "svf1-" + hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+    @property
+    def layers(self) -> dict[str, SVFLinear]:
+        """Matrix name -> the layer in the model's place of it."""
+        return dict(self._layers)
 
     @property
     def base_layers(self) -> dict[str, nn.Module]:
@@ -142,6 +112,43 @@ class SVFModel:
         with self._obeying(deltas=self._deltas(z)):
             yield
 
+    def truncate(self, z: Z, k: int) -> Truncated:
+        """The k directions of largest `σ_i |z_i − 1|` of each matrix, and the ΔW energy they keep.
+
+        For a `z` (shapes as for `using`) that stays as it is over many tokens. Raises
+        `T2LocalError` for a k below 1.
+        """
+        changes = {
+            name: self._lifted(name, row.detach().float() - 1)
+            for name, row in self.checked(z).items()
+        }
+        return truncate({name: self._layers[name].basis for name in changes}, changes, k)
+
+    @contextmanager
+    def using_truncated(self, truncated: Truncated) -> Iterator[None]:
+        """Like `using`, with few directions from `truncate`: faster, and nearly the same."""
+        with self._obeying(deltas=truncated.deltas, kept=truncated.kept):
+            yield
+
+    def buffer(self, rows: int | None = None, names: Iterable[str] | None = None) -> ZBuffer:
+        """A `z` that never moves, 1 at first, for `names` (default: all matrices).
+
+        `rows`: a `z` for each of that many rows.
+        """
+        chosen = self.matrix_names if names is None else names
+        return ZBuffer({name: self._layers[name].basis for name in chosen}, rows)
+
+    def fill(self, buffer: ZBuffer, z: Z) -> None:
+        """Change the `z` in `buffer`: `[r]` or `[rows, r]`. Raises `T2LocalError` like `using`."""
+        with self.lock:
+            buffer.fill(self.checked(z))
+
+    @contextmanager
+    def using_buffer(self, buffer: ZBuffer) -> Iterator[None]:
+        """Like `using`, under whatever `z` is in `buffer`; its changes take effect at once."""
+        with self._obeying(deltas=buffer.deltas):
+            yield
+
     def rebuild(self, z: Z) -> dict[str, torch.Tensor]:
         """`W'` `[m, n]` of every matrix that `z` (`[r]` a matrix) changes: about a second.
 
@@ -151,7 +158,7 @@ class SVFModel:
         """
         wanted = {
             name: row.detach().float() - 1
-            for name, row in self._checked(z).items()
+            for name, row in self.checked(z).items()
             if row.requires_grad or (row != 1).any()
         }
         return {name: self._layers[name].rebuild(delta) for name, delta in wanted.items()}
@@ -191,7 +198,22 @@ class SVFModel:
         self._layers = {}
         return self.model
 
-    def _checked(self, z: Z) -> Z:
+    def _join_siblings(self) -> None:
+        for names in sharing_input(self._layers):
+            alike: dict[tuple, dict[str, SVFLinear]] = {}
+            for name in names:
+                basis = self._layers[name].basis
+                rows = basis.vectors
+                if basis.side == "in" and rows.device == basis.sigma.device:
+                    key = (rows.shape, rows.dtype, rows.device)
+                    alike.setdefault(key, {})[name] = self._layers[name]
+            for layers in alike.values():
+                siblings = Siblings(layers, self._in_force) if len(layers) > 1 else None
+                for layer in layers.values():
+                    layer.siblings = siblings
+
+    def checked(self, z: Z) -> Z:
+        """`z` itself. Raises `T2LocalError` for an unknown name or a wrong length."""
         for name, row in z.items():
             if name not in self._layers:
                 raise T2LocalError(
@@ -207,7 +229,7 @@ class SVFModel:
 
     def _deltas(self, z: Z) -> Z:
         """`z − 1` ready for the layers; matrices in which every number is 1 are left out."""
-        if not self._checked(z):
+        if not self.checked(z):
             return {}
         if any(row.requires_grad for row in z.values()):
             return {name: self._placed(name, row - 1) for name, row in z.items()}
@@ -229,22 +251,13 @@ class SVFModel:
         }
 
     def _placed(self, name: str, change: torch.Tensor) -> torch.Tensor:
-        basis = self._layers[name].basis
-        change = change.to(basis.sigma.device)
-        if basis.scale is not None:
-            change = change * basis.scale.square()
+        scale = self._layers[name].basis.scale
+        change = self._lifted(name, change)
+        return change if scale is None else change * scale.square()
+
+    def _lifted(self, name: str, change: torch.Tensor) -> torch.Tensor:
+        change = change.to(self._layers[name].basis.sigma.device)
         return change[:, None, :] if change.dim() == 2 else change  # [B, r] -> [B, 1, r]
-
-
-def _storage_dtype(model: nn.Module, basis_dtype: str) -> torch.dtype:
-    if basis_dtype == "auto":
-        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
-        return next(floats, torch.float32)
-    if basis_dtype not in DTYPES:
-        raise T2LocalError(
-            f"Basis dtype '{basis_dtype}' is unknown; choose auto, {', '.join(DTYPES)}."
-        )
-    return DTYPES[basis_dtype]
 
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:

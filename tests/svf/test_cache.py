@@ -2,13 +2,14 @@
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import CancelToken, drain
-from t2local.svf import attach, attaching, model
+from t2local.svf import attach, attaching, attachment, cache
 from t2local.svf.basis import decompose, rounded, weight_digest
 from t2local.svf.cache import BasisCache
 from tests.svf.support import logits, random_z
@@ -26,7 +27,7 @@ def decomposed(monkeypatch) -> list[torch.Tensor]:
         calls.append(weight)
         return decompose(weight)
 
-    monkeypatch.setattr(model, "decompose", counting)
+    monkeypatch.setattr(attachment, "decompose", counting)
     return calls
 
 
@@ -125,3 +126,32 @@ def test_without_a_folder_nothing_is_kept():
     store = BasisCache(None)
     store.save("digest", torch.float32, decompose(WEIGHT))
     assert store.load("digest", torch.float32, CPU) is None
+
+
+def test_bases_of_another_version_are_made_anew_and_that_is_said(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "CONVENTION", "an older one")
+    attach(tiny("llama"), cache_folder=tmp_path)
+    monkeypatch.undo()
+    old = set(tmp_path.glob("*.safetensors"))
+    events = []
+    drain(attaching(tiny("llama"), cache_folder=tmp_path), events.append)
+    assert "anew" in events[0].stage
+    new = set(tmp_path.glob("*.safetensors"))
+    assert len(new) == len(old) == 14
+    assert not new & old
+    drain(attaching(tiny("llama"), cache_folder=tmp_path), events.append)
+    assert "anew" not in events[-1].stage
+
+
+def test_a_disk_too_small_is_told_before_anything_is_computed(tiny, tmp_path, monkeypatch):
+    attach(tiny("llama"), "mlp", cache_folder=tmp_path / "half")
+    kept = sum(p.stat().st_size for p in (tmp_path / "half").iterdir())
+    attach(tiny("llama"), cache_folder=tmp_path / "whole")
+    whole = sum(p.stat().st_size for p in (tmp_path / "whole").iterdir())
+    disk = SimpleNamespace(free=whole - kept)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: disk)
+    assert attach(tiny("llama"), cache_folder=tmp_path / "half").matrix_names
+    disk.free = 1000
+    with pytest.raises(T2LocalError, match=r"bases of this model take .* GB in .*T2LOCAL_HOME"):
+        attach(tiny("llama"), cache_folder=tmp_path / "new")
+    assert not (tmp_path / "new").exists()

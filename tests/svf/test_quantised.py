@@ -40,7 +40,7 @@ def test_z_of_ones_is_the_untouched_model_bit_for_bit(quantised, kind, basis):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attaching_before_the_first_forward_changes_nothing(quantised, kind, dtype, monkeypatch):
     """bitsandbytes keeps the dtype of a layer's first input; that must not be the probe's."""
-    monkeypatch.setattr(load, "choose_dtype", lambda _n: dtype)
+    monkeypatch.setattr(load, "choose_dtype", lambda *_: dtype)
     used, fresh = quantised(kind), quantised(kind)
     base = logits(used)
     svf = attach(fresh)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from t2local.errors import T2LocalError
-from t2local.svf.targets import depth_of, find_targets, is_attention
+from t2local.svf.targets import depth_of, find_targets, is_attention, sharing_input
 
 
 class Recurrent(nn.Module):
@@ -74,3 +74,20 @@ def test_finding_targets_changes_nothing(tiny):
     before = model(ids).logits
     find_targets(model)
     assert torch.equal(model(ids).logits, before)
+
+
+def test_of_a_vision_language_model_the_tower_is_left_alone(llava):
+    found = find_targets(llava.model)
+    assert len(found) == 14  # seven matrices in each of two layers
+    assert all(name.startswith("model.language_model.layers.") for name in found)
+    assert set(find_targets(llava.model, "mlp")) < set(found)
+
+
+def test_layers_that_share_their_input_are_known_by_their_place():
+    layers = ("model.layers.0", "model.layers.1")
+    names = [f"{layer}.self_attn.{kind}_proj" for layer in layers for kind in "qkvo"]
+    names += [f"{layer}.mlp.{kind}_proj" for layer in layers for kind in ("gate", "up", "down")]
+    groups = {tuple(name.rpartition(".")[2] for name in group) for group in sharing_input(names)}
+    assert groups == {("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")}
+    assert len(sharing_input(names)) == 4
+    assert sharing_input(["model.layers.0.mlp.up_proj", "model.layers.1.mlp.gate_proj"]) == []

@@ -1,0 +1,183 @@
+"""Triton kernels of the branch: `total + Σ_i delta_i (v_i · v) v_i` for few rows, all sums float32.
+
+Up to four rows (decoding): each vector is read once. A program holds a tile of whole vectors in
+registers for both products, adds up its share, and `_sum_up` adds the shares in a fixed order: no
+atomics, so the same input gives the same bits on the same device. Up to `fused.MOST_ROWS` rows:
+two products of bfloat16 numbers on the tensor cores (each vector read twice), int8 widened in
+registers. Imported by `fused` alone, where triton is there; knows nothing of layers.
+"""
+
+import os
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+TILE = 8192  # numbers of a basis, times rows, that a program holds: two programs a multiprocessor
+FEW_ROWS = 4
+MOST_STACKED = 3  # q, k and v
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+SPLITS = 4  # of the sum over vectors, for many rows
+
+
+def add_branches(
+    v: torch.Tensor,
+    vectors: Sequence[torch.Tensor],
+    deltas: Sequence[torch.Tensor],
+    totals: Sequence[torch.Tensor],
+    programs: int,
+) -> list[torch.Tensor]:
+    """`totals[s] + branch_s(v)`, `[M, n]` each, of `totals`' dtype.
+
+    `v` `[M, n]`, rows next to each other; `vectors[s]` `[k, n]` (fp32, bf16, fp16 or int8), all of
+    one dtype and shape; `deltas[s]` float32 `[D, k]`, where row m obeys delta row `m // (M // D)`.
+    `programs`: how many share one basis. Few rows: one launch for all bases, one for each sum.
+    """
+    assert 1 <= len(vectors) <= MOST_STACKED, len(vectors)
+    few = len(v) <= FEW_ROWS
+    partial = (_read_once if few else _read_twice)(v, vectors, deltas, programs)  # [S, P, M, n]
+    shares, n = partial.shape[1], v.shape[1]
+    sums = [torch.empty_like(total) for total in totals]
+    for share, total, out in zip(partial, totals, sums, strict=True):
+        grid = (triton.cdiv(n, 32), len(v))
+        _sum_up[grid](share, total, out, len(v), n, shares, triton.next_power_of_2(shares), 32)
+    return sums
+
+
+def _read_once(v, vectors, deltas, programs):
+    (k, n), width, rows = vectors[0].shape, triton.next_power_of_2(v.shape[1]), len(v)
+    row_block = triton.next_power_of_2(rows)
+    block = max(1, min(TILE // (width * row_block), triton.next_power_of_2(k)))
+    chunk = block * triton.cdiv(k, block * programs)  # vectors a program
+    shares = triton.cdiv(k, chunk)
+    partial = v.new_empty(len(vectors), shares, rows, n, dtype=torch.float32)
+    q, d = _three(vectors), _three(deltas)
+    _once[(shares, len(vectors))](
+        v, *q, *d, partial, rows, k, n, rows // len(deltas[0]), chunk, row_block, block, width,
+        num_warps=8,
+    )  # fmt: skip
+    return partial
+
+
+def _read_twice(v, vectors, deltas, _programs):
+    (k, n), rows = vectors[0].shape, len(v)
+    row_block, shares = max(16, triton.next_power_of_2(rows)), SPLITS
+    weighted = v.new_empty(rows, k, dtype=torch.float32)
+    partial = v.new_empty(len(vectors), shares, rows, n, dtype=torch.float32)
+    for q, delta, share in zip(vectors, deltas, partial, strict=True):
+        per_delta = rows // len(delta)
+        _project[(triton.cdiv(k, 32),)](
+            v, q, delta, weighted, rows, k, per_delta, n, row_block, 32, 128, INTERPRETED
+        )
+        chunk = 64 * triton.cdiv(k, 64 * shares)
+        _expand[(triton.cdiv(n, 64), shares)](
+            weighted, q, share, rows, k, n, chunk, row_block, 64, 64, INTERPRETED
+        )
+    return partial
+
+
+def _three(tensors):
+    return [*tensors, *[tensors[0]] * (MOST_STACKED - len(tensors))]
+
+
+@triton.jit
+def _once(
+    v, q0, q1, q2, d0, d1, d2, partial, rows, k, n, per_delta, chunk: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """`partial[s, p]` `[M, n]`: program p's `chunk` vectors of basis s, each read once."""
+    share, stacked = tl.program_id(0), tl.program_id(1)
+    q, d = q0, d0
+    if stacked == 1:
+        q, d = q1, d1
+    if stacked == 2:
+        q, d = q2, d2
+    row, column = tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    inside = (row < rows)[:, None] & (column < n)[None, :]
+    x = tl.load(v + row[:, None] * n + column[None, :], mask=inside, other=0.0)
+    x = x.to(tl.float32)  # [ROWS, WIDTH]
+    total = tl.zeros([ROWS, WIDTH], dtype=tl.float32)
+    for start in range(0, chunk, BLOCK):
+        vector = share * chunk + start + tl.arange(0, BLOCK)
+        there = (vector < k)[:, None] & (column < n)[None, :]
+        place = vector.to(tl.int64)[:, None] * n + column[None, :]
+        tile = tl.load(q + place, mask=there, other=0).to(tl.float32)  # [BLOCK, WIDTH]
+        products = tl.sum(x[:, None, :] * tile[None, :, :], axis=2)  # [ROWS, BLOCK]
+        known = (row < rows)[:, None] & (vector < k)[None, :]
+        weight = tl.load(
+            d + (row // per_delta)[:, None] * k + vector[None, :], mask=known, other=0.0
+        )
+        weighted = products * weight
+        total += tl.sum(weighted[:, :, None] * tile[None, :, :], axis=1)
+    base = (stacked * tl.num_programs(0) + share) * rows * n
+    tl.store(partial + base + row[:, None] * n + column[None, :], total, mask=inside)
+
+
+@triton.jit
+def _sum_up(partial, total, out, rows, n, shares, SHARES: tl.constexpr, BLOCK: tl.constexpr):
+    """`out = total + Σ_p partial[p]`, the sum in one fixed order."""
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row, share = tl.program_id(1), tl.arange(0, SHARES)
+    inside = (share < shares)[:, None] & (column < n)[None, :]
+    place = share[:, None] * rows * n + row * n + column[None, :]
+    change = tl.sum(tl.load(partial + place, mask=inside, other=0.0), axis=0)  # [BLOCK]
+    before = tl.load(total + row * n + column, mask=column < n, other=0.0)
+    after = (before.to(tl.float32) + change).to(before.dtype)
+    tl.store(out + row * n + column, after, mask=column < n)
+
+
+@triton.jit
+def _product(x, tile, total, WIDEN: tl.constexpr):
+    """`total + x · tile`, both rounded to bfloat16; the interpreter cannot multiply those, so it
+    WIDENs them again, which gives the same numbers."""
+    x, tile = x.to(tl.bfloat16), tile.to(tl.float32).to(tl.bfloat16)
+    if WIDEN:
+        return tl.dot(x.to(tl.float32), tile.to(tl.float32), total)
+    else:
+        return tl.dot(x, tile, total)
+
+
+@triton.jit
+def _project(
+    v, q, delta, weighted, rows, k, per_delta, n: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """`weighted = (v Qᵀ) ⊙ delta` `[M, k]`, products of bfloat16 numbers."""
+    vector, row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, ROWS)
+    total = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
+    for start in range(0, n, DEPTH):
+        column = start + tl.arange(0, DEPTH)
+        inside = (row < rows)[:, None] & (column < n)[None, :]
+        x = tl.load(v + row[:, None] * n + column[None, :], mask=inside, other=0.0)
+        there = (vector < k)[None, :] & (column < n)[:, None]
+        place = vector.to(tl.int64)[None, :] * n + column[:, None]
+        tile = tl.load(q + place, mask=there, other=0)  # [DEPTH, BLOCK]
+        total = _product(x, tile, total, WIDEN)
+    known = (row < rows)[:, None] & (vector < k)[None, :]
+    factor = tl.load(
+        delta + (row // per_delta)[:, None] * k + vector[None, :], mask=known, other=0.0
+    )
+    tl.store(weighted + row[:, None] * k + vector[None, :], total * factor, mask=known)
+
+
+@triton.jit
+def _expand(
+    weighted, q, partial, rows, k, n, chunk: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """`partial[p] = weighted Q` `[M, n]` over the vectors of one of `SPLITS` chunks."""
+    column, row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, ROWS)
+    share = tl.program_id(1)
+    total = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
+    for start in range(0, chunk, DEPTH):
+        vector = share * chunk + start + tl.arange(0, DEPTH)
+        known = (row < rows)[:, None] & (vector < k)[None, :]
+        x = tl.load(weighted + row[:, None] * k + vector[None, :], mask=known, other=0.0)
+        there = (vector < k)[:, None] & (column < n)[None, :]
+        place = vector.to(tl.int64)[:, None] * n + column[None, :]
+        tile = tl.load(q + place, mask=there, other=0)  # [DEPTH, BLOCK]
+        total = _product(x, tile, total, WIDEN)
+    inside = (row < rows)[:, None] & (column < n)[None, :]
+    place = (share * rows + row)[:, None] * n + column[None, :]
+    tl.store(partial + place, total, mask=inside)

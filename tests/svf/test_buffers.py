@@ -1,0 +1,80 @@
+"""A `z` that stays where it is: the same tensors after a change, and the right numbers."""
+
+import pytest
+import torch
+
+from t2local.errors import T2LocalError
+from t2local.svf import attach
+from tests.svf.support import logits, random_z
+
+
+@pytest.fixture(params=["fp32", "int8"])
+def svf(tiny, request):
+    return attach(tiny("llama"), basis_dtype=request.param)
+
+
+def places(buffer) -> dict[str, int]:
+    return {name: delta.data_ptr() for name, delta in buffer.deltas.items()}
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_a_change_of_z_moves_no_tensor_and_gives_what_using_gives(svf, rows):
+    buffer = svf.buffer(rows)
+    before = places(buffer)
+    assert set(before) == set(svf.matrix_names)
+    lead = () if rows is None else (rows,)
+    for seed in range(2):
+        z = random_z(svf, *lead, seed=seed)
+        svf.fill(buffer, z)
+        assert places(buffer) == before
+        with svf.using(z):
+            expected = logits(svf.model)
+        with svf.using_buffer(buffer):
+            assert torch.equal(logits(svf.model), expected)
+
+
+def test_it_begins_as_the_base_and_a_missing_name_means_one(svf):
+    base, buffer, name = logits(svf.model), svf.buffer(), svf.matrix_names[4]
+    with svf.using_buffer(buffer):
+        assert torch.equal(logits(svf.model), base)
+    svf.fill(buffer, random_z(svf))
+    svf.fill(buffer, {name: random_z(svf)[name]})
+    with svf.using({name: random_z(svf)[name]}):
+        expected = logits(svf.model)
+    with svf.using_buffer(buffer):
+        assert torch.equal(logits(svf.model), expected)
+    svf.fill(buffer, {})
+    with svf.using_buffer(buffer):
+        assert torch.equal(logits(svf.model), base)
+
+
+def test_one_z_fills_every_row_and_a_row_of_ones_is_the_base(svf):
+    z, buffer, base = random_z(svf), svf.buffer(2), logits(svf.model)
+    svf.fill(buffer, z)
+    with svf.using(z):
+        expected = logits(svf.model)
+    with svf.using_buffer(buffer):
+        assert (logits(svf.model) - expected).abs().max() <= 1e-4
+    svf.fill(buffer, {n: torch.stack([row, torch.ones_like(row)]) for n, row in z.items()})
+    with svf.using_buffer(buffer):
+        assert torch.equal(logits(svf.model)[1], base[1])
+
+
+def test_a_change_inside_the_block_takes_effect_at_once(svf):
+    buffer, z = svf.buffer(), random_z(svf)
+    with svf.using(z):
+        expected = logits(svf.model)
+    with svf.using_buffer(buffer):
+        svf.fill(buffer, z)
+        assert torch.equal(logits(svf.model), expected)
+
+
+def test_a_foreign_z_is_refused_and_changes_nothing(svf):
+    buffer, z = svf.buffer(), random_z(svf)
+    svf.fill(buffer, z)
+    before = {name: delta.clone() for name, delta in buffer.deltas.items()}
+    with pytest.raises(T2LocalError, match="does not adapt"):
+        svf.fill(buffer, {"model.up": torch.ones(3)})
+    with pytest.raises(T2LocalError, match=r"2 rows.*one row"):
+        svf.fill(buffer, random_z(svf, 2))
+    assert all(torch.equal(before[name], delta) for name, delta in buffer.deltas.items())

@@ -1,0 +1,101 @@
+"""The fused branch: right by triton's interpreter, compiled for a card, absent without triton."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from t2local.paths import PROJECT_ROOT
+from t2local.svf import attach, fused
+from tests.svf.support import logits, random_z, relative
+
+NO_TRITON = "triton is not installed; `pip install triton==3.4.0` runs these on the CPU"
+
+
+def test_the_kernels_are_right_by_tritons_interpreter():
+    pytest.importorskip("triton", reason=NO_TRITON)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/svf/interpreted.py"]
+    finished = subprocess.run(
+        command,
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stdout[-4000:]
+
+
+# name -> arguments that are tensors and numbers; constants as for a matrix of Llama-3-8B
+POINTERS = {"v": "*bf16", "partial": "*fp32", "weighted": "*fp32", "delta": "*fp32", "q": "*i8"}
+POINTERS |= {"total": "*bf16", "out": "*bf16"}
+POINTERS |= {f"q{i}": "*i8" for i in range(3)} | {f"d{i}": "*fp32" for i in range(3)}
+CONSTANTS = {
+    "_once": {"chunk": 64, "ROWS": 1, "BLOCK": 2, "WIDTH": 4096},
+    "_sum_up": {"SHARES": 128, "BLOCK": 32},
+    "_project": {"n": 4096, "ROWS": 32, "BLOCK": 32, "DEPTH": 128, "WIDEN": False},
+    "_expand": {"chunk": 1024, "ROWS": 32, "BLOCK": 64, "DEPTH": 64, "WIDEN": False},
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_a_kernel_compiles_for_an_ampere_card(name, tmp_path, monkeypatch):
+    """Triton needs no GPU for it; the machine code itself is left to the card's driver."""
+    triton = pytest.importorskip("triton", reason=NO_TRITON)
+    from triton.backends.compiler import GPUTarget
+
+    from t2local.svf import kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel, constants = getattr(kernels, name), CONSTANTS[name]
+    kinds = {a: POINTERS.get(a, "i32") for a in kernel.arg_names if a not in constants}
+    signature = {a: kinds.get(a, "constexpr") for a in kernel.arg_names}
+    places = {(kernel.arg_names.index(a),): value for a, value in constants.items()}
+    source = triton.compiler.ASTSource(kernel, signature, places)
+    assert ".target sm_80" in triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"]
+
+
+def test_without_a_gpu_the_path_is_plain_and_says_why():
+    assert fused.branch_path("cpu") == "PyTorch products (the device is cpu)"
+    assert attach_tiny_path().startswith("PyTorch products")
+
+
+def attach_tiny_path() -> str:
+    layer = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    return attach(layer).branch_path
+
+
+def test_without_triton_the_path_is_plain_and_that_is_said_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "t2local.svf.kernels", None)
+    monkeypatch.delattr("t2local.svf.kernels", raising=False)
+    fused.fused_problem.cache_clear()
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                assert "pip install triton" in fused.fused_problem(torch.device("cpu"))
+        assert ["pip install triton" in str(warning.message) for warning in said] == [True]
+    finally:
+        fused.fused_problem.cache_clear()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("basis", ["bf16", "int8"])
+@pytest.mark.parametrize("rows", [1, 2, 4, 8, 32])
+def test_on_a_gpu_the_kernels_equal_the_plain_products(tiny, basis, rows, monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU here; run `pytest -m gpu` on a machine that has one")
+    svf = attach(tiny("llama").to("cuda", torch.bfloat16), basis_dtype=basis)
+    assert svf.branch_path == "fused Triton kernels"
+    ids = torch.arange(5, 5 + rows, device="cuda")[:, None]
+    z = {name: row.cuda() for name, row in random_z(svf, rows).items()}
+    base = logits(svf.model, ids)
+    with svf.using(z):
+        found = logits(svf.model, ids)
+    monkeypatch.setattr(fused, "MOST_ROWS", 0)
+    monkeypatch.setattr(fused, "FEW_ROWS", 0)
+    with svf.using(z):
+        plain = logits(svf.model, ids)
+    assert relative(found - base, plain - base) < 0.2  # both round to bfloat16 at every layer
