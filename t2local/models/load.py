@@ -5,7 +5,9 @@ Hub models come through transformers' own download and cache, so `HF_HOME`, `HF_
 is told in one sentence (`load_errors`). Knows nothing of adaptation.
 """
 
+import logging
 import tempfile
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,6 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -22,17 +23,19 @@ from transformers import (
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.models import embedded, load_errors, quantized
+from t2local.models import devices, embedded, load_errors, quantized, spread
+from t2local.models.devices import choose_device, choose_dtype, choose_quantization
+from t2local.models.freed import blocks_returned_when_freed
 from t2local.models.gguf import read_gguf_model, read_gguf_tokenizer
 from t2local.models.quiet import quiet_transformers
+from t2local.models.vision import Pictures, auto_class, pictures_for
 from t2local.progress import CancelToken, Progress
 
 EMBEDDED = "embedded"
 QUANTIZATIONS = ("auto", *quantized.KINDS)
-NF4_ABOVE_PARAMETERS = 2_000_000_000  # "auto" on a GPU; smaller models fit in 16 bits
-BF16_ABOVE_PARAMETERS = 3_000_000_000  # on the CPU; smaller ones stay float32
 UNKNOWN_CONTEXT_LENGTH = 2048
 STAGE = "loading the model"
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ class LoadedModel:
     device: str
     context_length: int  # tokens
     resident_bytes: int
+    pictures: Pictures | None = None  # of a vision-language model; None: it reads text only
+    notes: tuple[str, ...] = ()  # how it runs here, where that is not as one would expect
+
+    @property
+    def spread(self) -> bool:
+        """Whether its layers are on several devices, in CPU memory beside a GPU, or on disk."""
+        places = set(map(str, getattr(self.model, "hf_device_map", {}).values()))
+        return len(places) > 1 or "disk" in places
 
 
 def load_model(
@@ -74,12 +85,15 @@ def load_model(
         where, name = str(path), path.stem if path.is_file() else path.name
     cancel.raise_if_cancelled()
     yield Progress(STAGE, 0, 2)
-    with quiet_transformers():
+    with quiet_transformers(), blocks_returned_when_freed():
         load = _load_gguf if where.endswith(".gguf") else _load_checkpoint
         model, tokenizer, kind = load(where, quantization)
+        pictures = pictures_for(where, model, tokenizer)
     cancel.raise_if_cancelled()
     yield Progress(STAGE, 1, 2)
-    loaded = describe(model, tokenizer, name, kind)
+    loaded = describe(model, tokenizer, name, kind, pictures)
+    for note in loaded.notes:
+        LOG.warning(note)
     yield Progress(STAGE, 2, 2)
     return loaded
 
@@ -98,7 +112,11 @@ def model_slug(source: str) -> str:
 
 
 def describe(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, kind: str = "none"
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    kind: str = "none",
+    pictures: Pictures | None = None,
 ) -> LoadedModel:
     """Freeze a model and tokenizer into a `LoadedModel`."""
     model.requires_grad_(False).eval()
@@ -112,6 +130,8 @@ def describe(
         device=str(model.device),
         context_length=_context_length(model.config, tokenizer),
         resident_bytes=quantized.resident_bytes(model),
+        pictures=pictures,
+        notes=(*devices.notes(kind, model.dtype), *_spread_notes(model)),
     )
 
 
@@ -141,15 +161,20 @@ def _load_checkpoint(
         kind = stored or choose_quantization(quantization, n_parameters)
         if kind != "none":
             quantized.require_bitsandbytes()
-        device, dtype = choose_device(), choose_dtype(n_parameters)
-        settings = None if stored else quantized.quantization_config(kind, dtype)
+        dtype = choose_dtype(n_parameters, config.get_text_config().model_type)
+        where_to = spread.place(config, kind, dtype, spread.free_memory())
+        settings = None
+        if not stored:
+            settings = quantized.quantization_config(kind, dtype, where_to.spread)
         tokenizer = AutoTokenizer.from_pretrained(where)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto_class(config).from_pretrained(
             where,
             config=config,
             dtype=dtype,
             quantization_config=settings,
-            device_map={"": device},
+            device_map=where_to.device_map,
+            max_memory=where_to.max_memory,
+            offload_folder=_offload_folder() if where_to.spread else None,
             output_loading_info=True,
         )
     load_errors.check_weights(where, report["missing_keys"])
@@ -168,7 +193,8 @@ def _load_gguf(
         n_parameters = model.num_parameters()
         kind = choose_quantization(quantization, n_parameters)
         if kind == "none":
-            return model.to(choose_device(), choose_dtype(n_parameters)), tokenizer, kind
+            dtype = choose_dtype(n_parameters, model.config.model_type)
+            return model.to(choose_device(), dtype), tokenizer, kind
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
@@ -176,28 +202,32 @@ def _load_gguf(
             return _load_checkpoint(folder, kind)
 
 
-def choose_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def choose_dtype(n_parameters: int) -> torch.dtype:
-    """bfloat16 on a GPU and for big models on the CPU, else float32."""
-    big = n_parameters > BF16_ABOVE_PARAMETERS
-    return torch.bfloat16 if torch.cuda.is_available() or big else torch.float32
-
-
-def choose_quantization(asked: str, n_parameters: int) -> str:
-    """What "auto" means on this machine for a model of this size."""
-    if asked != "auto":
-        return asked
-    wants_nf4 = torch.cuda.is_available() and n_parameters > NF4_ABOVE_PARAMETERS
-    return "nf4" if wants_nf4 else "none"
-
-
 def count_parameters(config: PreTrainedConfig) -> int:
     """Parameters of the causal language model that `config` describes; no memory is used."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config).num_parameters()
+        return auto_class(config).from_config(config).num_parameters()
+
+
+def _offload_folder() -> Path:
+    """Where weights go that cannot be read from their checkpoint layer by layer (`.bin` files)."""
+    return paths.home() / "offload"
+
+
+def _spread_notes(model: PreTrainedModel) -> tuple[str, ...]:
+    """One sentence on where the layers are, () for a model on one device."""
+    places = [str(place) for place in getattr(model, "hf_device_map", {}).values()]
+    if len(set(places)) < 2 and "disk" not in places:
+        return ()
+    names = {"cpu": "in CPU memory", "disk": "on disk"}
+    found = [
+        f"{count} {names.get(place, f'on GPU {place}')}" for place, count in Counter(places).items()
+    ]
+    slow = (
+        " Those outside a GPU's memory make each token slow."
+        if {"cpu", "disk"} & set(places)
+        else ""
+    )
+    return (f"The model does not fit on one device; of its parts {', '.join(found)}.{slow}",)
 
 
 def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -4,6 +4,7 @@ transformers wraps the Hub's errors in its own, often ten lines long; the cause 
 """
 
 import contextlib
+import json
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -35,6 +36,24 @@ def check_folder(folder: Path) -> None:
             f"The folder '{folder}' has a config.json but no weights (*.safetensors); "
             "finish its download, or name another folder."
         )
+    _check_shards(folder)
+
+
+def _check_shards(folder: Path) -> None:
+    """Raise `T2LocalError` when weight files that the checkpoint's index lists are not there."""
+    for index in folder.glob("*.index.json"):
+        try:
+            listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise T2LocalError(
+                f"The index of weights '{index}' is damaged ({first_line(error)}); fetch it again."
+            ) from error
+        missing = sorted(name for name in listed if not (folder / name).is_file())
+        if missing:
+            raise T2LocalError(
+                f"The folder '{folder}' lacks {len(missing)} of {len(listed)} weight files "
+                f"(such as {missing[0]}); finish its download, or name another folder."
+            )
 
 
 def check_hub_id(source: str, path: Path) -> None:
@@ -104,7 +123,7 @@ def translated(where: str) -> Iterator[None]:
 
 def explain(where: str, error: BaseException) -> str:
     """One sentence for an error raised while loading `where`."""
-    chain = list(_causes(error))
+    chain = list(causes(error))
     if found := _explain_hub(where, chain):
         return found
     text = " ".join(str(e) for e in chain)
@@ -130,6 +149,12 @@ def explain(where: str, error: BaseException) -> str:
         return f"'{where}' has no tokenizer; add its tokenizer.json, or name another folder."
     if "ignore_mismatched_sizes" in text:
         return f"The weights of '{where}' do not have the sizes of its config.json; fetch it again."
+    if "no kernel image is available" in text or "not compatible with the current PyTorch" in text:
+        return (
+            f"'{where}' cannot run on this GPU, which is too old for the installed PyTorch (its "
+            "compute capability is not among those it was built for); install a PyTorch built for "
+            "an older CUDA, or set CUDA_VISIBLE_DEVICES= to use the CPU."
+        )
     if any(isinstance(e, SafetensorError) for e in chain):
         return f"The weights of '{where}' are damaged ({first_line(error)}); fetch them again."
     return f"'{where}' could not be loaded ({first_line(error)}); {OTHER_WAYS}."
@@ -162,7 +187,7 @@ def _explain_hub(where: str, chain: list[BaseException]) -> str | None:
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """The error and what caused it, outermost first."""
     seen: BaseException | None = error
     while seen is not None:

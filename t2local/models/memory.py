@@ -72,6 +72,13 @@ def free_bytes(device: str) -> int:
     return psutil.virtual_memory().available
 
 
+def total_bytes(device: str) -> int:
+    """Memory there is, free or not: of the GPU a model is on, else of this machine."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(device))[1]
+    return psutil.virtual_memory().total
+
+
 def _gpu(index: int) -> Gpu:
     free, total = torch.cuda.mem_get_info(index)
     return Gpu(

@@ -17,8 +17,14 @@ from t2local.errors import T2LocalError
 KINDS = ("none", "nf4", "int8")
 
 
-def quantization_config(kind: str, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """What transformers needs to load a model as `kind`; None for "none"."""
+def quantization_config(
+    kind: str, compute_dtype: torch.dtype, float_parts: bool = False
+) -> BitsAndBytesConfig | None:
+    """What transformers needs to load a model as `kind`; None for "none".
+
+    `float_parts`: layers that a device map puts outside the GPUs stay in 16 bits, for bitsandbytes
+    does not move its matrices to and fro.
+    """
     assert kind in KINDS, kind
     if kind == "nf4":
         return BitsAndBytesConfig(
@@ -26,8 +32,11 @@ def quantization_config(kind: str, compute_dtype: torch.dtype) -> BitsAndBytesCo
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=compute_dtype,
             bnb_4bit_use_double_quant=True,
+            llm_int8_enable_fp32_cpu_offload=float_parts,
         )
-    return BitsAndBytesConfig(load_in_8bit=True) if kind == "int8" else None
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_enable_fp32_cpu_offload=float_parts)
+    return None
 
 
 def require_bitsandbytes() -> None:
@@ -60,7 +69,8 @@ def resident_bytes(model: PreTrainedModel) -> int:
     for parameter in model.parameters():
         if kinds and isinstance(parameter, kinds):
             tensors += _statistics(parameter)
-    unique = {tensor.data_ptr(): tensor for tensor in tensors if tensor.numel()}
+    # What accelerate keeps in CPU memory or on disk is on the meta device, where no pointer tells.
+    unique = {(id(t) if t.is_meta else t.data_ptr()): t for t in tensors if t.numel()}
     return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
 
 

@@ -4,7 +4,9 @@ import gguf
 import pytest
 import torch
 
+from t2local.models.anatomy import anatomy
 from t2local.models.load import load_model
+from t2local.models.sources import anatomy_of
 from t2local.progress import drain
 from tests.conftest import SIZES, build_tiny, byte_tokenizer
 
@@ -91,3 +93,7 @@ def test_a_gguf_file_gives_the_model_it_was_written_from(gguf_file, quantization
     else:
         assert (found - expected).norm() / expected.norm() < 0.5
     assert list(gguf_file.parent.iterdir()) == [gguf_file]
+
+
+def test_a_gguf_files_memory_is_known_before_it_is_read(gguf_file):
+    assert anatomy_of(str(gguf_file)) == anatomy(build_tiny("llama").config)

@@ -1,0 +1,66 @@
+"""Loading never takes more memory than the loaded model and one of its layers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from tests.conftest import byte_tokenizer
+
+LAYERS = 16
+SLACK_BYTES = 8_000_000  # threads, tables of the libraries, pages that are half used
+MEASURE = """
+import json, sys, threading
+from t2local.models.load import load_model
+from t2local.progress import drain
+
+def private_bytes():  # without the checkpoint's own pages, which the system drops when it needs to
+    line = next(l for l in open("/proc/self/status") if l.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+def watch():
+    while not over.wait(0.003):
+        seen.append(private_bytes())
+
+small, big = sys.argv[1:]
+found = {}
+for kind in ("nf4", "int8"):
+    drain(load_model(small, kind))  # imports what loading imports
+    before, seen, over = private_bytes(), [], threading.Event()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    loaded = drain(load_model(big, kind))
+    after = private_bytes()
+    over.set()
+    watcher.join()
+    found[kind] = [after - before, max(seen) - before, loaded.resident_bytes]
+    del loaded
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc and glibc's heap")
+def test_the_peak_is_the_final_size_and_one_layer(tmp_path, tiny_folder):
+    config = LlamaConfig(
+        vocab_size=320, hidden_size=384, intermediate_size=1152, num_hidden_layers=LAYERS,
+        num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=512,
+    )  # fmt: skip
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    model = empty.to_empty(device="cpu").to(torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    layer_bytes = 4 * sum(p.numel() for p in model.model.layers[0].parameters())  # as float32
+    model.save_pretrained(tmp_path / "big", max_shard_size="8MB")
+    byte_tokenizer().save_pretrained(tmp_path / "big")
+    assert len(list((tmp_path / "big").glob("*.safetensors"))) > 5
+    command = [sys.executable, "-c", MEASURE, str(tiny_folder()), str(tmp_path / "big")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for kind, (final, peak, resident) in json.loads(done.stdout).items():
+        assert abs(final - resident) < SLACK_BYTES, kind
+        assert peak - resident < layer_bytes + SLACK_BYTES, kind
+        assert 3 * resident < 4 * model.num_parameters(), kind  # so it was not float32 in between
