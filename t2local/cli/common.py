@@ -4,12 +4,18 @@ import argparse
 import sys
 
 from t2local import paths
+from t2local.models.basis_choice import basis_for
 from t2local.models.load import LoadedModel, load_model
 from t2local.progress import Progress, drain
 from t2local.svf import SVFModel, attaching
+from t2local.tasks.rewards import REWARDS
 
 QUANTIZATIONS = ("auto", "none", "nf4", "int8")
 BASIS_DTYPES = ("auto", "int8", "bf16", "fp32")
+REWARD_HELP = (
+    f"one of {', '.join(sorted(REWARDS))}, or a sum such as numeric+0.2*length; "
+    "default: what fits the answers"
+)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +31,8 @@ def open_model(
     """Load the model and attach SVF, with progress on stderr."""
     loaded = drain(load_model(source, quantization), log_progress)
     folder = paths.basis_dir() / loaded.slug
-    svf = drain(attaching(loaded.model, targets, basis, folder), log_progress)
+    stored = basis_for(loaded, basis, targets)
+    svf = drain(attaching(loaded.model, targets, stored, folder), log_progress)
     return loaded, svf
 
 
