@@ -7,23 +7,26 @@ tokens (their mean). Knows nothing of how candidates are found.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from t2local.adapt.actions import CHOICE, action_of, prompt_ids
+from t2local.adapt.actions import CHOICE, action_of, check_sees, prompt_ids
 from t2local.adapt.cem import EXPERT, LAYERS, z_rows
-from t2local.adapt.shot_trees import ShotTree, answer_log_likelihoods, plant
+from t2local.adapt.shot_trees import ShotTree, answer_log_likelihoods, begin_answers, plant
 from t2local.errors import T2LocalError
+from t2local.models.batch import Batch
 from t2local.models.generate import Sampling, generate_batch
 from t2local.models.load import LoadedModel
 from t2local.models.memory import free_bytes
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel, Z
+from t2local.svf.factored import FactoredModel
 from t2local.svf.targets import depth_of
-from t2local.tasks.examples import Example, as_columns
-from t2local.tasks.rewards import REWARDS
+from t2local.tasks.examples import Example
+from t2local.tasks.rewards.named import check_reward, rewards_of
 
 TREE_TOKENS = 320  # of one row: a longer one spends more on attention than it shares
 TOKENS_PER_FORWARD = 4096  # rows × tokens of one forward, at most
@@ -46,12 +49,22 @@ class Scores:
 
 
 class Candidates:
-    """The experts a mixture may draw on, with α `[B, G, K]` shared as the configuration says."""
+    """The experts a mixture may draw on, with α `[B, G, K]` shared as the configuration says.
 
-    def __init__(self, svf: SVFModel, experts: Mapping[str, Z], sharing: str) -> None:
+    `factored`: what puts rows of z in force, where there is something faster than the branch.
+    """
+
+    def __init__(
+        self,
+        svf: SVFModel,
+        experts: Mapping[str, Z],
+        sharing: str,
+        factored: FactoredModel | None = None,
+    ) -> None:
         if not experts:
             raise T2LocalError("There is no expert to mix for this model; train one first.")
         self.svf, self.names = svf, tuple(experts)
+        self._force = factored or svf
         self.groups = groups_of(svf.matrix_names, sharing)
         self.n_groups = 1 + max(self.groups.values())
         sigma = svf.singular_values
@@ -65,6 +78,14 @@ class Candidates:
             for name in svf.matrix_names
             if any(name in z for z in experts.values())
         }  # matrix -> [K, r]
+
+    def using(self, alpha: Tensor) -> AbstractContextManager:
+        """Candidates `alpha` `[B, G, K]` in force, a row each."""
+        return self.using_z(self.z(alpha))
+
+    def using_z(self, z: Z) -> AbstractContextManager:
+        """Rows from `z`, in force."""
+        return self._force.using(z)
 
     def z(self, alpha: Tensor) -> Z:
         """A row of multipliers `[B, r]` a matrix, of candidates `alpha` `[B, G, K]`."""
@@ -90,12 +111,11 @@ class ShotScorer:
     def __init__(
         self, loaded: LoadedModel, shots: Sequence[Example], reward: str, max_new_tokens: int
     ) -> None:
-        if reward not in REWARDS:
-            known = ", ".join(sorted(REWARDS))
-            raise T2LocalError(f"There is no reward '{reward}'; choose one of {known}.")
+        check_reward(reward, shots)
         self.loaded, self.shots, self.reward = loaded, tuple(shots), reward
         self.max_new_tokens = max_new_tokens
         self.chooses = action_of(shots) == CHOICE
+        check_sees(loaded, shots)
         self.prompts = [prompt_ids(loaded, shot) for shot in shots]
         self._check_lengths()
         self._answers = [_answers(loaded, shot, self.chooses) for shot in shots]
@@ -111,58 +131,70 @@ class ShotScorer:
         self, candidates: Candidates, alpha: Tensor, cancel: CancelToken | None = None
     ) -> Scores:
         """Of candidates `alpha` `[B, G, K]`. Raises `Cancelled` between forwards."""
-        accuracy, likelihood = self._read(candidates, alpha, cancel)
-        if not self.chooses:
-            accuracy = self._written(candidates, alpha, cancel)
-        return Scores(accuracy.mean(1), likelihood.mean(1))
-
-    def _read(self, candidates, alpha, cancel) -> tuple[Tensor, Tensor]:
-        """Right or not, and log-likelihood, of each candidate and shot `[B, S]`."""
         right = torch.zeros(len(alpha), len(self.shots))
         likelihood = torch.zeros(len(alpha), len(self.shots))
         for places, tree in self.trees:
-            if not len(tree.lengths):
-                continue
-            size = self._rows(tree.tokens)
-            for first in range(0, len(alpha), size):
+            for rows in self._parts(tree, len(alpha)):
                 if cancel is not None:
                     cancel.raise_if_cancelled()
-                rows = slice(first, min(first + size, len(alpha)))
-                with candidates.svf.using(candidates.z(alpha[rows])):
-                    totals = answer_log_likelihoods(self.loaded, tree, rows.stop - first).cpu()
-                scored = totals / tree.lengths.sqrt()  # [b, A]
-                column = 0
-                for place in places:
-                    n = len(self._rewards[place])
-                    part, column = scored[:, column : column + n], column + n
-                    shown = _shot_scores(part, self._rewards[place], self.chooses)
-                    right[rows, place], likelihood[rows, place] = shown
-        return right, likelihood
+                part = alpha[rows]
+                if self.chooses:
+                    with candidates.using(part):
+                        totals = answer_log_likelihoods(self.loaded, tree, len(part)).cpu()
+                else:
+                    totals, right[rows, places] = self._write(
+                        candidates, part, tree, places, cancel
+                    )
+                self._note(tree, places, totals, right[rows], likelihood[rows])
+        return Scores(right.mean(1), likelihood.mean(1))
+
+    def _parts(self, tree: ShotTree, total: int) -> list[slice]:
+        """Candidates that are read, or written, together."""
+        size = self._rows(tree.tokens)
+        if not self.chooses:
+            longest = max(map(len, tree.prompts)) + self.max_new_tokens
+            rows = min(GENERATED_ROWS, self._rows(longest, GENERATED_ROWS * longest))
+            size = max(1, rows // len(tree.prompts))
+        return [slice(first, min(first + size, total)) for first in range(0, total, size)]
+
+    def _note(self, tree: ShotTree, places: list[int], totals: Tensor, right, likelihood) -> None:
+        """Write what `totals` `[b, A]` say into the columns `places` of `[b, S]` each."""
+        scored = totals / tree.lengths.sqrt()  # [b, A]
+        column = 0
+        for place in places:
+            rewards = self._rewards[place]
+            part, column = scored[:, column : column + len(rewards)], column + len(rewards)
+            chosen, likelihood[:, place] = _shot_scores(part, rewards, self.chooses)
+            if self.chooses:
+                right[:, place] = chosen
 
     @torch.no_grad()
-    def _written(self, candidates, alpha, cancel) -> Tensor:
-        """Greedy answers of all candidates to all shots: right or not `[B, S]`."""
+    def _write(self, candidates, alpha, tree, places, cancel) -> tuple[Tensor, Tensor]:
+        """Log-likelihoods `[b, A]`, and greedy answers right or not `[b, shots of the tree]`."""
         sampling = Sampling(0.0, repetition_penalty=1.0, max_new_tokens=self.max_new_tokens, seed=0)
-        right = torch.zeros(len(alpha), len(self.shots))
-        pairs = [(s, b) for s in self._by_length() for b in range(len(alpha))]
-        longest = max(map(len, self.prompts)) + self.max_new_tokens
-        size = min(GENERATED_ROWS, self._rows(longest, GENERATED_ROWS * longest))
-        for first in range(0, len(pairs), size):
-            part = pairs[first : first + size]
-            z = candidates.z(alpha[[b for _, b in part]])
-            prompts = [self.prompts[s] for s, _ in part]
-            said = generate_batch(
-                self.loaded,
-                prompts,
-                sampling,
-                cancel,
-                rows_differ=True,
-                around=lambda z=z: candidates.svf.using(z),
-            )
-            for (shot, b), ids in zip(part, said, strict=True):
-                text = self.loaded.tokenizer.decode(ids, skip_special_tokens=True)
-                right[b, shot] = float(self._reward_of(shot, [text])[0] >= 1)
-        return right
+        size, shots = self._rows(tree.tokens), len(places)
+        parts = []
+        for first in range(0, len(alpha), size):
+            part = alpha[first : first + size]
+            with candidates.using(part):
+                parts.append(begin_answers(self.loaded, tree, len(part)))
+        z = candidates.z(alpha)
+        said = generate_batch(
+            self.loaded,
+            [*tree.prompts] * len(alpha),
+            sampling,
+            cancel,
+            around_rows=lambda rows: candidates.using_z(
+                {name: row[[r // shots for r in rows]] for name, row in z.items()}
+            ),
+            begun=Batch.joined([batch for _, batch in parts]),
+        )
+        texts = [self.loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in said]
+        right = torch.zeros(len(alpha), shots)
+        for column, place in enumerate(places):
+            rewards = self._reward_of(place, texts[column::shots])
+            right[:, column] = (torch.tensor(rewards) >= 1).float()
+        return torch.cat([totals.cpu() for totals, _ in parts]), right
 
     def _planted(self) -> Iterator[tuple[list[int], ShotTree]]:
         """Shots of similar length together, as many as a row may hold."""
@@ -190,9 +222,7 @@ class ShotScorer:
         return max(1, int(min(most / tokens, fits)))
 
     def _reward_of(self, place: int, texts: Sequence[str]) -> list[float]:
-        rows = [self.shots[place]] * len(texts)
-        prompts = [row.prompt for row in rows]
-        given = REWARDS[self.reward](prompts, list(texts), **as_columns(rows))
+        given = rewards_of(self.reward, [self.shots[place]] * len(texts), texts)
         return [0.0 if value is None else value for value in given]
 
     def _check_lengths(self) -> None:

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from t2local import paths
 from t2local.adapt import cem
+from t2local.adapt.adapter import may_rebuild
 from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT, CEMConfig, Search
 from t2local.errors import T2LocalError
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel, Z
+from t2local.svf.factored import FactoredModel
 from t2local.tasks.benchmark_overlap import prompt_hashes
 from t2local.tasks.examples import Example
 from t2local.tasks.files import content_hash
@@ -99,7 +101,8 @@ def search(
     `folder`: where the state is kept between generations; the same request goes on from there.
     Raises `T2LocalError` (no experts, shots that cannot be scored), `Cancelled`.
     """
-    candidates = Candidates(svf, experts, config.sharing)
+    factored = FactoredModel(svf) if may_rebuild(loaded) else None
+    candidates = Candidates(svf, experts, config.sharing, factored)
     scorer = ShotScorer(loaded, shots, reward, config.max_new_tokens)
     about = [svf.fingerprint(), _z_digest(experts), content_hash(shots), reward, asdict(config)]
     state = _StateFile.of(folder, about)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
+from t2local.models.batch import Batch, padded
 from t2local.models.load import LoadedModel
 from t2local.models.scoring import head
 
@@ -40,8 +42,9 @@ class _Growing:
 class ShotTree:
     """`ids`, `positions` `[T]`; `allowed` `[T, T]` bool (query, key).
 
-    An answer token: `predictors` `[N]`, the node whose logits predict it; `targets` `[N]`;
-    `slots` `[N]`, its answer, counted over all shots. `lengths` `[A]`: tokens of each answer.
+    `prompts`: the tokens of each; `paths`: the nodes that they are. An answer token: `predictors`
+    `[N]`, the node whose logits predict it; `targets` `[N]`; `slots` `[N]`, its answer, counted
+    over all shots. `lengths` `[A]`: tokens of each answer.
     """
 
     ids: Tensor
@@ -51,6 +54,8 @@ class ShotTree:
     targets: Tensor
     slots: Tensor
     lengths: Tensor
+    prompts: tuple[tuple[int, ...], ...]
+    paths: tuple[tuple[int, ...], ...]
 
     @property
     def tokens(self) -> int:
@@ -61,9 +66,10 @@ def plant(prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]]) -> Sho
     """The tree of some shots: `prompts` and, for each, its answers (none of them empty)."""
     tree, common = _Growing(), _common(prompts)
     root = tree.grow(-1, prompts[0][:common])
-    predictors, targets, slots, lengths = [], [], [], []
+    predictors, targets, slots, lengths, paths = [], [], [], [], []
     for prompt, choices in zip(prompts, answers, strict=True):
         end = tree.grow(root, prompt[common:])
+        paths.append((*range(common), *range(end + 1 - len(prompt) + common, end + 1)))
         for choice in choices:
             place = end
             for i, token in enumerate(choice):
@@ -80,26 +86,67 @@ def plant(prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]]) -> Sho
     number = torch.tensor
     return ShotTree(
         number(tree.ids), number(tree.depths), allowed, number(predictors), number(targets),
-        number(slots), number(lengths),
+        number(slots), number(lengths), tuple(map(tuple, prompts)), tuple(paths),
     )  # fmt: skip
 
 
 @torch.no_grad()
 def answer_log_likelihoods(loaded: LoadedModel, tree: ShotTree, rows: int) -> Tensor:
     """`[rows, A]` float32: Σ log p of each answer's tokens, under the `z` in force for each row."""
+    return _likelihoods(loaded, tree, _read(loaded, tree, rows, None))
+
+
+@torch.no_grad()
+def begin_answers(loaded: LoadedModel, tree: ShotTree, rows: int) -> tuple[Tensor, Batch]:
+    """`answer_log_likelihoods` and, from the same forward, a batch about to answer every shot.
+
+    Its rows: all shots of the first row of `z`, then those of the second, and so on.
+    """
+    cache = DynamicCache()
+    hidden = _read(loaded, tree, rows, cache)
+    ids, mask = (part.to(loaded.model.device) for part in padded(tree.prompts))  # [S, L]
+    nodes = torch.zeros_like(ids)  # where a shot's tokens are; what is masked may be any
+    for shot, path in enumerate(tree.paths):
+        nodes[shot, -len(path) :] = torch.tensor(path, device=nodes.device)
+    branches = DynamicCache()
+    for place, layer in enumerate(cache.layers):
+        parts = (_branches(part, nodes) for part in (layer.keys, layer.values))
+        branches.update(*parts, place)
+    logits = head(loaded.model, hidden[:, nodes[:, -1]]).flatten(end_dim=1)  # [rows × S, V]
+    ids, mask = ids.repeat(rows, 1), mask.repeat(rows, 1)
+    batch = Batch(loaded.model, ids, mask, branches, logits)
+    return _likelihoods(loaded, tree, hidden), batch
+
+
+def _branches(part: Tensor, nodes: Tensor) -> Tensor:
+    """Keys or values `[rows, h, T, d]` as those of each shot alone `[rows × S, h, L, d]`."""
+    rows, heads, _, width = part.shape
+    taken = part[:, :, nodes.flatten()].view(rows, heads, *nodes.shape, width)
+    return taken.transpose(1, 2).flatten(end_dim=1)
+
+
+def _read(loaded: LoadedModel, tree: ShotTree, rows: int, cache: DynamicCache | None) -> Tensor:
+    """The last hidden states `[rows, T, d]`."""
     model, device = loaded.model, loaded.model.device
     floor = torch.finfo(model.dtype).min
     mask = torch.where(tree.allowed, 0.0, floor).to(device, model.dtype)[None, None]
-    hidden = model.base_model(
+    return model.base_model(
         input_ids=tree.ids.to(device).expand(rows, -1),
         attention_mask=mask.expand(rows, 1, -1, -1),
         position_ids=tree.positions.to(device).expand(rows, -1),
-        use_cache=False,
-    ).last_hidden_state  # [rows, T, d]
-    places, index = tree.predictors.unique(return_inverse=True)
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state
+
+
+def _likelihoods(loaded: LoadedModel, tree: ShotTree, hidden: Tensor) -> Tensor:
+    device, rows = hidden.device, len(hidden)
     totals = torch.zeros(rows, len(tree.lengths), device=device)
+    if not len(tree.lengths):
+        return totals
+    places, index = tree.predictors.unique(return_inverse=True)
     for row in range(rows):  # logits of one candidate at a time: places × vocabulary
-        logits = head(model, hidden[row, places.to(device)])  # [P, V]
+        logits = head(loaded.model, hidden[row, places.to(device)])  # [P, V]
         log_p = logits[index.to(device), tree.targets.to(device)]
         log_p = log_p - logits.logsumexp(-1)[index.to(device)]  # [N]
         totals[row].index_add_(0, tree.slots.to(device), log_p)

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from t2local import paths
+from t2local.adapt.actions import CHOICE
 from t2local.adapt.cem import LAYERS, LIGHT, MATRIX, OBJECTIVES, CEMConfig
 from t2local.adapt.few_shot import Generation
-from t2local.cli.common import add_model_arguments, log, log_progress
+from t2local.cli.common import REWARD_HELP, add_model_arguments, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import write_mixture
 from t2local.progress import drain
 from t2local.tasks.files import read_examples
-from t2local.tasks.rewards import REWARDS
+from t2local.tasks.rewards.named import parts_of
 from t2local.tasks.suggest import suggest_reward, with_choices
 
 NUMBERS = ("population", "elite_share", "generations", "low", "high", "max_new_tokens", "seed")
@@ -24,7 +25,7 @@ NUMBERS = ("population", "elite_share", "generations", "low", "high", "max_new_t
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("adapt", help="find a mixture of experts from a few examples")
     parser.add_argument("--data", required=True, type=Path, metavar="FILE", help="rows of the task")
-    parser.add_argument("--reward", choices=sorted(REWARDS), help="default: what fits the answers")
+    parser.add_argument("--reward", metavar="NAME", help=REWARD_HELP)
     parser.add_argument("--out", required=True, type=Path, metavar="mixture.json")
     parser.add_argument("--name", help="also keep it under this name, for the chat")
     sharing = parser.add_mutually_exclusive_group()
@@ -50,6 +51,8 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     """Search, write the mixture file and report what was found."""
     config = _config(arguments)
     file = read_examples(arguments.data)
+    if file.note:
+        log(file.note)
     if file.bad_rows:
         worst = file.bad_rows[0]
         log(f"{len(file.bad_rows)} rows left out, the first is row {worst.number}: {worst.reason}")
@@ -57,7 +60,8 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     if reward is None:
         reward, reason = suggest_reward(file.examples)
         log(f"reward {reward}: {reason}")
-    rows = with_choices(file.examples) if reward == "choice" else file.examples
+    listed = CHOICE in {name for _, name in parts_of(reward)}
+    rows = with_choices(file.examples) if listed else file.examples
     engine = Engine(arguments.model or paths.default_model(), arguments.quantize, arguments.basis)
     desk = engine.load(log_progress).adapting
     found = drain(desk.search(rows, reward, config), _log_generation)

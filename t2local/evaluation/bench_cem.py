@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from t2local.adapt.actions import likeliest_choices
+from t2local.adapt.adapter import may_rebuild
 from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT
 from t2local.evaluation.bench_rows import Row, interleaved, random_z, ratio
@@ -20,6 +21,7 @@ from t2local.evaluation.bench_speed import Measured
 from t2local.models.generate import Sampling, generate_batch
 from t2local.models.load import LoadedModel
 from t2local.svf import SVFModel, Z
+from t2local.svf.factored import FactoredModel
 from t2local.tasks.examples import Example
 
 POPULATION, SHOTS, EXPERTS = 32, 10, 3
@@ -40,12 +42,15 @@ def search_generation(
 ) -> Measured:
     """Candidates a second for one-token choices and for 32 written tokens, each way."""
     experts = {str(seed): random_z(svf, seed=seed) for seed in range(EXPERTS)}
-    candidates = Candidates(svf, experts, EXPERT)
+    factored = FactoredModel(svf) if may_rebuild(loaded) else None
+    candidates = Candidates(svf, experts, EXPERT, factored)
     generator = torch.Generator().manual_seed(0)
     alpha = torch.rand(population, 1, EXPERTS, generator=generator)  # [B, 1, K]
     rows, ratios = [], {}
     for task in ("one token", f"{NEW_TOKENS} tokens"):
         actions = _ways(loaded, candidates, alpha, task == "one token")
+        if not may_rebuild(loaded):
+            actions.pop("rebuilding")
         seconds = interleaved(actions, rounds, warm_up=0)
         few = min(ONE_BY_ONE, population)
         for name, taken in seconds.items():

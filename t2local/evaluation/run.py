@@ -7,9 +7,11 @@ and ends in the same numbers. Knows nothing of pages, and of files only where re
 
 import time
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
+from t2local.adapt.actions import check_sees
 from t2local.errors import T2LocalError
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
 from t2local.evaluation.records import Record, RecordFile, key_of
@@ -23,6 +25,7 @@ from t2local.progress import CancelToken
 from t2local.tasks.benchmark_overlap import overlapping
 
 CHOICE_ROWS, TEXT_ROWS = 16, 32  # of a batch
+BLIND = "easy_vqa"  # has pictures and may be asked without: no expert comes near it
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,12 @@ def evaluate(
 
     `max_new_tokens`: instead of each task's own. `oracle`: also the best of base and single experts
     a prompt. Raises `Cancelled`; `T2LocalError` where a strategy was chosen by prompts that are
-    to be scored, before anything is.
+    to be scored, or a file's rows have pictures that the model cannot see, before anything is.
     """
     refuse_overlap(tasks, strategies)
+    for task in tasks:
+        if task.name != BLIND:
+            check_sees(subject.loaded, [question.example for question in task.questions])
     records: dict[tuple[str, str], dict[int, Record]] = {}
     failed: dict[tuple[str, str], str] = {}
     for task in tasks:
@@ -188,14 +194,18 @@ def _under(
 ) -> list[Answer]:
     """Answers under what is held, or under each prompt's own mixture as a row of z."""
     if held is not None:
-        return answers(subject.loaded, task, questions, held, False, budget, cancel)
+        return answers(subject.loaded, task, questions, held, None, budget, cancel)
     sound = [i for i, d in enumerate(decisions) if not subject.broken(d.mixture)]
     given = [Answer(failed=NOT_FINITE)] * len(questions)
     if sound:
         z = subject.rows([decisions[i].mixture for i in sound])
         part = [questions[i] for i in sound]
+
+        def rows(kept: Sequence[int]) -> AbstractContextManager:
+            return subject.svf.using({name: row[list(kept)] for name, row in z.items()})
+
         own = partial(subject.svf.using, z)
-        found = answers(subject.loaded, task, part, own, True, budget, cancel)
+        found = answers(subject.loaded, task, part, own, rows, budget, cancel)
         for i, answer in zip(sound, found, strict=True):
             given[i] = answer
     return given

@@ -1,8 +1,7 @@
 """Generation by our own loop over the model's forward: whole batches, or one streaming decode.
 
 Knows nothing of adaptation: whoever calls sets `z` around it. A KV cache belongs to one `z`;
-`Decoder.forget` and `PrefixCache`'s keys are how callers keep that promise. Positions are counted
-without padding, so a padded row gives the logits it would give alone.
+`Decoder.forget` and `PrefixCache`'s keys are how callers keep that promise.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,15 +11,19 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from t2local.models.batch import Batch
 from t2local.models.chat_format import stop_tokens
+from t2local.models.fast_decode import FastCache, fast_step
 from t2local.models.load import LoadedModel
+from t2local.models.packed import PackedModel
 from t2local.models.prefix_cache import Kept
 from t2local.models.sampling import Sampling, choose
 from t2local.progress import CancelToken
 
-__all__ = ["Around", "Decoder", "Sampling", "generate_batch"]
+__all__ = ["Around", "AroundRows", "Decoder", "Sampling", "generate_batch"]
 
 Around = Callable[[], AbstractContextManager]  # entered around each forward
+AroundRows = Callable[[Sequence[int]], AbstractContextManager]  # the same, with the rows in it
 
 INCOMPLETE = "\ufffd"  # what a decoder writes for a character whose last bytes are still to come
 
@@ -32,18 +35,20 @@ def generate_batch(
     sampling: Sampling,
     cancel: CancelToken | None = None,
     *,
-    rows_differ: bool = False,
     around: Around = nullcontext,
+    around_rows: AroundRows | None = None,
+    begun: Batch | None = None,
     keep_end: bool = False,
     among: tuple[int, int] | None = None,
 ) -> list[list[int]]:
     """One completion (token ids, without the end token) for each prompt; callers repeat prompts.
 
-    `rows_differ`: a different `z` is set for each row, so rows stay where they are; otherwise equal
-    prompts are read once and finished rows leave the batch. A row's random numbers do not depend
-    on the others. `keep_end`: the end token belongs to the completion of a row that ended by one.
+    `around()` is entered around each forward alone: what adapts or holds the model. Where each row
+    has its own `z`, `around_rows(rows)` is entered instead, with the prompts' places that are still
+    in the batch: finished rows leave it. Without it, equal prompts are read once. `begun`: the
+    prompts as they have been read already. A row's random numbers do not depend on the others.
+    `keep_end`: the end token belongs to the completion of a row that ended by one.
     `among`: (first, total): the prompts are a part of a larger batch and get its random numbers.
-    `around()` is entered around each forward alone: what adapts or holds the model.
     Raises `Cancelled` between tokens.
     """
     if not prompts:
@@ -54,8 +59,14 @@ def generate_batch(
     first, total = among or (0, len(prompts))
     said: list[list[int]] = [[] for _ in prompts]
     running = dict.fromkeys(range(len(prompts)))  # rows that still speak, in order
-    with around():
-        batch = _Batch(loaded, prompts, share=not rows_differ)
+
+    def held() -> AbstractContextManager:
+        return around() if around_rows is None else around_rows(batch.rows if batch else places)
+
+    places, batch = list(range(len(prompts))), begun
+    if batch is None:
+        with held():
+            batch = Batch.read(loaded, prompts, share=around_rows is None)
     n_steps = min(int(sampling.max_new_tokens), loaded.context_length - batch.ids.shape[1])
     for step in range(n_steps):
         cancel.raise_if_cancelled()
@@ -71,62 +82,11 @@ def generate_batch(
         if not running or step == n_steps - 1:
             break
         batch.append(tokens)
-        if not rows_differ and 2 * len(running) < len(batch.rows):
+        if 2 * len(running) < len(batch.rows):
             batch.keep([i for i, row in enumerate(batch.rows) if row in running])
-        with around():
+        with held():
             batch.step()
     return said
-
-
-class _Batch:
-    """The state of `generate_batch`: left-padded rows, their cache and next-token logits."""
-
-    def __init__(self, loaded: LoadedModel, prompts: Sequence[Sequence[int]], share: bool) -> None:
-        assert all(prompts), "an empty prompt"
-        longest = max(map(len, prompts))
-        assert longest < loaded.context_length, (longest, loaded.context_length)
-        rows = [tuple(prompt) for prompt in prompts]
-        distinct = list(dict.fromkeys(rows)) if share else rows
-        self.model = loaded.model
-        self.rows = list(range(len(rows)))  # original row of each row still in the batch
-        # Padding repeats a row's last token: masked for attention, and nothing new to penalise.
-        padded = [[row[-1]] * (longest - len(row)) + list(row) for row in distinct]
-        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in distinct]
-        self.ids = torch.tensor(padded, device=self.model.device)  # [b, T]
-        self.mask = torch.tensor(mask, device=self.model.device)  # [b, T], 1: a real token
-        self.cache = DynamicCache()
-        self._forward(self.ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
-        if len(distinct) < len(rows):
-            self._select([distinct.index(row) for row in rows])
-
-    def append(self, tokens: Tensor) -> None:
-        """Add chosen tokens [b]; `step` reads them."""
-        self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
-
-    def keep(self, kept: list[int]) -> None:
-        """Drop all rows but those at these places."""
-        self.rows = [self.rows[i] for i in kept]
-        self._select(kept)
-
-    def step(self) -> None:
-        """Next-token logits after the tokens appended last."""
-        self._forward(self.ids[:, -1:], self.mask.sum(-1, keepdim=True) - 1)
-
-    def _select(self, places: list[int]) -> None:
-        index = torch.tensor(places, device=self.ids.device)
-        self.ids, self.mask, self.logits = self.ids[index], self.mask[index], self.logits[index]
-        self.cache.batch_select_indices(index)
-
-    def _forward(self, ids: Tensor, positions: Tensor) -> None:
-        self.logits = self.model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # [b, V]
 
 
 class Decoder:
@@ -154,7 +114,7 @@ class Decoder:
         self.finished = [False] * rows  # rows that ended by an end-of-turn token
         self._n_prompt = len(prompt)
         self._ids = torch.tensor([list(prompt)] * rows, device=loaded.model.device)  # [B, T]
-        self._cache = cache.cache if cache else None
+        self._cache: DynamicCache | FastCache | None = cache.cache if cache else None
         self._logits: Tensor | None = None
         self._generator = sampling.generator()
         self._stops = _stops(loaded)
@@ -162,28 +122,34 @@ class Decoder:
     @torch.no_grad()
     def read(self, n_tokens: int) -> bool:
         """Read the next `n_tokens` of a long prompt; False when what is left is no longer."""
-        if self._cache is None:
-            self._cache = DynamicCache()
-        cached = self._cache.get_seq_length()
+        cache = self._ordinary_cache()
+        cached = cache.get_seq_length()
         if self._ids.shape[1] - cached <= n_tokens:
             return False
         self.loaded.model(
             input_ids=self._ids[:, cached : cached + n_tokens],
-            past_key_values=self._cache,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
         return True
 
     @torch.no_grad()
-    def logits(self) -> Tensor:
-        """Next-token logits [B, V] of the current sequences; reads what is not in the cache."""
+    def logits(self, packed: PackedModel | None = None) -> Tensor:
+        """Next-token logits [B, V] of the current sequences; reads what is not in the cache.
+
+        `packed`: the weights of the `z` in force, which serve a single row's next token quickly.
+        """
+        if self._logits is None and packed is not None and self.one_unread:
+            assert len(self._ids) == 1, "packed weights serve a single row"
+            if isinstance(self._cache, DynamicCache):
+                self._cache = FastCache(self._cache)
+            self._logits = fast_step(packed, self._cache, int(self._ids[0, -1]))
         if self._logits is None:
-            if self._cache is None:
-                self._cache = DynamicCache()
+            cache = self._ordinary_cache()
             self._logits = self.loaded.model(
-                input_ids=self._ids[:, self._cache.get_seq_length() :],
-                past_key_values=self._cache,
+                input_ids=self._ids[:, cache.get_seq_length() :],
+                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
@@ -240,10 +206,23 @@ class Decoder:
         """The cache for `PrefixCache.put`, under the `z` of the last `logits`; then it is gone."""
         if self._cache is None:
             return None
-        n_cached = self._cache.get_seq_length()
-        kept = Kept(ids=self._ids[:, :n_cached].tolist(), cache=self._cache)
+        cache = self._ordinary_cache()
+        kept = Kept(ids=self._ids[:, : cache.get_seq_length()].tolist(), cache=cache)
         self.forget()
         return kept
+
+    @property
+    def one_unread(self) -> bool:
+        """True when all but the last token is in the cache."""
+        cached = 0 if self._cache is None else self._cache.get_seq_length()
+        return cached == self.context_used - 1 > 0
+
+    def _ordinary_cache(self) -> DynamicCache:
+        if self._cache is None:
+            self._cache = DynamicCache()
+        elif isinstance(self._cache, FastCache):
+            self._cache = self._cache.ordinary()
+        return self._cache
 
     def _decode(self, ids: list[int]) -> str:
         return self.loaded.tokenizer.decode(

@@ -9,6 +9,8 @@ from t2local.models.load import load_model
 from t2local.progress import drain
 from t2local.svf import attach
 
+from ..tasks.workbook_files import xlsx
+
 
 @pytest.fixture
 def skilled(tiny_folder):
@@ -56,3 +58,17 @@ def test_mistakes_are_one_line(skilled, tmp_path, capsys):
     ask = ["ask", "hello", "--model", skilled, "--mixture", str(tmp_path / "m.json")]
     assert main([*ask, "--strategy", "few-shot"]) == 1
     assert "names the expert 'gone'" in capsys.readouterr().err
+
+
+def test_a_search_takes_a_sum_of_rewards_and_says_which_sheet_it_read(skilled, tmp_path, capsys):
+    rows = [["prompt", "answer"], *([f"colour {i}?", ("red", "blue")[i % 2]] for i in range(6))]
+    path, out = tmp_path / "red.xlsx", str(tmp_path / "mixture.json")
+    path.write_bytes(xlsx({"Mails": rows, "Old": rows}))
+    given = ["--model", skilled, "--data", str(path), "--out", out]
+    size = ["--population", "4", "--generations", "1"]
+    assert main(["adapt", *given, *size, "--reward", "choice+0.5*exact", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["reward"] == "choice+0.5*exact"
+    assert "Only the sheet 'Mails' is read" in said.err
+    assert main(["adapt", *given, "--reward", "choise"]) == 1
+    assert "did you mean 'choice'?" in capsys.readouterr().err

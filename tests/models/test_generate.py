@@ -1,11 +1,14 @@
 """Batches equal one row at a time; caches change nothing; random numbers are common."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from t2local.errors import Cancelled
+from t2local.models.batch import Batch
 from t2local.models.chat_format import render_chat
-from t2local.models.generate import Decoder, Sampling, _Batch, generate_batch
+from t2local.models.generate import Decoder, Sampling, generate_batch
 from t2local.models.prefix_cache import PrefixCache
 from t2local.progress import CancelToken
 from tests.conftest import FAMILIES
@@ -36,7 +39,7 @@ def test_a_batch_equals_one_row_at_a_time_and_plain_forwards(tiny_loaded, family
 def test_padding_changes_logits_by_rounding_only(tiny_loaded, family):
     loaded = tiny_loaded(family)
     with torch.no_grad():
-        batch = _Batch(loaded, PROMPTS, share=True)
+        batch = Batch.read(loaded, PROMPTS, share=True)
         for row, prompt in enumerate(PROMPTS):
             alone = loaded.model(torch.tensor([prompt])).logits[0, -1]
             assert torch.allclose(batch.logits[row], alone, atol=1e-4)
@@ -57,7 +60,9 @@ def test_rows_that_end_leave_and_the_others_go_on(tiny_loaded):
     prompts = [[first, 77] for first in lengths]
     together = generate_batch(loaded, prompts, GREEDY)
     assert together == [generate_batch(loaded, [p], GREEDY)[0] for p in prompts]
-    assert together == generate_batch(loaded, prompts, GREEDY, rows_differ=True)
+    assert together == generate_batch(
+        loaded, prompts, GREEDY, around_rows=lambda rows: nullcontext()
+    )
     assert len({len(said) for said in together}) > 1
 
 
@@ -77,7 +82,9 @@ def test_a_seed_repeats_and_rows_do_not_disturb_each_other(tiny_loaded):
     sampling = Sampling(temperature=1.0, seed=11, max_new_tokens=10)
     first = generate_batch(loaded, [PROMPTS[0]] * 4, sampling)
     assert first == generate_batch(loaded, [PROMPTS[0]] * 4, sampling)
-    assert first == generate_batch(loaded, [PROMPTS[0]] * 4, sampling, rows_differ=True)
+    assert first == generate_batch(
+        loaded, [PROMPTS[0]] * 4, sampling, around_rows=lambda rows: nullcontext()
+    )
     assert len({tuple(said) for said in first}) > 1  # each row has its own numbers
     mixed = generate_batch(loaded, [PROMPTS[0], PROMPTS[1], PROMPTS[2], PROMPTS[0]], sampling)
     assert (mixed[0], mixed[3]) == (first[0], first[3])

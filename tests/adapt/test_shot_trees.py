@@ -1,0 +1,44 @@
+"""Shots read as one tree begin their answers as if each had been read alone."""
+
+import torch
+
+from t2local.adapt.shot_trees import answer_log_likelihoods, begin_answers, plant
+from t2local.models.generate import Sampling, generate_batch
+from t2local.svf import attach
+
+from .conftest import random_z
+
+PROMPTS = [[1, 40, 41, 42, 50], [1, 40, 41, 60], [1, 40, 41, 42, 43, 44, 45, 46]]
+ANSWERS = [[[70, 71]], [], [[80], [81, 82, 83]]]
+GREEDY = Sampling(temperature=0, repetition_penalty=1.0, max_new_tokens=6)
+
+
+def test_answers_begun_in_a_tree_are_those_of_each_shot_alone(tiny_loaded):
+    loaded = tiny_loaded("llama")
+    svf = attach(loaded.model)
+    zs = [random_z(svf, seed) for seed in (1, 2)]
+    rows = {name: torch.stack([z[name] for z in zs]) for name in zs[0]}
+    tree = plant(PROMPTS, ANSWERS)
+    with svf.using(rows):
+        totals, batch = begin_answers(loaded, tree, 2)
+        assert torch.allclose(totals, answer_log_likelihoods(loaded, tree, 2), atol=1e-5)
+
+    def own(kept):
+        return svf.using(
+            {name: row[[k // len(PROMPTS) for k in kept]] for name, row in rows.items()}
+        )
+
+    said = generate_batch(loaded, PROMPTS * 2, GREEDY, around_rows=own, begun=batch)
+    alone = [
+        generate_batch(loaded, [prompt], GREEDY, around=lambda z=z: svf.using(z))[0]
+        for z in zs
+        for prompt in PROMPTS
+    ]
+    assert said == alone
+
+
+def test_a_tree_without_answers_has_no_likelihoods(tiny_loaded):
+    loaded = tiny_loaded("llama")
+    totals, batch = begin_answers(loaded, plant(PROMPTS, [[], [], []]), 1)
+    assert totals.shape == (1, 0)
+    assert batch.logits.shape[0] == len(PROMPTS)
