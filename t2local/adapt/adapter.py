@@ -2,14 +2,16 @@
 
 A mixture that changes is applied by the branch (a millisecond to change). One that is used again
 and again on a float model, like the classifier expert's, is rebuilt once into matrices and then
-costs nothing a token. Departure from the reference code: it rebuilds for every change.
+costs nothing a token. One that stays while an answer is written may be packed in 8 bits beside that
+(`models.packed`), layer by layer between tokens, where a packer is given: the one way that is not
+exact. Departure from the reference code: it rebuilds for every change.
 Knows experts by name, nothing of prompts. Not thread-safe: whoever owns the model holds a lock.
 """
 
 import itertools
 import json
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -18,15 +20,18 @@ import torch
 from t2local.errors import T2LocalError
 from t2local.models.generate import Around
 from t2local.models.load import LoadedModel
+from t2local.models.packed import PackedModel, Packer
 from t2local.svf import Mixture, SVFModel, Z, compose
 
 BASE_KEY = "base"
 REBUILD_BYTES = 2 * 2**30  # a model up to this size may keep rebuilt copies beside it
+PACKED_COPIES = 3  # a quarter of the model's size each: the base model's and two mixtures'
 
 
 def may_rebuild(loaded: LoadedModel) -> bool:
     """Whether rebuilt matrices are exact here (a float model) and small enough to keep."""
-    return loaded.quantization == "none" and loaded.resident_bytes <= REBUILD_BYTES
+    small = loaded.resident_bytes <= REBUILD_BYTES and not loaded.spread
+    return loaded.quantization == "none" and small
 
 
 def holding(loaded: LoadedModel, svf: SVFModel, z: Z) -> Around:
@@ -47,7 +52,8 @@ _GENERATIONS = itertools.count()
 class Adapter:
     """Experts by name on one model. `rebuild_limit`: rebuilt copies kept (0: never rebuild).
 
-    `mixable`: the experts that people may mix (None: all); a classifier only decides.
+    `mixable`: the experts that people may mix (None: all); a classifier only decides. `packer`:
+    packs mixtures that stay in 8 bits (None: every answer is exact).
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Adapter:
         experts: Mapping[str, Z],
         rebuild_limit: int = 0,
         mixable: Collection[str] | None = None,
+        packer: Packer | None = None,
     ) -> None:
         self.svf = svf
         self._mixable = tuple(experts if mixable is None else mixable)
@@ -63,6 +70,9 @@ class Adapter:
         self.experts = {name: self._on_device(z) for name, z in experts.items()}
         self._limit = rebuild_limit
         self._rebuilt: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
+        self._packer = packer
+        self._packed: OrderedDict[str, PackedModel] = OrderedDict()
+        self._packing: tuple[str, Generator[None, None, PackedModel]] | None = None
         self._last: tuple[str, Z] = (BASE_KEY, {})
         self._last_applied = BASE_KEY
 
@@ -114,12 +124,62 @@ class Adapter:
         while len(self._rebuilt) > self._limit:
             self._rebuilt.popitem(last=False)
 
+    def take_over(self, before: "Adapter") -> None:
+        """Keep those copies of `before` whose experts are here with the same `z`."""
+        same = {
+            name
+            for name, z in self.experts.items()
+            if (old := before.experts.get(name)) is not None
+            and z.keys() == old.keys()
+            and all(torch.equal(row, old[matrix]) for matrix, row in z.items())
+        }
+        if before._packer is not None and self._packer is not None:
+            self._packer = before._packer  # what it has prepared fits: the model is the same
+        for kept, taken in ((before._rebuilt, self._rebuilt), (before._packed, self._packed)):
+            for key, copy in kept.items():
+                if key == BASE_KEY:
+                    taken[key] = copy
+                    continue
+                _, alpha, *rest, own = json.loads(key)
+                if {*alpha, *(name for part in own.values() for name in part)} <= same:
+                    taken[json.dumps([self._generation, alpha, *rest, own])] = copy
+
     def settle_if_repeated(self, mixture: Mixture) -> None:
         """`settle` a mixture that also served the answer before this one."""
         key = self.key(mixture)
-        if key == self._last_applied:
+        if key == self._last_applied and key not in self._packed:
             self.settle(mixture)
         self._last_applied = key
+
+    def packed(self, mixture: Mixture) -> PackedModel | None:
+        """The 8-bit copy for this mixture, None while there is none."""
+        return self._packed.get(self.key(mixture))
+
+    def pack_on(self, mixture: Mixture) -> bool:
+        """Pack one more layer for a mixture that stays; True while `packed` has to wait for more.
+
+        A call takes about as long as a token under the branch, so that an answer goes on in
+        between. Another mixture's unfinished copy is given up. Nothing must be in force.
+        """
+        key = self.key(mixture)
+        if self._packer is None:
+            return False
+        if key in self._packed:
+            self._packed.move_to_end(key)
+            return False
+        under_way, self._packing = self._packing, None  # an error ends it
+        if under_way is None or under_way[0] != key:
+            z, rebuilt = self.z_of(mixture), self._rebuilt.get(key, {})
+            under_way = (key, self._packer.packing(_Matrices(self.svf, z, rebuilt)))
+        try:
+            next(under_way[1])
+        except StopIteration as packed:
+            self._packed[key] = packed.value
+            while len(self._packed) > PACKED_COPIES:
+                self._packed.popitem(last=False)
+            return False
+        self._packing = under_way
+        return True
 
     def _beside_base(self, z: Z) -> Z:
         return {name: torch.stack([row, torch.ones_like(row)]) for name, row in z.items()}
@@ -127,3 +187,17 @@ class Adapter:
     def _on_device(self, z: Z) -> Z:
         sigma = self.svf.singular_values
         return {name: row.to(sigma[name].device) for name, row in z.items()}
+
+
+class _Matrices:
+    """Matrix name -> its weight under `z` `[m, n]`, in float32."""
+
+    def __init__(self, svf: SVFModel, z: Z, rebuilt: Mapping[str, torch.Tensor]) -> None:
+        self._svf, self._z, self._rebuilt = svf, z, rebuilt
+
+    def __call__(self, name: str) -> torch.Tensor:
+        if name in self._rebuilt:
+            return self._rebuilt[name]
+        changed = self._svf.rebuild({name: self._z[name]}) if name in self._z else {}
+        untouched = self._svf.model.get_submodule(name).weight
+        return changed.get(name, untouched)

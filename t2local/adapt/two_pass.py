@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from t2local.adapt.adapter import Adapter
-from t2local.adapt.context import check_messages, fit
+from t2local.adapt.context import check_messages, check_pictures, fit
 from t2local.adapt.dispatch import LABELS, decide, label_probabilities, without_question
 from t2local.adapt.events import (
     ADAPTED_ROW,
@@ -28,12 +28,16 @@ from t2local.adapt.events import (
 from t2local.errors import T2LocalError
 from t2local.models.generate import Decoder
 from t2local.models.load import LoadedModel
+from t2local.models.packed import PackedModel
 from t2local.models.prefix_cache import Kept, PrefixCache
 from t2local.models.sampling import Sampling
+from t2local.models.shortage import shortage_told
 from t2local.progress import CancelToken
 from t2local.svf import Mixture
 
 PROMPT, CLASSIFIER = "prompt", "classifier"
+PACK_AFTER = 16  # tokens under one mixture: short answers and moving sliders are not worth packing
+WORTH_PACKING = 48  # tokens that an answer may have at most: below, packing takes longer than it
 PREFILL_TOKENS = 512  # of a long prompt at a time: stop, the wheel and others come in between
 
 Event = Dispatched | Steered | Token | Done
@@ -138,18 +142,20 @@ def answer(
 
     `compare`: the base model answers too, as row `BASE_ROW` of the same batch with the same random
     numbers. `skills`: experts that pass 1 may choose. Raises `T2LocalError` for an empty message or
-    unknown experts, before anything was said.
+    unknown experts, before anything was said, and at any time when memory runs out.
     """
     check_messages(messages)
+    check_pictures(workshop.loaded, messages)
     question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
-    decision = dispatch(workshop, question, strategy, skills)
-    fitted = fit(workshop.loaded, messages, sampling.max_new_tokens, continue_last)
-    if fitted.note:
-        decision = replace(decision, note=f"{decision.note} {fitted.note}".strip())
-    yield Dispatched(decision, len(fitted.ids), fitted.cut_tokens)
-    yield from _speak(
-        workshop, decision, fitted.ids, sampling, steering or Steering(), cancel, compare
-    )
+    with shortage_told(workshop.loaded, workshop.prefixes.clear):
+        decision = dispatch(workshop, question, strategy, skills)
+        fitted = fit(workshop.loaded, messages, sampling.max_new_tokens, continue_last)
+        if fitted.note:
+            decision = replace(decision, note=f"{decision.note} {fitted.note}".strip())
+        yield Dispatched(decision, len(fitted.ids), fitted.cut_tokens)
+        yield from _speak(
+            workshop, decision, fitted.ids, sampling, steering or Steering(), cancel, compare
+        )
 
 
 def _speak(
@@ -164,6 +170,8 @@ def _speak(
     """Pass 2: the answer's tokens under the decided mixture, or whatever the wheel says next."""
     adapter, mixture, rows = workshop.adapter, decision.mixture, 2 if compare else 1
     seconds, said, cancelled, whole = 0.0, [""] * rows, False, True
+    since = 0  # tokens that were said when the mixture last changed
+    may_pack = not compare and sampling.max_new_tokens >= WORTH_PACKING
     with workshop.lock():
         started = time.perf_counter()
         if not compare:
@@ -179,16 +187,22 @@ def _speak(
             turned = steering.take()
             if turned is not None and adapter.key(turned) != adapter.key(mixture):
                 adapter.check(turned)
-                mixture = turned
+                mixture, since = turned, decoder.n_tokens
                 with workshop.lock():
                     decoder.forget()
                 yield Steered(mixture, decoder.n_tokens, len(said[ADAPTED_ROW]))
+            if may_pack and (decoder.n_tokens - since >= PACK_AFTER or sampling.repeatable):
+                with workshop.lock():
+                    started = time.perf_counter()
+                    packing = adapter.pack_on(mixture)
+                    seconds += time.perf_counter() - started
+                if packing and decoder.n_tokens == 0:  # repeated, it must not change on the way
+                    continue
             whole = False  # an error inside a forward leaves layers of different lengths
-            with workshop.lock(), adapter.using(mixture, beside_base=compare):
+            with workshop.lock():
                 started = time.perf_counter()
-                reading = decoder.read(PREFILL_TOKENS)
-                if not reading:
-                    decoder.push(decoder.sample(decoder.logits()))
+                packed = adapter.packed(mixture) if may_pack else None
+                reading = _next_token(adapter, mixture, decoder, packed, compare)
                 seconds += time.perf_counter() - started
             whole = True
             if reading:
@@ -211,6 +225,24 @@ def _speak(
         context_used=decoder.context_used,
         context_length=workshop.loaded.context_length,
     )
+
+
+def _next_token(
+    adapter: Adapter,
+    mixture: Mixture,
+    decoder: Decoder,
+    packed: PackedModel | None,
+    compare: bool,
+) -> bool:
+    """Say the next token, or read a part of a long prompt: then True."""
+    if packed is not None and decoder.one_unread:
+        decoder.push(decoder.sample(decoder.logits(packed)))
+        return False
+    with adapter.using(mixture, beside_base=compare):
+        reading = decoder.read(PREFILL_TOKENS)
+        if not reading:
+            decoder.push(decoder.sample(decoder.logits()))
+    return reading
 
 
 def _cache_key(adapter: Adapter, mixture: Mixture, compare: bool) -> str:

@@ -29,11 +29,20 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--strategy", default=None, choices=choices)
     parser.add_argument("--alpha", default="", metavar="math=0.6,code=0.4", help="implies manual")
     parser.add_argument("--mixture", type=Path, metavar="FILE", help="a file made by `adapt`")
+    parser.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated"
+    )
     parser.add_argument("--hard", action="store_true", help="the likeliest expert alone, α = 1")
     parser.add_argument("--threshold", type=float, default=Controls.threshold)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--temperature", type=float, default=Sampling.temperature)
     parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "exact"),
+        help="exact: no 8-bit copy of the weights, however long the answer",
+    )
     add_model_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -52,7 +61,8 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         raise T2LocalError("The prompt is not UTF-8 text; check your terminal's encoding.")
     if not arguments.prompt.strip():
         raise T2LocalError("The prompt is empty; write a question or a request.")
-    engine = Engine(arguments.model, arguments.quantize, arguments.basis).load(log_progress)
+    opening = (arguments.model, arguments.quantize, arguments.basis)
+    engine = Engine(*opening, precision=arguments.precision).load(log_progress)
     if arguments.mixture is not None:
         names = [e.name for e in engine.experts() if e.usable and e.kind == "skill"]
         read_mixture(arguments.mixture).check(engine.status.model_name, names)
@@ -63,7 +73,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         threshold=arguments.threshold,
         mixture=mixture,
     )
-    messages = ({"role": "user", "content": arguments.prompt},)
+    messages = ({"role": "user", "content": arguments.prompt, "images": arguments.image},)
     request = ChatRequest(messages, controls, sampling)
     dispatch, done = _listen(engine, request, speak=not arguments.json)
     if arguments.json:

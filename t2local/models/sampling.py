@@ -51,6 +51,11 @@ class Sampling:
                 kind = "a whole number" if name in WHOLE else "a number"
                 raise T2LocalError(f"{name} is {value!r}; it must be {kind} from {low} to {high}.")
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same answer is expected every time."""
+        return self.seed is not None or self.temperature == 0
+
     def generator(self) -> torch.Generator:
         """A generator on the CPU (the same numbers on every device), seeded or fresh."""
         generator = torch.Generator()
@@ -77,6 +82,8 @@ def penalise(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
     """Divide positive and multiply negative scores [B, V] of the tokens in `ids` [B, T]."""
     if penalty == 1.0:
         return scores
+    # An id beyond the vocabulary is a part of a picture; a row has more than these.
+    ids = torch.where(ids < scores.shape[-1], ids, ids[:, -1:])
     seen = scores.gather(1, ids)  # [B, T]
     return scores.scatter(1, ids, torch.where(seen < 0, seen * penalty, seen / penalty))
 

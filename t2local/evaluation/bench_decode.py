@@ -1,0 +1,179 @@
+"""Decoding on the CPU: transformers' `generate`, our exact loop, and the packed weights.
+
+Speeds are taken in turn within each round, greedy, without the prompt (a `generate` of one token is
+taken off). What 8 bits cost is said beside the speed: the logits' distance from float32's after the
+same words, and from the change that an expert makes. The distance to llama.cpp is measured where
+its `llama-bench` and a GGUF file are at hand. Pure measurements.
+"""
+
+import json
+import shutil
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from t2local.adapt.adapter import Adapter
+from t2local.evaluation.bench_rows import Row, interleaved, ratio
+from t2local.evaluation.bench_speed import Measured
+from t2local.models.generate import Decoder, Sampling
+from t2local.models.load import LoadedModel
+from t2local.models.packed import PackedModel, Packer
+from t2local.svf import Mixture, SVFModel, Z
+
+NAME, EXPERT = "decode on the CPU", "expert"
+GENERATE, ONE = "transformers generate", "its first token"
+EXACT, BASE, ADAPTED = "ours, float32", "packed", "packed, adapted"
+LLAMA_BENCH = "llama-bench"
+LLAMA_TIMEOUT_S = 300
+
+
+def packed_decoding(
+    loaded: LoadedModel,
+    untouched: PreTrainedModel,
+    svf: SVFModel,
+    z: Z,
+    prompt: Sequence[int],
+    tokens: int,
+    rounds: int,
+) -> Measured:
+    """Tokens/s, packing time and error. `z` `[r]` a matrix; the model can be packed (`why_not`).
+
+    `untouched`: a twin of the model without SVF, for `generate` and the exact loop.
+    """
+    adapter = Adapter(svf, {EXPERT: z}, packer=Packer(loaded))
+    mixtures = {BASE: Mixture(), ADAPTED: Mixture({EXPERT: 1.0})}
+    packing = {name: interleaved({name: lambda m=m: _pack(adapter, m)}, 1, 0)[name][0]
+               for name, m in mixtures.items()}  # fmt: skip
+    packed = {name: adapter.packed(mixture) for name, mixture in mixtures.items()}
+    plain = replace(loaded, model=untouched)
+    seconds = _seconds(plain, packed, prompt, tokens, rounds)
+    rows = [Row(NAME, n, tokens / statistics.median(t), "tokens/s") for n, t in seconds.items()]
+    rows += [Row(NAME, f"packing, {name}", taken, "s") for name, taken in packing.items()]
+    ratios = {
+        "decode_exact_over_generate": ratio(seconds[GENERATE], seconds[EXACT]),
+        "decode_packed_over_generate": ratio(seconds[GENERATE], seconds[BASE]),
+        "decode_packed_adapted_over_packed": ratio(seconds[BASE], seconds[ADAPTED]),
+    }
+    errors = _errors(loaded, svf, z, packed, _written(plain, prompt, tokens), len(prompt))
+    return Measured([*rows, *errors], ratios)
+
+
+def llama_cpp_problem(gguf: Path | None) -> str:
+    """Why llama.cpp cannot be measured here, with the command that does; "" when it can."""
+    command = f"{LLAMA_BENCH} -m {gguf or 'MODEL.gguf'} -p 0 -n 64 -t {torch.get_num_threads()}"
+    missing = [] if shutil.which(LLAMA_BENCH) else [f"{LLAMA_BENCH} is not installed"]
+    missing += [] if gguf is not None and gguf.is_file() else ["there is no GGUF file"]
+    return f"not measured ({', '.join(missing)}); `{command}`" if missing else ""
+
+
+def llama_cpp(gguf: Path, tokens: int, packed_tokens_per_s: float) -> Measured:
+    """llama.cpp's tokens/s on `gguf` with as many threads as PyTorch uses."""
+    assert not llama_cpp_problem(gguf), llama_cpp_problem(gguf)
+    threads = str(torch.get_num_threads())
+    command = [shutil.which(LLAMA_BENCH), "-m", str(gguf), "-p", "0", "-n", str(tokens)]
+    ended = subprocess.run(
+        [*command, "-t", threads, "-o", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LLAMA_TIMEOUT_S,
+    )
+    speed = float(json.loads(ended.stdout)[0]["avg_ts"])
+    ratios = {"decode_packed_over_llama_cpp": packed_tokens_per_s / speed}
+    return Measured([Row(NAME, "llama.cpp", speed, "tokens/s")], ratios)
+
+
+def _pack(adapter: Adapter, mixture: Mixture) -> None:
+    while adapter.pack_on(mixture):
+        pass
+
+
+def _seconds(
+    plain: LoadedModel,
+    packed: Mapping[str, PackedModel],
+    prompt: Sequence[int],
+    tokens: int,
+    rounds: int,
+) -> dict[str, list[float]]:
+    """Seconds that each way takes for `tokens` tokens, a value a round."""
+    ids = torch.tensor([list(prompt)])
+    ways: dict[str, PackedModel | None] = {EXACT: None, **packed}
+    greedy = Sampling(0.0, repetition_penalty=1.0, max_new_tokens=(rounds + 2) * tokens)
+    decoders = {name: Decoder(plain, prompt, greedy) for name in ways}
+    for decoder in decoders.values():
+        decoder.push(decoder.sample(decoder.logits()))
+
+    @torch.no_grad()
+    def generate(n_tokens: int) -> None:
+        limits = {"max_new_tokens": n_tokens, "min_new_tokens": n_tokens}
+        plain.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **limits)
+
+    def decode(name: str) -> None:
+        decoder = decoders[name]
+        for _ in range(tokens):
+            decoder.push(decoder.sample(decoder.logits(ways[name])))
+
+    actions: dict[str, Callable[[], None]] = {
+        GENERATE: lambda: generate(tokens + 1),
+        ONE: lambda: generate(1),
+        **{name: lambda name=name: decode(name) for name in ways},
+    }
+    seconds = interleaved(actions, rounds)
+    first = seconds.pop(ONE)
+    seconds[GENERATE] = [all_ - one for all_, one in zip(seconds[GENERATE], first, strict=True)]
+    return seconds
+
+
+def _written(plain: LoadedModel, prompt: Sequence[int], tokens: int) -> list[int]:
+    """The prompt and what the exact base model says after it."""
+    greedy = Sampling(0.0, repetition_penalty=1.0, max_new_tokens=tokens)
+    decoder = Decoder(plain, prompt, greedy)
+    while not decoder.done:
+        decoder.push(decoder.sample(decoder.logits()))
+    return [*prompt, *decoder.said[0]]
+
+
+@torch.no_grad()
+def _errors(
+    loaded: LoadedModel,
+    svf: SVFModel,
+    z: Z,
+    packed: Mapping[str, PackedModel],
+    words: Sequence[int],
+    n_prompt: int,
+) -> list[Row]:
+    """How far packed logits are from float32's, and what of the expert's change is left."""
+    matrices = svf.rebuild(z)
+
+    def logits(name: str, model: PackedModel | None) -> Tensor:  # [T, V], centred
+        with svf.using_rebuilt(matrices if name == ADAPTED else {}):
+            decoder = Decoder(loaded, words[:n_prompt], Sampling(max_new_tokens=len(words)))
+            found = [decoder.logits()]
+            for token in words[n_prompt:]:
+                decoder.push(torch.tensor([token]))
+                found.append(decoder.logits(model))
+        found = torch.cat(found[1:])
+        return found - found.mean(dim=-1, keepdim=True)
+
+    exact = {name: logits(name, None) for name in packed}
+    fast = {name: logits(name, model) for name, model in packed.items()}
+    change = exact[ADAPTED] - exact[BASE]
+    lost = (fast[ADAPTED] - fast[BASE]) - change
+
+    def row(variant: str, part: Tensor, whole: Tensor) -> Row:
+        return Row(NAME, variant, float(part.norm() / whole.norm()), "relative")
+
+    same = [(fast[n].argmax(-1) == exact[n].argmax(-1)).double().mean() for n in packed]
+    return [
+        row("logits' error, base", fast[BASE] - exact[BASE], exact[BASE]),
+        row("logits' error, adapted", fast[ADAPTED] - exact[ADAPTED], exact[ADAPTED]),
+        row("the expert's change of the logits", change, exact[BASE]),
+        row("error of that change", lost, change),
+        Row(NAME, "same likeliest token", float(sum(same) / len(same)), "of the tokens"),
+    ]

@@ -1,0 +1,55 @@
+import json
+import stat
+
+import pytest
+import torch
+
+from t2local.evaluation import bench_decode as bench
+from t2local.evaluation.bench_rows import random_z
+from t2local.evaluation.bench_speed import twin
+from t2local.models.packed import why_not
+from t2local.svf import attach
+
+
+def test_speeds_and_errors_are_measured_and_the_model_is_left_alone(tiny_loaded):
+    loaded = tiny_loaded("llama")
+    if problem := why_not(loaded):
+        pytest.skip(problem)
+    loaded.model.generation_config.eos_token_id = None
+    untouched = twin(loaded.model)
+    svf = attach(loaded.model)
+    ids = torch.arange(5, 25)[None]
+    before = loaded.model(ids).logits
+    z = random_z(svf, rms=0.2)
+    measured = bench.packed_decoding(loaded, untouched, svf, z, [50, 60, 70], 4, 2)
+    assert torch.equal(loaded.model(ids).logits, before)
+    values = {row.variant: row.value for row in measured.rows}
+    speeds = [values[name] for name in (bench.GENERATE, bench.EXACT, bench.BASE, bench.ADAPTED)]
+    assert all(speed > 0 for speed in speeds)
+    assert bench.ONE not in values
+    assert 0 < values["logits' error, base"] < 0.1
+    assert 0 < values["error of that change"] < 0.5
+    assert set(measured.ratios) == {
+        "decode_exact_over_generate",
+        "decode_packed_over_generate",
+        "decode_packed_adapted_over_packed",
+    }
+
+
+def test_llama_cpp_is_said_to_be_missing_with_the_command(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    problem = bench.llama_cpp_problem(None)
+    assert "llama-bench is not installed, there is no GGUF file" in problem
+    assert "llama-bench -m MODEL.gguf -p 0 -n 64" in problem
+
+
+def test_llama_cpps_own_bench_is_read(tmp_path, monkeypatch):
+    answer = tmp_path / "llama-bench"
+    answer.write_text(f"#!/bin/sh\necho '{json.dumps([{'avg_ts': 80.0}])}'\n", encoding="utf-8")
+    answer.chmod(answer.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    gguf = tmp_path / "m.gguf"
+    gguf.write_bytes(b"GGUF")
+    measured = bench.llama_cpp(gguf, 8, packed_tokens_per_s=40.0)
+    assert [row.value for row in measured.rows] == [80.0]
+    assert measured.ratios == {"decode_packed_over_llama_cpp": 0.5}
