@@ -32,6 +32,7 @@ from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.models.embedded import NAME, ensure_embedded
 from t2local.models.load import LoadedModel, describe, load_model
+from t2local.models.small_llava import Tower, save_small_llava
 from t2local.progress import drain
 
 USER_HOME = paths.home()  # before any test moves it: the embedded model is fetched once a machine
@@ -103,6 +104,23 @@ def tiny_folder(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return save
+
+
+@pytest.fixture(scope="session")
+def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small LLaVA's checkpoint on the two-layer random Llama of `tiny_loaded`; not to be changed.
+
+    A picture takes four tokens.
+    """
+    text = describe(build_tiny("llama"), byte_tokenizer(), "tiny-llama")
+    folder = tmp_path_factory.mktemp("vision") / "tiny-llava"
+    return save_small_llava(text, folder, Tower(image=32, patch=16, hidden=32))
+
+
+@pytest.fixture
+def llava(llava_folder: Path) -> LoadedModel:
+    """That model, loaded anew."""
+    return drain(load_model(str(llava_folder), "none"))
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,12 @@ import pytest
 from t2local.paths import PROJECT_ROOT
 
 ROWS = (
-    ("errors", "paths", "progress"),
+    ("errors", "paths", "pictures", "progress"),
     ("svf", "models", "tasks"),
     ("experts",),
     ("adapt",),
     ("training", "evaluation", "export"),
+    ("proof",),
     ("engine", "plots"),
     ("ui", "api", "cli"),
     ("app", "__main__"),
@@ -25,7 +26,7 @@ ONLY_IN = {
     "bitsandbytes": {"models"},
     "peft": {"export", "training"},
 }
-SVF_MAY_IMPORT = {"torch", "safetensors"}  # beside the standard library and row 0
+SVF_MAY_IMPORT = {"torch", "safetensors", "triton"}  # beside the standard library and row 0
 LINES = {"app.py": 60}
 MOST_LINES = 300
 

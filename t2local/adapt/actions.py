@@ -10,9 +10,10 @@ from contextlib import nullcontext
 
 import torch
 
-from t2local.models.chat_format import render_chat
+from t2local.errors import T2LocalError
 from t2local.models.generate import Around, Sampling, generate_batch
 from t2local.models.load import LoadedModel
+from t2local.models.picture_prompt import render_prompt
 from t2local.models.scoring import choice_scores
 from t2local.progress import CancelToken
 from t2local.tasks.examples import Example
@@ -28,7 +29,18 @@ def action_of(examples: Sequence[Example]) -> str:
 
 def prompt_ids(loaded: LoadedModel, example: Example) -> list[int]:
     """The example's prompt as one user turn under the model's chat template."""
-    return render_chat(loaded.tokenizer, [{"role": "user", "content": example.prompt}])
+    turn = {"role": "user", "content": example.prompt, "images": example.pictures}
+    return render_prompt(loaded, [turn])
+
+
+def check_sees(loaded: LoadedModel, examples: Sequence[Example]) -> None:
+    """Raise `T2LocalError` where the examples ask about pictures and the model reads text only."""
+    with_pictures = sum(bool(example.pictures) for example in examples)
+    if with_pictures and loaded.pictures is None:
+        raise T2LocalError(
+            f"{with_pictures} rows have a picture, but {loaded.name} reads text only; load a "
+            "vision-language model (LLaVA, for one), or remove the column 'image'."
+        )
 
 
 def choice_tokens(loaded: LoadedModel, example: Example) -> int:

@@ -6,10 +6,12 @@ middle goes. Knows nothing of `z`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from t2local.errors import T2LocalError
-from t2local.models.chat_format import render_chat
 from t2local.models.load import LoadedModel
+from t2local.models.picture_prompt import render_prompt
+from t2local.pictures import check_picture
 
 CUT_MARK = "\n[…]\n"
 
@@ -33,18 +35,33 @@ def check_messages(messages: Sequence[Mapping[str, str]]) -> None:
         raise T2LocalError("The message is empty; write a question or a request.")
 
 
+def check_pictures(loaded: LoadedModel, messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raise `T2LocalError` for pictures before a model that reads text only, or damaged ones."""
+    pictures = [picture for message in messages for picture in message.get("images", ())]
+    if pictures and loaded.pictures is None:
+        raise T2LocalError(
+            f"{loaded.name} reads text only and cannot see the picture; load a vision-language "
+            "model (LLaVA, for one), or ask without it."
+        )
+    for picture in pictures:
+        check_picture(picture)
+
+
 def fit(
     loaded: LoadedModel,
     messages: Sequence[Mapping[str, str]],
     answer_tokens: int,
     continue_last: bool = False,
 ) -> Fitted:
-    """The chat as token ids that leave room for `answer_tokens` (at most a quarter is reserved)."""
+    """The chat as token ids that leave room for `answer_tokens` (at most a quarter is reserved).
+
+    Raises `T2LocalError` where pictures alone are longer.
+    """
     room = loaded.context_length - min(answer_tokens, loaded.context_length // 4)
     turns = list(messages)
 
     def rendered() -> list[int]:
-        return render_chat(loaded.tokenizer, turns, continue_last=continue_last)
+        return render_prompt(loaded, turns, continue_last=continue_last)
 
     ids = rendered()
     whole, cut = len(ids), []
@@ -59,6 +76,10 @@ def fit(
         turns[longest] = _without_middle(loaded, turns[longest], excess)
         ids, before = rendered(), len(ids)
         cut = [*cut, "the middle of a long message"]
+        if len(ids) >= before and any(turn.get("images") for turn in turns):
+            raise T2LocalError(
+                f"The pictures alone take more tokens than this model's {room:,}; send fewer."
+            )
         assert len(ids) < before, "the template alone is longer than the context"
     if not cut:
         return Fitted(ids, 0)
@@ -75,4 +96,4 @@ def _without_middle(loaded: LoadedModel, turn: Mapping[str, str], excess: int) -
     keep = max(2, len(tokens) - excess)
     head, tail = tokens[: keep // 2], tokens[len(tokens) - (keep - keep // 2) :]
     decode = loaded.tokenizer.decode
-    return {"role": turn["role"], "content": decode(head) + CUT_MARK + decode(tail)}
+    return {**turn, "content": decode(head) + CUT_MARK + decode(tail)}

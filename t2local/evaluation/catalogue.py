@@ -105,9 +105,10 @@ def arc_challenge(written: bool) -> QuestionSet:
 
 
 def easy_vqa(written: bool) -> QuestionSet:
-    """easy-VQA test questions without their pictures: a set that no expert comes near.
+    """easy-VQA test, 300 questions; without their pictures where the model reads text only.
 
-    Not in the paper. The likeliest of all answers that occur counts.
+    Not in the paper. The likeliest of all answers that occur counts. Without the pictures it is a
+    set that no expert comes near.
     """
     rows = rows_of("easy_vqa")
     kinds = sorted({row.answer for row in rows})

@@ -7,8 +7,8 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from t2local.models.chat_format import render_chat
 from t2local.models.load import LoadedModel
+from t2local.models.picture_prompt import render_prompt
 from t2local.tasks.examples import Example
 
 LIKELIHOOD = "likelihood"  # the verdict of a question whose answer is the likeliest of its choices
@@ -53,9 +53,10 @@ class QuestionSet:
 
 def prompt_ids(loaded: LoadedModel, question: Question) -> list[int]:
     """The question under the model's chat template, with the opening of its answer."""
-    messages = [{"role": "user", "content": question.user}]
+    pictures = question.example.pictures
+    messages = [{"role": "user", "content": question.user, "images": pictures}]
     if question.system:
         messages.insert(0, {"role": "system", "content": question.system})
     if question.prefill:
         messages.append({"role": "assistant", "content": question.prefill})
-    return render_chat(loaded.tokenizer, messages, continue_last=bool(question.prefill))
+    return render_prompt(loaded, messages, continue_last=bool(question.prefill))

@@ -24,10 +24,10 @@ def prompt_hash(prompt: str) -> str:
 
 
 def prompt_hashes(examples: Sequence[Example]) -> tuple[str, ...]:
-    return tuple(prompt_hash(example.prompt) for example in examples)
+    return tuple(prompt_hash(example.key) for example in examples)
 
 
 def overlapping(examples: Sequence[Example], hashes: Collection[str]) -> list[Example]:
     """The examples whose prompts are among `hashes`."""
     known = set(hashes)
-    return [example for example in examples if prompt_hash(example.prompt) in known]
+    return [example for example in examples if prompt_hash(example.key) in known]

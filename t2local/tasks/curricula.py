@@ -31,7 +31,8 @@ class Curriculum:
     """Disjoint `train`, `validation` and `held_out` rows. `source`: what a card says of them.
 
     `leave_one_out`: there are too few rows to set any aside, so all three are the same; each row is
-    to be measured by an expert of `folds`, which never saw it.
+    to be measured by an expert of `folds`, which never saw it. `note`: what a person should know
+    of how the file was read, "" for nothing.
     """
 
     source: str
@@ -39,12 +40,13 @@ class Curriculum:
     validation: Sequence[Example]
     held_out: Sequence[Example]
     leave_one_out: bool = False
+    note: str = ""
 
     @property
     def sha256(self) -> str:
         """A hash of all prompts and answers in order: says on which rows an expert was trained."""
         rows = [
-            [(e.prompt, e.answer) for e in part]
+            [(e.key, e.answer) for e in part]
             for part in (self.train, self.validation, self.held_out)
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
@@ -63,7 +65,8 @@ def curriculum(source: str, seed: int = 0, held_out_share: float = HELD_OUT_SHAR
     if not path.exists():
         raise T2LocalError(
             f"'{source}' is neither a file nor a curriculum; "
-            f"give a CSV, JSON or JSONL file, or one of {', '.join(CURRICULA)}."
+            "give a CSV, TSV, JSON, JSONL, Parquet or spreadsheet file (.xlsx, .xls, .ods), "
+            f"or one of {', '.join(CURRICULA)}."
         )
     file = read_examples(path)
     if file.bad_rows:
@@ -72,12 +75,12 @@ def curriculum(source: str, seed: int = 0, held_out_share: float = HELD_OUT_SHAR
             f"'{path.name}' has {len(file.bad_rows)} bad rows, the first is row {row} ({reason}); "
             "mend or remove them and start again."
         )
-    different = len({e.prompt for e in file.examples})
+    different = len({e.group for e in file.examples})
     if different < 5:
         raise T2LocalError(
             f"'{path.name}' holds {different} different prompts; training needs at least 5."
         )
-    return split_rows(path.name, file.examples, seed, held_out_share)
+    return replace(split_rows(path.name, file.examples, seed, held_out_share), note=file.note)
 
 
 def split_rows(
@@ -90,7 +93,7 @@ def split_rows(
 
     Fewer than 10 different prompts are not divided: see `Curriculum.leave_one_out`.
     """
-    if len({e.prompt for e in examples}) < ENOUGH_PROMPTS:
+    if len({e.group for e in examples}) < ENOUGH_PROMPTS:
         rows = list(examples)
         return Curriculum(source, rows, rows, rows, leave_one_out=True)
     rest, held_out = split_held_out(examples, held_out_share, seed, at_least=2)
@@ -101,9 +104,9 @@ def split_rows(
 def folds(source: Curriculum) -> list[Curriculum]:
     """One curriculum a prompt: its rows are held out, all others train and validate."""
     parts = []
-    for prompt in dict.fromkeys(e.prompt for e in source.held_out):
-        rest = [e for e in source.train if e.prompt != prompt]
-        held_out = [e for e in source.held_out if e.prompt == prompt]
+    for group in dict.fromkeys(e.group for e in source.held_out):
+        rest = [e for e in source.train if e.group != group]
+        held_out = [e for e in source.held_out if e.group == group]
         parts.append(replace(source, train=rest, validation=rest, held_out=held_out))
     return parts
 

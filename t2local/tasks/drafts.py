@@ -36,7 +36,7 @@ def read_draft(path: str, prompt: str = "", answer: str = "") -> Draft:
     """
     mapping = {"prompt": prompt, "answer": answer}
     file = read_examples(Path(path), {key: column for key, column in mapping.items() if column})
-    different = len({example.prompt for example in file.examples})
+    different = len({example.group for example in file.examples})
     if different < FEWEST_PROMPTS:
         raise T2LocalError(
             f"'{Path(path).name}' holds {different} different prompts; "

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2local.errors import T2LocalError
+from t2local.pictures import COLUMNS
 from t2local.tasks.examples import Example
+from t2local.tasks.row_pictures import pictures_of
 from t2local.tasks.rows import Row, shown
 from t2local.tasks.tables import read_rows
 
@@ -70,12 +72,12 @@ def read_examples(path: Path, mapping: Mapping[str, str] | None = None) -> Examp
     duplicates = []
     for row in read.rows:
         try:
-            example = _example(row, chosen)
-        except ValueError as reason:
+            example = _example(row, chosen, path.parent)
+        except (ValueError, T2LocalError) as reason:
             bad_rows.append(BadRow(row.number, str(reason)))
             continue
         examples.append(example)
-        first = seen.setdefault((example.prompt, example.answer), row.number)
+        first = seen.setdefault((example.key, example.answer), row.number)
         if first != row.number:
             duplicates.append((row.number, first))
     if not examples:
@@ -134,7 +136,7 @@ def _listed(columns: Sequence[str]) -> str:
     return ", ".join(f"'{shown(name, 20)}'" for name in columns[:8]) or "no columns"
 
 
-def _example(row: Row, mapping: Mapping[str, str]) -> Example:
+def _example(row: Row, mapping: Mapping[str, str], folder: Path) -> Example:
     """Raises `ValueError` with the reason where a row cannot be used."""
     cells = dict(row.cells)
     value = cells.pop(mapping["prompt"], None)
@@ -153,6 +155,8 @@ def _example(row: Row, mapping: Mapping[str, str]) -> Example:
     scored = any(n.lower() in ANSWERING_COLUMNS and v not in (None, "") for n, v in cells.items())
     if not answer and not scored:
         raise ValueError("the answer is empty")
+    columns |= {n: pictures_of(v, folder) for n, v in cells.items() if n in COLUMNS and v}
+    cells = {n: v for n, v in cells.items() if n not in COLUMNS}
     columns |= {name: _column(name, value) for name, value in cells.items() if value is not None}
     return Example(prompt, answer, columns)
 

@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 
 from t2local.errors import T2LocalError
+from t2local.pictures import data_uri, picture_kind
 from t2local.tasks.rows import RowsRead, objects, shown
 
 MOST_UNPACKED_BYTES = 2**30
@@ -43,6 +44,8 @@ def _plain(value: Any) -> Any:
             return [_plain(part) for part in value]
         case float() if value.is_integer() and abs(value) < 1e15:
             return int(value)
+        case bytes() if picture_kind(value):
+            return data_uri(value)
         case bytes():
             return value.decode("utf-8", "replace")
         case datetime.datetime() if value.time() == datetime.time():

@@ -5,6 +5,8 @@ import pytest
 from t2local.errors import T2LocalError
 from t2local.tasks.curricula import curriculum, with_prompts
 
+from .workbook_files import xlsx
+
 
 def write(path, rows):
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
@@ -51,3 +53,16 @@ def test_an_unknown_source_is_named_with_what_there_is():
 def test_the_held_out_share_is_adjustable(forty):
     assert len(curriculum(forty, held_out_share=0.5).held_out) == 20
     assert len(curriculum(forty).held_out) == 10
+
+
+def test_what_was_read_of_a_workbook_is_said(tmp_path):
+    rows = [["prompt", "answer"], *([f"question {i}", str(i)] for i in range(12))]
+    path = tmp_path / "mine.xlsx"
+    path.write_bytes(xlsx({"Mails": rows, "Old": rows}))
+    assert "Only the sheet 'Mails' is read" in curriculum(str(path)).note
+
+
+def test_the_hint_names_every_kind_of_file():
+    for kind in ("CSV", "Parquet", "spreadsheet"):
+        with pytest.raises(T2LocalError, match=kind):
+            curriculum("nothing")

@@ -1,0 +1,213 @@
+"""Vision-language models: pictures become token ids, and all that reads ids reads pictures.
+
+A picture's features come from the model's own tower and projector, once, and each gets a token id
+beyond every vocabulary (`FIRST_ID`) for which the embedding layer gives the feature. So scoring,
+generation, caches of prefixes and batches of different `z` need not know of pictures, and a text
+prompt is computed as before. This is exact because only the language model is adapted (as in the
+paper, whose LLaVA-NeXT takes experts trained on language): features do not depend on `z`.
+It holds where features merely stand in for embeddings, as in `SEES`; other vision-language models
+(Qwen-VL and Gemma 3 change positions or masks by the picture) load and answer text only.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from t2local.errors import T2LocalError
+from t2local.pictures import open_picture, picture_bytes
+
+SEES = ("llava", "llava_next")  # each tested against the model's own forward
+FIRST_ID = 1_000_000_000  # above any vocabulary, and still a tokenizer's 32 bits
+FEATURE_BYTES = 512 * 2**20  # of features kept; those let go are computed again when asked for
+# In front of a template that reads parts only: a plain text, with its placeholders, as parts.
+AS_PARTS = (
+    "{%- set turns = namespace(all=[]) -%}{%- for message in messages -%}"
+    "{%- if message.content is string -%}{%- set pieces = message.content.split('PLACE') -%}"
+    "{%- set parts = namespace(all=[]) -%}{%- for piece in pieces -%}"
+    "{%- if not loop.first -%}{%- set parts.all = parts.all + [{'type': 'image'}] -%}{%- endif -%}"
+    "{%- if piece.strip() -%}{%- set parts.all = parts.all + "
+    "[{'type': 'text', 'text': piece.lstrip('\n')}] -%}{%- endif -%}{%- endfor -%}"
+    "{%- set turns.all = turns.all + [{'role': message.role, 'content': parts.all}] -%}"
+    "{%- else -%}{%- set turns.all = turns.all + [message] -%}{%- endif -%}{%- endfor -%}"
+    "{%- set messages = turns.all -%}"
+)
+
+
+def is_vision(config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint holds a tower beside its language model that is to be loaded."""
+    kind = config.model_type
+    text_too = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return kind in SEES or (kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not text_too)
+
+
+def auto_class(config: PreTrainedConfig) -> type:
+    """The class of transformers that loads what `config` describes."""
+    return AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
+
+
+def pictures_for(
+    where: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> "Pictures | None":
+    """What reads pictures for a model from the folder or Hub id `where`; None: it reads text only.
+
+    Gives the tokenizer the processor's chat template where it has none. Raises `T2LocalError` for
+    a checkpoint without a processor.
+    """
+    if model.config.model_type not in SEES:
+        return None
+    try:
+        processor = AutoProcessor.from_pretrained(where)
+    except (OSError, ValueError, KeyError) as error:
+        raise T2LocalError(
+            f"'{where}' reads pictures, but its processor cannot be loaded "
+            f"({str(error).splitlines()[0][:160]}); fetch the whole model again."
+        ) from error
+    return Pictures(model, tokenizer, processor)
+
+
+class Pictures:
+    """The pictures that a model has been shown, as token ids.
+
+    Changes the model's embedding layer to answer for these ids too, and nothing else of it.
+    `token`: what stands for a picture in a text. `language_model`: the name of the text-only model
+    that this one was made from, "" where its config does not say.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        processor: ProcessorMixin,
+    ) -> None:
+        self.token: str = processor.image_token
+        self.language_model: str = model.config.get_text_config().name_or_path or ""
+        self._model, self._processor = model, processor
+        self._token_id = tokenizer.convert_tokens_to_ids(self.token)
+        self._blocks: dict[str, list[int]] = {}  # digest -> the ids in a prompt
+        self._starts: list[tuple[int, str]] = []  # first id and path or data URI, rising
+        self._features: OrderedDict[int, Tensor] = OrderedDict()  # first id -> [N, d]
+        self._lock = Lock()
+        _share_template(tokenizer, processor, self.token)
+        embedding = model.get_input_embeddings()
+        embedding.forward = self._reading(embedding.forward)
+
+    def expand(self, ids: Sequence[int], pictures: Sequence[str]) -> list[int]:
+        """`ids` with each placeholder replaced by the ids of its picture, in order.
+
+        Raises `T2LocalError` for a picture that cannot be read.
+        """
+        assert list(ids).count(self._token_id) == len(pictures), (len(pictures), "placeholders")
+        blocks = iter([self._block(picture) for picture in pictures])
+        return [i for t in ids for i in (next(blocks) if t == self._token_id else (t,))]
+
+    def _block(self, picture: str) -> list[int]:
+        """The ids of one picture, with whatever the processor writes around and between them."""
+        digest = hashlib.sha256(picture_bytes(picture)).hexdigest()
+        with self._lock:
+            if digest in self._blocks:
+                return self._blocks[digest]
+        read = self._processed(picture)
+        places = [int(i) for i in read["input_ids"][0]]
+        count = places.count(self._token_id)
+        with self._lock:
+            first = FIRST_ID + sum(b >= FIRST_ID for ids in self._blocks.values() for b in ids)
+            numbers = iter(range(first, first + count))
+            block = [next(numbers) if i == self._token_id else i for i in places]
+            if digest not in self._blocks:
+                self._blocks[digest] = block
+                self._starts.append((first, picture))
+            return self._blocks[digest]
+
+    def _processed(self, picture: str) -> Any:
+        return self._processor(
+            images=[open_picture(picture)],
+            text=[self.token],
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+
+    def _reading(self, plain):
+        """The embedding layer's forward, `[B, T]` to `[B, T, d]`, for pictures' ids too."""
+
+        def forward(ids: Tensor) -> Tensor:
+            # A single token was generated: no picture, and nothing to wait for on a GPU.
+            if ids.shape[-1] == 1 or not bool((seen := ids >= FIRST_ID).any()):
+                return plain(ids)
+            embedded = plain(ids.masked_fill(seen, 0))
+            return embedded.index_put((seen,), self._features_of(ids[seen]).to(embedded))
+
+        return forward
+
+    def _features_of(self, ids: Tensor) -> Tensor:
+        """A feature `[d]` for each of `ids` `[N]`."""
+        firsts = torch.tensor([first for first, _ in self._starts])
+        found = torch.searchsorted(firsts, ids.cpu(), right=True) - 1  # [N], which picture
+        owners = found.unique_consecutive()
+        rows = [self._feature(*self._starts[owner])[ids[found == owner] - firsts[owner].item()]
+                for owner in owners.unique().tolist()]  # fmt: skip
+        if len(rows) == 1:
+            return rows[0]
+        features = torch.empty(len(ids), rows[0].shape[1], dtype=rows[0].dtype, device=ids.device)
+        for owner, row in zip(owners.unique().tolist(), rows, strict=True):
+            features[found == owner] = row
+        return features
+
+    @torch.no_grad()
+    def _feature(self, first: int, picture: str) -> Tensor:
+        """All features `[N, d]` of one picture, from memory or from the tower."""
+        if first in self._features:
+            self._features.move_to_end(first)
+            return self._features[first]
+        read = self._processed(picture)
+        text = ("input_ids", "attention_mask", "token_type_ids")
+        inputs = {
+            name: value.to(self._model.device, self._model.dtype)
+            if value.is_floating_point()
+            else value.to(self._model.device)
+            for name, value in read.items()
+            if name not in text
+        }
+        found = self._model.get_image_features(**inputs).pooler_output
+        parts = [found] if isinstance(found, Tensor) else found
+        feature = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+        expected = [int(i) for i in read["input_ids"][0]].count(self._token_id)
+        assert len(feature) == expected, (len(feature), expected)
+        self._features[first] = feature
+        while len(self._features) > 1 and self._bytes() > FEATURE_BYTES:
+            self._features.popitem(last=False)
+        return feature
+
+    def _bytes(self) -> int:
+        return sum(f.numel() * f.element_size() for f in self._features.values())
+
+
+def _share_template(
+    tokenizer: PreTrainedTokenizerBase, processor: ProcessorMixin, token: str
+) -> None:
+    """Let the tokenizer's chat template read plain texts in which `token` stands for a picture."""
+    template = processor.chat_template or tokenizer.chat_template
+    if not template:
+        return
+    tokenizer.chat_template = template
+    turn = {"role": "user", "content": f"{token}\nword"}
+    said = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    if said.count(token) != 1 or "word" not in said:
+        tokenizer.chat_template = AS_PARTS.replace("PLACE", token) + template

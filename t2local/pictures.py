@@ -1,0 +1,117 @@
+"""A picture as a string that a row, a chat or a JSON file can hold: a path, or a data URI.
+
+Knows nothing of models or of what is asked about a picture. Pillow decodes; nothing is fetched
+from the network.
+"""
+
+import base64
+import binascii
+import io
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from t2local.errors import T2LocalError
+
+COLUMNS = ("image", "images")  # where a row names its picture, or several
+MOST_PIXELS = 64_000_000  # of one picture: three bytes each when it is decoded
+_DATA = "data:"
+_BASE64_LEAST = 64  # characters; a shorter text without an ending is a file's name
+_STARTS = {
+    b"\x89PNG": "png",
+    b"\xff\xd8\xff": "jpeg",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+}
+
+
+def picture_kind(content: bytes) -> str:
+    """ "png", "jpeg", …; "" where the bytes begin like no picture."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "webp"
+    return next((kind for start, kind in _STARTS.items() if content.startswith(start)), "")
+
+
+def data_uri(content: bytes) -> str:
+    """The bytes of a picture's file as a string."""
+    kind = picture_kind(content) or "png"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def resolved(text: str, folder: Path) -> str:
+    """What a row says of its picture as a path or a data URI.
+
+    A relative path begins at `folder`, that of the data file; bare base64 becomes a data URI.
+    """
+    text = text.strip()
+    if text.startswith(_DATA):
+        return text
+    if len(text) >= _BASE64_LEAST and picture_kind(content := _from_base64(text)):
+        return data_uri(content)
+    return str(Path(folder, Path(text).expanduser()).absolute())
+
+
+def picture_bytes(picture: str) -> bytes:
+    """The bytes of the file. Raises `T2LocalError` where there is none."""
+    if picture.startswith(_DATA):
+        content = _from_base64(picture.partition(",")[2])
+        if not content:
+            raise T2LocalError("A picture written into the data is no base64; attach it again.")
+        return content
+    try:
+        return Path(picture).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no such path"
+        raise T2LocalError(
+            f"The picture '{_name(picture)}' cannot be read ({reason}); "
+            "put it where the row says, relative to the data file."
+        ) from error
+
+
+def open_picture(picture: str) -> Image.Image:
+    """The decoded picture, RGB, upright. Raises `T2LocalError` for one that is damaged or huge."""
+    try:
+        image = _opened(picture)
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _damaged(picture) from error
+
+
+def check_picture(picture: str) -> None:
+    """Raise `T2LocalError` where `open_picture` would; the cut-off end of a file is found too."""
+    try:
+        image = _opened(picture)
+        image.draft("RGB", (64, 64))  # a JPEG is decoded eight times as fast
+        image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _damaged(picture) from error
+
+
+def _opened(picture: str) -> Image.Image:
+    """Its header is read, its pixels are not."""
+    image = Image.open(io.BytesIO(picture_bytes(picture)))
+    if image.width * image.height > MOST_PIXELS:
+        raise T2LocalError(
+            f"The picture '{_name(picture)}' has {image.width} × {image.height} pixels, the most "
+            f"is {MOST_PIXELS // 1_000_000} million; make it smaller."
+        )
+    return image
+
+
+def _damaged(picture: str) -> T2LocalError:
+    return T2LocalError(
+        f"'{_name(picture)}' is no picture that can be read; use PNG, JPEG, WebP, GIF or BMP."
+    )
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _name(picture: str) -> str:
+    return "the attached picture" if picture.startswith(_DATA) else Path(picture).name
