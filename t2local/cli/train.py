@@ -8,12 +8,11 @@ from dataclasses import fields
 from typing import Any
 
 from t2local import paths
-from t2local.cli.common import add_model_arguments, log, open_model
+from t2local.cli.common import REWARD_HELP, add_model_arguments, log, open_model
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
 from t2local.tasks.curricula import CURRICULA, curriculum
-from t2local.tasks.rewards import REWARDS
 from t2local.tasks.suggest import suggest_reward
 from t2local.training.conduct import ADAPTER_FOLDER, conduct, summary
 from t2local.training.config import TrainConfig
@@ -26,12 +25,7 @@ from t2local.training.runs import Plan, Run
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("train", help="train an expert by SVF reinforcement learning")
     parser.add_argument("--data", metavar="FILE", help=f"a file, or one of {', '.join(CURRICULA)}")
-    parser.add_argument(
-        "--reward",
-        metavar="NAME",
-        help=f"one of {', '.join(sorted(REWARDS))}, or a sum such as numeric+0.2*length; "
-        "default: what fits the answers",
-    )
+    parser.add_argument("--reward", metavar="NAME", help=REWARD_HELP)
     parser.add_argument("--name", help="the new expert's name")
     parser.add_argument("--resume", metavar="RUN", help='go on with a run cut off; "last" works')
     parser.add_argument("--description", default="", help="one line for its card")
@@ -88,6 +82,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     given = {f.name: getattr(arguments, f.name) for f in fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
     source = curriculum(arguments.data, given.get("seed", TrainConfig.seed))
+    if source.note:
+        log(source.note)
     rows = [*source.train, *source.validation, *source.held_out]
     reward = arguments.reward
     if reward is None:

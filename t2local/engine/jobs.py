@@ -19,6 +19,7 @@ from t2local.progress import CancelToken, Progress
 from t2local.svf import SVFModel
 from t2local.training.conduct import conduct
 from t2local.training.config import SVF
+from t2local.training.forecast import Forecast
 from t2local.training.methods import SVFMethod
 from t2local.training.recipe import lessons, make_expert
 from t2local.training.reports import Checkpoint, Held, StepReport, TrainState
@@ -31,7 +32,10 @@ BUSY = (QUEUED, RUNNING, PAUSED, STOPPING)
 
 @dataclass(frozen=True)
 class JobStatus:
-    """Where a run stands. `message`: a sentence for a person; `eta_s`: None while unknown."""
+    """Where a run stands. `message`: a sentence for a person.
+
+    `eta_s`: seconds until its expert is there, None while unknown.
+    """
 
     run: str
     expert: str
@@ -48,9 +52,9 @@ class _Job:
     status: JobStatus
     cancel: CancelToken = field(default_factory=CancelToken)
     go_on: threading.Event = field(default_factory=threading.Event)
-    spent_s: float = 0.0  # at work, pauses left out
-    first_step: int | None = None
+    forecast: Forecast = field(default_factory=Forecast)
     state: TrainState | None = None  # after the last step
+    left: bool = False  # its model goes: what is on disk stays
 
 
 class Jobs:
@@ -92,6 +96,21 @@ class Jobs:
         job.cancel.cancel()
         job.go_on.set()
         self._tell(job, stage=STOPPING, message="Stopping: the best checkpoint is kept.")
+
+    def busy(self) -> list[str]:
+        """Experts of the runs that are at work or about to be; paused ones aside."""
+        busy = (QUEUED, RUNNING, STOPPING)
+        return [j.status.expert for j in self._jobs.values() if j.status.stage in busy]
+
+    def let_go(self, timeout_s: float) -> None:
+        """Leave paused runs as they are on disk: they can be taken up on the same model again."""
+        for job in list(self._jobs.values()):
+            if job.status.stage == PAUSED:
+                job.left = True
+                job.go_on.set()
+        deadline = time.monotonic() + timeout_s  # one may still be in its last step
+        while any(job.left for job in list(self._jobs.values())) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def snapshot(self, name: str) -> Expert:
         """The `z` of a run in progress, as an expert called after its step.
@@ -164,20 +183,22 @@ class Jobs:
             except StopIteration as end:
                 trained = end.value
                 break
-            job.spent_s += time.monotonic() - started
+            job.forecast.listen(event, time.monotonic() - started)
             self._listen(job, event)
             job.go_on.wait()
-        ready = f"'{job.status.expert}' is ready."
+            if job.left:
+                work.close()
+                del self._jobs[job.run.name]  # its folder says all there is
+                return
+        name = trained.expert.name if trained.expert else job.status.expert
+        ready = f"'{name}' is ready."
         if trained.expert is None:
-            ready = f"'{job.status.expert}' is measured; its adapter lies in the run's folder."
-        self._tell(job, stage=FINISHED, message=ready, eta_s=None)
+            ready = f"'{name}' is measured; its adapter lies in the run's folder."
+        self._tell(job, stage=FINISHED, expert=name, message=ready, eta_s=None)
 
     def _listen(self, job: _Job, event) -> None:
         if isinstance(event, StepReport):
-            if job.first_step is None:
-                job.first_step = event.step - 1
-            a_step = job.spent_s / (event.step - job.first_step)
-            self._tell(job, step=event.step, eta_s=a_step * (event.steps - event.step), message="")
+            self._tell(job, step=event.step, message="")
         elif isinstance(event, Checkpoint):
             job.state = event.state
         elif isinstance(event, Held):
@@ -185,6 +206,7 @@ class Jobs:
             self._tell(job, stage=PAUSED, message=f"Paused. {event.reason}")
         elif isinstance(event, Progress):
             self._tell(job, message=event.stage)
+        self._tell(job, eta_s=job.forecast.remaining_s)
 
     def _tell(self, job: _Job, **changes) -> None:
         job.status = replace(job.status, **changes)
@@ -195,6 +217,7 @@ def status_on_disk(run: Run) -> JobStatus:
     plan, state = run.plan(), run.state()
     step = state.step if state else 0
     if run.finished:
-        return JobStatus(run.name, plan.name, FINISHED, step, plan.config.steps)
+        name = run.result().get("expert") or plan.name  # another one where that was taken
+        return JobStatus(run.name, name, FINISHED, step, plan.config.steps)
     message = f"Cut off after step {step}: resume it to go on."
     return JobStatus(run.name, plan.name, INTERRUPTED, step, plan.config.steps, message)

@@ -4,22 +4,24 @@ Everything that lasts is on disk (`tasks.drafts`, `training.runs`), so any page,
 restart, gets the same answers. Knows nothing of gradio.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from t2local import paths
 from t2local.adapt.actions import prompt_ids
+from t2local.engine.choice import Choice
 from t2local.engine.jobs import FINISHED, PAUSED, QUEUED, RUNNING, STOPPING, Jobs, JobStatus
+from t2local.engine.uses import Uses
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
-from t2local.models.load import LoadedModel
+from t2local.models.load import LoadedModel, model_slug
 from t2local.svf import SVFModel
 from t2local.tasks.curricula import curriculum
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig
 from t2local.training.curves import Curves, curves, warnings
+from t2local.training.other_tasks import other_tasks
 from t2local.training.runs import Plan, Run
 from t2local.training.tryout import TryOut, lasting, try_out
 
@@ -58,8 +60,29 @@ class TrainingDesk:
 
     jobs: Jobs
     model: Callable[[], tuple[LoadedModel, SVFModel]]
+    uses: Uses = field(default_factory=Uses)
     loading: Mapping[str, str] = field(default_factory=dict)
     _tried: dict[tuple[str, str, TrainConfig], TryOut] = field(default_factory=dict)
+
+    def begin_with(self, choice: Choice) -> None:
+        """Another model: later runs train on it, and what was tried on the old one is forgotten."""
+        self.loading = {
+            "model": choice.source,
+            "quantization": choice.quantize,
+            "basis": choice.basis,
+        }
+        self._tried.clear()
+
+    def resume(self, name: str) -> None:
+        """As `Jobs.resume`; raises `T2LocalError` for a run that was begun on another model."""
+        model = Run.open(name).plan().model
+        loaded, _ = self.model()
+        if model_slug(model) != loaded.slug:
+            raise T2LocalError(
+                f"This run trains '{model}', and '{loaded.name}' is loaded; load that model in the "
+                "tab Models, then resume the run."
+            )
+        self.jobs.resume(name)
 
     def as_read(self, example: Example) -> str:
         """The prompt with the model's chat template around it."""
@@ -71,7 +94,10 @@ class TrainingDesk:
         key = source, reward, config
         if key not in self._tried:
             lessons = curriculum(source, config.seed, config.held_out_share)
-            self._tried[key] = try_out(*self.model(), lessons, reward, config)
+            loaded, svf = self.model()
+            with self.uses.of("A try-out of the base model"):
+                others = other_tasks("", lessons, loaded.slug)
+                self._tried[key] = try_out(loaded, svf, lessons, reward, config, others)
         return self._tried[key]
 
     def start(self, name: str, source: str, reward: str, length: str, config: TrainConfig) -> str:
@@ -107,7 +133,7 @@ class TrainingDesk:
         """All there is to show of a run. Raises `T2LocalError` for an unknown or damaged one."""
         run, status = Run.open(name), self.jobs.status(name)
         so_far = curves(run.metrics())
-        result = _result(run) if status.stage == FINISHED else {}
+        result = run.result() if status.stage == FINISHED else {}
         return RunReport(status, run.plan(), so_far, tuple(warnings(so_far)), result)
 
     def reports(self, names: Sequence[str]) -> list[RunReport]:
@@ -137,7 +163,3 @@ class TrainingDesk:
         taken = {stored.path.stem for stored in ExpertStore(loaded.slug).files()}
         if name in taken | self.names_in_training():
             raise T2LocalError(f"There is an expert '{name}' already; choose another name.")
-
-
-def _result(run: Run) -> Mapping[str, Any]:
-    return json.loads((run.folder / "expert.json").read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ several processes only the main one writes.
 """
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Any
 
 from t2local.errors import DiskFull
@@ -13,13 +14,15 @@ from t2local.experts import Expert
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import SVFModel
+from t2local.training.adoption import to_keep
 from t2local.training.config import LORA
+from t2local.training.forecast import Agenda, other_seconds
 from t2local.training.loop import Event
 from t2local.training.methods import method_for
 from t2local.training.other_tasks import other_tasks
 from t2local.training.processes import Processes
 from t2local.training.recipe import Trained, lessons, train_expert
-from t2local.training.reports import Held
+from t2local.training.reports import Held, Notice
 from t2local.training.runs import Run
 
 ADAPTER_FOLDER = "adapter"
@@ -32,10 +35,11 @@ def conduct(
     adopt: Callable[[Expert], Any],
     cancel: CancelToken | None = None,
     processes: Processes | None = None,
-) -> Generator[Event | Progress | Held, None, Trained]:
+) -> Generator[Agenda | Event | Progress | Held, None, Trained]:
     """Start or go on with `run`; `adopt` is called with the expert before the run is finished.
 
-    A LoRA run leaves a PEFT adapter in its folder instead. Raises `T2LocalError`.
+    It is kept under a free name where another expert has taken its own meanwhile. A LoRA run leaves
+    a PEFT adapter in its folder instead. Raises `T2LocalError`.
     """
     processes = processes or Processes()
     plan, state = run.plan(), run.state()
@@ -46,6 +50,9 @@ def conduct(
     if not processes.is_main:
         return drain(work)
     yield from _kept_trying(lambda: run.rewind(state))
+    seconds = other_seconds(loaded, svf, others)
+    rows = len(source.validation), len(source.held_out)
+    yield Agenda(plan.config, *rows, source.leave_one_out, seconds)
     while True:
         try:
             event = next(work)
@@ -59,9 +66,19 @@ def conduct(
         folder = run.folder / ADAPTER_FOLDER
         yield from _kept_trying(lambda: method.save(trained.outcome.flat, folder))
     else:
+        trained = replace(trained, expert=to_keep(trained.expert, run.name, loaded.slug))
+        if trained.expert.name != plan.name:
+            notice = _renamed(plan.name, trained)
+            yield from _kept_trying(lambda: run.record(notice))
+            yield notice
         yield from _kept_trying(lambda: adopt(trained.expert))
     yield from _kept_trying(lambda: run.finish(summary(trained)))
     return trained
+
+
+def _renamed(wanted: str, trained: Trained) -> Notice:
+    text = f"Another expert is called '{wanted}' by now: this one is kept as "
+    return Notice(trained.outcome.steps, f"{text}'{trained.expert.name}'.")
 
 
 def _kept_trying(write: Callable[[], Any]) -> Generator[Held, None, None]:

@@ -44,6 +44,7 @@ class Curves:
     change_by_layer: Sequence[float] = ()
     answers: Sequence[tuple[int, Sequence[tuple[str, str, str]]]] = ()
     notices: Sequence[tuple[int, str]] = ()
+    memory_bytes: int = 0  # of the step that took most, beside the model; 0 where unknown
 
 
 def curves(metrics: Iterable[Mapping[str, Any]]) -> Curves:
@@ -73,6 +74,7 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> Curves:
             if e.get("event") == "Answers"
         ],
         notices=[(e["step"], e["text"]) for e in events if e.get("event") == "Notice"],
+        memory_bytes=max((e.get("memory_bytes", 0) for e in steps), default=0),
     )
 
 

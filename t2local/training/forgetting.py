@@ -20,6 +20,7 @@ from t2local.tasks.examples import Example
 from t2local.tasks.intervals import paired_difference
 from t2local.training import base_scores
 from t2local.training.processes import Processes
+from t2local.training.reports import MEASURING_FORGOTTEN
 from t2local.training.validation import score_greedy
 
 ROWS_AT_ONCE = 8  # choices; others who share the model wait for one forward of so many rows
@@ -64,11 +65,16 @@ def forgetting(
     processes = processes or Processes()
     measured = []
     for done, task in enumerate(tasks):
-        yield Progress(f"Measuring what was forgotten: {task.name}", done, len(tasks), "tasks")
+        yield Progress(f"{MEASURING_FORGOTTEN}: {task.name}", done, len(tasks), "tasks")
         base = _base(loaded, svf, task, cancel, processes)
         trained = _right(loaded, around, task, cancel, processes)
         measured.append(_compared(task.name, base, trained))
     return tuple(measured)
+
+
+def base_known(loaded: LoadedModel, svf: SVFModel, task: OtherTask) -> bool:
+    """Whether the base model's part is remembered from an earlier run."""
+    return base_scores.recall(_key(loaded, svf, task), len(task.rows)) is not None
 
 
 def as_card(results: Sequence[Forgetting]) -> list[dict[str, Any]]:
@@ -96,6 +102,10 @@ def _compared(task: str, base: Sequence[float], trained: Sequence[float]) -> For
     return Forgetting(task, n, sum(base) / n, sum(trained) / n, (low, high))
 
 
+def _key(loaded: LoadedModel, svf: SVFModel, task: OtherTask) -> str:
+    return base_scores.key(loaded, svf, task.rows, task.reward, task.max_new_tokens)
+
+
 def _base(
     loaded: LoadedModel,
     svf: SVFModel,
@@ -103,7 +113,7 @@ def _base(
     cancel: CancelToken | None,
     processes: Processes,
 ) -> list[float]:
-    key = base_scores.key(loaded, svf, task.rows, task.reward, task.max_new_tokens)
+    key = _key(loaded, svf, task)
     # All processes must agree on whether there is something to compute together.
     right = processes.from_main(base_scores.recall(key, len(task.rows)))
     if right is None:

@@ -14,6 +14,7 @@ from t2local.tasks.curricula import Curriculum, folds
 from t2local.training.loop import train
 from t2local.training.methods import Method
 from t2local.training.processes import Processes
+from t2local.training.reports import TRAINING_WITHOUT
 from t2local.training.runs import Plan
 from t2local.training.validation import Scored, score_greedy
 
@@ -33,7 +34,7 @@ def leave_one_out(
     config, parts = plan.config, folds(source)
     found: dict[str, tuple[list[str], list[float]]] = {}
     for done, part in enumerate(parts):
-        yield Progress("Leave-one-out: training without row", done, len(parts), "rows")
+        yield Progress(TRAINING_WITHOUT, done, len(parts), "rows")
         work = train(
             loaded, svf, part.train, part.validation, plan.reward, config,
             method=method, processes=processes,
@@ -46,9 +47,9 @@ def leave_one_out(
             loaded, method.holding(flat), part.held_out, plan.reward, config.max_new_tokens,
             processes,
         )  # fmt: skip
-        found[part.held_out[0].prompt] = list(scored.answers), list(scored.rewards)
+        found[part.held_out[0].group] = list(scored.answers), list(scored.rewards)
     answers, rewards = [], []
     for row in source.held_out:  # rows of one prompt come in their order
-        answers.append(found[row.prompt][0].pop(0))
-        rewards.append(found[row.prompt][1].pop(0))
+        answers.append(found[row.group][0].pop(0))
+        rewards.append(found[row.group][1].pop(0))
     return Scored(answers, rewards)

@@ -18,12 +18,13 @@ import torch
 
 from t2local.models.checkpointing import gradient_checkpointing
 from t2local.models.load import LoadedModel
+from t2local.models.shortage import out_of_memory
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel
 from t2local.tasks.examples import Example
 from t2local.training.clock import Clock
 from t2local.training.config import POLICY_GRADIENT, TrainConfig
-from t2local.training.footprint import wants_checkpointing
+from t2local.training.footprint import held_bytes, wants_checkpointing
 from t2local.training.methods import Method, change_by_layer, method_for, overall_change
 from t2local.training.policies import policy_for
 from t2local.training.processes import Processes
@@ -38,7 +39,7 @@ from t2local.training.reports import (
     TrainState,
     Validation,
 )
-from t2local.training.shortage import out_of_memory, with_fewer_rows
+from t2local.training.shortage import with_fewer_rows
 from t2local.training.step_work import StepWork
 from t2local.training.validation import Scored, dry_run, score_greedy
 
@@ -75,10 +76,16 @@ def train(
         hold = method.holding(flat)
         return score_greedy(loaded, hold, validation, reward, config.max_new_tokens, processes)
 
-    def gradient(batch: Sequence[Example], step: int, rows_per_forward: int) -> BatchStatistics:
-        """Leave the batch's gradient in `flat.grad`; each process does its share of the prompts."""
-        flat.grad = torch.zeros_like(flat)
-        share, clock, statistics = processes.share(batch), Clock(), None
+    def gradient(
+        batch: Sequence[Example], step: int, rows_per_forward: int
+    ) -> tuple[BatchStatistics, int]:
+        """Leave the batch's gradient in `flat.grad`; each process does its share of the prompts.
+
+        Gives the statistics of all, and the bytes that this process took for its share.
+        """
+        flat.grad, before = torch.zeros_like(flat), held_bytes(loaded.device)
+        clock, statistics = Clock(lambda: held_bytes(loaded.device)), None
+        share = processes.share(batch)
         if share:
             with clock("forward"):
                 work = StepWork(step, method.holding(flat), clock, share.start, len(batch))
@@ -86,7 +93,7 @@ def train(
             policy = policy_for(loaded, svf, examples, reward, allowed)
             with gradient_checkpointing(loaded.model, checkpointing):
                 statistics = policy.accumulate([batch[i] for i in share], work)
-        return processes.combine(flat.grad, statistics)
+        return processes.combine(flat.grad, statistics), max(0, clock.most_bytes - before)
 
     if state is None:
         policy = policy_for(loaded, svf, examples, reward, config)
@@ -107,7 +114,7 @@ def train(
         step, batch = state.step + 1, next(batches)
         while True:
             try:
-                gathered = gradient(batch, step, state.rows_per_forward)
+                gathered, taken_bytes = gradient(batch, step, state.rows_per_forward)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
@@ -120,7 +127,7 @@ def train(
         change = method.change(flat.detach())
         yield StepReport(
             step, config.steps, gathered, float(norm),
-            overall_change(change), change_by_layer(change),
+            overall_change(change), change_by_layer(change), taken_bytes,
         )  # fmt: skip
         state = _after(state, step, flat, optimiser, gathered)
         last = step == config.steps or (cancel is not None and cancel.cancelled)

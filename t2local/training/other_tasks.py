@@ -48,7 +48,7 @@ def _earlier(own: str, source: Curriculum, model_slug: str) -> list[OtherTask]:
     files = ExpertStore(model_slug).files()
     mine = {f.expert.name: f.expert for f in files if f.expert and not f.shipped}
     mine.pop(own, None)
-    taken = {e.prompt for e in (*source.train, *source.validation, *source.held_out)}
+    taken = {e.key for e in (*source.train, *source.validation, *source.held_out)}
     found: dict[str, OtherTask] = {}
     for run in _newest_first():
         if len(found) == MOST_EXPERTS:
@@ -62,7 +62,7 @@ def _earlier(own: str, source: Curriculum, model_slug: str) -> list[OtherTask]:
             continue  # its data was moved or spoilt since
         if rows.sha256 != mine[plan.name].training.get("data_sha256"):
             continue  # other rows than it was trained on: what was held out then is not known
-        fresh = [e for e in rows.held_out if e.prompt not in taken]
+        fresh = [e for e in rows.held_out if e.key not in taken]
         most = MOST_CHOICES if action_of(fresh) == CHOICE else MOST_TEXTS
         chosen = random.Random(0).sample(fresh, min(most, len(fresh)))
         if len(chosen) >= FEWEST_ROWS:

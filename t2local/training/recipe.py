@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from t2local.adapt.actions import CHOICE
+from t2local.adapt.actions import CHOICE, check_sees
 from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut
 from t2local.experts.stamp import stamped
@@ -29,7 +29,7 @@ from t2local.training.leave_one_out import leave_one_out
 from t2local.training.loop import Event, train
 from t2local.training.methods import Method, SVFMethod, method_for
 from t2local.training.processes import Processes
-from t2local.training.reports import TrainOutcome, TrainState
+from t2local.training.reports import MEASURING_HELD_OUT, TrainOutcome, TrainState
 from t2local.training.row_lengths import check_lengths
 from t2local.training.runs import Plan
 from t2local.training.validation import Scored, score_greedy
@@ -64,6 +64,7 @@ def train_expert(
     Raises `T2LocalError` when there is nothing to learn from, or rows do not fit the context.
     """
     config = plan.config
+    check_sees(loaded, source.train)
     check_lengths(loaded, source, config)
     method = method or method_for(loaded, svf, config)
     started = time.perf_counter()
@@ -118,11 +119,11 @@ def _measured(
         budget, hold = plan.config.max_new_tokens, method.holding(flat)
         return score_greedy(loaded, hold, source.held_out, plan.reward, budget, processes)
 
-    yield Progress("Measuring on held-out rows: base", 0, 2, "models")
+    yield Progress(f"{MEASURING_HELD_OUT}: base", 0, 2, "models")
     base = score(method.start().to(outcome.flat.device))
     if source.leave_one_out:
         return base, (yield from leave_one_out(loaded, svf, source, plan, method, processes))
-    yield Progress("Measuring on held-out rows: trained", 1, 2, "models")
+    yield Progress(f"{MEASURING_HELD_OUT}: trained", 1, 2, "models")
     return base, score(outcome.flat)
 
 

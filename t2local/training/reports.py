@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+# What a `Progress` of a run says after its last step.
+MEASURING_HELD_OUT = "Measuring on held-out rows"
+TRAINING_WITHOUT = "Leave-one-out: training without row"
+MEASURING_FORGOTTEN = "Measuring what was forgotten"
+
 
 @dataclass(frozen=True)
 class BatchStatistics:
@@ -28,7 +33,7 @@ class BatchStatistics:
 @dataclass(frozen=True)
 class StepReport:
     """`change`: how far from the base model, over all matrices, and by layer (SVF: rms of z − 1;
-    LoRA: |ΔW| / |W|)."""
+    LoRA: |ΔW| / |W|). `memory_bytes`: what the step took beside the model; 0 where unknown."""
 
     step: int
     steps: int
@@ -36,6 +41,7 @@ class StepReport:
     gradient_norm: float
     change: float
     change_by_layer: Sequence[float] = ()
+    memory_bytes: int = 0
 
     @property
     def tokens_per_s(self) -> float:

@@ -33,6 +33,8 @@ def check_lengths(loaded: LoadedModel, source: Curriculum, config: TrainConfig) 
 
     def surely_fits(example: Example) -> bool:
         """A token takes at least a byte, so most rows need not be counted (7 s for 2,651)."""
+        if example.pictures:
+            return False  # whose tokens only the model's processor counts
         chosen = max(map(_size, example.columns["choices"])) if chooses else 0
         answer = chosen or max(_size(example.answer) + 1, config.max_new_tokens)
         return template + _size(example.prompt) + answer <= context // 2

@@ -157,6 +157,18 @@ class Run:
         """Write down what came of it."""
         _write_json(self.folder / "expert.json", result)
 
+    def result(self) -> dict[str, Any]:
+        """What `finish` wrote; {} before. Raises `T2LocalError` when it is damaged."""
+        if not self.finished:
+            return {}
+        try:
+            return json.loads((self.folder / "expert.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise T2LocalError(
+                f"What came of run '{self.name}' cannot be read ({error}); its expert is in the "
+                "tab Experts all the same."
+            ) from error
+
     @property
     def finished(self) -> bool:
         return (self.folder / "expert.json").is_file()

@@ -17,10 +17,13 @@ from t2local.tasks.curricula import Curriculum
 from t2local.tasks.rewards.named import rewards_of
 from t2local.training.config import TrainConfig
 from t2local.training.footprint import step_bytes
+from t2local.training.forecast import checks, other_seconds
+from t2local.training.forgetting import OtherTask
 from t2local.training.methods import method_for
 from t2local.training.policies import policy_for
+from t2local.training.reports import BatchStatistics
 from t2local.training.step_work import StepWork
-from t2local.training.validation import dry_run
+from t2local.training.validation import DRY_RUN_PROMPTS, dry_run
 
 SHOWN, TRIED = 6, 2
 FEWEST_STEPS, MOST_STEPS = 4, 1000
@@ -41,7 +44,8 @@ class Sample:
 class TryOut:
     """`problem`: why nothing can be learnt, "" if all is well. `step_s`: seconds a training step;
     `answer_s`: seconds a held-out row; the counts are of rows. `leave_one_out`: each row is held
-    out in turn. `memory_bytes`: what a step takes beside the model; `free_bytes`: what there is."""
+    out in turn. `memory_bytes`: what a step takes beside the model; `free_bytes`: what there is.
+    `dry_s`: seconds of the dry run; `others_s`: of measuring what was forgotten."""
 
     samples: tuple[Sample, ...]
     problem: str
@@ -53,6 +57,8 @@ class TryOut:
     leave_one_out: bool = False
     memory_bytes: int = 0
     free_bytes: int = 0
+    dry_s: float = 0.0
+    others_s: float = 0.0
 
     @property
     def fits(self) -> bool:
@@ -60,11 +66,17 @@ class TryOut:
 
 
 def try_out(
-    loaded: LoadedModel, svf: SVFModel, source: Curriculum, reward: str, config: TrainConfig
+    loaded: LoadedModel,
+    svf: SVFModel,
+    source: Curriculum,
+    reward: str,
+    config: TrainConfig,
+    others: Sequence[OtherTask] = (),
 ) -> TryOut:
     """Answers of the base model with their rewards, and measured times.
 
-    Raises `T2LocalError` where the reward cannot be computed on these rows.
+    `others`: tasks on which forgetting will be measured. Raises `T2LocalError` where the reward
+    cannot be computed on these rows.
     """
     rows = list(source.train)[:SHOWN]
     started = time.perf_counter()
@@ -74,10 +86,10 @@ def try_out(
     scored = zip(rows, said, rewards, strict=True)
     samples = tuple(Sample(e.prompt, e.answer, text, r) for e, text, r in scored)
     problem = "" if any(r is not None for r in rewards) else _unscored(reward)
-    step_s, equal = _trial_step(loaded, svf, rows[:TRIED], reward, config)
+    step_s, trial = _trial_step(loaded, svf, rows[:TRIED], reward, config)
     if not problem and action_of(rows) == CHOICE:
         problem = _refusal(loaded, svf, source, reward, config)
-    elif not problem and equal == 1.0 and len(set(rewards)) == 1:
+    elif not problem and trial.equal_groups == 1.0 and len(set(rewards)) == 1:
         problem = (
             f"All trial answers earned {rewards[0]:+g}: there is nothing to learn from; "
             "try a reward with partial credit, other examples, or more samples a prompt."
@@ -85,7 +97,12 @@ def try_out(
     counts = len(source.train), len(source.validation), len(source.held_out)
     step_s *= min(config.prompts_per_step, len(source.train)) / len(rows[:TRIED])
     memory = step_bytes(loaded, source.train, config), free_bytes(loaded.device)
-    return TryOut(samples, problem, step_s, answer_s, *counts, source.leave_one_out, *memory)
+    sampled_s = trial.seconds.get("sampling", 0.0) / len(rows[:TRIED])
+    return TryOut(
+        samples, problem, step_s, answer_s, *counts, source.leave_one_out, *memory,
+        dry_s=sampled_s * min(DRY_RUN_PROMPTS, len(source.train)),
+        others_s=sum(other_seconds(loaded, svf, others)),
+    )  # fmt: skip
 
 
 def steps_within(seconds: float, tried: TryOut, config: TrainConfig) -> int:
@@ -98,10 +115,10 @@ def steps_within(seconds: float, tried: TryOut, config: TrainConfig) -> int:
 
 
 def run_seconds(tried: TryOut, config: TrainConfig) -> float:
-    """How long a run takes, by the measured times; what was forgotten is measured after that."""
-    checks = config.steps // config.validate_every + 1
-    answers = checks * tried.validation + 2 * tried.held_out
-    return _trainings(tried) * (config.steps * tried.step_s + answers * tried.answer_s)
+    """How long a run takes to its very end, by the measured times."""
+    answers = (1 + checks(config)) * tried.validation + 2 * tried.held_out
+    a_training = tried.dry_s + config.steps * tried.step_s + answers * tried.answer_s
+    return _trainings(tried) * a_training + tried.others_s
 
 
 def _trainings(tried: TryOut) -> int:
@@ -128,13 +145,13 @@ def in_words(seconds: float) -> str:
 
 def _trial_step(
     loaded: LoadedModel, svf: SVFModel, rows: Sequence, reward: str, config: TrainConfig
-) -> tuple[float, float]:
-    """Seconds of one step on `rows`, and its share of equal groups."""
+) -> tuple[float, BatchStatistics]:
+    """Seconds of one step on `rows`, and what it gave."""
     method = method_for(loaded, svf, config)
     started = time.perf_counter()
     hold = method.holding(method.start().requires_grad_())
     batch = policy_for(loaded, svf, rows, reward, config).accumulate(rows, StepWork(0, hold))
-    return time.perf_counter() - started, batch.equal_groups
+    return time.perf_counter() - started, batch
 
 
 def _refusal(loaded, svf, source: Curriculum, reward: str, config: TrainConfig) -> str:

@@ -166,7 +166,8 @@ def _examples(path: str | None) -> list[Example]:
 
 def examples_html(path: str, rows: list[Example]) -> str:
     """The examples as a small table, and what could not be used."""
-    bad = read_examples(Path(path)).bad_rows
+    file = read_examples(Path(path))
+    bad, said = file.bad_rows, f'<p class="quiet">{escape(file.note)}</p>' if file.note else ""
     left = "".join(f"<li>row {n}: {escape(reason[:200])}</li>" for n, reason in bad[:SHOWN])
     note = f'<div class="note"><b>Left out</b><ul>{left}</ul></div>' if bad else ""
     cells = "".join(
@@ -174,8 +175,9 @@ def examples_html(path: str, rows: list[Example]) -> str:
         for row in rows[:SHOWN]
     )
     return (
-        f'<p class="tally"><b>{len(rows)}</b> examples</p>{note}<div class="scroll"><table>'
-        f"<thead><tr><th>prompt</th><th>answer</th></tr></thead><tbody>{cells}</tbody></table></div>"
+        f'<p class="tally"><b>{len(rows)}</b> examples</p>{said}{note}<div class="scroll">'
+        "<table><thead><tr><th>prompt</th><th>answer</th></tr></thead>"
+        f"<tbody>{cells}</tbody></table></div>"
     )
 
 

@@ -67,7 +67,11 @@ def _create_examples() -> dict:
         "What is half of 90?,45",
     )  # fmt: skip
     use_typed = gr.Button("Use these examples", size="sm", elem_id="adapt-use-typed")
-    file = gr.File(label="or a file: CSV, TSV, JSON, JSONL", height=110, elem_id="adapt-file")
+    file = gr.File(
+        label="or a file: a spreadsheet, CSV, TSV, JSON, JSONL, Parquet",
+        height=110,
+        elem_id="adapt-file",
+    )
     rows = _html(NO_EXAMPLES, "adapt-rows")
     return {"file": file, "typed": typed, "use_typed": use_typed, "rows": rows}
 

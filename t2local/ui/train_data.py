@@ -56,8 +56,8 @@ def _parts(parts: Curriculum) -> str:
             f"{term('held out')} once, from a training of its own (leave-one-out)"
         )
     return (
-        f"<b>{len(parts.train)}</b> to learn from, <b>{len(parts.validation)}</b> to check on the "
-        f"way, <b>{len(parts.held_out)}</b> {term('held out')}"
+        f"<b>{len(parts.train)}</b> to learn from, <b>{len(parts.validation)}</b> "
+        f"{term('checked', 'to check')} on the way, <b>{len(parts.held_out)}</b> {term('held out')}"
     )
 
 
@@ -97,9 +97,10 @@ def estimate_html(tried: TryOut | None, config: TrainConfig) -> str:
         "less; if memory runs out, fewer rows are taken at a time and it goes on.</p>"
     )
     return (
-        f'<p class="quiet"><b>{in_words(run_seconds(tried, config)).capitalize()}</b>: '
-        f"{config.steps} steps of {tried.step_s:.1f} s, {measured} answered before and after, "
-        f"{memory}. What was forgotten is measured after that.</p>{'' if tried.fits else short}"
+        f'<p class="quiet"><b>{in_words(run_seconds(tried, config)).capitalize()}</b> in all: '
+        f"{config.steps} steps of {tried.step_s:.1f} s, {measured} answered before and after, then "
+        f"{in_words(tried.others_s)} to see what was {term('forgetting', 'forgotten')}. "
+        f"{memory.capitalize()}.</p>{'' if tried.fits else short}"
     )
 
 

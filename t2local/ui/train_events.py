@@ -77,7 +77,7 @@ class TrainEvents:
         gr.on([page.load, own.select], shown(self.refreshed), None, self.run_shown, **QUIET)
         live.run.input(shown(self.picked), here, self.run_shown, **QUIET)
         jobs = self.desk.jobs
-        acts = {live.pause: jobs.pause, live.resume: jobs.resume, live.stop: jobs.stop}
+        acts = {live.pause: jobs.pause, live.resume: self.desk.resume, live.stop: jobs.stop}
         for button, act in acts.items():
             callback = functools.partial(self.acted, act)
             button.click(shown(callback), here, self.run_shown, **QUIET)
@@ -269,12 +269,12 @@ class TrainEvents:
         return {
             self.live.run: listed,
             self.live.compared: several,
-            **self._present(self.desk.report(run), ""),
+            **self._present(self.desk.report(run), ()),
         }
 
-    def _present(self, report: RunReport, drawn: str) -> dict:
+    def _present(self, report: RunReport, drawn: tuple) -> dict:
         live, stage, run = self.live, report.status.stage, report.curves
-        now = f"{report.status.run}/{len(run.steps)}/{len(run.checks)}/{len(run.answers)}"
+        now = (report.status.run, len(run.answers), len(run.checks), len(run.steps))
         update = {
             live.status: live_html(report),
             live.pause: gr.Button(visible=stage == RUNNING),
@@ -285,9 +285,10 @@ class TrainEvents:
             live.drawn: now,
             live.timer: gr.Timer(active=report.live),
         }
+        if now[:2] != drawn[:2]:  # sent again, what a person has unfolded would fold
+            update[live.answers] = answers_html(run)
         if now != drawn:
             update |= {
-                live.answers: answers_html(run),
                 live.reward: plots.plot_reward(run),
                 live.vitals: plots.plot_vitals(run),
                 live.layers: plots.plot_layers(run.change_by_layer),

@@ -18,6 +18,7 @@ from t2local.training.config import (
     SVF,
     TrainConfig,
 )
+from t2local.ui.glossary import term
 
 CHOICES = {"baseline": BASELINES, "kl_estimator": KL_ESTIMATORS}
 WAYS = {  # the paper's comparison: method, objective
@@ -27,6 +28,12 @@ WAYS = {  # the paper's comparison: method, objective
     "LoRA by imitation": (LORA, NEXT_TOKEN),
 }
 USUAL = next(iter(WAYS))
+WAYS_EXPLAINED = (
+    f'<p class="caption">{term("policy gradient", "By reward")}: it tries, and what earns more '
+    f"becomes likelier. {term('imitation', 'By imitation')}: it copies your answers word for word. "
+    f"{term('SVF')} grows an {term('expert')} that can be mixed; {term('LoRA')}, the usual "
+    "adapter, is here to compare.</p>"
+)
 INFO = {
     "steps": "used with 'the steps below'",
     "samples_per_prompt": "answers to each prompt, compared with each other",
@@ -76,11 +83,9 @@ def create_train_form(held_out_share: gr.Slider) -> TrainForm:
         [(f"{USUAL} (recommended)", USUAL), *((way, way) for way in list(WAYS)[1:])],
         value=USUAL,
         label="how it learns",
-        info="By reward: it tries, and what earns more becomes likelier. By imitation: it copies "
-        "your answers word for word. SVF grows an expert that can be mixed; LoRA, the usual "
-        "adapter, is here to compare.",
         elem_id="train-way",
     )
+    gr.HTML(WAYS_EXPLAINED, elem_id="train-ways", apply_default_css=False, js_on_load=None)
     with gr.Row(elem_id="train-numbers"):
         shown = (f for f in fields(TrainConfig) if f.name not in FIXED)
         components = {field.name: _component(field) for field in shown}

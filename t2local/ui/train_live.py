@@ -66,6 +66,8 @@ def _facts(report: RunReport) -> str:
     if run.steps:
         facts.append(f"reward <b>{run.reward[-1]:+.2f}</b>".replace("-", "−"))
         facts.append(f"{run.tokens_per_s[-1]:.0f} tokens/s")
+    if run.memory_bytes:
+        facts.append(f"{run.memory_bytes / 2**30:.1f} GB beside the model")
     if run.checks:
         best = max(check.accuracy for check in run.checks)
         facts.append(f"best check <b>{100 * best:.0f} %</b>")

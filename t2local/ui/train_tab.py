@@ -198,13 +198,16 @@ def _create_live() -> Live:
     answers = _html("", "train-answers")
     with gr.Column(visible=False, elem_id="train-plots") as plots:
         _caption(
-            "Reward of each step, from −1 (all wrong) to +1 (all right), with its spread; dots are "
-            "right answers on the rows kept for checking, with 95 % intervals."
+            f"{term('reward', 'Reward')} of each step, from −1 (all wrong) to +1 (all right), with "
+            "its spread; dots are right answers on the rows kept for "
+            f"{term('checked', 'checking')}, with {term('95 % interval', '95 % intervals')}."
         )
         reward = gr.Plot(show_label=False, container=False, elem_id="plot-reward")
         _caption(
-            "KL: how far it has moved from the base model. Entropy: how open it still is. Equal "
-            f"groups: prompts that teach nothing. {term('z')} − 1: how much has changed."
+            f"{term('KL')}: how far it has moved from the base model. "
+            f"{term('entropy', 'Entropy')}: how open it still is. "
+            f"{term('equal groups', 'Equal groups')}: prompts that teach nothing. "
+            f"{term('z')} − 1: how much has changed."
         )
         vitals = gr.Plot(show_label=False, container=False, elem_id="plot-vitals")
         _caption("How far each layer has moved from the base model.")
@@ -219,7 +222,7 @@ def _create_live() -> Live:
         table = _html(NOTHING, "compared-table")
     return Live(
         run, status, pause, resume, stop, try_it, plots, answers, reward, vitals, layers,
-        gr.State(""), gr.Timer(1.0, active=False), compared, overlay, table,
+        gr.State(()), gr.Timer(1.0, active=False), compared, overlay, table,
     )  # fmt: skip
 
 

@@ -6,8 +6,9 @@ import pathlib
 import pytest
 import torch
 
+from t2local.engine.jobs import status_on_disk
 from t2local.errors import DiskFull
-from t2local.experts import HeldOut
+from t2local.experts import Expert, ExpertStore, HeldOut
 from t2local.progress import drain
 from t2local.training.conduct import ADAPTER_FOLDER, conduct
 from t2local.training.config import LORA, TrainConfig
@@ -27,6 +28,7 @@ def test_a_run_ends_with_its_expert_and_a_summary_on_disk(loaded, svf, data):
     adopted, run = [], new_run(data)
     trained = drain(conduct(run, loaded, svf, adopted.append))
     assert adopted == [trained.expert]
+    assert trained.expert.training["run"] == run.name
     result = json.loads((run.folder / "expert.json").read_text())
     assert result["expert"] == "red"
     assert HeldOut.from_dict(result["held_out"]).trained == trained.held_out.trained
@@ -85,3 +87,31 @@ def test_half_a_line_is_taken_back_when_the_disk_is_full(loaded, svf, data, monk
         run.record(Notice(9, "Something that does not fit on the disk."))
     monkeypatch.undo()
     assert (run.folder / "metrics.jsonl").read_bytes() == before
+
+
+def named_red(loaded, svf):
+    """Another expert of that name among the user's own; what reads it back."""
+    store = ExpertStore(loaded.slug)
+    z = {name: torch.full((r,), 1.5) for name, r in svf.ranks.items()}
+    store.save(Expert("red", loaded.name, svf.fingerprint(z), z))
+    return store
+
+
+def test_an_expert_that_took_the_runs_name_meanwhile_is_kept(loaded, svf, data):
+    store, run, told = named_red(loaded, svf), new_run(data), []
+    work = conduct(run, loaded, svf, store.save)
+    trained = drain(work, lambda e: told.append(e.text) if isinstance(e, Notice) else None)
+    assert trained.expert.name == "red-2"
+    assert told == ["Another expert is called 'red' by now: this one is kept as 'red-2'."]
+    assert {float(row.min()) for row in store.load("red").z.values()} == {1.5}
+    assert store.load("red-2").training["run"] == run.name
+    assert run.result()["expert"] == "red-2"
+    assert status_on_disk(run).expert == "red-2"
+
+
+def test_an_expert_left_by_the_same_run_is_replaced(loaded, svf, data):
+    store, run = ExpertStore(loaded.slug), new_run(data)
+    drain(conduct(run, loaded, svf, store.save))
+    (run.folder / "expert.json").unlink()  # killed before it was written
+    assert drain(conduct(run, loaded, svf, store.save)).expert.name == "red"
+    assert [f.path.stem for f in store.files()] == ["red"]

@@ -1,7 +1,13 @@
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
+from t2local.engine.jobs import RUNNING, JobStatus
+from t2local.engine.training_desk import RunReport
 from t2local.training.curves import Curves
+from t2local.training.runs import Plan
 from t2local.ui.train_answers import answers_html, marked
+from t2local.ui.train_events import TrainEvents
 
 
 def plain(html):
@@ -33,3 +39,27 @@ def test_the_newest_check_stands_open_and_earlier_ones_are_folded():
     assert html.index("after step 10") < html.index("After step 5") < html.index("Before the")
     assert html.count("<details>") == 2
     assert answers_html(Curves()) == ""
+
+
+def test_answers_are_sent_again_only_when_there_are_new_ones():
+    """Sent again, an earlier check that a person has unfolded would fold at every step."""
+    rows, status = [("How many?", "4", "56")], JobStatus("run-1", "sums", RUNNING)
+
+    def sent(curves, drawn, folder="run-1"):
+        report = RunReport(replace(status, run=folder), Plan("sums", "", ""), curves)
+        update = events._present(report, drawn)
+        return "answers" in update, update["drawn"]
+
+    parts = "status pause resume stop try_it plots drawn timer answers reward vitals layers"
+    live = SimpleNamespace(**{name: name for name in parts.split()})
+    events = TrainEvents.__new__(TrainEvents)
+    events.live = live
+    numbers = {name: [0.0] for name in ("reward", "spread", "kl", "entropy", "equal_groups")}
+    one = Curves([1], change=[0.0], tokens_per_s=[1.0], answers=[(0, rows)], **numbers)
+    new, drawn = sent(one, ())
+    assert new
+    two = {name: [0.0, 0.0] for name in (*numbers, "change", "tokens_per_s")}
+    again, drawn = sent(replace(one, steps=[1, 2], **two), drawn)
+    assert not again, "a step more, and no new answers"
+    assert sent(replace(one, answers=[(0, rows), (1, rows)]), drawn)[0]
+    assert sent(one, drawn, folder="run-2")[0]
