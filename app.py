@@ -7,9 +7,12 @@ from t2local.ui.launch import run
 
 
 def make_engine(options: argparse.Namespace) -> object:
-    from t2local.engine.engine import Engine  # heavy: not for --help
+    from t2local.engine.choice import at_start  # heavy: not for --help
+    from t2local.engine.engine import Engine
 
-    return Engine(options.model, quantize=options.quantize, basis=options.basis)
+    first = at_start(options.model, options.quantize, options.basis)
+    how = (first.quantize, first.basis, first.targets, first.why, options.precision)
+    return Engine(first.source, *how)
 
 
 if __name__ == "__main__":

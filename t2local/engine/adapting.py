@@ -6,7 +6,7 @@ nothing of gradio.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from t2local import paths
@@ -14,6 +14,7 @@ from t2local.adapt.cem import CEMConfig
 from t2local.adapt.events import FEW_SHOT
 from t2local.adapt.few_shot import Found, Generation, draw_shots, search
 from t2local.engine.shelf import Shelf
+from t2local.engine.uses import Uses
 from t2local.experts.mixture_file import MixtureFile, MixtureStore
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken
@@ -27,6 +28,7 @@ class AdaptingDesk:
 
     model: Callable[[], tuple[LoadedModel, SVFModel]]
     shelf: Callable[[], Shelf]
+    uses: Uses = field(default_factory=Uses)
 
     def search(
         self,
@@ -36,12 +38,13 @@ class AdaptingDesk:
         cancel: CancelToken | None = None,
     ) -> Generator[Generation, None, Found]:
         """Search a mixture of the skills there are. Raises `T2LocalError`, `Cancelled`."""
-        loaded, svf = self.model()
-        shelf = self.shelf()
-        experts = {name: shelf.usable[name].z for name in shelf.skills}
-        shots = draw_shots(examples, config)
-        folder = paths.home() / "searches"
-        return (yield from search(loaded, svf, experts, shots, reward, config, folder, cancel))
+        with self.uses.of("A search on the page Adapt"):
+            loaded, svf = self.model()
+            shelf = self.shelf()
+            experts = {name: shelf.usable[name].z for name in shelf.skills}
+            shots = draw_shots(examples, config)
+            folder = paths.home() / "searches"
+            return (yield from search(loaded, svf, experts, shots, reward, config, folder, cancel))
 
     def file_of(self, found: Found, reward: str, config: CEMConfig) -> MixtureFile:
         """What a search found as a file, with what it was found for."""

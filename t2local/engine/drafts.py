@@ -18,6 +18,10 @@ class Drafts:
         draft = self._by_run[run] = self._jobs.snapshot(run)
         return draft
 
+    def clear(self) -> None:
+        """Forget all: another model is loaded."""
+        self._by_run = {}
+
     def drop(self, expert: str) -> None:
         """The finished expert takes its drafts' place."""
         finished = [run for run in self._by_run if self._jobs.status(run).expert == expert]

@@ -5,24 +5,28 @@ The model (`svf.lock`) is held for one step of one answer at a time. Knows nothi
 """
 
 import threading
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 
 from t2local import paths
 from t2local.adapt import two_pass
-from t2local.adapt.adapter import Adapter, may_rebuild
+from t2local.adapt.adapter import Adapter
 from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import LABELS
 from t2local.adapt.events import ADAPTED_ROW, Dispatch, Token
 from t2local.adapt.two_pass import Steering, Strategy, Workshop
 from t2local.engine.adapting import AdaptingDesk
 from t2local.engine.chats import ChatStore
+from t2local.engine.choice import ASKED, Choice
+from t2local.engine.downloads import Downloads
 from t2local.engine.drafts import Drafts
 from t2local.engine.jobs import Jobs
 from t2local.engine.library import LibraryDesk
-from t2local.engine.preview import Previews
+from t2local.engine.loading import Opened
+from t2local.engine.model_desk import ModelDesk
 from t2local.engine.requests import (
     BASE,
     CLASSIFIER,
@@ -36,14 +40,14 @@ from t2local.engine.requests import (
 )
 from t2local.engine.shelf import Shelf, expert_info
 from t2local.engine.training_desk import TrainingDesk
+from t2local.engine.uses import Uses
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
-from t2local.models.load import LoadedModel, load_model
-from t2local.models.prefix_cache import PrefixCache
-from t2local.progress import CancelToken, Progress, drain
-from t2local.svf import Mixture, SVFModel, attaching
+from t2local.models.load import LoadedModel
+from t2local.progress import CancelToken, drain
+from t2local.svf import Mixture, SVFModel
 
-REBUILT_COPIES = 2  # the classifier's, and the mixture used again and again
+LAST_WORDS_S = 10.0  # what answers in progress get to end in, before the model goes
 
 
 @dataclass
@@ -57,7 +61,7 @@ class _Session:
 
 
 class Engine:
-    """See the module. `quantize`, `basis` and `targets` are those of the command line."""
+    """See the module. What it takes is what the command line says, in its words."""
 
     def __init__(
         self,
@@ -65,90 +69,64 @@ class Engine:
         quantize: str = "auto",
         basis: str = "auto",
         targets: str = "all",
+        why: str = ASKED,
+        precision: str = "auto",
     ) -> None:
         self.chats = ChatStore()
-        self._source, self._quantize = model or paths.default_model(), quantize
-        self._basis, self._targets = basis, targets
-        self._status = EngineStatus("Starting")
-        self._workshop: Workshop | None = None
-        self._svf: SVFModel | None = None
-        self._shelf = Shelf()
-        self._previews = Previews()
+        self.uses, self.downloads = Uses(), Downloads()
+        choice = Choice(model or paths.default_model(), quantize, basis, targets, why, precision)
+        self.models = ModelDesk(choice, self.uses, self._let_go)
         self._sessions: dict[str, _Session] = {}
         self.jobs = Jobs(self._trained_model, self.adopt)
         self._drafts = Drafts(self.jobs)
-        loading = {"model": self._source, "quantization": quantize, "basis": basis}
-        self.desk = TrainingDesk(self.jobs, self._trained_model, loading)
+        self.desk = TrainingDesk(self.jobs, self._trained_model, self.uses)
+        self.desk.begin_with(choice)
         self.library = LibraryDesk(self._trained_model, self.restock, self.desk.names_in_training)
-        self.adapting = AdaptingDesk(self._trained_model, lambda: self._shelf)
-        self._restocking = threading.Lock()  # answers see experts and adapter of one moment
+        self.adapting = AdaptingDesk(self._trained_model, lambda: self._shelf, self.uses)
 
     # --- loading
 
     @property
     def status(self) -> EngineStatus:
-        return self._status
+        return self.models.status
 
     def start(self) -> None:
         """Load in the background; `status` tells how far it is, or why it failed."""
-        threading.Thread(target=self._load_in_background, daemon=True, name="load").start()
-
-    def loading(self) -> Generator[Progress, None, None]:
-        """Load the model, attach SVF and read the experts, yielding progress.
-
-        Raises `T2LocalError` for whatever stands in the way.
-        """
-        loaded = yield from load_model(self._source, self._quantize)
-        folder = paths.basis_dir() / loaded.slug
-        svf = yield from attaching(loaded.model, self._targets, self._basis, folder)
-        with svf.lock:
-            self._svf, self._shelf = svf, Shelf.read(loaded, svf)
-            self._workshop = Workshop(
-                loaded,
-                self._adapter(loaded, svf),
-                PrefixCache(),
-                lambda: svf.lock,
-                self._shelf.warnings,
-            )
-        if self._shelf.classifier is not None:
-            yield Progress("Warming up", 0, 1)
-            with svf.lock:
-                self._workshop.adapter.settle(Mixture({self._shelf.classifier: 1.0}))
-        self._status = EngineStatus(
-            "Ready",
-            1.0,
-            ready=True,
-            model_name=loaded.name,
-            dtype=loaded.dtype,
-            quantization=loaded.quantization,
-            resident_bytes=loaded.resident_bytes + svf.basis_bytes,
-            device=loaded.device,
-            context_length=loaded.context_length,
-        )
+        self.models.start()
 
     def load(self, on_progress=None) -> "Engine":
         """Load now and wait. Raises `T2LocalError`."""
-        drain(self.loading(), on_progress)
+        drain(self.models.loading(), on_progress)
         return self
 
-    def _load_in_background(self) -> None:
-        try:
-            for progress in self.loading():
-                self._status = EngineStatus(progress.stage, progress.fraction)
-        except T2LocalError as error:
-            self._status = EngineStatus("Loading failed", error=str(error))
-        except Exception as error:
-            self._status = EngineStatus(
-                "Loading failed",
-                error=f"Loading '{self._source}' failed unexpectedly "
-                f"({type(error).__name__}: {error}); the terminal shows where.",
-            )
-            raise
+    def switch(
+        self, source: str, quantize: str = "auto", basis: str = "auto", targets: str = "all"
+    ) -> None:
+        """Load another model in the background; answers in progress end, paused runs are kept.
 
-    def _adapter(self, loaded: LoadedModel, svf: SVFModel) -> Adapter:
-        experts = {name: expert.z for name, expert in self._shelf.usable.items()}
-        copies = REBUILT_COPIES if may_rebuild(loaded) else 0
-        return Adapter(svf, experts, copies, self._shelf.mixable)
+        The old model is freed first, and comes back where the new one fails (`status.note` says
+        why). Raises `T2LocalError` at once for what cannot be loaded, and while a run, a search or
+        an evaluation uses the model.
+        """
+        if busy := self.jobs.busy():
+            raise T2LocalError(
+                f"Training '{busy[0]}' is using the model; pause or stop it in the tab Train, then "
+                "load another model."
+            )
+        precision = self.models.choice.precision
+        choice = Choice(source.strip(), quantize, basis, targets, precision=precision)
+        self.models.switch(choice)
+
+    def _let_go(self) -> None:
+        """Nobody holds the old model when this returns, abandoned answers aside."""
+        self.jobs.let_go(LAST_WORDS_S)
+        self._drafts.clear()
+        self.desk.begin_with(self.models.choice)
+        for running in list(self._sessions.values()):
+            running.cancel.cancel()
+        deadline = time.monotonic() + LAST_WORDS_S
+        while self._sessions and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def adopt(self, expert: Expert) -> None:
         """Save a new expert and offer it to every later answer."""
@@ -164,27 +142,22 @@ class Engine:
 
     def restock(self) -> None:
         """Read the expert files again for every later answer; running ones keep what they have."""
-        with self._restocking:
-            workshop = self._ready()
-            shelf = Shelf.read(workshop.loaded, self._svf)
-            self._shelf = shelf.with_drafts(self._drafts.besides(shelf.usable))
-            adapter = self._adapter(workshop.loaded, self._svf)
-            warnings = self._shelf.warnings
-            self._workshop = replace(workshop, adapter=adapter, warnings=warnings)
+
+        opened = self.models.restock(lambda before: before.restocked(self._drafts.besides))
+        threading.Thread(target=opened.warm_up, daemon=True, name="warm up").start()
 
     def _trained_model(self) -> tuple[LoadedModel, SVFModel]:
-        return self._ready().loaded, self._svf
+        opened = self._ready()
+        return opened.loaded, opened.svf
 
-    def _ready(self) -> Workshop:
-        if self._workshop is None:
-            found = self._status.error or f"{self._status.stage}, {self._status.fraction:.0%}"
-            raise T2LocalError(f"The model is not ready yet ({found}); wait until it is loaded.")
-        return self._workshop
+    def _ready(self) -> Opened:
+        return self.models.ready()
 
-    def _stock(self) -> tuple[Workshop, Shelf]:
-        """Both of one moment, whatever becomes of the experts meanwhile."""
-        with self._restocking:
-            return self._ready(), self._shelf
+    @property
+    def _shelf(self) -> Shelf:
+        """Empty while no model is loaded."""
+        opened = self.models.opened
+        return opened.shelf if opened else Shelf()
 
     # --- what there is
 
@@ -200,29 +173,29 @@ class Engine:
         return [*asked, *found, *([MANUAL] if self._shelf.mixable else []), BASE]
 
     def matrix_names(self) -> list[str]:
-        self._ready()
-        return list(self._svf.matrix_names)
+        return list(self._ready().svf.matrix_names)
 
     def deltas(self, mixture: Mixture) -> dict[str, float]:
         """Matrix name -> rms of `z − 1` under a mixture: the heat map."""
-        z = self._checked(mixture).z_of(mixture)
+        adapter = self._checked(mixture)
+        z = adapter.z_of(mixture)
         rms = {name: float((row - 1).square().mean().sqrt()) for name, row in z.items()}
-        return {name: rms.get(name, 0.0) for name in self._svf.matrix_names}
+        return {name: rms.get(name, 0.0) for name in adapter.svf.matrix_names}
 
     def spectrum(self, matrix_name: str, mixture: Mixture) -> Spectrum:
         """σ and z of one matrix. Raises `T2LocalError` for a name that is not adapted."""
-        self._ready()
-        sigma = self._svf.singular_values.get(matrix_name)
+        adapter = self._checked(mixture)
+        sigma = adapter.svf.singular_values.get(matrix_name)
         if sigma is None:
             raise T2LocalError(
                 f"'{matrix_name}' is not an adapted matrix of this model; choose one such as "
-                f"'{self._svf.matrix_names[0]}'."
+                f"'{adapter.svf.matrix_names[0]}'."
             )
-        z = self._checked(mixture).z_of(mixture).get(matrix_name, torch.ones_like(sigma))
+        z = adapter.z_of(mixture).get(matrix_name, torch.ones_like(sigma))
         return Spectrum(tuple(sigma.tolist()), tuple(z.tolist()))
 
     def _checked(self, mixture: Mixture) -> Adapter:
-        adapter = self._ready().adapter
+        adapter = self._ready().workshop.adapter
         adapter.check(mixture)
         return adapter
 
@@ -233,11 +206,13 @@ class Engine:
 
         Starting an answer stops the one this session had running. Raises `T2LocalError`.
         """
-        workshop, shelf = self._stock()
+        opened = self._ready()
+        workshop, shelf = opened.workshop, opened.shelf
         self.stop(session)
         running = self._sessions[session] = _Session(workshop)
-        strategy = self._strategy(request, shelf)
         try:
+            strategy = self._strategy(request, shelf)
+            self._ready()  # it may be going just now; from here on its going is told
             for event in two_pass.answer(
                 workshop,
                 request.messages,
@@ -260,8 +235,10 @@ class Engine:
         """Pass 1 alone for the last user message."""
         check_messages(request.messages)
         question = [m["content"] for m in request.messages if m["role"] == "user"][-1]
-        workshop, shelf = self._stock()
-        return two_pass.dispatch(workshop, question, self._strategy(request, shelf), shelf.skills)
+        opened = self._ready()
+        shelf = opened.shelf
+        strategy = self._strategy(request, shelf)
+        return two_pass.dispatch(opened.workshop, question, strategy, shelf.skills)
 
     def steer(self, session: str, mixture: Mixture) -> None:
         """Turn the wheel of this session's running answer; nothing happens when it is idle."""
@@ -284,7 +261,8 @@ class Engine:
         self._checked(mixture)
         running = self._sessions.get(session)
         said = running.said if running else ""
-        return self._previews.bars(self._ready(), request.messages, said, mixture, k)
+        opened = self._ready()
+        return opened.previews.bars(opened.workshop, request.messages, said, mixture, k)
 
     def _strategy(self, request: ChatRequest, shelf: Shelf) -> Strategy:
         controls, classifier = request.controls, shelf.usable.get(shelf.classifier)

@@ -6,13 +6,14 @@ beside it. Knows nothing of gradio.
 
 import difflib
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2local.adapt.events import BASE, FEW_SHOT
 from t2local.engine.engine import Engine
 from t2local.engine.requests import CLASSIFIER, PROMPT
 from t2local.engine.shelf import Shelf
+from t2local.engine.uses import Uses
 from t2local.errors import T2LocalError
 from t2local.evaluation.catalogue import question_set
 from t2local.evaluation.questions import QuestionSet
@@ -60,11 +61,12 @@ class EvaluatingDesk:
 
     model: Callable[[], tuple[LoadedModel, SVFModel]]
     shelf: Callable[[], Shelf]
+    uses: Uses = field(default_factory=Uses)
 
     @classmethod
     def of(cls, engine: Engine) -> "EvaluatingDesk":
         """The desk of an engine's model, which may still be loading."""
-        return cls(engine.adapting.model, engine.adapting.shelf)
+        return cls(engine.adapting.model, engine.adapting.shelf, engine.uses)
 
     def names(self) -> list[str]:
         """The strategies that can be named here, files and folders aside."""
@@ -79,6 +81,12 @@ class EvaluatingDesk:
         self, plan: EvaluationPlan, cancel: CancelToken | None = None
     ) -> Generator[Event, None, Evaluation]:
         """All strategies on all tasks; see `evaluation.run`. Raises `T2LocalError`, `Cancelled`."""
+        with self.uses.of("A measurement on the page Evaluate"):
+            return (yield from self._run(plan, cancel))
+
+    def _run(
+        self, plan: EvaluationPlan, cancel: CancelToken | None
+    ) -> Generator[Event, None, Evaluation]:
         subject = self._subject()
         names = list(dict.fromkeys(name.strip() for name in plan.strategies if name.strip()))
         oracle = ORACLE in names

@@ -49,12 +49,13 @@ class Controls:
 class ChatRequest:
     """One question to the engine: the chat so far and how to answer it.
 
-    `messages`: dicts of `role` and `content`, the system prompt first where there is one.
+    `messages`: dicts of `role` and `content`, the system prompt first where there is one; a user's
+    may name pictures in `images` (paths or data URIs), for a vision-language model.
     `compare`: the base model answers beside the adapted one. `continue_last`: the last message is
     the assistant's and is carried on.
     """
 
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Mapping[str, Any], ...]
     controls: Controls = field(default_factory=Controls)
     sampling: Sampling = field(default_factory=Sampling)
     compare: bool = False
@@ -92,6 +93,14 @@ class EngineStatus:
     resident_bytes: int = 0
     device: str = "cpu"
     context_length: int = 0
+    basis_bytes: int = 0  # part of `resident_bytes`
+    basis: str = ""  # dtype: "fp32" | "bf16" | "int8"
+    targets: str = "all"
+    source: str = ""  # as `--model` takes it
+    why: str = ""  # this model and no other
+    note: str = ""  # a sentence about a model that could not be loaded in its place
+    remarks: tuple[str, ...] = ()  # how it runs here, where that is not as one would expect
+    serial: int = 0  # how many models were opened before
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from t2local.engine.requests import ExpertInfo
 from t2local.errors import T2LocalError
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert
 from t2local.experts.store import ExpertStore, Stored, check_fits
+from t2local.experts.vision_names import taken_over
 from t2local.models.load import LoadedModel
 from t2local.svf import SVFModel
 
@@ -36,7 +37,8 @@ class Shelf:
     @classmethod
     def read(cls, loaded: LoadedModel, svf: SVFModel) -> "Shelf":
         """Read all expert files for this model and check each against it."""
-        entries = tuple(_entry(f, loaded, svf) for f in ExpertStore(loaded.slug).files())
+        files = [*ExpertStore(loaded.slug).files(), *taken_over(loaded, svf)]
+        entries = tuple(_entry(f, loaded, svf) for f in files)
         experts = [e.stored.expert for e in entries if e.usable]
         return cls(entries, {expert.name: expert for expert in experts})
 

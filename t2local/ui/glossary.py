@@ -39,12 +39,35 @@ TERMS = {
     "the range in which the true difference lies with 95 % confidence.",
     "forgetting": "The same kind of measurement on what the expert was not trained for: whether it "
     "lost, or gained, something there.",
+    "reward": "What an answer earns: +1 is right, −1 wrong, between them partly right. Training "
+    "makes what earns more likelier.",
+    "policy gradient": "Learning by reward (the paper's way): the model tries several answers, and "
+    "those that earn more than the others become likelier. It never copies your answers.",
+    "imitation": "Next-token training, the usual way: your answers, word by word, become likelier. "
+    "It needs answers worth copying; the paper compares it with learning by reward.",
+    "LoRA": "The usual small adapter: two thin matrices beside each weight matrix. It has more "
+    "numbers than z and cannot be mixed in the chat; it is here to compare.",
+    "KL": "How far the model's choice of words has moved from the base model's, in nats: 0 is not "
+    "at all; above 1 it may forget other things.",
+    "entropy": "How open the next choice is, in nats: near 0 it nearly always says the same, and "
+    "then there is nothing left to try out.",
+    "equal groups": "The share of prompts whose answers all earned the same: nothing can be learnt "
+    "from those.",
+    "checked": "Rows that are not learnt from but answered every few steps: the step that does "
+    "best on them is the one that is kept.",
     "oracle": "For each question the base model or the single expert that was right, if any was: "
     "what a dispatcher that never errs would reach.",
     "95 % interval": "The range in which the true share lies with 95 % confidence. Two strategies "
     "whose ranges overlap much may be equally good.",
     "rms": "Root mean square: the typical size of z − 1 over all directions. 0 is the base model; "
     "experts have a few hundredths.",
+    "quantisation": "Weights rounded to 4 or 8 bits take a quarter or half of the memory. Experts "
+    "still work exactly: their change is added beside the rounded weights, never rounded itself.",
+    "bases": "The directions of each weight matrix, kept beside it so that sliders act at once. "
+    "int8 takes a quarter of fp32; the base model stays exact with any of them.",
+    "KV cache": "What the model remembers of the chat: it grows with every token.",
+    "context length": "How many tokens (pieces of words) of a chat the model can look back on.",
+    "gated": "Its maker asks you to accept a licence on the Hugging Face page first.",
     "cosine": "Whether two experts turn the same directions of the model the same way. 1: exactly "
     "the same, 0: nothing in common, −1: the opposite.",
 }

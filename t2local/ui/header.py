@@ -36,6 +36,11 @@ def size(n_bytes: int) -> str:
     return f"{n_bytes} B"
 
 
+def held(status: EngineStatus) -> str:
+    """How the weights are held: `float32`, `NF4`, `INT8`."""
+    return status.dtype if status.quantization == "none" else status.quantization.upper()
+
+
 def _facts(status: EngineStatus) -> str:
     if status.error:
         return f'<span class="state failed" role="alert">{escape(status.error)}</span>'
@@ -45,7 +50,12 @@ def _facts(status: EngineStatus) -> str:
             f'<span class="state loading">{escape(status.stage)}<span class="progress">'
             f'<i style="width:{share:.1f}%"></i></span>{share:.0f} %</span>'
         )
-    held = status.dtype if status.quantization == "none" else status.quantization.upper()
-    facts = (status.model_name, held, size(status.resident_bytes), status.device)
-    line = "".join(f"<span>{escape(fact)}</span>" for fact in facts)
+    facts = (
+        status.model_name,
+        held(status),
+        size(status.resident_bytes),
+        status.device,
+        status.why,
+    )
+    line = "".join(f"<span>{escape(fact)}</span>" for fact in facts if fact)
     return f'<span class="facts">{line}</span><span class="state ready">ready</span>'

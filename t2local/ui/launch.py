@@ -24,9 +24,20 @@ def parser() -> argparse.ArgumentParser:
         description="A local language model that adapts itself to each prompt.",
     )
     add = arguments.add_argument
-    add("--model", help="a Hub id, a folder, a .gguf file, or 'embedded' (default: T2LOCAL_MODEL)")
+    add(
+        "--model",
+        help="a Hub id, a folder, a .gguf file, or 'embedded' (default: T2LOCAL_MODEL, "
+        "or the one chosen last in the page)",
+    )
     add("--quantize", default="auto", choices=("auto", "nf4", "int8", "none"))
     add("--basis", default="auto", choices=("auto", "int8", "bf16", "fp32"))
+    add(
+        "--precision",
+        default="auto",
+        choices=("auto", "exact"),
+        help="exact: float32 only; auto: on a CPU, longer answers from weights packed in 8 bits, "
+        "up to three times as fast, logits a few per cent off",
+    )
     add("--port", type=int, help=f"default: GRADIO_SERVER_PORT, or {DEFAULT_PORT}")
     add("--listen", action="store_true", help="let other computers of the network open the page")
     add("--data-dir", type=Path, help="where models, experts and chats are kept (T2LOCAL_HOME)")

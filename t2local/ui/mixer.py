@@ -12,6 +12,7 @@ from t2local.plots import theme
 from t2local.ui.assets import asset
 
 LOW, HIGH, STEP = -1.0, 2.0, 0.05
+NONE = "This model has no experts yet: the base model answers. Train one in the tab Train."
 TEMPLATE = """
 ${Object.entries(value).map(([name, alpha]) => {
   const safe = name.replace(/[&<>"']/g, (c) => "&#" + c.charCodeAt(0) + ";");
@@ -26,7 +27,7 @@ ${Object.entries(value).map(([name, alpha]) => {
 ${Object.keys(value).length ? `<div class="mix rest" style="--c:${colours.base}">
   <span class="mix-name">base</span><span>the rest to 1</span><output>${
     (1 - Object.values(value).reduce((a, b) => a + b, 0)).toFixed(2).replace("-", "−")
-  }</output></div>` : `<p class="quiet">The experts of the loaded model appear here.</p>`}
+  }</output></div>` : `<p class="quiet">${none}</p>`}
 """
 
 
@@ -39,6 +40,7 @@ def create_mixer() -> gr.HTML:
         apply_default_css=False,
         elem_id="mixer",
         colours={"base": theme.BASE_COLOUR},
+        none="The experts of the loaded model appear here.",
     )
 
 
@@ -46,7 +48,8 @@ def mixer_update(experts: Sequence[ExpertInfo], alpha: Mapping[str, float]) -> g
     """A slider for each skill, at `alpha` (0 where it names none)."""
     names = [expert.name for expert in experts if expert.kind == "skill" and expert.usable]
     colours = {name: theme.colour(name) for name in (*names, "base")}
-    return gr.HTML(value={name: round(alpha.get(name, 0.0), 3) for name in names}, colours=colours)
+    value = {name: round(alpha.get(name, 0.0), 3) for name in names}
+    return gr.HTML(value=value, colours=colours, none=NONE)
 
 
 def read_alpha(value: Mapping[str, float] | None) -> dict[str, float]:

@@ -23,13 +23,16 @@ from t2local.ui.experts_cards import experts_html
 from t2local.ui.experts_events import ExpertsEvents
 from t2local.ui.experts_tab import create_experts_tab
 from t2local.ui.header import header_html, hint
+from t2local.ui.models_events import ModelsEvents
+from t2local.ui.models_tab import create_models_tab
 from t2local.ui.theme import page_theme
 from t2local.ui.train_events import CHAT, TrainEvents
 from t2local.ui.train_tab import create_train_tab
 from t2local.ui.wheel_events import WheelEvents
 
-POLL_S = 0.5
+POLL_S, IDLE_POLL_S = 0.5, 4.0  # while a model is loaded; to see that another page changes it
 TITLE = "t2local"
+NO_MODEL = -1
 
 
 class Page(gr.Blocks):
@@ -40,7 +43,8 @@ class Page(gr.Blocks):
             "theme": page_theme(),
             # in the head, because gradio rewrites the selectors of `css`
             "head": f"<style>{asset('page.css')}{asset('chat.css')}{asset('train.css')}"
-            f"{asset('experts.css')}{asset('adapt.css')}{asset('evaluate.css')}</style>",
+            f"{asset('experts.css')}{asset('adapt.css')}{asset('evaluate.css')}"
+            f"{asset('models.css')}</style>",
             "js": f"() => {{ {asset('page.js')} }}",
             "favicon_path": FOLDER / "favicon.svg",
             "footer_links": [],
@@ -68,6 +72,8 @@ def build_app(engine: Any) -> Page:
                 experts = create_experts_tab(engine)
             with gr.Tab("Evaluate") as evaluate_shown:
                 evaluate = create_evaluate_tab()
+            with gr.Tab("Models") as models_shown:
+                models = create_models_tab()
         chat_events = ChatEvents(engine, tab)
         chat_events.bind()
         WheelEvents(engine, tab).bind(chat_events.streams)
@@ -75,6 +81,7 @@ def build_app(engine: Any) -> Page:
         ExpertsEvents(engine, experts, tab, tabs).bind(page, experts_shown)
         AdaptEvents(engine, adapt, tab, tabs).bind()
         EvaluateEvents(engine, evaluate, evaluate_shown).bind()
+        ModelsEvents(engine, models, models_shown, tabs, timer).bind()
         _Opening(engine, tab, chat_events, header, experts.cards, timer).bind(page)
     return page
 
@@ -88,14 +95,15 @@ class _Opening:
     ) -> None:  # fmt: skip
         self.engine, self.tab, self.chat_events = engine, tab, chat_events
         self.header, self.experts, self.timer = header, experts, timer
+        self.serial = gr.State(NO_MODEL)
 
     def bind(self, page: Page) -> None:
         tab, quiet = self.tab, {"show_progress": "hidden"}
-        status = [self.header, self.timer, tab.message, tab.send]
+        status = [self.header, self.timer, self.serial, tab.message, tab.send]
         chat = [*self.chat_events.shown_chat, *self.chat_events.chat_outputs, self.experts]
         outputs = list(dict.fromkeys([*status, *chat]))
         page.load(shown(self.opened), {tab.last_chat}, outputs, **quiet)
-        self.timer.tick(shown(self.polled), {tab.chat_id}, outputs, **quiet)
+        self.timer.tick(shown(self.polled), {tab.chat_id, self.serial}, outputs, **quiet)
         page.unload(self.chat_events.stop)
 
     def opened(self, values: dict) -> dict:
@@ -116,9 +124,15 @@ class _Opening:
             return self.engine.chats.new()
 
     def polled(self, values: dict) -> dict:
+        """While a model is loaded how far it is; then the page follows the new one, once."""
+        status = self.engine.status
+        if status.ready and values[self.serial] == status.serial:
+            return {self.serial: status.serial}
         update = self._status()
-        if not self.engine.status.ready:
+        if not status.ready:
             return update
+        if status.note and status.serial:
+            gr.Warning(escape(status.note), title="About the model")
         chat = self.engine.chats.load_or_new(values[self.tab.chat_id])
         return {**self.chat_events.open(chat), **update, **self._experts()}
 
@@ -127,7 +141,8 @@ class _Opening:
         waiting = not status.ready and status.error is None
         return {
             self.header: header_html(status),
-            self.timer: gr.Timer(active=waiting),
+            self.timer: gr.Timer(POLL_S if waiting else IDLE_POLL_S, active=True),
+            self.serial: status.serial if status.ready else NO_MODEL,
             tab.message: gr.Textbox(placeholder=hint(status), interactive=status.ready),
             tab.send: gr.Button(interactive=status.ready, visible=True),
         }

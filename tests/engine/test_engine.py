@@ -190,7 +190,7 @@ def test_an_expert_of_another_model_is_listed_as_refused(engine, model_folder):
 
 
 def test_afterwards_the_base_model_is_bit_for_bit_itself(engine):
-    model, ids = engine._workshop.loaded.model, torch.arange(5, 25)[None]
+    model, ids = engine._trained_model()[0].model, torch.arange(5, 25)[None]
     with torch.no_grad():
         before = model(ids).logits
         list(engine.answer("s", request("classifier")))

@@ -97,3 +97,12 @@ def done(page) -> None:
 def writing(page, words: str) -> None:
     """Wait until the answer being written contains `words`."""
     page.wait_for_selector(f".turn.live .answer >> text={words}")
+
+
+def open_tab(page, name):
+    """Click a tab, which a phone may have folded into a menu."""
+    tab = page.get_by_role("tab", name=name)
+    if not tab.is_visible():
+        page.locator(".overflow-menu button").first.click()
+        tab = page.get_by_text(name, exact=True).last
+    tab.click()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .conftest import PHONE
+from .conftest import PHONE, open_tab
 from .test_adapt_tab import served_engine
 
 __all__ = ["served_engine"]
@@ -23,7 +23,7 @@ def rows(tmp_path):
 def evaluate_page(open_page, url, **options):
     page = open_page(url=url, ready=False, **options)
     page.wait_for_selector("#message textarea:enabled")
-    page.get_by_role("tab", name="Evaluate").click()
+    open_tab(page, "Evaluate")
     page.wait_for_selector("#evaluate-strategies label >> text=oracle")
     return page
 

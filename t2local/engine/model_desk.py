@@ -1,0 +1,179 @@
+"""The loaded model and putting another one in its place, in the background.
+
+The old model is freed before the new one is read, so that both never need memory at once; when the
+new one fails, the old one is loaded again. Knows nothing of sessions, runs or pages: whoever works
+with the model is asked to let go of it by `let_go`.
+"""
+
+import gc
+import logging
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import replace
+
+import torch
+
+from t2local.engine import choice as choices
+from t2local.engine.choice import Choice
+from t2local.engine.loading import Opened, opening
+from t2local.engine.requests import EngineStatus
+from t2local.engine.uses import Uses
+from t2local.errors import Cancelled, T2LocalError
+from t2local.models.load import EMBEDDED, QUANTIZATIONS, local_path
+from t2local.models.memory import return_freed_memory
+from t2local.progress import CancelToken, Progress, drain
+from t2local.svf.basis import DTYPES
+
+FAILED = "Loading failed"
+
+
+class ModelDesk:
+    """`let_go`: called between two models, until nobody holds the old one."""
+
+    def __init__(self, choice: Choice, uses: Uses, let_go: Callable[[], None]) -> None:
+        self.choice = choice
+        self.status = EngineStatus("Starting")
+        self._uses, self._let_go = uses, let_go
+        self._opened: Opened | None = None
+        self._lock = threading.RLock()  # around `_opened`
+        self._thread: threading.Thread | None = None
+        self._cancel = CancelToken()
+        self._serial = 0
+
+    # --- the model there is
+
+    @property
+    def opened(self) -> Opened | None:
+        return self._opened
+
+    def ready(self) -> Opened:
+        """Raises `T2LocalError` while there is none."""
+        opened = self._opened
+        if opened is None:
+            found = self.status.error or f"{self.status.stage}, {self.status.fraction:.0%}"
+            raise T2LocalError(f"The model is not ready yet ({found}); wait until it is loaded.")
+        return opened
+
+    def restock(self, make: Callable[[Opened], Opened]) -> Opened:
+        """Put `make(opened)` in the place of what is opened. `T2LocalError` where nothing is."""
+        with self._lock:
+            opened = self._opened = make(self.ready())
+        return opened
+
+    # --- loading
+
+    def loading(self) -> Generator[Progress, None, None]:
+        """Load the first model, yielding progress. Raises `T2LocalError`."""
+        self._hold((yield from opening(self.choice)))
+
+    def start(self) -> None:
+        """Load the first model in the background; `status` tells how far it is, or why it failed.
+
+        One that was only chosen last time may be gone by now: the default is loaded instead.
+        """
+        otherwise = choices.default() if self.choice.why == choices.LAST else None
+        self._begin(self.choice, otherwise)
+
+    def switch(self, choice: Choice) -> None:
+        """Load another model in the background, in the place of this one.
+
+        Raises `T2LocalError` at once, and changes nothing, for what cannot be loaded or while the
+        model is in use.
+        """
+        check(choice)
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                raise T2LocalError(
+                    f"'{self.choice.asked}' is being loaded; cancel that, or wait until it is done."
+                )
+            with self._uses.nobody():
+                before, self._opened = self._opened, None
+                self.status = EngineStatus("Making room")
+            self._begin(choice, before.choice if before else None)
+
+    def cancel(self) -> None:
+        """Stop loading after its current step; the model from before comes back."""
+        self._cancel.cancel()
+
+    def _begin(self, choice: Choice, otherwise: Choice | None) -> None:
+        self.choice, self._cancel = choice, CancelToken()
+        self._thread = threading.Thread(
+            target=self._load, args=(choice, otherwise), daemon=True, name="load"
+        )
+        self._thread.start()
+
+    def _load(self, choice: Choice, otherwise: Choice | None) -> None:
+        """Runs in the background: `choice`, or where that fails `otherwise`."""
+        self._let_go()
+        free_memory()
+        problem = self._try(choice)
+        if problem is None:
+            self._remember(choice)
+            return
+        free_memory()  # outside the `except` that would still hold what was read so far
+        if otherwise is None:
+            self.status = EngineStatus(FAILED, error=problem)
+            return
+        self.choice, self._cancel = otherwise, CancelToken()
+        self._let_go()  # whoever looked forward to the new one looks back
+        again = self._try(otherwise)
+        if again is not None:
+            self.status = EngineStatus(FAILED, error=again, note=problem)
+            return
+        self.status = replace(
+            self.status, note=f"{problem} '{self.status.model_name}' is loaded instead."
+        )
+
+    def _try(self, choice: Choice) -> str | None:
+        """Load now; None, or the sentence that says why it failed."""
+        try:
+            self._hold(drain(opening(choice, self._cancel), self._tell))
+        except Cancelled:
+            return f"Loading '{choice.asked}' was cancelled."
+        except T2LocalError as error:
+            return str(error)
+        except Exception as error:
+            logging.getLogger(__name__).exception("loading %s failed", choice.source)
+            return (
+                f"Loading '{choice.source}' failed unexpectedly "
+                f"({type(error).__name__}: {error}); the terminal shows where."
+            )
+        return None
+
+    def _tell(self, progress: Progress) -> None:
+        self.status = EngineStatus(progress.stage, progress.fraction)
+
+    def _hold(self, opened: Opened) -> None:
+        with self._lock:
+            self._opened = opened
+            self.status = opened.status(self._serial)
+            self._serial += 1
+
+    def _remember(self, choice: Choice) -> None:
+        """What a person chose in the page; a command's `--model` is for that command."""
+        if choice.why != choices.HERE:
+            return
+        try:
+            choices.remember(choice)
+        except T2LocalError as error:
+            self.status = replace(self.status, note=str(error))
+
+
+def check(choice: Choice) -> None:
+    """Raise `T2LocalError` for what can be seen to be wrong before anything is freed."""
+    for what, given, known in (
+        ("Quantisation", choice.quantize, QUANTIZATIONS),
+        ("Basis dtype", choice.basis, ("auto", *DTYPES)),
+    ):
+        if given not in known:
+            raise T2LocalError(f"{what} '{given}' is unknown; choose one of {', '.join(known)}.")
+    if choice.source != EMBEDDED:
+        local_path(choice.source)
+
+
+def free_memory() -> None:
+    """Collect what nobody holds any more and give it back to the system and the GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return_freed_memory()
