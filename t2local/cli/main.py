@@ -36,11 +36,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from t2local.cli import adapt, ask, bench, doctor, evaluate, experts, train
+    from t2local.cli import (
+        adapt,
+        ask,
+        bench,
+        doctor,
+        evaluate,
+        experts,
+        models,
+        prove,
+        prove_pictures,
+        train,
+    )
 
     parser = argparse.ArgumentParser(prog="t2local", description=__doc__.splitlines()[0])
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (ask, adapt, train, evaluate, experts, bench, doctor):
+    for module in (
+        ask,
+        adapt,
+        train,
+        evaluate,
+        prove,
+        prove_pictures,
+        experts,
+        models,
+        bench,
+        doctor,
+    ):
         module.add_parser(subparsers)
     for subparser in subparsers.choices.values():
         subparser.add_argument("--json", action="store_true", help="one JSON object on stdout")

@@ -1,0 +1,147 @@
+"""4 and 7: every strategy on sets that no expert was trained on, and what pass 1 costs.
+
+Mixtures are found by CEM on ten shots of the set's *training* split (HumanEval, which has none: of
+MBPP's), never on what is scored. Answers and their seconds are those of `evaluation.run`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from t2local.adapt.cem import MATRIX, CEMConfig
+from t2local.adapt.few_shot import Found, draw_shots, search
+from t2local.evaluation.catalogue import question_set
+from t2local.evaluation.questions import LIKELIHOOD, QuestionSet
+from t2local.evaluation.run import Scored, evaluate
+from t2local.evaluation.strategies import Held, Strategy, asking, base, mixed
+from t2local.evaluation.subject import Subject
+from t2local.progress import Progress
+from t2local.proof.book import Cell
+from t2local.proof.laboratory import Laboratory, Learnt
+from t2local.svf import Mixture
+from t2local.tasks.benchmarks import load_task, show_first_test
+from t2local.tasks.examples import Example
+
+CHOSEN, WRITTEN = ("arc_challenge", "easy_vqa"), ("gsm8k", "humaneval")
+SHOT_TOKENS = 96  # that a candidate writes in answer to a shot
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A set, where its shots come from, and the reward that a search maximises."""
+
+    name: str
+    shots: Callable[[QuestionSet], list[Example]]
+    reward: str
+
+
+def _choices(name: str) -> Callable[[QuestionSet], list[Example]]:
+    return lambda asked: load_task(name, "train")
+
+
+def _same_answers(asked: QuestionSet) -> list[Example]:
+    """easy-VQA's training questions with the answers that the set offers, without pictures."""
+    kinds = asked.questions[0].example.columns["choices"]
+    rows = [e for e in load_task("easy_vqa", "train") if e.answer in kinds]
+    offered = [{"choices": kinds, "label": kinds.index(e.answer)} for e in rows]
+    return [replace(e, columns=c) for e, c in zip(rows, offered, strict=True)]
+
+
+UNSEEN = {
+    "arc_challenge": Unseen("arc_challenge", _choices("arc_challenge"), "choice"),
+    "easy_vqa": Unseen("easy_vqa", _same_answers, "choice"),
+    "gsm8k": Unseen("gsm8k", _choices("gsm8k"), "numeric"),
+    "humaneval": Unseen(
+        "humaneval", lambda asked: [show_first_test(e) for e in load_task("mbpp", "train")], "code"
+    ),
+}
+
+
+def on_unseen_sets(
+    lab: Laboratory,
+    subject_of: Callable[[], Subject],
+    names: Sequence[str],
+    limit: int,
+    max_new_tokens: int,
+    lora: Callable[[], Learnt] | None,
+) -> list[Cell]:
+    """A row a set and strategy: base, each skill, dispatchers, found mixtures, LoRA, the oracle."""
+    rows: list[Cell] = []
+    with lab.attached():
+        subject = subject_of()
+        adapter = lora() if lora else None
+        for name in names:
+            asked = question_set(name, limit)
+            budget = None if asked.verdict == LIKELIHOOD else max_new_tokens
+            ways = list(_strategies(lab, subject, UNSEEN[name], asked, adapter))
+            found = _drained(lab, evaluate(subject, [asked], ways, True, budget))
+            alphas = {way.name: dict(way.needed.alpha) for way in ways if way.shots}
+            rows += [
+                r.as_dict() | ({"alpha": alphas[r.strategy]} if r.strategy in alphas else {})
+                for r in found.results
+            ]
+    return rows
+
+
+def _strategies(
+    lab: Laboratory, subject: Subject, unseen: Unseen, asked: QuestionSet, lora: Learnt | None
+):
+    yield base(subject)
+    for skill in subject.skills:
+        yield mixed(subject, skill, Mixture({skill: 1.0}))
+    for soft in (True, False):
+        yield asking(subject, "prompt" if soft else "prompt:hard", None, soft)
+        name = "classifier" if soft else "classifier:hard"
+        yield asking(subject, name, subject.classifier, soft)
+    for sharing, name in (("expert", "few-shot"), (MATRIX, "few-shot, per layer")):
+        config = CEMConfig(sharing=sharing, max_new_tokens=SHOT_TOKENS)
+        found = _found(lab, subject, unseen, asked, config)
+        yield mixed(subject, name, found.mixture, found.shot_prompts)
+    if lora is not None:
+        yield _as_strategy(lora)
+
+
+def _as_strategy(lora: Learnt) -> Strategy:
+    key = ["lora", str(lora.key)]
+    return Held("LoRA of arc_easy", key, lora.flat.numel(), lora.holding)
+
+
+def _found(
+    lab: Laboratory, subject: Subject, unseen: Unseen, asked: QuestionSet, config: CEMConfig
+) -> Found:
+    shots = draw_shots(unseen.shots(asked), config)
+    experts = {name: subject.experts[name].z for name in subject.skills}
+    svf, folder = subject.svf, lab.book.folder / "searches"
+    events = search(subject.loaded, svf, experts, shots, unseen.reward, config, folder)
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        stage = f"Searching a mixture for {unseen.name}: {event.best_accuracy:.2f}"
+        lab.report(Progress(stage, event.number, event.total, "generations"))
+
+
+def _drained(lab: Laboratory, events):
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        if isinstance(event, Scored):
+            stage = f"{event.task} {event.strategy}, {event.correct} right"
+            lab.report(Progress(stage, event.done, event.total, "prompts"))
+
+
+def pass_times(rows: Sequence[Mapping]) -> list[Cell]:
+    """Seconds of both passes of each dispatcher, and pass 1 as a share of pass 2 (Table 3)."""
+    return [
+        {
+            "set": row["task"],
+            "strategy": row["strategy"],
+            "first_pass_s": row["first_pass_s"],
+            "second_pass_s": row["second_pass_s"],
+            "share": round(row["first_pass_s"] / row["second_pass_s"], 4),
+        }
+        for row in rows
+        if row["first_pass_s"] and row["second_pass_s"]
+    ]

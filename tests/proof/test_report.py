@@ -1,0 +1,24 @@
+"""A proof's tables say what its rows say."""
+
+from t2local.proof.report import as_markdown
+from t2local.proof.strategies import pass_times
+
+MEASURED = {
+    "variant": "SVF", "set": "arc_easy", "n": 300, "adapted": 0.5, "base": 0.4, "difference": 0.1,
+    "ci95_difference": [0.02, 0.18], "numbers": 97920,
+}  # fmt: skip
+STRATEGY = {
+    "task": "gsm8k", "strategy": "classifier", "n": 300, "accuracy": 0.02, "difference": None,
+    "ci95_difference": None, "trained": 5, "first_pass_s": 2.0, "second_pass_s": 50.0,
+}  # fmt: skip
+
+
+def test_tables_carry_differences_in_points_and_shares_of_time():
+    about = {"model": "m", "dtype": "bfloat16", "machine": "2 cores", "command": "prove"}
+    times = pass_times([STRATEGY, STRATEGY | {"first_pass_s": 0.0}])
+    assert len(times) == 1, "what has no first pass has no share"
+    found = {"methods": [MEASURED], "written": [STRATEGY], "pass_times": times, "dispatch": []}
+    text = as_markdown({"about": about, "sections": found})
+    assert "+10.0 [+2.0, +18.0]" in text
+    assert "97,920" in text
+    assert "| gsm8k | classifier | 2.0 s | 50.0 s | 4.0% |" in text

@@ -1,0 +1,17 @@
+"""What cannot be proved is refused in a sentence."""
+
+import pytest
+
+from t2local.errors import T2LocalError
+from t2local.proof.run import ProofPlan, prove
+
+
+def test_an_unknown_section_is_refused():
+    with pytest.raises(T2LocalError, match=r"no section 'magic'.*methods"):
+        ProofPlan(("magic",))
+
+
+def test_a_model_without_shipped_experts_is_refused(tiny_loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr("t2local.proof.run.measured_sets", lambda limit: {})
+    with pytest.raises(T2LocalError, match="No experts ship"):
+        prove(tiny_loaded(), ProofPlan(("dispatch",)), lambda event: None)
