@@ -14,6 +14,7 @@ from t2local.cli.common import BASIS_DTYPES, QUANTIZATIONS, log, open_model
 from t2local.cli.measure import add_measure_arguments, measured, rows_to_measure
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, Library, read_expert
+from t2local.experts.mixed import from_mixture
 from t2local.experts.names import check_free, free_name
 from t2local.experts.reference import import_reference
 from t2local.experts.store import check_fits
@@ -24,6 +25,7 @@ from t2local.models.load import model_slug
 
 Report = Callable[[dict[str, Any]], None]
 SUFFIX = ".safetensors"  # of t2local's own expert files
+MIXTURE = ".json"  # of a mixture's
 FILE, LORA, MERGED = "file", "lora", "merged"
 FULL = "full"
 
@@ -54,7 +56,7 @@ def _add_import(subparsers) -> None:
 
 def _add_export(subparsers) -> None:
     parser = subparsers.add_parser("export", help="write an expert for other people and programs")
-    parser.add_argument("name", help="the expert")
+    parser.add_argument("name", help="the expert, or a mixture file (.json) of `adapt`")
     parser.add_argument(
         "--to", default=FILE, choices=(FILE, LORA, MERGED),
         help="file: to share; lora: for PEFT and vLLM; merged: a whole checkpoint",
@@ -118,12 +120,19 @@ def export_expert(arguments: argparse.Namespace, report: Report) -> None:
     if out.exists() and (arguments.to != FILE or not out.is_dir()):
         raise T2LocalError(f"'{out}' is there already; choose another --out, or remove it.")
     if arguments.to == FILE:
+        if arguments.name.endswith(MIXTURE):
+            raise T2LocalError(
+                f"'{arguments.name}' is a mixture, already a file to share; export what it mixes "
+                "with --to merged or --to lora."
+            )
         report({"expert": arguments.name, "file": str(library.share(arguments.name, out))})
         return
-    expert = library.load(arguments.name)
+    mixed = arguments.name.endswith(MIXTURE)
+    expert = None if mixed else library.load(arguments.name)
     merge_auto = arguments.to == MERGED and arguments.quantize == "auto"  # 4 bits cannot be merged
     quantization = "none" if merge_auto else arguments.quantize
     loaded, svf = open_model(source, quantization, arguments.basis)
+    expert = expert or from_mixture(Path(arguments.name).expanduser(), library, loaded, svf)
     if warning := check_fits(expert, svf, loaded.name, loaded.quantization):
         log(warning)
     if arguments.to == MERGED:

@@ -70,6 +70,28 @@ def test_a_merged_export_is_a_model_that_t2local_loads_too(folder, run, tmp_path
     assert drain(load_model(str(merged))).name == "merged"
 
 
+def test_a_mixture_is_exported_as_the_model_it_makes(folder, run, tmp_path):
+    mixture, half = tmp_path / "half.json", tmp_path / "half"
+    mixture.write_text('{"alpha": {"counting": 0.5}}')
+    options = ("--to", "merged", "--dtype", "float32", "--model", folder)
+    status, _, _ = run("export", mixture, "--out", half, *options)
+    assert status == 0
+    loaded, ids = drain(load_model(folder)), torch.tensor([[5, 6, 7, 8]])
+    svf = attach(loaded.model)
+    z = {n: 1 + 0.5 * (row - 1) for n, row in Library(NAME).load("counting").z.items()}
+    with torch.no_grad(), svf.using(z):
+        expected = loaded.model(ids).logits
+    with torch.no_grad():
+        found = drain(load_model(str(half))).model(ids).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+    mixture.write_text('{"alpha": {"gone": 0.5}}')
+    status, _, error = run("export", mixture, "--out", tmp_path / "none", *options)
+    assert status == 1
+    assert "gone" in error
+    status, _, error = run("export", mixture, "--out", tmp_path / "x", "--model", NAME)
+    assert (status, "already a file to share" in error) == (1, True)
+
+
 def test_reference_parameters_become_an_expert(folder, run, tmp_path):
     svf = attach(drain(load_model(folder)).model)
     ranks = [rank for name, rank in svf.ranks.items() if "mlp" in name]
