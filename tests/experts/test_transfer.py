@@ -105,7 +105,7 @@ def test_resampling_keeps_ends_range_and_straight_lines():
     for rank in (16, 64, 200):
         there = resampled(row, rank)
         assert there.shape == (rank,)
-        torch.testing.assert_close(there[[0, -1]], row[[0, -1]])
+        torch.testing.assert_close(there[[0, -1]], row[[0, -1]], rtol=1e-4, atol=1e-4)
         assert there.min() >= row.min() - 1e-6
         assert there.max() <= row.max() + 1e-6
     line = torch.linspace(1, 2, 9)
