@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from t2local import paths
 from t2local.cli.bench_shape import add_shape_arguments, run_shape
@@ -23,10 +24,16 @@ from t2local.engine.engine import Engine
 from t2local.engine.requests import EngineStatus
 from t2local.evaluation import bench_exactness as exactness
 from t2local.evaluation import bench_speed as speed
-from t2local.evaluation.bench_rows import Row
+from t2local.evaluation.bench_cem import POPULATION, search_generation
+from t2local.evaluation.bench_decode import BASE as PACKED
+from t2local.evaluation.bench_decode import llama_cpp, llama_cpp_problem, packed_decoding
+from t2local.evaluation.bench_rows import Row, random_z
 from t2local.evaluation.bench_speed import Measured
+from t2local.experts import ExpertStore
+from t2local.experts.expert import SKILL
 from t2local.models.chat_format import render_chat
 from t2local.models.load import LoadedModel, load_model
+from t2local.models.packed import why_not
 from t2local.models.quantized import nf4_problem
 from t2local.progress import drain
 from t2local.svf import SVFModel, attaching
@@ -56,10 +63,11 @@ class Effort:
     sequence_tokens: int
     steps: int  # measured after one to warm up
     nf4_targets: str
+    population: int  # of a mixture search
 
 
-FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all")
-QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp")
+FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION)
+QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 5)
 
 
 def add_parser(subparsers) -> None:
@@ -181,9 +189,41 @@ def _svf(opening: tuple[str, str, str], effort: Effort) -> list[Measured]:
         speed.change_of_z(svf, effort.rounds, rebuild),
         speed.rows_of_z(svf, _batch(loaded, 8, 32), effort.rounds),
         speed.decoding(loaded, untouched, svf, prompt, effort.decode_tokens, rebuild),
+        _packed(loaded, untouched, svf, prompt, effort),
+        _search(loaded, svf, effort),
         _chat_wait(loaded, svf, effort),
     ]
     return [Measured(rows, {}), *parts]
+
+
+def _packed(
+    loaded: LoadedModel,
+    untouched: PreTrainedModel,
+    svf: SVFModel,
+    prompt: list[int],
+    effort: Effort,
+) -> Measured:
+    """Answers from 8-bit weights, beside `generate` and, where it is installed, llama.cpp."""
+    if problem := why_not(loaded):
+        log(f"decoding from packed weights: {problem}")
+        return Measured([], {})
+    log("measuring decoding from packed weights")
+    skills = (f.expert for f in ExpertStore(loaded.slug).files() if f.expert)
+    z = next((e.z for e in skills if e.kind == SKILL), None) or random_z(svf, seed=0)
+    tokens, rounds = effort.decode_tokens, effort.rounds
+    own = packed_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
+    gguf = next(iter(sorted(paths.models_dir().rglob("*.gguf"))), None)
+    if problem := llama_cpp_problem(gguf):
+        log(f"llama.cpp: {problem}")
+        return own
+    speed_here = next(row.value for row in own.rows if row.variant == PACKED)
+    peer = llama_cpp(gguf, tokens, speed_here)
+    return Measured([*own.rows, *peer.rows], {**own.ratios, **peer.ratios})
+
+
+def _search(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measured:
+    log("measuring a generation of a mixture search")
+    return search_generation(loaded, svf, min(3, effort.rounds), effort.population)
 
 
 def _chat_wait(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measured:

@@ -12,6 +12,7 @@ import torch
 from t2local import paths
 from t2local.cli.common import add_model_arguments, log, log_progress
 from t2local.models.load import LoadedModel, load_model
+from t2local.plots.proof import page
 from t2local.progress import Progress, drain
 from t2local.proof.report import as_markdown
 from t2local.proof.run import SECTIONS, ProofPlan, prove
@@ -34,6 +35,7 @@ def add_parser(subparsers) -> None:
         help="of a float model",
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the result here")
+    parser.add_argument("--page", type=Path, metavar="FILE.html", help="write its pictures here")
     add_model_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -49,10 +51,14 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     source = arguments.model or paths.default_model()
     loaded = drain(load_model(source, arguments.quantize), log_progress)
     found = prove(_as_dtype(loaded, arguments.dtype), plan, _log)
-    if arguments.out:
-        with paths.atomic_write(arguments.out) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        log(f"saved {arguments.out}")
+    for path, text in (
+        (arguments.out, lambda: json.dumps(found, indent=1) + "\n"),
+        (arguments.page, lambda: page(found)),
+    ):
+        if path:
+            with paths.atomic_write(path) as temporary:
+                temporary.write_text(text(), encoding="utf-8")
+            log(f"saved {path}")
     if arguments.json:
         report(found)
     else:
