@@ -67,7 +67,7 @@ class Effort:
 
 
 FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION)
-QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 5)
+QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 2)
 
 
 def add_parser(subparsers) -> None:
@@ -223,7 +223,7 @@ def _packed(
 
 def _search(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measured:
     log("measuring a generation of a mixture search")
-    return search_generation(loaded, svf, min(3, effort.rounds), effort.population)
+    return search_generation(loaded, svf, effort.rounds // 2, effort.population)
 
 
 def _chat_wait(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measured:
