@@ -12,7 +12,6 @@ import torch
 from t2local import paths
 from t2local.cli.common import add_model_arguments, log, log_progress
 from t2local.models.load import LoadedModel, load_model
-from t2local.plots.proof import page
 from t2local.progress import Progress, drain
 from t2local.proof.report import as_markdown
 from t2local.proof.run import SECTIONS, ProofPlan, prove
@@ -53,7 +52,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     found = prove(_as_dtype(loaded, arguments.dtype), plan, _log)
     for path, text in (
         (arguments.out, lambda: json.dumps(found, indent=1) + "\n"),
-        (arguments.page, lambda: page(found)),
+        (arguments.page, lambda: _page(found)),
     ):
         if path:
             with paths.atomic_write(path) as temporary:
@@ -63,6 +62,12 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         report(found)
     else:
         print(as_markdown(found), end="")
+
+
+def _page(found: dict[str, Any]) -> str:
+    from t2local.plots.proof import page  # plotly: not for every command
+
+    return page(found)
 
 
 def _as_dtype(loaded: LoadedModel, dtype: str) -> LoadedModel:

@@ -25,7 +25,6 @@ from t2local.experts.mixture_file import MixtureFile, MixtureStore, read_mixture
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel
-from t2local.training.lora_adapter import read_adapter
 
 HARD = "hard"
 LORA = "lora"
@@ -140,6 +139,8 @@ class EvaluatingDesk:
         return file
 
     def _lora(self, subject: Subject, name: str, folder: Path) -> Strategy:
+        from t2local.training.lora_adapter import read_adapter  # PEFT alone takes 60 MB of memory
+
         adapter = read_adapter(subject.loaded, subject.svf, folder)
         return Held(name, [LORA, adapter.sha256], adapter.numbers, adapter.holding)
 

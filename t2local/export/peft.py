@@ -12,9 +12,9 @@ rank for all matrices (smaller ones are filled up with zeros): what servers of m
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import nn
 
@@ -26,6 +26,9 @@ from t2local.models.load import LoadedModel
 from t2local.svf import SVFModel, Z
 from t2local.svf.layer import SVFLinear, weight_as_used
 from t2local.svf.targets import is_conv1d
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 RANK = 16
 PREFIX = "base_model.model."  # of the names in a PEFT checkpoint
@@ -150,7 +153,9 @@ def _factors(
     return whole_a, whole_b
 
 
-def _config(loaded: LoadedModel, layers: dict[str, SVFLinear], rank: int) -> LoraConfig:
+def _config(loaded: LoadedModel, layers: dict[str, SVFLinear], rank: int) -> "LoraConfig":
+    from peft import LoraConfig  # PEFT alone takes 60 MB of memory: not at every start
+
     return LoraConfig(
         r=rank,
         lora_alpha=rank,  # a scaling of 1: the factors are ΔW itself

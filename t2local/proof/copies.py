@@ -12,13 +12,14 @@ from t2local.proof.laboratory import Laboratory
 from t2local.proof.measured_sets import ARITHMETIC
 from t2local.tasks.curricula import curriculum
 from t2local.training.config import LORA, NEXT_TOKEN, TrainConfig
-from t2local.training.lora import ADAPTER
 
 RATE = 2e-3
 
 
 def fine_tuned(lab: Laboratory, steps: int) -> Laboratory:
     """A laboratory around the fine-tuned copy."""
+    from t2local.training.lora import ADAPTER  # PEFT alone takes 60 MB of memory
+
     source = curriculum("svamp-equations")
     config = TrainConfig(
         method=LORA, objective=NEXT_TOKEN, learning_rate=RATE, steps=steps, validate_every=steps
