@@ -108,7 +108,7 @@ class _Opening:
 
     def opened(self, values: dict) -> dict:
         """A new page shows the last chat of this browser, once whoever answers it has saved."""
-        update = {**self._status(), **self.chat_events.open(self._last_chat(values))}
+        update = {**self.chat_events.open(self._last_chat(values)), **self._status()}
         for reason in self.engine.chats.damaged.values():
             gr.Warning(escape(reason), title="One chat was skipped")
         return update | self._experts()

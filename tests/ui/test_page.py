@@ -202,6 +202,11 @@ def test_a_loading_engine_shows_progress_then_opens(open_page, tmp_path):
         page.wait_for_selector("#message textarea:enabled")
         page.wait_for_selector("[data-expert=math]", state="attached")
         assert "ready" in page.inner_text("#header")
+        for one in (page, open_page(url=slow.url)):  # opened during loading, and after it
+            one.fill("#message textarea", "seven spiders")
+            one.click("#send")
+            done(one)
+            assert "56" in one.inner_text(".turn.assistant")
     finally:
         close()
 
