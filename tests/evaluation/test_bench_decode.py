@@ -1,6 +1,3 @@
-import json
-import stat
-
 import pytest
 import torch
 
@@ -34,22 +31,3 @@ def test_speeds_and_errors_are_measured_and_the_model_is_left_alone(tiny_loaded)
         "decode_packed_over_generate",
         "decode_packed_adapted_over_packed",
     }
-
-
-def test_llama_cpp_is_said_to_be_missing_with_the_command(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    problem = bench.llama_cpp_problem(None)
-    assert "llama-bench is not installed, there is no GGUF file" in problem
-    assert "llama-bench -m MODEL.gguf -p 0 -n 64" in problem
-
-
-def test_llama_cpps_own_bench_is_read(tmp_path, monkeypatch):
-    answer = tmp_path / "llama-bench"
-    answer.write_text(f"#!/bin/sh\necho '{json.dumps([{'avg_ts': 80.0}])}'\n", encoding="utf-8")
-    answer.chmod(answer.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    gguf = tmp_path / "m.gguf"
-    gguf.write_bytes(b"GGUF")
-    measured = bench.llama_cpp(gguf, 8, packed_tokens_per_s=40.0)
-    assert [row.value for row in measured.rows] == [80.0]
-    assert measured.ratios == {"decode_packed_over_llama_cpp": 0.5}
