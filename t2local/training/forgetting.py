@@ -6,11 +6,13 @@ expert alone at full strength is measured, the hardest case: mixed into an answe
 Departure from the paper, which does not measure it. Knows nothing of where the tasks come from.
 """
 
+import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from t2local.adapt.actions import CHOICE, action_of, choice_tokens
+from t2local.errors import Cancelled
 from t2local.experts import HeldOut
 from t2local.models.generate import Around
 from t2local.models.load import LoadedModel
@@ -60,15 +62,17 @@ def forgetting(
 ) -> Generator[Progress, None, tuple[Forgetting, ...]]:
     """Each of `tasks` under what `around` puts in force, beside the base model. Deterministic.
 
-    Raises `Cancelled`; `T2LocalError` where a reward cannot be computed on its rows.
+    Cancelled, it returns those measured in full until then. Raises `T2LocalError` where a reward
+    cannot be computed on its rows.
     """
     processes = processes or Processes()
     measured = []
-    for done, task in enumerate(tasks):
-        yield Progress(f"{MEASURING_FORGOTTEN}: {task.name}", done, len(tasks), "tasks")
-        base = _base(loaded, svf, task, cancel, processes)
-        trained = _right(loaded, around, task, cancel, processes)
-        measured.append(_compared(task.name, base, trained))
+    with contextlib.suppress(Cancelled):
+        for done, task in enumerate(tasks):
+            yield Progress(f"{MEASURING_FORGOTTEN}: {task.name}", done, len(tasks), "tasks")
+            base = _base(loaded, svf, task, cancel, processes)
+            trained = _right(loaded, around, task, cancel, processes)
+            measured.append(_compared(task.name, base, trained))
     return tuple(measured)
 
 

@@ -77,7 +77,7 @@ def train_expert(
     base, trained = yield from _measured(loaded, svf, source, plan, method, outcome, processes)
     held_out = _held_out(base, trained, source.source)
     forgotten = yield from forgetting(
-        loaded, svf, method.holding(outcome.flat), others, processes=processes
+        loaded, svf, method.holding(outcome.flat), others, _later(cancel, processes), processes
     )
     card = {
         "data": source.source,
@@ -102,6 +102,12 @@ def train_expert(
     if isinstance(method, SVFMethod):
         expert = make_expert(loaded, svf, method.z(outcome.flat), plan, labels, card)
     return Trained(outcome, held_out, card, expert)
+
+
+def _later(cancel: CancelToken | None, processes: Processes | None) -> CancelToken | None:
+    """`cancel`, unless it ended the training already; several processes measure to the end."""
+    alone = processes is None or processes.count == 1
+    return cancel if alone and cancel is not None and not cancel.cancelled else None
 
 
 def _measured(

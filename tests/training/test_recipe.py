@@ -3,10 +3,12 @@ import torch
 
 from t2local.experts import ExpertStore
 from t2local.experts.store import check_fits
-from t2local.progress import drain
+from t2local.progress import CancelToken, Progress, drain
 from t2local.tasks.curricula import Curriculum
 from t2local.training.config import TrainConfig
+from t2local.training.forgetting import OtherTask
 from t2local.training.recipe import train_expert
+from t2local.training.reports import MEASURING_FORGOTTEN
 from t2local.training.runs import Plan
 
 
@@ -37,3 +39,20 @@ def test_a_trained_expert_fits_the_model_it_was_trained_on_and_survives_its_file
     again = store.load("red")
     assert again.training == trained.training
     assert all(torch.equal(again.z[n], trained.z[n]) for n in trained.z)
+
+
+def test_a_stop_while_forgetting_is_measured_keeps_the_expert(loaded, svf, colours):
+    source = Curriculum("colours", colours[:8], colours[8:10], colours[10:])
+    config = TrainConfig(steps=2, prompts_per_step=4, validate_every=2)
+    others = [OtherTask(name, tuple(colours[:4])) for name in ("first", "second")]
+    cancel = CancelToken()
+
+    def on_event(event):
+        if isinstance(event, Progress) and MEASURING_FORGOTTEN in event.stage and event.done:
+            cancel.cancel()
+
+    plan = Plan("red", "colours", "choice", config)
+    work = train_expert(loaded, svf, source, plan, cancel=cancel, others=others)
+    expert = drain(work, on_event).expert
+    assert [task["task"] for task in expert.training["forgetting"]] == ["first"]
+    assert expert.held_out.n == 2
