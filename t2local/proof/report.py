@@ -15,6 +15,7 @@ TITLES = {
     "transfer": "An expert on a fine-tuned copy of its model",
 }
 DIFFERENCE = "difference, points [95 %]"
+BEST = "to the best single expert"
 
 
 def as_markdown(found: Mapping[str, Any]) -> str:
@@ -48,6 +49,13 @@ def _measured(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _strategy(row: Mapping[str, Any]) -> dict[str, str]:
+    """As `_measured`, and a mixture beside the best single expert."""
+    over = row.get("over_best_single")
+    name = f" ({row['best_single']})" if over else ""
+    return _measured(row) | {BEST: (_points(over[0], over[1:]) if over else "–") + name}
+
+
 def _dispatched(row: Mapping[str, Any]) -> dict[str, str]:
     low, high = row["ci95"]
     counts = {
@@ -79,7 +87,13 @@ def _composed(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-_SHOWN = {"dispatch": _dispatched, "pass_times": _timed, "composition": _composed}
+_SHOWN = {
+    "chosen": _strategy,
+    "written": _strategy,
+    "dispatch": _dispatched,
+    "pass_times": _timed,
+    "composition": _composed,
+}
 
 
 def _points(mean: float | None, interval: Sequence[float] | None) -> str:

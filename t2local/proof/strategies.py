@@ -1,28 +1,43 @@
 """4 and 7: every strategy on sets that no expert was trained on, and what pass 1 costs.
 
-Mixtures are found by CEM on ten shots of the set's *training* split (HumanEval, which has none: of
-MBPP's), never on what is scored. Answers and their seconds are those of `evaluation.run`.
+Mixtures are found by CEM on shots of the set's *training* split (HumanEval, which has none: of
+MBPP's), never on what is scored. Answers and their seconds are those of `evaluation.run`. Each
+mixture is also compared with the best single expert, which is chosen by what is scored: a bar that
+nobody without the answers could choose.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from t2local.adapt.cem import MATRIX, CEMConfig
+from t2local.adapt.cem import LIGHT, LOG_LIKELIHOOD, MATRIX, CEMConfig
 from t2local.adapt.few_shot import Found, draw_shots, search
 from t2local.evaluation.catalogue import question_set
 from t2local.evaluation.questions import LIKELIHOOD, QuestionSet
 from t2local.evaluation.run import Scored, evaluate
 from t2local.evaluation.strategies import Held, Strategy, asking, base, mixed
 from t2local.evaluation.subject import Subject
+from t2local.evaluation.tally import Evaluation
 from t2local.progress import Progress
 from t2local.proof.book import Cell
-from t2local.proof.laboratory import Laboratory, Learnt
+from t2local.proof.laboratory import Laboratory, Learnt, Right
 from t2local.svf import Mixture
 from t2local.tasks.benchmarks import load_task, show_first_test
 from t2local.tasks.examples import Example
+from t2local.tasks.intervals import paired_difference
 
 CHOSEN, WRITTEN = ("arc_challenge", "easy_vqa"), ("gsm8k", "humaneval")
 SHOT_TOKENS = 96  # that a candidate writes in answer to a shot
+# Name -> how it is searched, on every set; then where answers are chosen, which takes no writing.
+EVERYWHERE = {"few-shot": {}, "few-shot, light": LIGHT}
+WHERE_CHOSEN = {
+    "few-shot, per layer": {"sharing": MATRIX},
+    "few-shot by likelihood, 20 shots": {"objective": LOG_LIKELIHOOD, "shots": 20},
+    "few-shot by likelihood, 20 shots, per layer": {
+        "objective": LOG_LIKELIHOOD,
+        "shots": 20,
+        "sharing": MATRIX,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -73,13 +88,21 @@ def on_unseen_sets(
             asked = question_set(name, limit)
             budget = None if asked.verdict == LIKELIHOOD else max_new_tokens
             ways = list(_strategies(lab, subject, UNSEEN[name], asked, adapter))
-            found = _drained(lab, evaluate(subject, [asked], ways, True, budget))
-            alphas = {way.name: dict(way.needed.alpha) for way in ways if way.shots}
-            rows += [
-                r.as_dict() | ({"alpha": alphas[r.strategy]} if r.strategy in alphas else {})
-                for r in found.results
-            ]
+            found, right = _drained(lab, evaluate(subject, [asked], ways, True, budget))
+            singles = {skill: right[skill] for skill in subject.skills if skill in right}
+            extra = {way.name: _of_mixture(way, right, singles) for way in ways if way.shots}
+            rows += [r.as_dict() | extra.get(r.strategy, {}) for r in found.results]
     return rows
+
+
+def _of_mixture(way: Strategy, right: Mapping[str, Right], singles: Mapping[str, Right]) -> Cell:
+    """α, and mean, low, high of the paired difference to the single expert with most right."""
+    alpha = {"alpha": dict(way.needed.alpha)}
+    if way.name not in right or not singles:
+        return alpha
+    best = max(singles, key=lambda name: sum(singles[name]))
+    over = paired_difference(singles[best], right[way.name])
+    return alpha | {"best_single": best, "over_best_single": list(over)}
 
 
 def _strategies(
@@ -92,8 +115,9 @@ def _strategies(
         yield asking(subject, "prompt" if soft else "prompt:hard", None, soft)
         name = "classifier" if soft else "classifier:hard"
         yield asking(subject, name, subject.classifier, soft)
-    for sharing, name in (("expert", "few-shot"), (MATRIX, "few-shot, per layer")):
-        config = CEMConfig(sharing=sharing, max_new_tokens=SHOT_TOKENS)
+    searched = EVERYWHERE | (WHERE_CHOSEN if asked.verdict == LIKELIHOOD else {})
+    for name, how in searched.items():
+        config = CEMConfig(max_new_tokens=SHOT_TOKENS, **how)
         found = _found(lab, subject, unseen, asked, config)
         yield mixed(subject, name, found.mixture, found.shot_prompts)
     if lora is not None:
@@ -121,13 +145,17 @@ def _found(
         lab.report(Progress(stage, event.number, event.total, "generations"))
 
 
-def _drained(lab: Laboratory, events):
+def _drained(lab: Laboratory, events) -> tuple[Evaluation, dict[str, Right]]:
+    """The evaluation, and 1.0 or 0.0 a prompt of each strategy."""
+    right: dict[str, dict[int, float]] = {}
     while True:
         try:
             event = next(events)
         except StopIteration as end:
-            return end.value
+            return end.value, {n: [v for _, v in sorted(r.items())] for n, r in right.items()}
         if isinstance(event, Scored):
+            own = right.setdefault(event.strategy, {})
+            own |= {record.index: float(record.right) for record in event.records}
             stage = f"{event.task} {event.strategy}, {event.correct} right"
             lab.report(Progress(stage, event.done, event.total, "prompts"))
 

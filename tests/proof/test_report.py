@@ -17,8 +17,15 @@ def test_tables_carry_differences_in_points_and_shares_of_time():
     about = {"model": "m", "dtype": "bfloat16", "machine": "2 cores", "command": "prove"}
     times = pass_times([STRATEGY, STRATEGY | {"first_pass_s": 0.0}])
     assert len(times) == 1, "what has no first pass has no share"
-    found = {"methods": [MEASURED], "written": [STRATEGY], "pass_times": times, "dispatch": []}
+    mixture = STRATEGY | {"best_single": "math", "over_best_single": [0.07, 0.03, 0.11]}
+    found = {
+        "methods": [MEASURED],
+        "written": [STRATEGY, mixture],
+        "pass_times": times,
+        "dispatch": [],
+    }
     text = as_markdown({"about": about, "sections": found})
     assert "+10.0 [+2.0, +18.0]" in text
     assert "97,920" in text
+    assert "| +7.0 [+3.0, +11.0] (math) |" in text
     assert "| gsm8k | classifier | 2.0 s | 50.0 s | 4.0% |" in text
