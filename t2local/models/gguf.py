@@ -23,22 +23,25 @@ def read_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
 
     Raises `T2LocalError` when the file is no GGUF, is damaged or holds an unknown architecture.
     """
-    with _readable(path):
+    with readable(path):
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
     return without_quantization_mark(model)
 
 
 def read_gguf_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a `.gguf` file, chat template included; raises as `read_gguf_model`."""
-    with _readable(path):
+    with readable(path):
         return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the readers of a `.gguf` file raise inside the block into one `T2LocalError`."""
     check_magic(path)
     try:
         yield
+    except T2LocalError:
+        raise
     except Exception as error:  # the readers raise many kinds, `Exception` itself among them
         raise T2LocalError(
             f"'{path}' could not be read as a GGUF model ({first_line(error)}); "

@@ -27,6 +27,7 @@ from t2local.models import devices, embedded, load_errors, quantized, spread
 from t2local.models.devices import choose_device, choose_dtype, choose_quantization
 from t2local.models.freed import blocks_returned_when_freed
 from t2local.models.gguf import read_gguf_model, read_gguf_tokenizer
+from t2local.models.gguf_checkpoint import gguf_config, write_checkpoint
 from t2local.models.quiet import quiet_transformers
 from t2local.models.vision import Pictures, auto_class, pictures_for
 from t2local.progress import CancelToken, Progress
@@ -188,17 +189,18 @@ def _load_gguf(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """A `.gguf` file; another quantisation goes through a temporary ordinary checkpoint."""
     with load_errors.translated(where):
-        tokenizer = read_gguf_tokenizer(Path(where))
-        model = read_gguf_model(Path(where), torch.float32)
-        n_parameters = model.num_parameters()
+    path = Path(where)
+        config = gguf_config(path)
+        n_parameters = count_parameters(config)
         kind = choose_quantization(quantization, n_parameters)
         if kind == "none":
-            dtype = choose_dtype(n_parameters, model.config.model_type)
-            return model.to(choose_device(), dtype), tokenizer, kind
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            del model
+        dtype = choose_dtype(n_parameters, config.model_type)
+            model = read_gguf_model(path, torch.float32)
+            return model.to(choose_device(), dtype), read_gguf_tokenizer(path), kind
+        home = paths.home()  # /tmp may be memory
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="gguf-", dir=home) as folder:
+            write_checkpoint(path, Path(folder), dtype, n_parameters)
             return _load_checkpoint(folder, kind)
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.conftest import byte_tokenizer
+from tests.models.gguf_files import write_gguf
 
 LAYERS = 16
 SLACK_BYTES = 8_000_000  # threads, tables of the libraries, pages that are half used
@@ -38,7 +39,7 @@ print(json.dumps([after - before, max(seen) - before, loaded.resident_bytes]))
 """
 
 
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", ["nf4", "int8", "nf4 from a GGUF"])
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc and glibc's heap")
 def test_the_peak_is_the_final_size_and_one_layer(tmp_path, tiny_folder, kind):
     config = LlamaConfig(
@@ -51,10 +52,17 @@ def test_the_peak_is_the_final_size_and_one_layer(tmp_path, tiny_folder, kind):
     for parameter in model.parameters():
         parameter.data.normal_()
     layer_bytes = 4 * sum(p.numel() for p in model.model.layers[0].parameters())  # as float32
-    model.save_pretrained(tmp_path / "big", max_shard_size="8MB")
-    byte_tokenizer().save_pretrained(tmp_path / "big")
-    assert len(list((tmp_path / "big").glob("*.safetensors"))) > 5
-    command = [sys.executable, "-c", MEASURE, str(tiny_folder()), str(tmp_path / "big"), kind]
+    kind, _, from_gguf = kind.partition(" ")
+    big, small = tmp_path / "big", tiny_folder()
+    if from_gguf:
+        big = write_gguf(model, byte_tokenizer(), tmp_path / "big.gguf", eight_bits=True)
+        tiny = AutoModelForCausalLM.from_pretrained(small)
+        small = write_gguf(tiny, byte_tokenizer(), tmp_path / "small.gguf", eight_bits=True)
+    else:
+        model.save_pretrained(big, max_shard_size="8MB")
+        byte_tokenizer().save_pretrained(big)
+        assert len(list(big.glob("*.safetensors"))) > 5
+    command = [sys.executable, "-c", MEASURE, str(small), str(big), kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     final, peak, resident = json.loads(done.stdout)
