@@ -4,7 +4,8 @@ A mixture that changes is applied by the branch (a millisecond to change). One t
 and again on a float model, like the classifier expert's, is rebuilt once into matrices and then
 costs nothing a token. One that stays while an answer is written may be packed in 8 bits beside that
 (`models.packed`), layer by layer between tokens, where a packer is given: the one way that is not
-exact. Departure from the reference code: it rebuilds for every change.
+exact. On a GPU, steps are captured and the branch reads `z` where it stays (`adapt.captured`).
+Departure from the reference code: it rebuilds for every change.
 Knows experts by name, nothing of prompts. Not thread-safe: whoever owns the model holds a lock.
 """
 
@@ -17,15 +18,16 @@ from dataclasses import asdict
 
 import torch
 
+from t2local.adapt.captured import CapturedMixtures
 from t2local.errors import T2LocalError
-from t2local.models.generate import Around
+from t2local.models.copies import PACKED_COPIES, REBUILD_BYTES
+from t2local.models.fast_decode import PackedSteps
+from t2local.models.generate import Around, Quick
 from t2local.models.load import LoadedModel
 from t2local.models.packed import PackedModel, Packer
 from t2local.svf import Mixture, SVFModel, Z, compose
 
 BASE_KEY = "base"
-REBUILD_BYTES = 2 * 2**30  # a model up to this size may keep rebuilt copies beside it
-PACKED_COPIES = 3  # a quarter of the model's size each: the base model's and two mixtures'
 
 
 def may_rebuild(loaded: LoadedModel) -> bool:
@@ -53,7 +55,8 @@ class Adapter:
     """Experts by name on one model. `rebuild_limit`: rebuilt copies kept (0: never rebuild).
 
     `mixable`: the experts that people may mix (None: all); a classifier only decides. `packer`:
-    packs mixtures that stay in 8 bits (None: every answer is exact).
+    packs mixtures that stay in 8 bits (None: every answer is exact). `captured`: the steps of a
+    model on a GPU (None: the forward itself).
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Adapter:
         rebuild_limit: int = 0,
         mixable: Collection[str] | None = None,
         packer: Packer | None = None,
+        captured: CapturedMixtures | None = None,
     ) -> None:
         self.svf = svf
         self._mixable = tuple(experts if mixable is None else mixable)
@@ -70,6 +74,8 @@ class Adapter:
         self.experts = {name: self._on_device(z) for name, z in experts.items()}
         self._limit = rebuild_limit
         self._rebuilt: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
+        self._captured = captured
+        self._matrices = {matrix for z in self.experts.values() for matrix in z}
         self._packer = packer
         self._packed: OrderedDict[str, PackedModel] = OrderedDict()
         self._packing: tuple[str, Generator[None, None, PackedModel]] | None = None
@@ -135,6 +141,8 @@ class Adapter:
         }
         if before._packer is not None and self._packer is not None:
             self._packer = before._packer  # what it has prepared fits: the model is the same
+        if before._captured is not None and self._captured is not None:
+            self._captured = before._captured
         for kept, taken in ((before._rebuilt, self._rebuilt), (before._packed, self._packed)):
             for key, copy in kept.items():
                 if key == BASE_KEY:
@@ -151,9 +159,43 @@ class Adapter:
             self.settle(mixture)
         self._last_applied = key
 
+    @property
+    def packs(self) -> bool:
+        """Whether quick steps, where there are any, come from 8-bit copies."""
+        return self._packer is not None
+
     def packed(self, mixture: Mixture) -> PackedModel | None:
         """The 8-bit copy for this mixture, None while there is none."""
         return self._packed.get(self.key(mixture))
+
+    def quick(self, mixture: Mixture, may_pack: bool) -> Quick | None:
+        """How a single row's next steps under this mixture are made faster than by the forward.
+
+        None: not at all. `may_pack`: 8-bit copies may serve. Ask again before every step.
+        """
+        packed = self.packed(mixture) if may_pack else None
+        if packed is not None:
+            return PackedSteps(packed)
+        if self._captured is None:
+            return None
+        return self._captured.under(self.key(mixture), self.z_of(mixture), self._matrices)
+
+    @property
+    def copies_bytes(self) -> int:
+        """What rebuilt matrices and 8-bit copies take at this moment; from any thread."""
+        rebuilt = [m for copy in list(self._rebuilt.values()) for m in copy.values()]
+        packed = [copy.own_bytes for copy in list(self._packed.values())]
+        shared = self._packer.shared_bytes if self._packer is not None else 0
+        return sum(m.nbytes for m in rebuilt) + sum(packed) + shared
+
+    def capture_problem(self) -> str:
+        """Why steps cannot be captured though they should be, tried now; nothing is in force."""
+        return self._captured.steps.trial() if self._captured is not None else ""
+
+    def release(self) -> None:
+        """Give back what can be made again: memory ran out."""
+        if self._captured is not None:
+            self._captured.steps.release()
 
     def pack_on(self, mixture: Mixture) -> bool:
         """Pack one more layer for a mixture that stays; True while `packed` has to wait for more.

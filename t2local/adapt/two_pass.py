@@ -26,9 +26,8 @@ from t2local.adapt.events import (
     Token,
 )
 from t2local.errors import T2LocalError
-from t2local.models.generate import Decoder
+from t2local.models.generate import Decoder, Quick
 from t2local.models.load import LoadedModel
-from t2local.models.packed import PackedModel
 from t2local.models.prefix_cache import Kept, PrefixCache
 from t2local.models.sampling import Sampling
 from t2local.models.shortage import shortage_told
@@ -87,6 +86,11 @@ class Workshop:
     prefixes: PrefixCache
     lock: Callable[[], AbstractContextManager]
     warnings: Mapping[str, str] = field(default_factory=dict)  # experts to be used with care
+
+    def forget(self) -> None:
+        """Give back what can be made again: kept caches, captured steps."""
+        self.prefixes.clear()
+        self.adapter.release()
 
 
 def dispatch(
@@ -147,7 +151,7 @@ def answer(
     check_messages(messages)
     check_pictures(workshop.loaded, messages)
     question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
-    with shortage_told(workshop.loaded, workshop.prefixes.clear):
+    with shortage_told(workshop.loaded, workshop.forget):
         decision = dispatch(workshop, question, strategy, skills)
         fitted = fit(workshop.loaded, messages, sampling.max_new_tokens, continue_last)
         if fitted.note:
@@ -171,12 +175,13 @@ def _speak(
     adapter, mixture, rows = workshop.adapter, decision.mixture, 2 if compare else 1
     seconds, said, cancelled, whole = 0.0, [""] * rows, False, True
     since = 0  # tokens that were said when the mixture last changed
-    may_pack = not compare and sampling.max_new_tokens >= WORTH_PACKING
+    may_pack = not (compare or sampling.exact) and sampling.max_new_tokens >= WORTH_PACKING
+    apart = "beside base: " * compare + "exact: " * (sampling.exact and adapter.packs)
     with workshop.lock():
         started = time.perf_counter()
         if not compare:
             adapter.settle_if_repeated(mixture)
-        kept = workshop.prefixes.take(_cache_key(adapter, mixture, compare), prompt, rows)
+        kept = workshop.prefixes.take(apart + adapter.key(mixture), prompt, rows)
         decoder = Decoder(workshop.loaded, prompt, sampling, rows, kept)
         seconds += time.perf_counter() - started
     try:
@@ -201,8 +206,8 @@ def _speak(
             whole = False  # an error inside a forward leaves layers of different lengths
             with workshop.lock():
                 started = time.perf_counter()
-                packed = adapter.packed(mixture) if may_pack else None
-                reading = _next_token(adapter, mixture, decoder, packed, compare)
+                quick = None if compare else adapter.quick(mixture, may_pack)
+                reading = _next_token(adapter, mixture, decoder, quick, compare)
                 seconds += time.perf_counter() - started
             whole = True
             if reading:
@@ -215,7 +220,7 @@ def _speak(
     finally:
         with workshop.lock():
             kept = decoder.kept() if whole else None
-            workshop.prefixes.put(_cache_key(adapter, mixture, compare), kept)
+            workshop.prefixes.put(apart + adapter.key(mixture), kept)
     yield Done(
         texts=tuple(said),
         tokens=sum(len(row) for row in decoder.said),
@@ -224,6 +229,7 @@ def _speak(
         finish="cancelled" if cancelled else "length" if not all(decoder.finished) else "stop",
         context_used=decoder.context_used,
         context_length=workshop.loaded.context_length,
+        packed_tokens=decoder.n_quick if adapter.packs else 0,
     )
 
 
@@ -231,22 +237,19 @@ def _next_token(
     adapter: Adapter,
     mixture: Mixture,
     decoder: Decoder,
-    packed: PackedModel | None,
+    quick: Quick | None,
     compare: bool,
 ) -> bool:
     """Say the next token, or read a part of a long prompt: then True."""
-    if packed is not None and decoder.one_unread:
-        decoder.push(decoder.sample(decoder.logits(packed)))
+    logits = None if quick is None else decoder.quickly(quick)
+    if logits is not None:
+        decoder.push(decoder.sample(logits))
         return False
     with adapter.using(mixture, beside_base=compare):
         reading = decoder.read(PREFILL_TOKENS)
         if not reading:
             decoder.push(decoder.sample(decoder.logits()))
     return reading
-
-
-def _cache_key(adapter: Adapter, mixture: Mixture, compare: bool) -> str:
-    return ("beside base: " if compare else "") + adapter.key(mixture)
 
 
 def peek(

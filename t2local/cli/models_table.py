@@ -57,6 +57,7 @@ def row_json(row: Estimate, machine: Machine) -> dict[str, Any]:
         "context": row.context,
         "weights_bytes": row.weights_bytes,
         "bases_bytes": row.bases_bytes,
+        "copies_bytes": row.copies_bytes,
         "cache_bytes": row.cache_bytes,
         "reserve_bytes": row.reserve_bytes,
         "total_bytes": row.total_bytes,
@@ -94,12 +95,13 @@ def estimate_lines(
     context = rows[0].context
     yield f"{model}: {parts.parameters / GB:.2f} billion parameters, a chat of {context:,} tokens."
     yield f"{_memory_of(machine)}; GB are 10⁹ bytes."
-    titles = ("weights", "bases", "weights", "bases", "KV cache", "reserve", "chat", "training")
+    titles = ("weights", "bases", "weights", "bases", "copies", "KV cache", "reserve")
+    titles += ("chat", "training")
     yield _columns(*titles, "verdict") + "  MLP only"
     mlp = {_way(row): row for row in rows if row.plan.targets == "mlp"}
     for row in (row for row in rows if row.plan.targets == "all"):
-        numbers = (row.weights_bytes, row.bases_bytes, row.cache_bytes, row.reserve_bytes)
-        numbers += (row.total_bytes, row.training_total_bytes)
+        numbers = (row.weights_bytes, row.bases_bytes, row.copies_bytes, row.cache_bytes)
+        numbers += (row.reserve_bytes, row.total_bytes, row.training_total_bytes)
         kind = row.plan.dtype if row.plan.quantization == "none" else row.plan.quantization
         figures = (f"{number / GB:.2f}" for number in numbers)
         other = mlp[_way(row)]

@@ -9,22 +9,22 @@ from dataclasses import dataclass, field, replace
 
 from t2local import paths
 from t2local.adapt.adapter import Adapter, may_rebuild
-from t2local.adapt.two_pass import Workshop
+from t2local.adapt.captured import CapturedMixtures
+from t2local.adapt.two_pass import PACK_AFTER, Workshop
 from t2local.engine.choice import EXACT, Choice
 from t2local.engine.preview import Previews
 from t2local.engine.requests import EngineStatus
 from t2local.engine.shelf import Shelf
 from t2local.experts import Expert
+from t2local.models import captured, packed
 from t2local.models.basis_choice import basis_for
+from t2local.models.copies import PACK_BYTES, REBUILT_COPIES
 from t2local.models.load import LoadedModel, load_model
-from t2local.models.packed import Packer, why_not
+from t2local.models.packed import Packer
 from t2local.models.prefix_cache import PrefixCache
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Mixture, SVFModel, attaching
 from t2local.svf.basis import DTYPES
-
-REBUILT_COPIES = 2  # the classifier's, and the mixture used again and again
-PACK_BYTES = 100 * 2**20  # a smaller model answers at once as it is
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Opened:
 
     def status(self, serial: int) -> EngineStatus:
         """What the page shows of it. `serial`: how many models were opened before."""
-        loaded, choice = self.loaded, self.choice
+        loaded, choice, copies = self.loaded, self.choice, self.workshop.adapter.copies_bytes
         vectors = self.svf.model.get_submodule(self.svf.matrix_names[0]).basis.vectors
         return EngineStatus(
             "Ready",
@@ -73,10 +73,11 @@ class Opened:
             model_name=loaded.name,
             dtype=loaded.dtype,
             quantization=loaded.quantization,
-            resident_bytes=loaded.resident_bytes + self.svf.basis_bytes,
+            resident_bytes=loaded.resident_bytes + self.svf.basis_bytes + copies,
             device=loaded.device,
             context_length=loaded.context_length,
             basis_bytes=self.svf.basis_bytes,
+            copies_bytes=copies,
             basis=next(name for name, dtype in DTYPES.items() if dtype == vectors.dtype),
             targets=choice.targets,
             source=choice.source,
@@ -85,6 +86,26 @@ class Opened:
             serial=serial,
         )
 
+
+    def now(self, status: EngineStatus) -> EngineStatus:
+        """`status` with the memory that its copies take at this moment."""
+        copies = self.workshop.adapter.copies_bytes
+        resident = status.resident_bytes - status.copies_bytes + copies
+        return replace(status, resident_bytes=resident, copies_bytes=copies)
+
+    def decoding(self) -> str:
+        """How answers are written here, with the reason; on a GPU a step is captured for trial."""
+        adapter, why = self.workshop.adapter, captured.why_not(self.loaded)
+        if not why:
+            with self.svf.lock:
+                why = adapter.capture_problem()
+        elif not self.loaded.device.startswith("cuda"):
+            why = _why_not_packed(self.choice, self.loaded)
+        if why:
+            return f"plain steps ({why})"
+        if adapter.packs:
+            return f"8-bit copies of the weights, from {PACK_AFTER} tokens of a long answer on"
+        return "captured steps (CUDA graphs)"
 
 def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Progress, None, Opened]:
     """Load the model, attach SVF and read the experts.
@@ -113,6 +134,18 @@ def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Prog
 def _adapter(choice: Choice, loaded: LoadedModel, svf: SVFModel, shelf: Shelf) -> Adapter:
     experts = {name: expert.z for name, expert in shelf.usable.items()}
     copies = REBUILT_COPIES if may_rebuild(loaded) else 0
-    packs = choice.precision != EXACT and may_rebuild(loaded) and not why_not(loaded)
-    packer = Packer(loaded) if packs and loaded.resident_bytes >= PACK_BYTES else None
-    return Adapter(svf, experts, copies, shelf.mixable, packer)
+    packer = None if _why_not_packed(choice, loaded) else Packer(loaded)
+    steps = captured.CapturedSteps(loaded) if not captured.why_not(loaded) else None
+    mixtures = CapturedMixtures(svf, steps) if steps else None
+    return Adapter(svf, experts, copies, shelf.mixable, packer, mixtures)
+
+
+def _why_not_packed(choice: Choice, loaded: LoadedModel) -> str:
+    """Why answers are not written from 8-bit copies, in a few words; "" where they are."""
+    if choice.precision == EXACT:
+        return "exact answers were asked for"
+    if why := packed.why_not(loaded):
+        return why
+    if not may_rebuild(loaded):
+        return "the model is too large for copies beside it"
+    return "so small a model is fast enough" if loaded.resident_bytes < PACK_BYTES else ""

@@ -16,6 +16,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from t2local.errors import T2LocalError
 from t2local.models.gguf import first_line
+from t2local.models.packable import packing_problem
 from t2local.models.quiet import quiet_transformers
 from t2local.models.vision import auto_class
 
@@ -63,6 +64,7 @@ class Anatomy:
     key_value_heads: int
     head_width: int
     context_length: int  # tokens
+    packable: bool = False  # in 8 bits, for decoding on a CPU
 
     def adapted(self, targets: str = "all") -> tuple[Matrix, ...]:
         """The matrices of "all", "mlp" or "attention" that get a basis."""
@@ -80,6 +82,7 @@ TARGETS = ("all", "mlp", "attention")
 def anatomy(config: PreTrainedConfig, name: str = "this model") -> Anatomy:
     """Take the model of `config` apart. Raises `T2LocalError` when no language model is in it."""
     model = _on_meta(config, name)
+    packable = not packing_problem(type(model).__name__, config)
     text = config.get_text_config()
     heads = text.num_attention_heads
     return Anatomy(
@@ -93,6 +96,7 @@ def anatomy(config: PreTrainedConfig, name: str = "this model") -> Anatomy:
         key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_width=getattr(text, "head_dim", None) or text.hidden_size // heads,
         context_length=getattr(text, "max_position_embeddings", None) or UNKNOWN_CONTEXT_LENGTH,
+        packable=packable,
     )
 
 

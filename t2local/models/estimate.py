@@ -1,14 +1,16 @@
 """How much memory a model takes before it is loaded: weights, bases, KV cache, training, reserve.
 
-Weights, bases and KV cache are exact accounting of tensors from the configuration alone. What a
-run needs beside them (`reserve`, `training`) is a stated rule, not a count: the libraries on the
+Weights, bases and KV cache are exact accounting of tensors from the configuration alone, and so are
+the copies that a small model keeps beside itself for speed, as many as there can be. What a run
+needs beside them (`reserve`, `training`) is a stated rule, not a count: the libraries on the
 device, one dequantised matrix, the logits, what decomposing the largest matrix takes. Knows
-nothing of this machine; whoever asks says how much memory there is.
+nothing of this machine's memory; whoever asks says how much there is.
 """
 
 from dataclasses import dataclass
 from math import ceil
 
+from t2local.models import copies
 from t2local.models.anatomy import TARGETS, Anatomy
 
 BASES = ("fp32", "bf16", "int8")
@@ -63,11 +65,12 @@ class Estimate:
     reserve_bytes: int  # program, working buffers of a chat, the decomposition's peak
     training_bytes: int  # of one SVF step, in place of KV cache and working buffers
     program_bytes: int
+    copies_bytes: int = 0  # beside a small model, for speed: at most
 
     @property
     def resident_bytes(self) -> int:
-        """What stays: weights and bases."""
-        return self.weights_bytes + self.bases_bytes
+        """What stays: weights, bases, and the copies once they are made."""
+        return self.weights_bytes + self.bases_bytes + self.copies_bytes
 
     @property
     def total_bytes(self) -> int:
@@ -100,6 +103,7 @@ def estimate(parts: Anatomy, plan: Plan, context: int | None = None) -> Estimate
         reserve_bytes=program + max(chat, decomposing),
         training_bytes=training_bytes(parts, plan),
         program_bytes=program,
+        copies_bytes=copies_bytes(parts, plan),
     )
 
 
@@ -124,6 +128,16 @@ def bases_bytes(parts: Anatomy, basis: str, targets: str) -> int:
     vectors = BASIS_BYTES[basis]
     rows = 8 if basis == "int8" else 4  # σ and the scale are float32
     return sum(m.rank * (m.rank * vectors + rows) for m in parts.adapted(targets))
+
+
+def copies_bytes(parts: Anatomy, plan: Plan) -> int:
+    """Bytes of rebuilt matrices and 8-bit copies, as many as are ever kept; 0 for large models."""
+    weights = weights_bytes(parts, plan.quantization, plan.dtype)
+    if plan.quantization != "none" or weights > copies.REBUILD_BYTES:
+        return 0
+    rebuilt = copies.rebuilt_bytes(parts, plan.targets, FLOAT_BYTES[plan.dtype])
+    packs = plan.device == "cpu" and plan.dtype == "float32" and weights >= copies.PACK_BYTES
+    return rebuilt + (copies.packed_bytes(parts) if packs else 0)
 
 
 def cache_bytes(parts: Anatomy, tokens: int, dtype: str) -> int:

@@ -6,6 +6,8 @@ between the products. Batch 1, CPU. Prompts are read by the ordinary forward; `F
 cache over and gives one back. Knows nothing of sampling or `z`.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,6 +50,21 @@ class FastCache:
         new = old.new_zeros(*old.shape[:2], self.capacity, old.shape[3])
         new[:, :, : self.length] = old[:, :, : self.length]
         return new
+
+
+@dataclass(frozen=True)
+class PackedSteps:
+    """The steps of a packed model, as `Decoder.quickly` takes them."""
+
+    model: PackedModel
+
+    def begin(self, ordinary: DynamicCache, n_tokens: int) -> FastCache:
+        """Take the cache over; it grows by itself, whatever `n_tokens` come to be."""
+        return FastCache(ordinary)
+
+    def step(self, cache: FastCache, tokens: Tensor) -> Tensor:
+        """Next-token logits `[1, V]` after one more token `[1]`."""
+        return fast_step(self.model, cache, int(tokens))
 
 
 @torch.no_grad()

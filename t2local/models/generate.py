@@ -6,6 +6,7 @@ Knows nothing of adaptation: whoever calls sets `z` around it. A KV cache belong
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,19 +14,37 @@ from transformers import DynamicCache
 
 from t2local.models.batch import Batch
 from t2local.models.chat_format import stop_tokens
-from t2local.models.fast_decode import FastCache, fast_step
 from t2local.models.load import LoadedModel
-from t2local.models.packed import PackedModel
 from t2local.models.prefix_cache import Kept
 from t2local.models.sampling import Sampling, choose
 from t2local.progress import CancelToken
 
-__all__ = ["Around", "AroundRows", "Decoder", "Sampling", "generate_batch"]
+__all__ = ["Around", "AroundRows", "Decoder", "Quick", "Sampling", "generate_batch"]
 
 Around = Callable[[], AbstractContextManager]  # entered around each forward
 AroundRows = Callable[[Sequence[int]], AbstractContextManager]  # the same, with the rows in it
 
 INCOMPLETE = "\ufffd"  # what a decoder writes for a character whose last bytes are still to come
+
+
+class StepCache(Protocol):
+    """Keys and values of one sequence, held in some way of their own."""
+
+    def get_seq_length(self) -> int:
+        """Tokens read so far, by the name that transformers' caches use."""
+
+    def ordinary(self) -> DynamicCache:
+        """The same as transformers' cache."""
+
+
+class Quick(Protocol):
+    """A faster way to make a single row's steps, under the `z` that it was made for."""
+
+    def begin(self, ordinary: DynamicCache, n_tokens: int) -> StepCache | None:
+        """Take a cache over that may grow to `n_tokens`; None where that cannot be just now."""
+
+    def step(self, cache: StepCache, tokens: Tensor) -> Tensor:
+        """Next-token logits `[1, V]` after one more token `[1]`, which joins the cache."""
 
 
 @torch.no_grad()
@@ -112,9 +131,10 @@ class Decoder:
         self.sampling = sampling
         self.said: list[list[int]] = [[] for _ in range(rows)]  # without the end token
         self.finished = [False] * rows  # rows that ended by an end-of-turn token
+        self.n_quick = 0  # tokens that a quick way served
         self._n_prompt = len(prompt)
         self._ids = torch.tensor([list(prompt)] * rows, device=loaded.model.device)  # [B, T]
-        self._cache: DynamicCache | FastCache | None = cache.cache if cache else None
+        self._cache: DynamicCache | StepCache | None = cache.cache if cache else None
         self._logits: Tensor | None = None
         self._generator = sampling.generator()
         self._stops = _stops(loaded)
@@ -134,17 +154,30 @@ class Decoder:
         )
         return True
 
-    @torch.no_grad()
-    def logits(self, packed: PackedModel | None = None) -> Tensor:
+    def logits(self, quick: Quick | None = None) -> Tensor:
         """Next-token logits [B, V] of the current sequences; reads what is not in the cache.
 
-        `packed`: the weights of the `z` in force, which serve a single row's next token quickly.
+        `quick`: serves a single row's next token where it can, for the `z` in force.
         """
-        if self._logits is None and packed is not None and self.one_unread:
-            assert len(self._ids) == 1, "packed weights serve a single row"
+        found = None if quick is None else self.quickly(quick)
+        return self._by_the_model() if found is None else found
+
+    @torch.no_grad()
+    def quickly(self, quick: Quick) -> Tensor | None:
+        """The same by `quick` alone, which has the `z` in it; None where it cannot serve."""
+        assert len(self._ids) == 1, "quick steps serve a single row"
+        if self._logits is None and self.one_unread:
             if isinstance(self._cache, DynamicCache):
-                self._cache = FastCache(self._cache)
-            self._logits = fast_step(packed, self._cache, int(self._ids[0, -1]))
+                begun = quick.begin(self._cache, self._most_tokens)
+                if begun is None:
+                    return None
+                self._cache = begun
+            self._logits = quick.step(self._cache, self._ids[:, -1])
+            self.n_quick += 1
+        return self._logits
+
+    @torch.no_grad()
+    def _by_the_model(self) -> Tensor:
         if self._logits is None:
             cache = self._ordinary_cache()
             self._logits = self.loaded.model(
@@ -188,8 +221,7 @@ class Decoder:
     @property
     def at_limit(self) -> bool:
         """True when `max_new_tokens` are said or the context is full."""
-        full = self.context_used >= self.loaded.context_length
-        return full or self.n_tokens >= self.sampling.max_new_tokens
+        return self.context_used >= self._most_tokens
 
     @property
     def done(self) -> bool:
@@ -217,10 +249,16 @@ class Decoder:
         cached = 0 if self._cache is None else self._cache.get_seq_length()
         return cached == self.context_used - 1 > 0
 
+    @property
+    def _most_tokens(self) -> int:
+        """Tokens of prompt and answer together when the answer is as long as it may be."""
+        longest = self._n_prompt + int(self.sampling.max_new_tokens)
+        return min(self.loaded.context_length, longest)
+
     def _ordinary_cache(self) -> DynamicCache:
         if self._cache is None:
             self._cache = DynamicCache()
-        elif isinstance(self._cache, FastCache):
+        elif not isinstance(self._cache, DynamicCache):
             self._cache = self._cache.ordinary()
         return self._cache
 

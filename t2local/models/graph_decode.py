@@ -12,7 +12,7 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, StaticCache
+from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from t2local.models.generate import Around
 
@@ -22,7 +22,8 @@ WARM_UPS = 2  # kernels are compiled and chosen before they are captured
 class StepDecoder:
     """`rows` rows of at most `max_tokens` tokens each: `read` the prompts, then `step` by step.
 
-    One `z` (or one for each row) must hold from `read` on. `captured`: whether steps are replayed.
+    One `z` (or one for each row) must hold from `read` or `take_over` on. `captured`: whether
+    steps are replayed.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, max_tokens: int) -> None:
@@ -31,6 +32,7 @@ class StepDecoder:
         self._cache = StaticCache(config=model.config, max_cache_len=max_tokens)
         sliding = any(layer.is_sliding for layer in self._cache.layers)
         self.captured = device.type == "cuda" and not sliding
+        self.problem = ""  # why a step could not be captured, once that was tried
         self._ids = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._positions = torch.zeros_like(self._ids)
         hidden = torch.finfo(model.dtype).min
@@ -62,14 +64,50 @@ class StepDecoder:
             logits_to_keep=1,
         ).logits[:, -1]
 
+    @property
+    def length(self) -> int:
+        """Tokens in each row's cache, padding included."""
+        return self._seen.shape[1]
+
+    @torch.no_grad()
+    def take_over(self, ordinary: DynamicCache) -> None:
+        """Start anew from what the ordinary forward has read, without padding; graphs stay valid.
+
+        The numbers are copied: `ordinary` may be dropped.
+        """
+        n_seen = ordinary.get_seq_length()
+        assert 0 < n_seen < self.max_tokens, (n_seen, self.max_tokens)
+        if self._cache.is_initialized:
+            self._cache.reset()  # what lies behind the mask must be a number too
+        for ours, theirs in zip(self._cache.layers, ordinary.layers, strict=True):
+            if not ours.is_initialized:
+                ours.lazy_initialization(theirs.keys, theirs.values)
+            ours.keys[:, :, :n_seen] = theirs.keys
+            ours.values[:, :, :n_seen] = theirs.values
+            ours.cumulative_length.fill_(n_seen)
+        self._seen = self._ids.new_ones(self.rows, n_seen)
+        self._positions.fill_(n_seen - 1)
+        self._mask.copy_(self._hidden)
+        self._mask[..., :n_seen] = 0
+
+    @torch.no_grad()
+    def ordinary(self) -> DynamicCache:
+        """What is in the cache as transformers' growing one; a copy."""
+        cache = DynamicCache()
+        for index, layer in enumerate(self._cache.layers):
+            keys, values = (t[:, :, : self.length].clone() for t in (layer.keys, layer.values))
+            cache.update(keys, values, index)
+        return cache
+
     @torch.no_grad()
     def step(self, tokens: Tensor, variant: str = "base", around: Around = nullcontext) -> Tensor:
         """Next-token logits `[B, V]` after one more token `[B]` a row.
 
         `variant` names what `around()` puts in force; each is captured once, at its first step,
         and `around` is not entered again: its tensors may change their numbers, not their places.
+        Where that fails, `problem` says why, and this step and the later ones run eagerly.
         """
-        n_seen = self._seen.shape[1]
+        n_seen = self.length
         assert 0 < n_seen < self.max_tokens, (n_seen, self.max_tokens)
         self._ids.copy_(tokens[:, None])
         self._positions += 1
@@ -97,20 +135,21 @@ class StepDecoder:
     def _capture(self, variant: str, around: Around) -> None:
         """Record one step; the cache is as it was before, but for slots that come next."""
         lengths = [layer.cumulative_length.clone() for layer in self._cache.layers]
-        side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        side.wait_stream(torch.cuda.current_stream())
-        with around():
+        device, graph = self._ids.device, torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), around():
+            side = torch.cuda.Stream(device)
+            side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(WARM_UPS):
                     self._forward()
                     self._rewind(lengths)
             torch.cuda.current_stream().wait_stream(side)
-            try:
-                with torch.cuda.graph(graph):
+            try:  # other threads may allocate meanwhile: only this one's calls are watched
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     logits = self._forward()
             except RuntimeError as error:
-                reason = str(error).partition("\n")[0]
-                warnings.warn(f"Steps run one kernel at a time: {reason}.", stacklevel=2)
+                self.problem = str(error).partition("\n")[0].rstrip(".")
+                warnings.warn(f"Steps run one kernel at a time: {self.problem}.", stacklevel=2)
                 self.captured = False
                 self._rewind(lengths)
                 return

@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from t2local.models.copies import product_bytes
 from t2local.models.load import LoadedModel
+from t2local.models.packable import eight_bit_products, packing_problem
 
-FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
-STATIC_ROPE = {"default", "linear", "llama3"}  # cosines that do not depend on the text's length
-ENGINES = {"x86", "fbgemm"}
+MATRICES = (
+    *(f"self_attn.{part}_proj" for part in "qkvo"),
+    *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
+)
 ALPHA = 0.5  # how much of the activations' unevenness moves into the weights
 SMALLEST = 1e-5
 TEXT = (
@@ -59,23 +62,18 @@ class PackedModel:
     kv_heads: int
     head_size: int
     epsilon: float
+    own_bytes: int  # of its layers' products in 8 bits; what copies share is `Packer.shared_bytes`
 
 
 def why_not(loaded: LoadedModel) -> str:
     """Why this model cannot be packed here, in a few words; "" when it can."""
-    config = loaded.model.config
-    family = type(loaded.model).__name__
     if loaded.device != "cpu" or loaded.dtype != "float32" or loaded.quantization != "none":
         return "only float32 models on the CPU are packed"
     if loaded.spread:
         return "its layers are spread over memory and disk"
-    if family not in FAMILIES or config.hidden_act != "silu":
-        return f"{family} is not among the families that are packed"
-    if config.rope_parameters.get("rope_type", "default") not in STATIC_ROPE:
-        return "its rotary embedding changes with the length of the text"
-    if any(kind != "full_attention" for kind in _attention_kinds(config)):
-        return "its attention has a window"
-    if torch.backends.quantized.engine not in ENGINES or not torch.cpu._is_vnni_supported():
+    if problem := packing_problem(type(loaded.model).__name__, loaded.model.config):
+        return problem
+    if not eight_bit_products():
         return "this processor has no 8-bit products (AVX-512 VNNI)"
     return ""
 
@@ -94,6 +92,16 @@ class Packer:
         self._loaded, self._product = loaded, product or int8_product
         self._largest: dict[str, Tensor] = {}
         self._shared: tuple[Tensor, Product, Tensor, Tensor] | None = None
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of what all copies use together: the head in 8 bits, the rotary embedding; 0 at first."""
+        if self._shared is None:
+            return 0
+        norm, _, cosines, sines = self._shared
+        return product_bytes(*self._loaded.model.lm_head.weight.shape) + sum(
+            tensor.nbytes for tensor in (norm, cosines, sines)
+        )
 
     @torch.no_grad()
     def packing(self, matrices: Matrices) -> Generator[None, None, PackedModel]:
@@ -120,6 +128,7 @@ class Packer:
             kv_heads=config.num_key_value_heads,
             head_size=model.model.layers[0].self_attn.head_dim,
             epsilon=config.rms_norm_eps,
+            own_bytes=config.num_hidden_layers * self._layer_bytes(),
         )
 
     def _layer(self, prefix: str, matrices: Matrices) -> PackedLayer:
@@ -157,6 +166,10 @@ class Packer:
             gate_up=product(gate_up * of_mlp, both),
             down=product(down, bias(("mlp.down_proj",))),
         )
+
+    def _layer_bytes(self) -> int:
+        layer = self._loaded.model.model.layers[0]
+        return sum(product_bytes(*layer.get_submodule(name).weight.shape) for name in MATRICES)
 
     def _share(self) -> tuple[Tensor, Product, Tensor, Tensor]:
         """The last norm, the head and the rotary embedding's cosines and sines."""
@@ -225,11 +238,3 @@ def int8_product(weight: Tensor, bias: Tensor | None) -> Product:
 def float_product(weight: Tensor, bias: Tensor | None) -> Product:
     """`x -> W x + b`, exactly."""
     return lambda x: F.linear(x, weight, bias)
-
-
-def _attention_kinds(config) -> list[str]:
-    """What each layer attends to, by transformers' names; families without a window say nothing."""
-    if getattr(config, "layer_types", None):
-        return list(config.layer_types)
-    windowed = getattr(config, "sliding_window", None) is not None
-    return ["sliding_attention"] if windowed else []

@@ -31,7 +31,8 @@ class Sampling:
     The defaults are for a chat. `repetition_penalty` (CTRL, arXiv 1909.05858, section 4.1; prompt
     and answer count, 1 changes nothing) is 1.1: in six greedy answers of the embedded model up to
     35 % of the four-token groups were repeats at 1.0, at most 12 % at 1.1; at 1.2 no answer ended
-    within 200 tokens any more. `seed` None: another answer each time.
+    within 200 tokens any more. `seed` None: another answer each time. `exact`: no 8-bit copy of the
+    weights serves, where there is one.
     """
 
     temperature: float = 0.7
@@ -40,6 +41,7 @@ class Sampling:
     repetition_penalty: float = 1.1
     max_new_tokens: int = 512
     seed: int | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():

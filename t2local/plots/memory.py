@@ -14,6 +14,7 @@ GB = 10**9
 COLOURS = {
     "weights": "#4e988c",
     "bases": "#d98a1f",
+    "copies": "#8a7a5c",
     "KV cache": "#6b74e6",
     "training step": "#c25ec4",
     "reserve": theme.BASE_COLOUR,

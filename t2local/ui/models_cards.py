@@ -33,16 +33,17 @@ def loaded_html(status: EngineStatus, has_experts: bool) -> str:
         return f'<p class="note" role="alert">{escape(status.error)}</p>{note}'
     if not status.ready:
         return f"{progress_html(status.stage, status.fraction)}{note}"
-    weights = status.resident_bytes - status.basis_bytes
+    weights = status.resident_bytes - status.basis_bytes - status.copies_bytes
     bases = f"{size(status.basis_bytes)}, {status.basis}, {TARGET_WORDS[status.targets]}"
     rows = (
         ("weights", f"{size(weights)}, {escape(held(status))}"),
         (term("bases"), bases),
+        (term("copies"), f"{size(status.copies_bytes)} now" if status.copies_bytes else ""),
         ("runs on", escape(status.device)),
         (term("context length"), f"{thousands(status.context_length)} tokens"),
         ("why this one", escape(status.why)),
     )
-    facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
+    facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows if value)
     remarks = "".join(f'<p class="quiet">{escape(remark)}</p>' for remark in status.remarks)
     return (
         f'<div class="loaded" data-serial="{status.serial}"><h4>{escape(status.model_name)}</h4>'

@@ -241,7 +241,7 @@ def _offline_html() -> str:
 
 def _figure(found: Sizing):
     row: Estimate = found.fit.estimate
-    kept = {"weights": row.weights_bytes, "bases": row.bases_bytes}
+    kept = {"weights": row.weights_bytes, "bases": row.bases_bytes, "copies": row.copies_bytes}
     bars = {
         "chat": {**kept, "KV cache": row.cache_bytes, "reserve": row.reserve_bytes},
         "training": {

@@ -25,7 +25,7 @@ GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=64)
 def packing(workshop, monkeypatch):
     """The workshop with a packer; the model never ends by itself."""
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
-    monkeypatch.setattr("t2local.models.packed.ENGINES", {torch.backends.quantized.engine})
+    monkeypatch.setattr("t2local.models.packable.ENGINES", {torch.backends.quantized.engine})
     workshop.loaded.model.generation_config.eos_token_id = None
     monkeypatch.setattr("t2local.models.generate._stops", lambda loaded: set())
     before = workshop.adapter
@@ -74,6 +74,17 @@ def test_side_by_side_and_short_answers_stay_exact(packing, options):
     short = replace(GREEDY, max_new_tokens=64 if options else two_pass.WORTH_PACKING - 1)
     speak(packing, MATH, short, **options)
     assert packing.adapter.packed(MATH) is None
+
+
+def test_what_came_from_8_bits_is_counted_and_none_where_answers_are_to_be_exact(workshop, packing):
+    packed = speak(packing, MATH)[-1]
+    assert packed.packed_tokens == packed.tokens - 1  # the first comes with the prompt
+    exact = speak(packing, MATH, replace(GREEDY, exact=True))[-1]
+    assert exact.packed_tokens == 0
+    assert speak(workshop, MATH)[-1].packed_tokens == 0
+    assert len(packing.prefixes._kept) == 2, "nor is a prefix taken over"
+    sampled = speak(packing, CODE, SAMPLED)[-1]
+    assert 0 < sampled.packed_tokens < sampled.tokens - two_pass.PACK_AFTER
 
 
 def test_a_turn_of_the_wheel_goes_back_to_the_branch_at_once(workshop, packing):

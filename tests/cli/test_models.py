@@ -38,7 +38,7 @@ def test_estimate_prints_every_combination(capsys):
     best = found["best"]["plan"]
     assert (best["quantization"], best["basis"], best["targets"]) == ("nf4", "int8", "all")
     for row in found["rows"]:
-        parts = ("weights_bytes", "bases_bytes", "cache_bytes", "reserve_bytes")
+        parts = ("weights_bytes", "bases_bytes", "copies_bytes", "cache_bytes", "reserve_bytes")
         assert row["total_bytes"] == sum(row[part] for part in parts)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from t2local.models.fast_decode import ROOM, FastCache, fast_step
+from t2local.models.fast_decode import ROOM, FastCache, PackedSteps, fast_step
 from t2local.models.generate import Decoder, Sampling
 from t2local.models.packed import Packer, float_product, int8_product, why_not
 from t2local.progress import drain
@@ -20,7 +20,7 @@ needs_int8 = pytest.mark.skipif(
 def packable(tiny_loaded, monkeypatch):
     """`packable(family)`: a tiny model that counts as packable on any processor."""
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
-    monkeypatch.setattr("t2local.models.packed.ENGINES", {torch.backends.quantized.engine})
+    monkeypatch.setattr("t2local.models.packable.ENGINES", {torch.backends.quantized.engine})
     return tiny_loaded
 
 
@@ -90,12 +90,12 @@ def test_a_cache_grows_without_losing_what_it_holds(packable):
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(max_new_tokens=12, seed=3)])
 def test_the_decoder_says_the_same_and_stops_at_the_same_place(packable, sampling):
     loaded = packable()
-    model = packed(loaded)
+    model = PackedSteps(packed(loaded))
 
-    def said(packed_model):
+    def said(quick):
         decoder = Decoder(loaded, PROMPT, sampling)
         while not decoder.done:
-            decoder.push(decoder.sample(decoder.logits(packed_model)))
+            decoder.push(decoder.sample(decoder.logits(quick)))
         return decoder.said, decoder.finished
 
     ordinary, fast = said(None), said(model)
@@ -108,7 +108,7 @@ def test_the_decoder_says_the_same_and_stops_at_the_same_place(packable, samplin
 
 def test_a_kept_cache_serves_either_way_and_steps_may_take_turns(packable):
     loaded = packable()
-    model = packed(loaded)
+    model = PackedSteps(packed(loaded))
     ordinary, fast = (Decoder(loaded, PROMPT, GREEDY) for _ in range(2))
     for turn in range(9):
         serving = model if turn % 3 else None

@@ -1,0 +1,75 @@
+"""How answers are written is chosen by the model and the machine, and said with the reason."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from t2local.engine.engine import Engine
+from t2local.engine.requests import ChatRequest, Controls
+from t2local.models.captured import CapturedSteps
+from t2local.models.graph_decode import StepDecoder
+from t2local.models.sampling import Sampling
+from t2local.svf import Mixture
+
+ASK = ({"role": "user", "content": "What is 2 + 2?"},)
+LONG = Sampling(temperature=0.0, max_new_tokens=60)
+
+
+@pytest.fixture
+def packable(monkeypatch):
+    """Any processor counts as one with 8-bit products, and any model as worth packing."""
+    monkeypatch.setattr("t2local.models.packed.eight_bit_products", lambda: True)
+    monkeypatch.setattr("t2local.engine.loading.PACK_BYTES", 0)
+
+
+def opened(folder, precision="auto"):
+    return Engine(str(folder), precision=precision).load()._ready()
+
+
+def test_a_quantised_model_and_an_exact_one_are_decoded_plainly(model_folder, packable):
+    assert "8-bit copies" in opened(model_folder).decoding()
+    assert opened(model_folder, "exact").decoding() == "plain steps (exact answers were asked for)"
+    whole = opened(model_folder)
+    small = replace(whole, loaded=replace(whole.loaded, quantization="nf4"))
+    assert "only float32 models" in small.decoding()
+
+
+def test_a_very_small_model_is_not_packed(engine):
+    assert engine._ready().decoding().startswith("plain steps (so small a model")
+
+
+@pytest.mark.parametrize("problem", ["", "operation not permitted"])
+def test_where_steps_are_captured_it_is_tried(model_folder, monkeypatch, problem):
+    monkeypatch.setattr("t2local.models.captured.why_not", lambda loaded: "")
+    build = StepDecoder.__init__
+
+    def built(decoder, *given):
+        build(decoder, *given)
+        decoder.problem = problem
+
+    monkeypatch.setattr(StepDecoder, "__init__", built)
+    found = opened(model_folder)
+    assert isinstance(found.workshop.adapter._captured.steps, CapturedSteps)
+    expected = f"plain steps ({problem})" if problem else "captured steps (CUDA graphs)"
+    assert found.decoding() == expected
+    assert found.decoding() == expected
+
+
+@pytest.mark.skipif(
+    torch.backends.quantized.engine not in ("x86", "fbgemm"), reason="no 8-bit products here"
+)
+def test_the_status_counts_the_copies_there_are(engine, model_folder, packable):
+    whole = Engine(str(model_folder)).load()
+    before, base = whole.status, engine.status
+    assert before.resident_bytes == before.basis_bytes + before.copies_bytes + (
+        base.resident_bytes - base.basis_bytes - base.copies_bytes
+    )
+    assert before.copies_bytes == whole._ready().workshop.adapter.copies_bytes > 0  # the classifier
+    asked = ChatRequest(ASK, Controls("manual", mixture=Mixture({"math": 1.0})), LONG)
+    whole._ready().loaded.model.generation_config.eos_token_id = None
+    done = list(whole.answer("s", asked))[-1]
+    after = whole.status
+    assert done.packed_tokens > 0
+    assert after.copies_bytes > before.copies_bytes
+    assert after.resident_bytes - after.copies_bytes == before.resident_bytes - before.copies_bytes
