@@ -127,7 +127,7 @@ class _Opening:
         """While a model is loaded how far it is; then the page follows the new one, once."""
         status = self.engine.status
         if status.ready and values[self.serial] == status.serial:
-            return {self.serial: status.serial}
+            return {self.serial: status.serial, self.header: header_html(status)}
         update = self._status()
         if not status.ready:
             return update

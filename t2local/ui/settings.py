@@ -16,13 +16,14 @@ from t2local.svf.mixing import Gains
 
 @dataclass(frozen=True)
 class Look:
-    """`low`, `high`, `step` of a slider; no `low`: a number to type."""
+    """`low`, `high`, `step` of a slider; no `low`: a number to type, or a tick where `ticked`."""
 
     label: str
     info: str = ""
     low: float | None = None
     high: float = 2.0
     step: float = 0.05
+    ticked: bool = False
 
 
 LOOKS = {
@@ -32,6 +33,12 @@ LOOKS = {
     "repetition_penalty": Look("repetition penalty", "above 1 discourages repeats", 0.8, 1.8),
     "max_new_tokens": Look("longest answer", "in tokens", 16, 2048, 16),
     "seed": Look("seed", "the same seed, the same answer; empty is a new one each time"),
+    "exact": Look(
+        "exact answers",
+        "on a processor, long answers come from weights rounded to 8 bits; ticked they do not, and "
+        "take about three times as long",
+        ticked=True,
+    ),
     "attention": Look("attention", low=0.0),
     "mlp": Look("MLP", low=0.0),
     "early": Look("early layers", low=0.0),
@@ -69,8 +76,10 @@ def create_gains() -> Form:
     return Form(Gains)
 
 
-def _component(name: str, default: Any) -> gr.Slider | gr.Number:
+def _component(name: str, default: Any) -> gr.Slider | gr.Number | gr.Checkbox:
     look = LOOKS[name]
+    if look.ticked:
+        return gr.Checkbox(default, label=look.label, info=look.info, elem_id=f"set-{name}")
     if look.low is None:
         return gr.Number(
             default, label=look.label, info=look.info, precision=0, minimum=0, elem_id=f"set-{name}"
@@ -88,5 +97,7 @@ def _component(name: str, default: Any) -> gr.Slider | gr.Number:
 
 
 def _typed(name: str, value: Any) -> Any:
+    if LOOKS[name].ticked:
+        return bool(value)
     whole = LOOKS[name].low is None or LOOKS[name].step == int(LOOKS[name].step)
     return int(value) if whole else float(value)

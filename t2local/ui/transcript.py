@@ -13,6 +13,7 @@ from t2local.ui import card
 from t2local.ui.examples import EXAMPLES
 from t2local.ui.markdown import render
 
+from t2local.ui.glossary import term
 SHOWN_CHARACTERS = 6_000  # of a user's message; copying and editing have all of it
 
 
@@ -150,3 +151,4 @@ def _button(act: str, label: str, sign: str) -> str:
 
 def _raw(text: str) -> str:
     return escape(text, quote=True)
+    facts.append(term("8-bit weights") if timing.get("packed_tokens") else "")

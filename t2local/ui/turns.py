@@ -6,7 +6,7 @@ came. Only tokens are accumulated: marks and text therefore share one count of c
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -185,6 +185,7 @@ def _timing(done: Done) -> dict[str, Any]:
         "tokens_per_s": done.tokens_per_s,
         "finish": done.finish,
         "context_used": done.context_used,
+        "packed_tokens": done.packed_tokens,
         "context_length": done.context_length,
     }
 
