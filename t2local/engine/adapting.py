@@ -17,9 +17,12 @@ from t2local.engine.shelf import Shelf
 from t2local.engine.uses import Uses
 from t2local.experts.mixture_file import MixtureFile, MixtureStore
 from t2local.models.load import LoadedModel
+from t2local.models.shortage import Work, shortage_told
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel
 from t2local.tasks.examples import Example
+
+SEARCH = Work("This search", "shorten its answers (`--max-new-tokens`) or give it shorter rows")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class AdaptingDesk:
     model: Callable[[], tuple[LoadedModel, SVFModel]]
     shelf: Callable[[], Shelf]
     uses: Uses = field(default_factory=Uses)
+    forget: Callable[[], None] = lambda: None  # gives back what chats keep, when memory runs out
 
     def search(
         self,
@@ -43,8 +47,11 @@ class AdaptingDesk:
             shelf = self.shelf()
             experts = {name: shelf.usable[name].z for name in shelf.skills}
             shots = draw_shots(examples, config)
-            folder = paths.home() / "searches"
-            return (yield from search(loaded, svf, experts, shots, reward, config, folder, cancel))
+            found = search(
+                loaded, svf, experts, shots, reward, config, paths.home() / "searches", cancel
+            )
+            with shortage_told(loaded, self.forget, SEARCH):
+                return (yield from found)
 
     def file_of(self, found: Found, reward: str, config: CEMConfig) -> MixtureFile:
         """What a search found as a file, with what it was found for."""

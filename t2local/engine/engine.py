@@ -44,6 +44,7 @@ from t2local.engine.uses import Uses
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.models.load import LoadedModel
+from t2local.models.shortage import shortage_told
 from t2local.progress import CancelToken, drain
 from t2local.svf import Mixture, SVFModel
 
@@ -82,13 +83,16 @@ class Engine:
         self.desk = TrainingDesk(self.jobs, self._trained_model, self.uses)
         self.desk.begin_with(choice)
         self.library = LibraryDesk(self._trained_model, self.restock, self.desk.names_in_training)
-        self.adapting = AdaptingDesk(self._trained_model, lambda: self._shelf, self.uses)
+        self.adapting = AdaptingDesk(
+            self._trained_model, lambda: self._shelf, self.uses, self._forget
+        )
 
     # --- loading
 
     @property
     def status(self) -> EngineStatus:
-        return self.models.status
+        status, opened = self.models.status, self.models.opened
+        return opened.now(status) if status.ready and opened is not None else status
 
     def start(self) -> None:
         """Load in the background; `status` tells how far it is, or why it failed."""
@@ -149,6 +153,11 @@ class Engine:
     def _trained_model(self) -> tuple[LoadedModel, SVFModel]:
         opened = self._ready()
         return opened.loaded, opened.svf
+
+    def _forget(self) -> None:
+        """Give back what chats have kept: memory ran out."""
+        if opened := self.models.opened:
+            opened.workshop.forget()
 
     def _ready(self) -> Opened:
         return self.models.ready()
@@ -232,13 +241,14 @@ class Engine:
                 del self._sessions[session]
 
     def dispatch(self, request: ChatRequest) -> Dispatch:
-        """Pass 1 alone for the last user message."""
+        """Pass 1 alone for the last user message. Raises `T2LocalError`."""
         check_messages(request.messages)
         question = [m["content"] for m in request.messages if m["role"] == "user"][-1]
         opened = self._ready()
         shelf = opened.shelf
         strategy = self._strategy(request, shelf)
-        return two_pass.dispatch(opened.workshop, question, strategy, shelf.skills)
+        with shortage_told(opened.loaded, opened.workshop.forget):
+            return two_pass.dispatch(opened.workshop, question, strategy, shelf.skills)
 
     def steer(self, session: str, mixture: Mixture) -> None:
         """Turn the wheel of this session's running answer; nothing happens when it is idle."""

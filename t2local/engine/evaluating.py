@@ -23,9 +23,13 @@ from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation
 from t2local.experts.mixture_file import MixtureFile, MixtureStore, read_mixture
 from t2local.models.load import LoadedModel
+from t2local.models.shortage import Work, shortage_told
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel
 
+MEASUREMENT = Work(
+    "This measurement", "shorten the answers (`--max-new-tokens`) or measure shorter questions"
+)
 HARD = "hard"
 LORA = "lora"
 
@@ -61,11 +65,13 @@ class EvaluatingDesk:
     model: Callable[[], tuple[LoadedModel, SVFModel]]
     shelf: Callable[[], Shelf]
     uses: Uses = field(default_factory=Uses)
+    forget: Callable[[], None] = lambda: None  # gives back what chats keep, when memory runs out
 
     @classmethod
     def of(cls, engine: Engine) -> "EvaluatingDesk":
         """The desk of an engine's model, which may still be loading."""
-        return cls(engine.adapting.model, engine.adapting.shelf, engine.uses)
+        adapting = engine.adapting
+        return cls(adapting.model, adapting.shelf, engine.uses, adapting.forget)
 
     def names(self) -> list[str]:
         """The strategies that can be named here, files and folders aside."""
@@ -81,7 +87,9 @@ class EvaluatingDesk:
     ) -> Generator[Event, None, Evaluation]:
         """All strategies on all tasks; see `evaluation.run`. Raises `T2LocalError`, `Cancelled`."""
         with self.uses.of("A measurement on the page Evaluate"):
-            return (yield from self._run(plan, cancel))
+            loaded, _ = self.model()
+            with shortage_told(loaded, self.forget, MEASUREMENT):
+                return (yield from self._run(plan, cancel))
 
     def _run(
         self, plan: EvaluationPlan, cancel: CancelToken | None

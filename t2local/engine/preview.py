@@ -13,8 +13,10 @@ from t2local.adapt.context import check_messages, fit
 from t2local.adapt.two_pass import Workshop, peek
 from t2local.engine.requests import NextTokens
 from t2local.models.prefix_cache import PrefixCache
+from t2local.models.shortage import ANSWER, Work, shortage_told
 from t2local.svf import Mixture
 
+PREVIEW = Work("The preview of the next word", ANSWER.remedy)
 ANSWER_TOKENS = 1  # room that the preview leaves in the context
 
 Messages = Sequence[Mapping[str, str]]
@@ -29,14 +31,22 @@ class Previews:
     def bars(
         self, workshop: Workshop, messages: Messages, said: str, mixture: Mixture, k: int
     ) -> NextTokens:
-        """The `k` likeliest tokens after `messages` and what the running answer has `said`."""
+        """The `k` likeliest tokens after `messages` and what the running answer has `said`.
+
+        Raises `T2LocalError` when memory runs out.
+        """
         started = time.perf_counter()
         messages, goes_on = so_far(messages, said)
         check_messages(messages)
         ids = fit(workshop.loaded, messages, ANSWER_TOKENS, goes_on).ids
-        base = self._likeliest(workshop, ids, Mixture(), k)
-        adapted = base if mixture.is_base else self._likeliest(workshop, ids, mixture, k)
+        with shortage_told(workshop.loaded, lambda: self._forget(workshop), PREVIEW):
+            base = self._likeliest(workshop, ids, Mixture(), k)
+            adapted = base if mixture.is_base else self._likeliest(workshop, ids, mixture, k)
         return NextTokens(base, adapted, seconds=time.perf_counter() - started)
+
+    def _forget(self, workshop: Workshop) -> None:
+        self._kept.clear()
+        workshop.forget()
 
     @torch.no_grad()
     def _likeliest(

@@ -1,4 +1,4 @@
-"""Memory that runs out while a model answers: told in one sentence, and freed again.
+"""Memory that runs out while a model works: told in one sentence, and freed again.
 
 Knows nothing of what was asked.
 """
@@ -7,6 +7,7 @@ import contextlib
 import gc
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -30,8 +31,21 @@ def free_memory() -> None:
     return_freed_memory()
 
 
+@dataclass(frozen=True)
+class Work:
+    """What needed the memory: its `name`, and what makes it smaller first of all."""
+
+    name: str
+    remedy: str
+
+
+ANSWER = Work("This answer", "shorten the chat or begin a new one")
+
+
 @contextlib.contextmanager
-def shortage_told(loaded: LoadedModel, forget: Callable[[], None]) -> Iterator[None]:
+def shortage_told(
+    loaded: LoadedModel, forget: Callable[[], None], work: Work = ANSWER
+) -> Iterator[None]:
     """Turn a shortage inside the block into a `T2LocalError`; the model stays usable.
 
     `forget` drops what can be done without (kept KV caches). The error's frames are cleared, for
@@ -45,16 +59,14 @@ def shortage_told(loaded: LoadedModel, forget: Callable[[], None]) -> Iterator[N
         traceback.clear_frames(error.__traceback__)
         forget()
         free_memory()
-        raise T2LocalError(_sentence(loaded)) from error
+        raise T2LocalError(_sentence(loaded, work)) from error
 
 
-def _sentence(loaded: LoadedModel) -> str:
-    ways = ["shorten the chat or begin a new one", "load the model with `--basis int8`"]
+def _sentence(loaded: LoadedModel, work: Work) -> str:
+    ways = [work.remedy, "load the model with `--basis int8`"]
     if loaded.quantization != "nf4":
         ways.append("with `--quantize nf4`")
     ways.append("or with MLP targets only")
     memory = "the GPU's memory" if loaded.device.startswith("cuda") else "this machine's memory"
-    return (
-        f"This answer needed more than {memory} (the context may grow to "
-        f"{loaded.context_length:,} tokens); {', '.join(ways)}."
-    )
+    context = f" (the context may grow to {loaded.context_length:,} tokens)"
+    return f"{work.name} needed more than {memory}{context}; {', '.join(ways)}."
