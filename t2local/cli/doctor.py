@@ -11,8 +11,10 @@ from t2local.experts import ExpertStore
 from t2local.models import embedded
 from t2local.models.load import model_slug
 from t2local.models.memory import DeviceReport, device_report
+from t2local.svf.fused import branch_path
 
 GIB = 2**30
+NOT_HERE = "the model is not here yet"
 
 
 def add_parser(subparsers) -> None:
@@ -22,7 +24,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
-    device = device_report()
+    device, engine = device_report(), _engine(arguments)
     findings = {
         "system": device.system,
         "python": device.python,
@@ -34,7 +36,9 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         "sandbox": _sandbox(),
         "embedded_model": _embedded(),
         "caches": _caches(),
-        "experts": _experts(arguments),
+        "branch": branch_path("cuda") if device.gpus else "PyTorch products (no CUDA device)",
+        "decode": engine.models.ready().decoding() if engine else NOT_HERE,
+        "experts": _experts(engine, arguments),
     }
     if arguments.json:
         report(findings)
@@ -79,11 +83,17 @@ def _caches() -> dict[str, str]:
     }
 
 
-def _experts(arguments: argparse.Namespace) -> dict[str, str]:
-    """Each expert file of the model: does it match the weights? Needs the model on this disk."""
+def _engine(arguments: argparse.Namespace) -> Engine | None:
+    """With the model loaded, None where the embedded one would have to be fetched first."""
     source = arguments.model or paths.default_model()
     if source == "embedded" and not embedded.is_complete(paths.models_dir() / embedded.NAME):
-        files = ExpertStore(model_slug(source)).files()
-        return {f.path.stem: f.problem or "readable; the model is not here yet" for f in files}
-    engine = Engine(source, arguments.quantize, arguments.basis).load()
+        return None
+    return Engine(source, arguments.quantize, arguments.basis).load()
+
+
+def _experts(engine: Engine | None, arguments: argparse.Namespace) -> dict[str, str]:
+    """Each expert file of the model: does it match the weights? Needs the model on this disk."""
+    if engine is None:
+        files = ExpertStore(model_slug(arguments.model or paths.default_model())).files()
+        return {f.path.stem: f.problem or f"readable; {NOT_HERE}" for f in files}
     return {info.name: info.warning or "matches the model" for info in engine.experts()}

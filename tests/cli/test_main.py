@@ -6,6 +6,7 @@ import torch
 from t2local.cli.main import main
 from t2local.experts import Expert, ExpertStore
 from t2local.models.load import load_model
+from t2local.models.packed import float_product
 from t2local.progress import drain
 from t2local.svf import attach
 
@@ -58,6 +59,18 @@ def test_ask_prints_exactly_one_json_object(capsys, skilled):
     assert answer["dispatch"]["strategy"] == "manual"
     assert answer["dispatch"]["alpha"] == {"math": 0.6}
     assert set(answer["timing"]) == {"first_pass_s", "second_pass_s", "tokens", "tokens_per_s"}
+
+
+def test_ask_says_on_stderr_what_came_from_8_bit_weights(capsys, skilled, monkeypatch):
+    monkeypatch.setattr("t2local.models.packed.eight_bit_products", lambda: True)
+    monkeypatch.setattr("t2local.engine.loading.PACK_BYTES", 0)
+    monkeypatch.setattr("t2local.models.packed.int8_product", float_product)
+    monkeypatch.setattr("t2local.models.generate._stops", lambda loaded: set())
+    ask = ("ask", "hello", "--model", skilled, "--json", "--temperature", "0")
+    for precision, packed in (("auto", True), ("exact", False)):
+        _, out, err = run(capsys, *ask, "--max-new-tokens", "50", "--precision", precision)
+        assert json.loads(out)["timing"]["tokens"] == 50
+        assert ("49 of them from weights rounded to 8 bits" in err) == packed
 
 
 def test_ask_with_the_prompt_strategy_reports_probabilities(capsys, skilled):
@@ -151,3 +164,5 @@ def test_doctor_reports_in_json_without_the_model(capsys):
     assert status == 0
     assert "not fetched yet" in report["embedded_model"]
     assert report["packages"]["torch"]
+    assert report["decode"] == "the model is not here yet"
+    assert "PyTorch products" in report["branch"] or "Triton" in report["branch"]
