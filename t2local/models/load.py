@@ -89,10 +89,10 @@ def load_model(
     with quiet_transformers(), blocks_returned_when_freed():
         load = _load_gguf if where.endswith(".gguf") else _load_checkpoint
         model, tokenizer, kind = load(where, quantization)
-        pictures = pictures_for(where, model, tokenizer)
+        pictures, unseen = pictures_for(where, model, tokenizer)
     cancel.raise_if_cancelled()
     yield Progress(STAGE, 1, 2)
-    loaded = describe(model, tokenizer, name, kind, pictures)
+    loaded = describe(model, tokenizer, name, kind, pictures, unseen)
     for note in loaded.notes:
         LOG.warning(note)
     yield Progress(STAGE, 2, 2)
@@ -118,8 +118,9 @@ def describe(
     name: str,
     kind: str = "none",
     pictures: Pictures | None = None,
+    note: str = "",
 ) -> LoadedModel:
-    """Freeze a model and tokenizer into a `LoadedModel`."""
+    """Freeze a model and tokenizer into a `LoadedModel`; `note`: another of its notes."""
     model.requires_grad_(False).eval()
     return LoadedModel(
         model=model,
@@ -132,7 +133,7 @@ def describe(
         context_length=_context_length(model.config, tokenizer),
         resident_bytes=quantized.resident_bytes(model),
         pictures=pictures,
-        notes=(*devices.notes(kind, model.dtype), *_spread_notes(model)),
+        notes=(*devices.notes(kind, model.dtype), *_spread_notes(model), *filter(None, [note])),
     )
 
 
@@ -188,13 +189,13 @@ def _load_gguf(
     where: str, quantization: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """A `.gguf` file; another quantisation goes through a temporary ordinary checkpoint."""
-    with load_errors.translated(where):
     path = Path(where)
+    with load_errors.translated(where):
         config = gguf_config(path)
         n_parameters = count_parameters(config)
         kind = choose_quantization(quantization, n_parameters)
-        if kind == "none":
         dtype = choose_dtype(n_parameters, config.model_type)
+        if kind == "none":
             model = read_gguf_model(path, torch.float32)
             return model.to(choose_device(), dtype), read_gguf_tokenizer(path), kind
         home = paths.home()  # /tmp may be memory

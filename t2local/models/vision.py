@@ -5,8 +5,9 @@ beyond every vocabulary (`FIRST_ID`) for which the embedding layer gives the fea
 generation, caches of prefixes and batches of different `z` need not know of pictures, and a text
 prompt is computed as before. This is exact because only the language model is adapted (as in the
 paper, whose LLaVA-NeXT takes experts trained on language): features do not depend on `z`.
-It holds where features merely stand in for embeddings, as in `SEES`; other vision-language models
-(Qwen-VL and Gemma 3 change positions or masks by the picture) load and answer text only.
+It holds where features merely stand in for embeddings, as in the families of `PROVEN`. A model of
+another family is tried when it is loaded (`vision_check`): where its own forward says something
+else (Qwen-VL and Gemma 3 change positions or masks by the picture) it answers text only.
 """
 
 import hashlib
@@ -32,9 +33,10 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from t2local.errors import T2LocalError
+from t2local.models.vision_check import sees_as_itself
 from t2local.pictures import open_picture, picture_bytes
 
-SEES = ("llava", "llava_next")  # each tested against the model's own forward
+PROVEN = ("llava", "llava_next", "vipllava", "idefics3")  # by tests
 FIRST_ID = 1_000_000_000  # above any vocabulary, and still a tokenizer's 32 bits
 FEATURE_BYTES = 512 * 2**20  # of features kept; those let go are computed again when asked for
 # In front of a template that reads parts only: a plain text, with its placeholders, as parts.
@@ -55,7 +57,7 @@ def is_vision(config: PreTrainedConfig) -> bool:
     """Whether a checkpoint holds a tower beside its language model that is to be loaded."""
     kind = config.model_type
     text_too = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return kind in SEES or (kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not text_too)
+    return kind in PROVEN or (kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not text_too)
 
 
 def auto_class(config: PreTrainedConfig) -> type:
@@ -65,22 +67,42 @@ def auto_class(config: PreTrainedConfig) -> type:
 
 def pictures_for(
     where: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> "Pictures | None":
+) -> "tuple[Pictures | None, str]":
     """What reads pictures for a model from the folder or Hub id `where`; None: it reads text only.
 
-    Gives the tokenizer the processor's chat template where it has none. Raises `T2LocalError` for
-    a checkpoint without a processor.
+    Then a sentence says why, where it was made to see. Gives the tokenizer the processor's chat
+    template where it has none. Raises `T2LocalError` for a checkpoint without a processor.
     """
-    if model.config.model_type not in SEES:
-        return None
+    kind = model.config.model_type
+    if not is_vision(model.config):
+        return None, ""
     try:
         processor = AutoProcessor.from_pretrained(where)
-    except (OSError, ValueError, KeyError) as error:
-        raise T2LocalError(
-            f"'{where}' reads pictures, but its processor cannot be loaded "
-            f"({str(error).splitlines()[0][:160]}); fetch the whole model again."
-        ) from error
-    return Pictures(model, tokenizer, processor)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = next(iter(str(error).strip().splitlines()), "no reason given")[:160]
+        if kind in PROVEN:
+            raise T2LocalError(
+                f"'{where}' reads pictures, but its processor cannot be loaded ({reason}); "
+                "fetch the whole model again."
+            ) from error
+        return None, f"This model answers text only: its processor cannot be loaded ({reason})."
+    return seeing(model, tokenizer, processor)
+
+
+def seeing(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, processor: ProcessorMixin
+) -> "tuple[Pictures | None, str]":
+    """`pictures_for` with the processor at hand; a model that cannot see is left as it was."""
+    kind, template = model.config.model_type, tokenizer.chat_template
+    unseen = f"This model answers text only: t2local cannot show pictures to '{kind}' models."
+    if getattr(processor, "image_token", None) is None:
+        return None, unseen
+    pictures = Pictures(model, tokenizer, processor)
+    if kind in PROVEN or sees_as_itself(model, tokenizer, processor, pictures):
+        return pictures, ""
+    pictures.let_go()
+    tokenizer.chat_template = template
+    return None, unseen
 
 
 class Pictures:
@@ -106,8 +128,12 @@ class Pictures:
         self._features: OrderedDict[int, Tensor] = OrderedDict()  # first id -> [N, d]
         self._lock = Lock()
         _share_template(tokenizer, processor, self.token)
-        embedding = model.get_input_embeddings()
-        embedding.forward = self._reading(embedding.forward)
+        self._embedding = model.get_input_embeddings()
+        self._embedding.forward = self._reading(self._embedding.forward)
+
+    def let_go(self) -> None:
+        """Give the embedding layer its own forward back."""
+        del self._embedding.forward
 
     def expand(self, ids: Sequence[int], pictures: Sequence[str]) -> list[int]:
         """`ids` with each placeholder replaced by the ids of its picture, in order.
