@@ -1,5 +1,6 @@
 """Chats kept on disk: one JSON file a chat, written to a temporary name and renamed.
 
+A message's pictures lie below `pictures`, in a folder for each chat (`chat_pictures`).
 A damaged file is reported in `ChatStore.damaged` and left where it is, never deleted. One writer a
 chat at a time (`claim`), so two browser tabs cannot overwrite each other's answer. It knows nothing
 of models or of the page.
@@ -11,17 +12,19 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from t2local import paths
+from t2local.engine import chat_pictures
 from t2local.errors import T2LocalError
 
 SCHEMA = 1
 TITLE_CHARACTERS = 48
 UNTITLED = "New chat"
+PICTURES = "pictures"  # the folder beside the chats' files
 CHAT_ID = re.compile(r"[0-9a-f]{8,40}")
 
 
@@ -30,7 +33,8 @@ class Message:
     """One turn. `dispatch` and `timing` are JSON of what the engine decided and took.
 
     `base_content`: the base model's answer, when both were asked. `steered`: where in `content`
-    (characters) the mixture changed, and its JSON from there on.
+    (characters) the mixture changed, and its JSON from there on. `images`: the paths of its
+    pictures; the file holds their names alone, so that a home may be moved.
     """
 
     role: str  # "user" | "assistant"
@@ -39,6 +43,7 @@ class Message:
     timing: Mapping[str, Any] | None = None
     base_content: str | None = None
     steered: tuple[tuple[int, Mapping[str, Any]], ...] = ()
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,19 @@ class Chat:
         title = title_of(text) if self.title == UNTITLED else self.title
         return replace(self, title=title, messages=(*self.messages, Message("user", text)))
 
+    def showing(self, images: Sequence[str]) -> "Chat":
+        """This chat with pictures at its last message."""
+        last = replace(self.messages[-1], images=tuple(images))
+        return replace(self, messages=(*self.messages[:-1], last))
+
     def edit(self, index: int, text: str) -> "Chat":
-        """This chat as if message `index` had been `text`; what followed it is left out."""
+        """As if message `index` had been `text`, with its pictures; what followed is left out."""
         if not (0 <= index < len(self.messages) and self.messages[index].role == "user"):
             raise T2LocalError(
                 "That message is no longer there; reload the page and edit it again."
             )
-        return replace(self, messages=self.messages[:index]).ask(text)
+        before = replace(self, messages=self.messages[:index])
+        return before.ask(text).showing(self.messages[index].images)
 
     def unanswered(self) -> "Chat":
         """This chat without the answers after its last user message.
@@ -86,10 +97,17 @@ class Chat:
         last = self.messages[-1] if self.messages else None
         return last if last is not None and last.role == "assistant" else None
 
-    def turns(self) -> tuple[dict[str, str], ...]:
-        """Role and content of each message, the system prompt first: what a model is given."""
+    @property
+    def has_pictures(self) -> bool:
+        return any(message.images for message in self.messages)
+
+    def turns(self, sees: bool = True) -> tuple[dict[str, Any], ...]:
+        """Role, content and pictures of each message, the system prompt first: for a model.
+
+        `sees`: whether that model does; pictures that are no longer on disk are left out.
+        """
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        return (*system, *({"role": m.role, "content": m.content} for m in self.messages))
+        return (*system, *(_turn(message, sees) for message in self.messages))
 
 
 @dataclass(frozen=True)
@@ -139,8 +157,7 @@ class ChatStore:
         """Write `chat` with the present time and give it back; an error leaves the old file."""
         chat = replace(chat, updated=time.time())
         with paths.atomic_write(self._path(chat.id)) as temporary:
-            text = json.dumps({"schema": SCHEMA, **asdict(chat)}, ensure_ascii=False, indent=1)
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(_json(chat), encoding="utf-8")
         return chat
 
     def rename(self, chat_id: str, title: str) -> Chat:
@@ -150,14 +167,18 @@ class ChatStore:
         with self.claim(chat_id):
             chat = replace(self.load(chat_id), title=" ".join(title.split())[:200])
             with paths.atomic_write(self._path(chat_id)) as temporary:  # keeps `updated`
-                text = json.dumps({"schema": SCHEMA, **asdict(chat)}, ensure_ascii=False, indent=1)
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_text(_json(chat), encoding="utf-8")
         return chat
 
     def delete(self, chat_id: str) -> None:
-        """Remove a chat's file; nothing happens when it is already gone."""
+        """Remove a chat's file and pictures; nothing happens when it is already gone."""
         with self.claim(chat_id):
             self._path(chat_id).unlink(missing_ok=True)
+            chat_pictures.forget(self._pictures(chat_id))
+
+    def keep_pictures(self, chat_id: str, sources: Sequence[str]) -> tuple[str, ...]:
+        """Copy picture files to the chat; their paths there. Raises `T2LocalError`."""
+        return chat_pictures.keep(self._pictures(chat_id), sources)
 
     @contextlib.contextmanager
     def claim(self, chat_id: str, timeout_s: float = 2.0) -> Iterator[None]:
@@ -189,6 +210,29 @@ class ChatStore:
             raise T2LocalError(f"'{chat_id}' is no chat's id; choose a chat from the list.")
         return self.folder / f"{chat_id}.json"
 
+    @property
+    def pictures_folder(self) -> Path:
+        """What is below it are pictures, and nothing else."""
+        return self.folder / PICTURES
+
+    def _pictures(self, chat_id: str) -> Path:
+        return self.pictures_folder / self._path(chat_id).stem
+
+
+def _turn(message: Message, sees: bool) -> dict[str, Any]:
+    turn = {"role": message.role, "content": message.content}
+    images = [image for image in message.images if Path(image).is_file()] if sees else []
+    return {**turn, "images": images} if images else turn
+
+
+def _json(chat: Chat) -> str:
+    messages = [
+        {**asdict(message), "images": [Path(image).name for image in message.images]}
+        for message in chat.messages
+    ]
+    content = {"schema": SCHEMA, **asdict(chat), "messages": messages}
+    return json.dumps(content, ensure_ascii=False, indent=1)
+
 
 def title_of(text: str) -> str:
     """The first words of a message, at most `TITLE_CHARACTERS` long."""
@@ -209,16 +253,18 @@ def read_chat(path: Path) -> Chat:
     except (ValueError, OSError) as error:
         raise T2LocalError(f"The chat file '{path.name}' cannot be read ({error}).") from error
     try:
-        return chat_from_json(content)
+        return chat_from_json(content, path.parent / PICTURES / path.stem)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise T2LocalError(
             f"The chat file '{path.name}' is damaged ({error}); it was left as it is."
         ) from error
 
 
-def chat_from_json(content: Mapping[str, Any]) -> Chat:
-    """Raises `T2LocalError` for a newer schema; `KeyError`, `TypeError`, `ValueError`
-    where it is damaged.
+def chat_from_json(content: Mapping[str, Any], pictures: Path) -> Chat:
+    """`pictures`: the folder of the chat's own.
+
+    Raises `T2LocalError` for a newer schema; `KeyError`, `TypeError`, `ValueError` where it is
+    damaged.
     """
     if int(content["schema"]) > SCHEMA:
         raise T2LocalError(
@@ -228,7 +274,7 @@ def chat_from_json(content: Mapping[str, Any]) -> Chat:
     return Chat(
         id=str(content["id"]),
         title=str(content["title"]),
-        messages=tuple(message_from_json(message) for message in content["messages"]),
+        messages=tuple(message_from_json(message, pictures) for message in content["messages"]),
         system_prompt=str(content["system_prompt"]),
         controls=dict(content["controls"]),
         sampling=dict(content["sampling"]),
@@ -236,7 +282,7 @@ def chat_from_json(content: Mapping[str, Any]) -> Chat:
     )
 
 
-def message_from_json(content: Mapping[str, Any]) -> Message:
+def message_from_json(content: Mapping[str, Any], pictures: Path) -> Message:
     steered = content["steered"]
     return Message(
         role=str(content["role"]),
@@ -245,4 +291,5 @@ def message_from_json(content: Mapping[str, Any]) -> Message:
         timing=content["timing"],
         base_content=content["base_content"],
         steered=tuple((int(at), dict(mixture)) for at, mixture in steered),
+        images=tuple(str(pictures / Path(name).name) for name in content.get("images", ())),
     )

@@ -80,12 +80,12 @@ class Opened:
             copies_bytes=copies,
             basis=next(name for name, dtype in DTYPES.items() if dtype == vectors.dtype),
             targets=choice.targets,
+            sees=loaded.pictures is not None,
             source=choice.source,
             why=choice.why,
             remarks=loaded.notes,
             serial=serial,
         )
-
 
     def now(self, status: EngineStatus) -> EngineStatus:
         """`status` with the memory that its copies take at this moment."""
@@ -106,6 +106,7 @@ class Opened:
         if adapter.packs:
             return f"8-bit copies of the weights, from {PACK_AFTER} tokens of a long answer on"
         return "captured steps (CUDA graphs)"
+
 
 def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Progress, None, Opened]:
     """Load the model, attach SVF and read the experts.

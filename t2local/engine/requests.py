@@ -97,6 +97,7 @@ class EngineStatus:
     copies_bytes: int = 0  # part of it too: rebuilt matrices and 8-bit copies, at this moment
     basis: str = ""  # dtype: "fp32" | "bf16" | "int8"
     targets: str = "all"
+    sees: bool = False  # pictures
     source: str = ""  # as `--model` takes it
     why: str = ""  # this model and no other
     note: str = ""  # a sentence about a model that could not be loaded in its place

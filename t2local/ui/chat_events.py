@@ -14,14 +14,16 @@ import gradio as gr
 
 from t2local.adapt.events import BASE, Dispatched, Token
 from t2local.engine.chats import Chat
+from t2local.errors import T2LocalError
 from t2local.ui import turns
 from t2local.ui.chat_list import chat_list_html
-from t2local.ui.chat_tab import ChatTab
+from t2local.ui.chat_tab import ChatTab, drafted
 from t2local.ui.errors import shown
 from t2local.ui.line import line_html
 from t2local.ui.mixer import mixer_update
 from t2local.ui.transcript import transcript_html
 
+EMPTY_MESSAGE = {"text": "", "files": []}
 FRAME_S = 0.04  # the transcript is redrawn at most this often
 MODEL = {"concurrency_id": "model", "concurrency_limit": 4}
 
@@ -79,7 +81,10 @@ class ChatEvents:
     # answering -----------------------------------------------------------------------------
 
     def send(self, values: dict, request: gr.Request) -> Iterator[dict]:
-        chat = self._chat(values).ask(values[self.tab.message])
+        text, files = drafted(values[self.tab.message])
+        chat = self._chat(values).ask(text)
+        if files:
+            chat = chat.showing(self._kept(chat.id, files))
         yield from self._stream(turns.answer, chat, values, request)
 
     def example(self, values: dict, request: gr.Request, event: gr.EventData) -> Iterator[dict]:
@@ -111,13 +116,13 @@ class ChatEvents:
     ) -> Iterator[dict]:
         tab = self.tab
         asked = self.wheel.asked(values, compare=bool(values[tab.compare]), override=override)
-        drawn = 0.0
+        drawn, sees = 0.0, self.engine.status.sees
         for live in speak(self.engine, request.session_hash, chat, asked):
             if isinstance(live.event, Token) and time.monotonic() - drawn < FRAME_S:
                 continue
             drawn = time.monotonic()
             update = {
-                tab.transcript: transcript_html(live.chat, (), live.stage, asked.compare),
+                tab.transcript: transcript_html(live.chat, (), live.stage, asked.compare, sees),
                 tab.line: line_html(self.engine.status, live.tokens_per_s, live.context_used),
             }
             if live.event is None:
@@ -132,7 +137,7 @@ class ChatEvents:
         return {
             tab.chat_id: chat.id,
             tab.last_chat: chat.id,
-            tab.message: "",
+            tab.message: EMPTY_MESSAGE,
             tab.chats: chat_list_html(self.engine.chats.list(), chat.id),
             tab.send: gr.Button(visible=False),
             tab.stop: gr.Button(visible=True),
@@ -171,13 +176,22 @@ class ChatEvents:
             tab.chat_id: chat.id,
             tab.last_chat: chat.id,
             tab.chats: chat_list_html(self.engine.chats.list(), chat.id),
-            tab.transcript: transcript_html(chat, self._answerers()),
+            tab.transcript: transcript_html(chat, self._answerers(), sees=self.engine.status.sees),
             tab.line: line_html(
                 self.engine.status, timing.get("tokens_per_s", 0.0), timing.get("context_used", 0)
             ),
             tab.send: gr.Button(visible=True),
             tab.stop: gr.Button(visible=False),
         }
+
+    def _kept(self, chat_id: str, files: list[str]) -> tuple[str, ...]:
+        status = self.engine.status
+        if status.ready and not status.sees:
+            raise T2LocalError(
+                f"{status.model_name} reads text only and cannot see the picture; remove it, or "
+                "load a model that sees in the tab Models."
+            )
+        return self.engine.chats.keep_pictures(chat_id, files)
 
     def _answerers(self) -> list[str]:
         experts = [e for e in self.engine.experts() if e.kind == "skill" and e.usable]

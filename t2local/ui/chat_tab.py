@@ -12,6 +12,7 @@ from t2local.ui.transcript import welcome_html
 from t2local.ui.wheel import Wheel, create_wheel
 
 BROWSER_KEY = "t2local-last-chat"
+LONGEST_PASTE = 10_000_000  # characters; above it gradio would make a file of them
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ChatTab:
     new: gr.Button
     chats: gr.HTML
     transcript: gr.HTML
-    message: gr.Textbox
+    message: gr.MultimodalTextbox
     send: gr.Button
     stop: gr.Button
     line: gr.HTML
@@ -64,11 +65,32 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
     )  # fmt: skip
 
 
-def _composer(status: EngineStatus) -> tuple[gr.Textbox, gr.Button, gr.Button]:
+def drafted(value: dict | None) -> tuple[str, list[str]]:
+    """Text and picture files of the message box."""
+    value = value or {}
+    return value.get("text") or "", list(value.get("files") or ())
+
+
+def message_update(status: EngineStatus) -> dict:
+    """The message box for a model; one that sees has a button for pictures.
+
+    Pasting and dropping them is always possible: a model that does not see says so when it is sent.
+    """
+    return gr.update(
+        placeholder=hint(status), interactive=status.ready, elem_classes=_sight(status)
+    )
+
+
+def _sight(status: EngineStatus) -> list[str]:
+    return [] if status.sees else ["blind"]
+
+
+def _composer(status: EngineStatus) -> tuple[gr.MultimodalTextbox, gr.Button, gr.Button]:
     with gr.Row(elem_id="composer"):
-        message = gr.Textbox(
+        message = gr.MultimodalTextbox(
             label="Message", show_label=False, container=False, placeholder=hint(status),
-            lines=1, max_lines=8,
+            lines=1, max_lines=8, sources=["upload"], file_types=["image"], file_count="multiple",
+            submit_btn=False, max_plain_text_length=LONGEST_PASTE, elem_classes=_sight(status),
             interactive=status.ready, elem_id="message", scale=1, min_width=0,
         )  # fmt: skip
         send = gr.Button(

@@ -5,6 +5,7 @@ the model: strategies, sliders, experts, the last chat's settings.
 """
 
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,14 +16,14 @@ from t2local.ui.adapt_events import AdaptEvents
 from t2local.ui.adapt_tab import create_adapt_tab
 from t2local.ui.assets import FOLDER, asset
 from t2local.ui.chat_events import ChatEvents
-from t2local.ui.chat_tab import ChatTab, create_chat_tab
+from t2local.ui.chat_tab import ChatTab, create_chat_tab, message_update
 from t2local.ui.errors import shown
 from t2local.ui.evaluate_events import EvaluateEvents
 from t2local.ui.evaluate_tab import create_evaluate_tab
 from t2local.ui.experts_cards import experts_html
 from t2local.ui.experts_events import ExpertsEvents
 from t2local.ui.experts_tab import create_experts_tab
-from t2local.ui.header import header_html, hint
+from t2local.ui.header import header_html
 from t2local.ui.models_events import ModelsEvents
 from t2local.ui.models_tab import create_models_tab
 from t2local.ui.theme import page_theme
@@ -36,7 +37,12 @@ NO_MODEL = -1
 
 
 class Page(gr.Blocks):
-    """Blocks that bring their own looks to `launch`, however they are launched."""
+    """Blocks that bring their own looks to `launch`, however they are launched.
+
+    `served`: folders whose files the page shows.
+    """
+
+    served: tuple[Path, ...] = ()
 
     def launch(self, *args: Any, **options: Any) -> Any:
         looks = {
@@ -49,6 +55,7 @@ class Page(gr.Blocks):
             "favicon_path": FOLDER / "favicon.svg",
             "footer_links": [],
             "share": False,
+            "allowed_paths": [str(folder) for folder in self.served],
             "ssr_mode": False,
         }
         return super().launch(*args, **{**looks, **options})
@@ -57,6 +64,7 @@ class Page(gr.Blocks):
 def build_app(engine: Any) -> Page:
     """The page of one engine; `engine.start()` may be called before or after."""
     with Page(title=TITLE, fill_width=True, fill_height=True, analytics_enabled=False) as page:
+        page.served = (engine.chats.pictures_folder,)
         header = gr.HTML(
             header_html(engine.status), elem_id="header", apply_default_css=False, js_on_load=None
         )
@@ -143,7 +151,7 @@ class _Opening:
             self.header: header_html(status),
             self.timer: gr.Timer(POLL_S if waiting else IDLE_POLL_S, active=True),
             self.serial: status.serial if status.ready else NO_MODEL,
-            tab.message: gr.Textbox(placeholder=hint(status), interactive=status.ready),
+            tab.message: message_update(status),
             tab.send: gr.Button(interactive=status.ready, visible=True),
         }
 

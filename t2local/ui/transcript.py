@@ -6,26 +6,35 @@ clicks into events. The live answer is the last message of the chat while `stage
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from t2local.engine.chats import Chat, Message
 from t2local.ui import card
 from t2local.ui.examples import EXAMPLES
+from t2local.ui.glossary import term
 from t2local.ui.markdown import render
 
-from t2local.ui.glossary import term
 SHOWN_CHARACTERS = 6_000  # of a user's message; copying and editing have all of it
 
 
 def transcript_html(
-    chat: Chat, answer_with: Sequence[str] = (), stage: str | None = None, compare: bool = False
+    chat: Chat,
+    answer_with: Sequence[str] = (),
+    stage: str | None = None,
+    compare: bool = False,
+    sees: bool = True,
 ) -> str:
-    """`answer_with`: names that may answer instead. `stage`: what the model is doing, or None."""
+    """`answer_with`: names that may answer instead. `stage`: what the model is doing, or None.
+
+    `sees`: whether it is given the pictures.
+    """
     if not chat.messages:
         return welcome_html()
     last = len(chat.messages) - 1
     turns = [
-        _user(i, message, idle=stage is None)
+        _user(i, message, idle=stage is None, sees=sees)
         if message.role == "user"
         else _assistant(
             message,
@@ -74,7 +83,7 @@ def _mark(change: str) -> str:
     return f'<span class="steer" tabindex="0" data-tip="{tip}" aria-label="{tip}">◆</span>'
 
 
-def _user(index: int, message: Message, *, idle: bool) -> str:
+def _user(index: int, message: Message, *, idle: bool, sees: bool) -> str:
     actions = _button("copy", "Copy", "❐") + _button("edit", "Edit", "✎") if idle else ""
     raw = f' data-raw="{_raw(message.content)}"' if idle else ""  # not with every token
     shown = escape(message.content[:SHOWN_CHARACTERS])
@@ -83,9 +92,28 @@ def _user(index: int, message: Message, *, idle: bool) -> str:
         shown += f'<span class="quiet"> … and {more:,} characters more</span>'
     return (
         f'<article class="turn user" data-index="{index}"{raw}>'
-        f'<div class="said">{shown}</div>'
+        f'{_pictures(message, sees)}<div class="said">{shown}</div>'
         f'<div class="acts">{actions}</div></article>'
     )
+
+
+def _pictures(message: Message, sees: bool) -> str:
+    """Small, a click opens them whole."""
+    if not message.images:
+        return ""
+    total = len(message.images)
+    shown = [
+        _picture(image, f"picture {i} of {total}") for i, image in enumerate(message.images, 1)
+    ]
+    unseen = "" if sees else "<small>This model reads text only: not seen by it.</small>"
+    return f'<div class="pictures">{"".join(shown)}{unseen}</div>'
+
+
+def _picture(image: str, words: str) -> str:
+    if not Path(image).is_file():
+        return f'<span class="gone">{words} is no longer on disk</span>'
+    where = escape(f"gradio_api/file={quote(image)}", quote=True)
+    return f'<a href="{where}" target="_blank"><img src="{where}" alt="{words}" loading="lazy"></a>'
 
 
 def _assistant(
@@ -127,6 +155,7 @@ def _footer(message: Message, *, is_last: bool, live: bool) -> str:
         actions += _button("retry", "Regenerate", "↻") + _button("carry_on", "Continue", "→")
     facts = [f"{timing['tokens']} tokens" if timing.get("tokens") else ""]
     facts.append(f"{timing['tokens_per_s']:.0f} tok/s" if timing.get("tokens_per_s") else "")
+    facts.append(term("8-bit weights") if timing.get("packed_tokens") else "")
     facts.append(
         {"cancelled": "stopped", "length": "cut at the limit"}.get(timing.get("finish"), "")
     )
@@ -151,4 +180,3 @@ def _button(act: str, label: str, sign: str) -> str:
 
 def _raw(text: str) -> str:
     return escape(text, quote=True)
-    facts.append(term("8-bit weights") if timing.get("packed_tokens") else "")

@@ -84,7 +84,8 @@ def _speak(
         sampling=sampling_json(asked.sampling),
     )
     controls = _controls_of(before) if carried else asked.controls
-    request = ChatRequest(chat.turns(), controls, asked.sampling, asked.compare, carried)
+    turns = chat.turns(engine.status.sees)
+    request = ChatRequest(turns, controls, asked.sampling, asked.compare, carried)
     with engine.chats.claim(chat.id):
         chat = engine.chats.save(chat)
         yield Live(chat, None, "reading your prompt …")
@@ -184,20 +185,23 @@ def _timing(done: Done) -> dict[str, Any]:
         "tokens": done.tokens,
         "tokens_per_s": done.tokens_per_s,
         "finish": done.finish,
-        "context_used": done.context_used,
         "packed_tokens": done.packed_tokens,
+        "context_used": done.context_used,
         "context_length": done.context_length,
     }
 
 
-def preview(chat: Chat, draft: str, asked: Asked) -> ChatRequest | None:
+def preview(
+    chat: Chat, draft: str, images: Sequence[str], asked: Asked, sees: bool
+) -> ChatRequest | None:
     """What to ask the next-token bars: how an answer to the draft, or to the last message, begins.
 
+    `images`: attached to the draft. `sees`: whether the model does.
     None when there is nothing to answer yet.
     """
     if draft.strip():
-        chat = chat.ask(draft)
+        chat = chat.ask(draft).showing(images)
     elif not chat.messages:
         return None
     chat = replace(chat.unanswered(), system_prompt=asked.system_prompt)
-    return ChatRequest(chat.turns(), asked.controls, asked.sampling)
+    return ChatRequest(chat.turns(sees), asked.controls, asked.sampling)

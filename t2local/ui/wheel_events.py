@@ -10,7 +10,7 @@ import gradio as gr
 
 from t2local.ui import turns
 from t2local.ui.chat_events import last_dispatch
-from t2local.ui.chat_tab import ChatTab
+from t2local.ui.chat_tab import ChatTab, drafted
 from t2local.ui.errors import shown
 from t2local.ui.next_tokens import hint_html, next_tokens_html
 
@@ -56,8 +56,10 @@ class WheelEvents:
     def bars(self, values: dict, request: gr.Request) -> str:
         chat = self.engine.chats.load_or_new(values[self.tab.chat_id])
         asked = self.wheel.asked(values, compare=False)
-        question = turns.preview(chat, values[self.tab.message] or "", asked)
-        if question is None or not self.engine.status.ready:
+        text, files = drafted(values[self.tab.message])
+        status = self.engine.status
+        question = turns.preview(chat, text, files, asked, status.sees)
+        if question is None or not status.ready:
             return hint_html(NOTHING_YET)
         mixture = asked.controls.mixture
         return next_tokens_html(self.engine.next_tokens(request.session_hash, question, mixture))

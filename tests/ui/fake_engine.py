@@ -57,9 +57,13 @@ def pace(prompt: str) -> int:
 
 class FakeEngine:
     def __init__(
-        self, delay_s: float = 0.01, load_s: float = 0.0, chats: ChatStore | None = None
+        self,
+        delay_s: float = 0.01,
+        load_s: float = 0.0,
+        chats: ChatStore | None = None,
+        sees: bool = False,
     ) -> None:
-        self.delay_s, self.load_s, self.said = delay_s, load_s, SAID
+        self.delay_s, self.load_s, self.said, self.sees = delay_s, load_s, SAID, sees
         self.chats = chats or ChatStore()
         self.error: str | None = None
         self.requests: list[tuple[str, ChatRequest]] = []
@@ -84,7 +88,7 @@ class FakeEngine:
             return EngineStatus("decomposing matrices", fraction=share)
         return EngineStatus(
             "ready", 1.0, True, None, "SmolLM2-135M-Instruct", "float32", "none", 1_130_000_000,
-            "cpu", 8192,
+            "cpu", 8192, sees=self.sees,
         )  # fmt: skip
 
     def experts(self) -> list[ExpertInfo]:

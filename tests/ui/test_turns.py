@@ -114,6 +114,8 @@ def test_marks_count_characters_of_the_whole_answer(engine):
 
 def test_preview_asks_about_the_draft_or_the_last_question(engine):
     chat = answered(engine)
-    assert turns.preview(engine.chats.new(), " ", ASKED) is None
-    assert turns.preview(chat, "", ASKED).messages[-1]["content"] == "seven spiders"
-    assert turns.preview(chat, "and 8?", ASKED).messages[-1]["content"] == "and 8?"
+    assert turns.preview(engine.chats.new(), " ", (), ASKED, sees=False) is None
+    assert turns.preview(chat, "", (), ASKED, sees=False).messages[-1]["content"] == "seven spiders"
+    assert turns.preview(chat, "and 8?", (), ASKED, sees=False).messages[-1]["content"] == "and 8?"
+    seen = turns.preview(chat, "and this?", [__file__], ASKED, sees=True)
+    assert seen.messages[-1]["images"] == [__file__]
