@@ -25,7 +25,7 @@ from t2local.tasks.benchmarks import load_task, show_first_test
 from t2local.tasks.examples import Example
 from t2local.tasks.intervals import paired_difference
 
-CHOSEN, WRITTEN = ("arc_challenge", "easy_vqa"), ("gsm8k", "humaneval")
+CHOSEN, WRITTEN = ("arc_challenge", "easy_vqa", "easy_vqa_more"), ("gsm8k", "humaneval")
 SHOT_TOKENS = 96  # that a candidate writes in answer to a shot
 # Name -> how it is searched, on every set; then where answers are chosen, which takes no writing.
 EVERYWHERE = {"few-shot": {}, "few-shot, light": LIGHT}
@@ -42,11 +42,32 @@ WHERE_CHOSEN = {
 
 @dataclass(frozen=True)
 class Unseen:
-    """A set, where its shots come from, and the reward that a search maximises."""
+    """A set, where its shots come from, and the reward that a search maximises.
+
+    `also`: whether its training rows that no search draws are scored instead: the same mixtures
+    once more, on rows that nobody has looked at while they were chosen.
+    """
 
     name: str
     shots: Callable[[QuestionSet], list[Example]]
     reward: str
+    also: bool = False
+
+    def asked(self, limit: int) -> QuestionSet:
+        """What is scored."""
+        asked = question_set(self.name, limit)
+        if not self.also:
+            return asked
+        rows = self.shots(asked)
+        configs = [_config(how) for how in (EVERYWHERE | WHERE_CHOSEN).values()]
+        drawn = [shot for config in configs for shot in draw_shots(rows, config)]
+        first = asked.questions[0]
+        others = [
+            replace(first, example=row, user=first.user.replace(first.example.prompt, row.prompt))
+            for row in rows
+            if not any(row is shot for shot in drawn)
+        ]
+        return replace(asked, questions=tuple(others))
 
 
 def _choices(name: str) -> Callable[[QuestionSet], list[Example]]:
@@ -61,9 +82,14 @@ def _same_answers(asked: QuestionSet) -> list[Example]:
     return [replace(e, columns=c) for e, c in zip(rows, offered, strict=True)]
 
 
+def _config(how: Mapping) -> CEMConfig:
+    return CEMConfig(max_new_tokens=SHOT_TOKENS, **how)
+
+
 UNSEEN = {
     "arc_challenge": Unseen("arc_challenge", _choices("arc_challenge"), "choice"),
     "easy_vqa": Unseen("easy_vqa", _same_answers, "choice"),
+    "easy_vqa_more": Unseen("easy_vqa", _same_answers, "choice", also=True),
     "gsm8k": Unseen("gsm8k", _choices("gsm8k"), "numeric"),
     "humaneval": Unseen(
         "humaneval", lambda asked: [show_first_test(e) for e in load_task("mbpp", "train")], "code"
@@ -85,13 +111,15 @@ def on_unseen_sets(
         subject = subject_of()
         adapter = lora() if lora else None
         for name in names:
-            asked = question_set(name, limit)
+            asked = UNSEEN[name].asked(limit)
             budget = None if asked.verdict == LIKELIHOOD else max_new_tokens
             ways = list(_strategies(lab, subject, UNSEEN[name], asked, adapter))
             found, right = _drained(lab, evaluate(subject, [asked], ways, True, budget))
             singles = {skill: right[skill] for skill in subject.skills if skill in right}
             extra = {way.name: _of_mixture(way, right, singles) for way in ways if way.shots}
-            rows += [r.as_dict() | extra.get(r.strategy, {}) for r in found.results]
+            rows += [
+                r.as_dict() | {"task": name} | extra.get(r.strategy, {}) for r in found.results
+            ]
     return rows
 
 
@@ -117,8 +145,7 @@ def _strategies(
         yield asking(subject, name, subject.classifier, soft)
     searched = EVERYWHERE | (WHERE_CHOSEN if asked.verdict == LIKELIHOOD else {})
     for name, how in searched.items():
-        config = CEMConfig(max_new_tokens=SHOT_TOKENS, **how)
-        found = _found(lab, subject, unseen, asked, config)
+        found = _found(lab, subject, unseen, asked, _config(how))
         yield mixed(subject, name, found.mixture, found.shot_prompts)
     if lora is not None:
         yield _as_strategy(lora)

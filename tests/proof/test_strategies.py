@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from t2local.adapt.cem import CEMConfig
+from t2local.adapt.few_shot import draw_shots
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
 from t2local.evaluation.subject import Subject
 from t2local.experts import Expert
@@ -70,3 +72,14 @@ def test_a_mixture_is_compared_with_the_single_expert_that_has_most_right(rows):
         assert low < mean < high
         assert set(rows[name]["alpha"]) == {"math", "code"}
     assert "over_best_single" not in rows["classifier"]
+
+
+def test_rows_that_no_search_draws_are_scored_once_more(rows):
+    shots = choices(20, 40)
+    unseen = Unseen("colours", lambda asked: shots, "choice", also=True)
+    asked = unseen.asked(12)
+    scored = [question.example for question in asked.questions]
+    drawn = draw_shots(shots, CEMConfig(**SMALL))
+    assert len(scored) == len(shots) - len(drawn)
+    assert not [row for row in scored if row in drawn]
+    assert all(question.user == question.example.prompt for question in asked.questions)
