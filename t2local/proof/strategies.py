@@ -44,19 +44,19 @@ WHERE_CHOSEN = {
 class Unseen:
     """A set, where its shots come from, and the reward that a search maximises.
 
-    `also`: whether its training rows that no search draws are scored instead: the same mixtures
-    once more, on rows that nobody has looked at while they were chosen.
+    `rest`: the rows of `shots` as they are scored, of which those are that no search draws: the
+    same mixtures once more, on rows that nobody has looked at while they were chosen.
     """
 
     name: str
     shots: Callable[[QuestionSet], list[Example]]
     reward: str
-    also: bool = False
+    rest: Callable[[QuestionSet], list[Example]] | None = None
 
     def asked(self, limit: int) -> QuestionSet:
         """What is scored."""
         asked = question_set(self.name, limit)
-        if not self.also:
+        if self.rest is None:
             return asked
         rows = self.shots(asked)
         configs = [_config(how) for how in (EVERYWHERE | WHERE_CHOSEN).values()]
@@ -64,8 +64,8 @@ class Unseen:
         first = asked.questions[0]
         others = [
             replace(first, example=row, user=first.user.replace(first.example.prompt, row.prompt))
-            for row in rows
-            if not any(row is shot for shot in drawn)
+            for row, known in zip(self.rest(asked), rows, strict=True)
+            if not any(known is shot for shot in drawn)
         ]
         return replace(asked, questions=tuple(others))
 
@@ -76,10 +76,16 @@ def _choices(name: str) -> Callable[[QuestionSet], list[Example]]:
 
 def _same_answers(asked: QuestionSet) -> list[Example]:
     """easy-VQA's training questions with the answers that the set offers, without pictures."""
+    rows = _with_pictures(asked)
+    return [replace(e, columns={n: e.columns[n] for n in ("choices", "label")}) for e in rows]
+
+
+def _with_pictures(asked: QuestionSet) -> list[Example]:
+    """The same as they are scored: a picture, which nobody is shown, tells two of them apart."""
     kinds = asked.questions[0].example.columns["choices"]
     rows = [e for e in load_task("easy_vqa", "train") if e.answer in kinds]
     offered = [{"choices": kinds, "label": kinds.index(e.answer)} for e in rows]
-    return [replace(e, columns=c) for e, c in zip(rows, offered, strict=True)]
+    return [replace(e, columns={**e.columns, **c}) for e, c in zip(rows, offered, strict=True)]
 
 
 def _config(how: Mapping) -> CEMConfig:
@@ -89,7 +95,7 @@ def _config(how: Mapping) -> CEMConfig:
 UNSEEN = {
     "arc_challenge": Unseen("arc_challenge", _choices("arc_challenge"), "choice"),
     "easy_vqa": Unseen("easy_vqa", _same_answers, "choice"),
-    "easy_vqa_more": Unseen("easy_vqa", _same_answers, "choice", also=True),
+    "easy_vqa_more": Unseen("easy_vqa", _same_answers, "choice", _with_pictures),
     "gsm8k": Unseen("gsm8k", _choices("gsm8k"), "numeric"),
     "humaneval": Unseen(
         "humaneval", lambda asked: [show_first_test(e) for e in load_task("mbpp", "train")], "code"

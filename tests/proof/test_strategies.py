@@ -76,7 +76,7 @@ def test_a_mixture_is_compared_with_the_single_expert_that_has_most_right(rows):
 
 def test_rows_that_no_search_draws_are_scored_once_more(rows):
     shots = choices(20, 40)
-    unseen = Unseen("colours", lambda asked: shots, "choice", also=True)
+    unseen = Unseen("colours", lambda asked: shots, "choice", lambda asked: shots)
     asked = unseen.asked(12)
     scored = [question.example for question in asked.questions]
     drawn = draw_shots(shots, CEMConfig(**SMALL))
