@@ -145,11 +145,12 @@ def _strategies(
     yield base(subject)
     for skill in subject.skills:
         yield mixed(subject, skill, Mixture({skill: 1.0}))
-    for soft in (True, False):
+    chosen = asked.verdict == LIKELIHOOD
+    for soft in (True, False) if chosen else (True,):  # what is written takes minutes a strategy
         yield asking(subject, "prompt" if soft else "prompt:hard", None, soft)
         name = "classifier" if soft else "classifier:hard"
         yield asking(subject, name, subject.classifier, soft)
-    searched = EVERYWHERE | (WHERE_CHOSEN if asked.verdict == LIKELIHOOD else {})
+    searched = EVERYWHERE | (WHERE_CHOSEN if chosen else {})
     for name, how in searched.items():
         found = _found(lab, subject, unseen, asked, _config(how))
         yield mixed(subject, name, found.mixture, found.shot_prompts)
