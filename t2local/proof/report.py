@@ -9,6 +9,7 @@ TITLES = {
     "dispatch": "Dispatchers on held-out messages",
     "chosen": "Strategies on unseen sets, answers chosen by likelihood",
     "written": "Strategies on unseen sets, written answers",
+    "programs": "Strategies on unseen sets, written programs",
     "pass_times": "Pass 1 beside pass 2",
     "overfitting": "Few training rows",
     "composition": "Two experts at α from 0 to 1",
@@ -90,6 +91,7 @@ def _composed(row: Mapping[str, Any]) -> dict[str, str]:
 _SHOWN = {
     "chosen": _strategy,
     "written": _strategy,
+    "programs": _strategy,
     "dispatch": _dispatched,
     "pass_times": _timed,
     "composition": _composed,

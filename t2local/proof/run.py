@@ -30,6 +30,7 @@ from t2local.proof.measured_sets import measured_sets
 
 SECTIONS = (
     "methods", "targets", "dispatch", "chosen", "overfitting", "composition", "transfer", "written",
+    "programs",
 )  # fmt: skip
 REVISION = 1  # raise it when what a cell means changes
 
@@ -61,7 +62,7 @@ def prove(
     book = Book(paths.home() / "proof", (REVISION, loaded.name, loaded.quantization, loaded.dtype))
     lab = Laboratory(loaded, book, report)
     found = {name: _section(lab, plan, name) for name in SECTIONS if name in plan.sections}
-    tables = [found[name] for name in ("chosen", "written") if name in found]
+    tables = [found[name] for name in strategies.SETS if name in found]
     if tables:
         found["pass_times"] = strategies.pass_times([row for table in tables for row in table])
     return {"about": _about(loaded, plan), "sections": found}
@@ -83,7 +84,6 @@ def _section(lab: Laboratory, plan: ProofPlan, name: str) -> list[Cell]:
         case "transfer":
             copy = fine_tuned(lab, plan.steps)
             return sections.transfer(copy, sets, experts["reasoning"])
-    names = strategies.CHOSEN if name == "chosen" else strategies.WRITTEN
     source, config = sections.source_and_config(plan.steps)
 
     def lora():
@@ -93,7 +93,12 @@ def _section(lab: Laboratory, plan: ProofPlan, name: str) -> list[Cell]:
         return Subject(lab.loaded, lab.svf, experts)
 
     return strategies.on_unseen_sets(
-        lab, subject, names, plan.limit, plan.max_new_tokens, lora if name == "chosen" else None
+        lab,
+        subject,
+        strategies.SETS[name],
+        plan.limit,
+        plan.max_new_tokens,
+        lora if name == "chosen" else None,
     )
 
 

@@ -25,7 +25,11 @@ from t2local.tasks.benchmarks import load_task, show_first_test
 from t2local.tasks.examples import Example
 from t2local.tasks.intervals import paired_difference
 
-CHOSEN, WRITTEN = ("arc_challenge", "easy_vqa", "easy_vqa_more"), ("gsm8k", "humaneval")
+SETS = {
+    "chosen": ("arc_challenge", "easy_vqa", "easy_vqa_more"),
+    "written": ("gsm8k",),
+    "programs": ("humaneval",),
+}  # by section of the proof
 SHOT_TOKENS = 96  # that a candidate writes in answer to a shot
 # Name -> how it is searched, on every set; then where answers are chosen, which takes no writing.
 EVERYWHERE = {"few-shot": {}, "few-shot, light": LIGHT}
