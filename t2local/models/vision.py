@@ -7,7 +7,7 @@ prompt is computed as before. This is exact because only the language model is a
 paper, whose LLaVA-NeXT takes experts trained on language): features do not depend on `z`.
 It holds where features merely stand in for embeddings, as in the families of `PROVEN`. A model of
 another family is tried when it is loaded (`vision_check`): where its own forward says something
-else (Qwen-VL and Gemma 3 change positions or masks by the picture) it answers text only.
+else (Gemma 3 masks by the picture) it answers text only.
 """
 
 import hashlib
@@ -36,7 +36,12 @@ from t2local.errors import T2LocalError
 from t2local.models.vision_check import sees_as_itself
 from t2local.pictures import open_picture, picture_bytes
 
-PROVEN = ("llava", "llava_next", "vipllava", "idefics3")  # by tests
+PROVEN = {  # by tests, with the processor that they use
+    "llava": "LlavaProcessor",
+    "llava_next": "LlavaNextProcessor",
+    "vipllava": "LlavaProcessor",
+    "idefics3": "Idefics3Processor",
+}
 FIRST_ID = 1_000_000_000  # above any vocabulary, and still a tokenizer's 32 bits
 FEATURE_BYTES = 512 * 2**20  # of features kept; those let go are computed again when asked for
 # In front of a template that reads parts only: a plain text, with its placeholders, as parts.
@@ -98,7 +103,8 @@ def seeing(
     if getattr(processor, "image_token", None) is None:
         return None, unseen
     pictures = Pictures(model, tokenizer, processor)
-    if kind in PROVEN or sees_as_itself(model, tokenizer, processor, pictures):
+    proven = PROVEN.get(kind) == type(processor).__name__  # Pixtral calls itself llava, too
+    if proven or sees_as_itself(model, tokenizer, processor, pictures):
         return pictures, ""
     pictures.let_go()
     tokenizer.chat_template = template

@@ -6,9 +6,10 @@ from PIL import Image
 
 from t2local.models import vision
 from t2local.models.generate import Decoder, Sampling
-from t2local.models.load import load_model
+from t2local.models.load import count_parameters, load_model
 from t2local.models.picture_prompt import render_prompt
 from t2local.models.vision import FIRST_ID, PROVEN
+from t2local.models.vision_check import sees_as_itself
 from t2local.progress import drain
 from t2local.svf import attach
 from tests.models.vision_families import build
@@ -61,6 +62,12 @@ def test_two_pictures_give_the_logits_and_words_of_the_models_own_forward(family
 
 
 @pytest.mark.parametrize("family", SEEING)
+def test_parameters_are_counted_from_the_config(family):
+    model, _ = build(family)
+    assert count_parameters(model.config) == model.num_parameters()
+
+
+@pytest.mark.parametrize("family", SEEING)
 def test_only_the_language_model_is_adapted(family, folder):
     svf = attach(drain(load_model(folder(family), "none")).model)
     assert len(svf.matrix_names) == 14
@@ -69,7 +76,7 @@ def test_only_the_language_model_is_adapted(family, folder):
 
 @pytest.mark.parametrize("family", SEEING)
 def test_the_trial_at_loading_finds_out_that_it_sees(family, folder, monkeypatch):
-    monkeypatch.setattr(vision, "PROVEN", ())
+    monkeypatch.setattr(vision, "PROVEN", {})
     loaded = drain(load_model(folder(family), "none"))
     assert family in PROVEN
     assert loaded.pictures is not None
@@ -95,7 +102,25 @@ def test_a_processor_that_cannot_be_had_is_said_and_the_model_answers_text(
 ):
     where = folder("idefics3")
     (tmp_path / "idefics3" / "processor_config.json").unlink()
-    monkeypatch.setattr(vision, "PROVEN", ())
+    monkeypatch.setattr(vision, "PROVEN", {})
     loaded = drain(load_model(where, "none"))
     assert loaded.pictures is None
     assert "answers text only: its processor cannot be loaded" in loaded.notes[0]
+
+
+def test_a_family_that_reads_two_pictures_otherwise_than_one_is_found_out(folder, monkeypatch):
+    """As one that tiles a picture only where it is alone."""
+    loaded = drain(load_model(folder("vipllava"), "none"))
+    _, processor = build("vipllava")
+    plain = type(loaded.model).forward
+
+    def forward(self, *args, pixel_values=None, **inputs):
+        if pixel_values is not None and len(pixel_values) > 1:
+            pixel_values = pixel_values.flip(-1)
+        return plain(self, *args, pixel_values=pixel_values, **inputs)
+
+    monkeypatch.setattr(type(loaded.model), "forward", forward)
+    found = loaded.model, loaded.tokenizer, processor, loaded.pictures
+    assert not sees_as_itself(*found)
+    monkeypatch.setattr(type(loaded.model), "forward", plain)
+    assert sees_as_itself(*found)
