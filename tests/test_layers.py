@@ -9,7 +9,7 @@ import pytest
 from t2local.paths import PROJECT_ROOT
 
 ROWS = (
-    ("errors", "paths", "pictures", "progress"),
+    ("errors", "paths", "pictures", "progress", "provenance"),
     ("svf", "models", "tasks"),
     ("experts",),
     ("adapt",),

@@ -38,6 +38,7 @@ from t2local.models.load import LoadedModel, load_model
 from t2local.models.packed import why_not
 from t2local.models.quantized import nf4_problem
 from t2local.progress import drain
+from t2local.provenance import origin
 from t2local.svf import SVFModel, attaching
 from t2local.training.bench_peer import peer_problem, peer_step_cost
 from t2local.training.bench_step import StepCost, step_cost
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     if arguments.json:
         report(
             {
-                "device": _device(status),
+                **origin(_device(status)),
                 "model": status.model_name,
                 "rows": [asdict(row) for row in rows],
                 "ratios": ratios,

@@ -20,6 +20,7 @@ from t2local.evaluation.bench_rows import Row
 from t2local.evaluation.bench_speed import Measured
 from t2local.models.load import LoadedModel
 from t2local.models.random_shape import SHAPES, random_shape
+from t2local.provenance import origin
 from t2local.svf import SVFModel
 from t2local.training.bench_step import cost_of_steps, workload
 
@@ -93,7 +94,7 @@ def run_shape(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], 
     name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
     if arguments.json:
         listed = [asdict(row) for row in rows]
-        report({"device": name, "model": f"random-{shape}", "rows": listed, "ratios": {}})
+        report({**origin(name), "model": f"random-{shape}", "rows": listed, "ratios": {}})
         return
     print(f"random-{shape}, nf4, on {name}\n")
     for row in rows:

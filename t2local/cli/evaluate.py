@@ -1,9 +1,6 @@
 """`evaluate`: strategies side by side on benchmark tasks or files, with intervals."""
 
 import argparse
-import os
-import platform
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +17,7 @@ from t2local.evaluation.report_files import in_words, markdown_text, write_repor
 from t2local.evaluation.run import RowFailed, Scored
 from t2local.evaluation.tally import Evaluation
 from t2local.progress import drain
+from t2local.provenance import origin
 from t2local.tasks.intervals import wilson
 
 
@@ -96,10 +94,9 @@ def _listed() -> dict[str, Any]:
 def _about(engine: Engine, plan: EvaluationPlan) -> dict[str, Any]:
     status = engine.status
     return {
-        "command": shlex.join(["python", "-m", "t2local", *sys.argv[1:]]),
+        **origin(status.device),
         "limit": plan.limit,
         "seed": plan.seed,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {status.device}",
         "model": f"{status.model_name}, {status.dtype}, {status.quantization}",
         "torch": torch.__version__,
     }

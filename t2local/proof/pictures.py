@@ -8,7 +8,6 @@ One expert learns from questions about shapes, the other from all others; their 
 both. Nothing is chosen by the held-out rows: the last step's z counts, each with α = 1.
 """
 
-import platform
 import random
 import tempfile
 import time
@@ -25,6 +24,7 @@ from t2local.errors import T2LocalError
 from t2local.models.load import LoadedModel, load_model
 from t2local.models.small_llava import Tower, save_small_llava
 from t2local.progress import drain
+from t2local.provenance import origin
 from t2local.svf import Mixture, SVFModel, Z, attach, compose
 from t2local.tasks.benchmarks import data_folder
 from t2local.tasks.examples import Example
@@ -64,7 +64,7 @@ def prove_pictures(
     learning, held_out = _rows("train", plan), _rows("test", plan)[: plan.limit]
     found: dict[str, Any] = {
         "model": f"LLaVA around {text.name}, {text.dtype}, random vision tower",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {text.device}",
+        **origin(str(text.device)),
         "plan": asdict(plan),
         "rows": {"train": len(learning), "held_out": len(held_out)},
         "training": {},

@@ -4,10 +4,6 @@ Sections are independent and remembered cell by cell (`book`): any of them may b
 and a second run of all is a matter of seconds. The shipped experts are used as they are.
 """
 
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +23,7 @@ from t2local.proof.copies import fine_tuned
 from t2local.proof.dispatch import confusion
 from t2local.proof.laboratory import Laboratory
 from t2local.proof.measured_sets import measured_sets
+from t2local.provenance import origin
 
 SECTIONS = (
     "methods", "targets", "dispatch", "chosen", "overfitting", "composition", "transfer", "written",
@@ -115,7 +112,7 @@ def _experts(loaded: LoadedModel) -> dict[str, Expert]:
 
 def _about(loaded: LoadedModel, plan: ProofPlan) -> dict[str, Any]:
     return {
-        "command": shlex.join(["python", "-m", "t2local", *sys.argv[1:]]),
+        **origin(str(loaded.device)),
         "model": loaded.name,
         "dtype": loaded.dtype,
         "quantization": loaded.quantization,
@@ -123,7 +120,6 @@ def _about(loaded: LoadedModel, plan: ProofPlan) -> dict[str, Any]:
         "limit": plan.limit,
         "max_new_tokens": plan.max_new_tokens,
         "seed": 0,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {loaded.device}",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

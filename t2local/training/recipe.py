@@ -5,7 +5,6 @@ prompts, so the card's interval is one of the paired difference. Where there are
 any aside, each is answered by an expert trained on the others (`training.leave_one_out`).
 """
 
-import platform
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut
 from t2local.experts.stamp import stamped
 from t2local.models.load import LoadedModel
 from t2local.progress import CancelToken, Progress
+from t2local.provenance import origin
 from t2local.svf import SVFModel, Z
 from t2local.tasks.curricula import Curriculum, curriculum, with_prompts
 from t2local.tasks.intervals import paired_difference
@@ -79,6 +79,7 @@ def train_expert(
     forgotten = yield from forgetting(
         loaded, svf, method.holding(outcome.flat), others, _later(cancel, processes), processes
     )
+    made = origin(str(loaded.device))
     card = {
         "data": source.source,
         "data_sha256": source.sha256,
@@ -90,7 +91,8 @@ def train_expert(
         "best_step": outcome.best_step,
         "seed": config.seed,
         "train_s": round(trained_s, 1),
-        "machine": f"{platform.machine()}, {loaded.device}, {loaded.dtype}",
+        "commit": made["commit"],
+        "machine": f"{made['machine']}, {loaded.dtype}",
         "quantization": loaded.quantization,
         "command": plan.command,
         "curve": [round(value, 4) for value in outcome.curve],

@@ -70,7 +70,7 @@ def test_quick_gives_one_json_object_with_every_row_that_has_a_bar(embedded, emb
         command, capture_output=True, text=True, cwd=paths.PROJECT_ROOT, env=os.environ, check=True
     )
     result = json.loads(finished.stdout)
-    assert result.keys() == {"device", "model", "rows", "ratios"}
+    assert result.keys() == {"command", "commit", "machine", "model", "rows", "ratios"}
     assert result["model"] == NAME
     assert all(row.keys() == {"name", "variant", "value", "unit"} for row in result["rows"])
     values = {(row["name"], row["variant"]): row["value"] for row in result["rows"]}

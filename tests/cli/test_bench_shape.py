@@ -29,7 +29,7 @@ def test_a_tiny_shape_measures_what_the_table_asks_of_a_big_one(without_cuda, ca
     reports = []
     run_shape(arguments("tiny"), reports.append)
     (found,) = reports
-    assert found.keys() == {"device", "model", "rows", "ratios"}
+    assert found.keys() == {"command", "commit", "machine", "model", "rows", "ratios"}
     assert all(math.isfinite(row["value"]) and row["value"] > 0 for row in found["rows"])
     small = {"top-8": "top-256", "batch 8": "batch 32", "prefill 64": "prefill 2048"}
     small |= {"14 matrices": "224 matrices", "2 sequences of 64": "8 sequences of 512"}
