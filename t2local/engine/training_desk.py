@@ -11,7 +11,7 @@ from typing import Any
 from t2local import paths
 from t2local.adapt.actions import prompt_ids
 from t2local.engine.choice import Choice
-from t2local.engine.jobs import FINISHED, PAUSED, QUEUED, RUNNING, STOPPING, Jobs, JobStatus
+from t2local.engine.jobs import BUSY, FINISHED, Jobs, JobStatus
 from t2local.engine.uses import Uses
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
@@ -25,7 +25,6 @@ from t2local.training.other_tasks import other_tasks
 from t2local.training.runs import Plan, Run
 from t2local.training.tryout import TryOut, lasting, try_out
 
-LIVE = (QUEUED, RUNNING, PAUSED, STOPPING)
 MOST_LISTED = 30
 
 
@@ -41,7 +40,7 @@ class RunReport:
 
     @property
     def live(self) -> bool:
-        return self.status.stage in LIVE
+        return self.status.stage in BUSY
 
     @property
     def held_out(self) -> Mapping[str, Any] | None:
@@ -152,7 +151,7 @@ class TrainingDesk:
 
     def _is_live(self, name: str) -> bool:
         try:
-            return self.jobs.status(name).stage in LIVE
+            return self.jobs.status(name).stage in BUSY
         except T2LocalError:  # damaged, which its report says
             return False
 

@@ -5,7 +5,7 @@ import pytest
 
 from t2local.adapt.events import Dispatched
 from t2local.engine.engine import Engine
-from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, RUNNING
+from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, RUNNING, Jobs
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import DiskFull, T2LocalError
 from t2local.models.sampling import Sampling
@@ -155,3 +155,17 @@ def test_a_draft_answers_until_the_expert_takes_its_place(engine, data):
     engine.jobs.stop(name)
     wait(engine, name, FINISHED)
     assert [e.name for e in engine.experts() if "red" in e.name] == ["red"]
+
+
+def test_a_click_that_comes_after_the_end_changes_nothing(engine, data):
+    name = engine.jobs.start(plan(data))
+    ended = wait(engine, name, FINISHED)
+    again = Jobs(engine._trained_model, engine.adopt)  # as after a restart
+    for jobs in (engine.jobs, again):
+        jobs.pause(name)
+        jobs.stop(name)
+        with pytest.raises(T2LocalError, match="'red' is finished"):
+            jobs.resume(name)
+        assert jobs.status(name).stage == FINISHED
+        assert jobs.busy() == []
+    assert engine.jobs.status(name) == ended

@@ -12,7 +12,7 @@ from t2local.adapt.events import Dispatched, Done
 from t2local.engine import choice
 from t2local.engine.choice import Choice, at_start, last_choice
 from t2local.engine.engine import Engine
-from t2local.engine.jobs import INTERRUPTED, RUNNING
+from t2local.engine.jobs import FINISHED, INTERRUPTED, RUNNING
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
@@ -164,6 +164,17 @@ def test_a_run_at_work_keeps_its_model_and_a_paused_one_is_left_on_disk(
     settled(engine)
     engine.desk.resume(name)
     engine.jobs.stop(name)
+
+
+@pytest.mark.usefixtures("no_other_tasks")
+def test_a_run_that_has_ended_keeps_no_model_whatever_it_is_told(engine, other, data):
+    name = engine.jobs.start(plan(data))
+    wait(engine, name, FINISHED)
+    engine.jobs.stop(name)
+    engine.jobs.pause(name)
+    engine.jobs.stop(name)
+    engine.switch(other)
+    assert settled(engine).model_name == "tiny-qwen2"
 
 
 def test_a_search_keeps_its_model_until_it_is_stopped(engine, other):
