@@ -7,7 +7,10 @@ import contextlib
 import errno
 import os
 import re
+import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,9 @@ from t2local.errors import DiskFull, T2LocalError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_EXPERTS = PROJECT_ROOT / "experts"
+WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+STALE_AFTER_S = 24 * 3600
+RETRIES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def home() -> Path:
@@ -51,8 +57,12 @@ def default_model() -> str:
 
 
 def slug(name: str) -> str:
-    """A folder name for a model or expert name: `org/Some Model` -> `org--Some-Model`."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.replace("/", "--")).strip("-.") or "unnamed"
+    """A folder name for a model or expert name: `org/Some Model` -> `org--Some-Model`.
+
+    On Windows `nul` and the like are devices, with any ending: they get a line before them.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name.replace("/", "--")).strip("-.") or "unnamed"
+    return f"_{safe}" if sys.platform == "win32" and WINDOWS_DEVICES.match(safe) else safe
 
 
 @contextlib.contextmanager
@@ -92,10 +102,33 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary = Path(name)
             yield temporary
             temporary.chmod(0o644)  # mkstemp's files are for their owner alone
-            temporary.replace(path)
+            move(temporary, path)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file or folder, over a file that is there.
+
+    Windows refuses while anybody has either open, be it a thread that reads or a virus scanner;
+    that soon passes, so it is tried for two seconds there.
+    """
+    for wait_s in RETRIES_S if sys.platform == "win32" else ():
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            time.sleep(wait_s)
+    source.replace(target)
+
+
+def drop_stale(folder: Path, pattern: str) -> None:
+    """Delete folders of this pattern that a killed process left more than a day ago."""
+    for leftover in folder.glob(pattern):
+        with contextlib.suppress(OSError):  # another process is at it too
+            if time.time() - leftover.stat().st_mtime > STALE_AFTER_S:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def folder_bytes(folder: Path) -> int:

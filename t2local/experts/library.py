@@ -72,7 +72,7 @@ class Library(ExpertStore):
         target = self.trash_folder / f"{paths.slug(name)}.{time.time_ns()}{SUFFIX}"
         with paths.saving(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+            paths.move(path, target)
         for old in self.deleted()[TRASH_KEPT:]:
             self._gone(old.path)
         return _deleted(target)
@@ -96,7 +96,7 @@ class Library(ExpertStore):
         check_free(name, {*self.own_names(), *reserved})
         target = self.own_folder / f"{name}{SUFFIX}"
         with paths.saving(target):
-            found.path.replace(target)
+            paths.move(found.path, target)
         return name
 
     def import_file(

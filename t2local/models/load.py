@@ -36,6 +36,7 @@ EMBEDDED = "embedded"
 QUANTIZATIONS = ("auto", *quantized.KINDS)
 UNKNOWN_CONTEXT_LENGTH = 2048
 STAGE = "loading the model"
+GGUF_FOLDER = "gguf-"  # how the name of a temporary one begins
 LOG = logging.getLogger(__name__)
 
 
@@ -200,7 +201,10 @@ def _load_gguf(
             return model.to(choose_device(), dtype), read_gguf_tokenizer(path), kind
         home = paths.home()  # /tmp may be memory
         home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="gguf-", dir=home) as folder:
+        paths.drop_stale(home, f"{GGUF_FOLDER}*")
+        # The model reads on from these files: Windows keeps them, until a start a day later.
+        last = {"ignore_cleanup_errors": True}
+        with tempfile.TemporaryDirectory(prefix=GGUF_FOLDER, dir=home, **last) as folder:
             write_checkpoint(path, Path(folder), dtype, n_parameters)
             return _load_checkpoint(folder, kind)
 

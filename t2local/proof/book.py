@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from t2local import paths
 from t2local.evaluation.records import key_of
@@ -57,7 +57,7 @@ class Book:
             self._path(parts, "json").unlink(missing_ok=True)
         about = self.cell(parts, both)
         try:
-            return (made[0] if made else load_file(path)["flat"]), about
+            return (made[0] if made else load(path.read_bytes())["flat"]), about
         except (OSError, SafetensorError, KeyError):
             path.unlink(missing_ok=True)
             return self.tensor(parts, make)

@@ -137,7 +137,8 @@ class Run:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in TENSORS}
+                # Copies, or the file stays open, and Windows cannot replace it by the next one.
+                tensors = {name: file.get_tensor(name).clone() for name in TENSORS}
                 values = json.loads(file.metadata()["state"])
             return _state(values, tensors)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,7 @@
 """Expert files: what is saved comes back, and what cannot be used is refused with its reason."""
 
 import errno
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,3 +236,13 @@ def test_a_saved_expert_gives_the_same_logits(expert, svf, shipped):
         with svf.using(z), torch.no_grad():
             outputs.append(svf.model(ids).logits)
     assert torch.equal(*outputs)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
+def test_a_read_expert_leaves_its_file_alone(expert, tmp_path):
+    """Windows replaces or deletes no file that is mapped into memory."""
+    path = tmp_path / "counting.safetensors"
+    write_expert(expert, path)
+    read = read_expert(path)
+    assert same(read, expert)
+    assert str(path) not in Path("/proc/self/maps").read_text(encoding="utf-8")
