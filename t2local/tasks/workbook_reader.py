@@ -7,6 +7,7 @@ ask for memory that no machine has, and that ends the process it is in. Numbers 
 written as a sheet shows them by default; a cell's own format (currency, percent) is not known.
 """
 
+import contextlib
 import datetime
 import json
 import sys
@@ -25,11 +26,7 @@ from python_calamine import (
 
 def main(path: str, most_bytes: int) -> dict[str, object]:
     """`{"sheet", "others", "rows": [[number, cells], ...]}`, or `{"fault": ...}`."""
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(most_bytes)
     try:
         with Path(path).open("rb") as file:  # a path's ending would decide over the content
             return _first_with_rows(load_workbook(file))
@@ -37,6 +34,17 @@ def main(path: str, most_bytes: int) -> dict[str, object]:
         return {"fault": "password"}
     except (CalamineError, OSError, ValueError, OverflowError) as error:
         return {"fault": "password" if "password" in str(error).lower() else str(error)}
+
+
+def _limit(most_bytes: int) -> None:
+    """Where the system can; whoever started this process looks at its memory as well."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses the second
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
 
 
 def _first_with_rows(book: CalamineWorkbook) -> dict[str, object]:

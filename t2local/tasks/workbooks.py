@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from t2local.errors import T2LocalError
+from t2local.tasks.rewards.math_worker import held_bytes
 from t2local.tasks.rows import RowsRead, named_rows, shown
 
 READER = Path(__file__).with_name("workbook_reader.py")
@@ -17,6 +19,7 @@ PASSWORD = "password"  # what the process apart says of protection
 _PARTS = ("xl/workbook.xml", "xl/workbook.bin", "content.xml")
 MOST_MEMORY_BYTES = 4 * 2**30
 MOST_S = 120
+WATCH_S = 0.2  # between two looks at the reading process's memory
 _OTHERS_SHOWN = 5
 
 
@@ -58,20 +61,42 @@ def _is_other_archive(path: Path) -> bool:
 
 def _read_apart(name: str, path: Path) -> dict[str, Any]:
     command = [sys.executable, "-I", str(READER), str(path), str(MOST_MEMORY_BYTES)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=MOST_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise T2LocalError(
-            f"'{name}' takes more than {MOST_S} s to read; save the sheet with the examples as CSV."
-        ) from error
-    if done.returncode == 0:
-        return json.loads(done.stdout)
-    if b"memory allocation" in done.stderr or b"MemoryError" in done.stderr:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, **pipes) as process:
+        try:
+            found, said, fits = _watched(process)
+        except subprocess.TimeoutExpired as error:
+            raise T2LocalError(
+                f"'{name}' takes more than {MOST_S} s to read; "
+                "save the sheet with the examples as CSV."
+            ) from error
+        finally:
+            process.kill()
+    if process.returncode == 0:
+        return json.loads(found)
+    if not fits or b"memory allocation" in said or b"MemoryError" in said:
         raise T2LocalError(
             f"'{name}' takes too much memory to read, as happens when a cell far from the others "
             "is filled; clear that cell, or save the sheet as CSV."
         )
     raise T2LocalError(f"'{name}' is a damaged workbook; save it anew as .xlsx or CSV.")
+
+
+def _watched(process: subprocess.Popen) -> tuple[bytes, bytes, bool]:
+    """What it writes to stdout and stderr, and whether it stayed within the memory it may take.
+
+    Its own limit does not exist on Windows, and macOS may refuse it. Raises `TimeoutExpired`.
+    """
+    fits, deadline = True, time.monotonic() + MOST_S
+    while True:
+        try:
+            return *process.communicate(timeout=WATCH_S), fits
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                raise
+        if held_bytes(process) > MOST_MEMORY_BYTES:
+            fits = False
+            process.kill()
 
 
 def _which_sheet(sheet: str, others: list[str]) -> str:
