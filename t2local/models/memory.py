@@ -79,6 +79,18 @@ def total_bytes(device: str) -> int:
     return psutil.virtual_memory().total
 
 
+def peak_memory_bytes() -> int:
+    """The most memory held so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # Windows has no such module
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def _gpu(index: int) -> Gpu:
     free, total = torch.cuda.mem_get_info(index)
     return Gpu(

@@ -17,11 +17,11 @@ from importlib.util import find_spec
 from itertools import pairwise
 
 from t2local.models.load import load_model
+from t2local.models.memory import peak_memory_bytes
 from t2local.progress import drain
 from t2local.tasks.rewards import REWARDS
 from t2local.training.bench_step import REWARD, Workload, endless, workload
 from t2local.training.config import TrainConfig
-from t2local.training.loop import peak_memory_bytes
 
 NEEDED = ("trl", "datasets")
 

@@ -21,11 +21,12 @@ from t2local import paths
 from t2local.adapt.actions import prompt_ids
 from t2local.models.chat_format import stop_tokens
 from t2local.models.load import LoadedModel, load_model
+from t2local.models.memory import peak_memory_bytes
 from t2local.progress import drain
 from t2local.svf import SVFModel, attaching
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig
-from t2local.training.loop import peak_memory_bytes, train
+from t2local.training.loop import train
 from t2local.training.methods import SVFMethod
 from t2local.training.reports import BatchStatistics, Checkpoint, StepReport, TrainState
 from t2local.training.runs import Run

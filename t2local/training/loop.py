@@ -7,8 +7,6 @@ z = 1 is the base model exactly; no weight decay, which would pull z to 0 and no
 """
 
 import random
-import resource
-import sys
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -18,6 +16,7 @@ import torch
 
 from t2local.models.checkpointing import gradient_checkpointing
 from t2local.models.load import LoadedModel
+from t2local.models.memory import peak_memory_bytes
 from t2local.models.shortage import out_of_memory
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel
@@ -209,11 +208,3 @@ def _batches(examples: Sequence[Example], config: TrainConfig):
         order = rng.sample(range(len(examples)), len(examples))
         for start in range(0, len(order) - size + 1, size):
             yield [examples[i] for i in order[start : start + size]]
-
-
-def peak_memory_bytes() -> int:
-    """The most memory held so far: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

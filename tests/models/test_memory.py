@@ -1,9 +1,14 @@
 """The report says what is there; NF4 is tried, not guessed."""
 
+import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
 import torch
 
 from t2local.models import memory, quantized
-from t2local.models.memory import NOT_INSTALLED, device_report
+from t2local.models.memory import NOT_INSTALLED, device_report, peak_memory_bytes
 
 
 def test_the_report_of_this_machine():
@@ -24,3 +29,14 @@ def test_a_missing_package_is_said(monkeypatch):
 def test_a_machine_without_bitsandbytes_says_why(monkeypatch):
     monkeypatch.setitem(quantized.sys.modules, "bitsandbytes", None)
     assert "need bitsandbytes" in quantized.nf4_problem()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the peak is the GPU's where there is one")
+def test_the_peak_of_memory_is_this_processs(monkeypatch):
+    now = psutil.Process().memory_info().rss
+    assert 0.5 * now < peak_memory_bytes() < psutil.virtual_memory().total
+    of_windows = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=1, peak_wset=3 * 2**30))
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(psutil, "Process", lambda: of_windows)
+    assert peak_memory_bytes() == 3 * 2**30

@@ -11,8 +11,12 @@ hook that ends the process at the first forbidden act. Knows nothing of programs
 
 import ctypes
 import os
-import resource
 import sys
+
+try:
+    import resource
+except ImportError:  # Windows, where no program is run
+    resource = None
 
 NEW_MOUNTS, NEW_NAMES, NEW_IPC = 0x00020000, 0x04000000, 0x08000000
 NEW_USERS, NEW_PIDS, NEW_NET = 0x10000000, 0x20000000, 0x40000000

@@ -173,3 +173,17 @@ def test_no_process_survives_a_timeout():
     run_code("import time; time.sleep(60)", timeout_s=0.2)
     for child in psutil.Process().children(recursive=True):
         assert "launcher.py" not in " ".join(child.cmdline())
+
+
+def test_on_windows_no_program_is_run_and_it_is_said(monkeypatch):
+    monkeypatch.setattr(run.sys, "platform", "win32")
+    monkeypatch.delattr(run.os, "getuid")
+    monkeypatch.setattr(run.subprocess, "Popen", lambda *_, **__: pytest.fail("a program started"))
+    protection.cache_clear()
+    try:
+        assert protection().mode == "none"
+        assert "need Linux, macOS or WSL" in protection().statement
+        with pytest.raises(T2LocalError, match=r"cannot be run safely .*\(win32\); use Linux"):
+            run_tests("def f(): return 1", ["assert f() == 1"], entry_point="f")
+    finally:
+        protection.cache_clear()
