@@ -145,7 +145,7 @@ def _downloading(order: Order, cancel: CancelToken) -> Generator[Progress, None,
     )
     arguments = [order.model_id, order.revision, constants.HF_HUB_CACHE, ENDPOINT]
     arguments += [" ".join(WANTED), " ".join(UNWANTED)]
-    quiet = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    quiet = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONIOENCODING": "utf-8"}
     begun = order.total_bytes - order.missing_bytes
     halves, before, speed = set(_halves(folder)), _bytes_in(folder), _Speed()
     with tempfile.TemporaryFile() as log:
@@ -166,7 +166,7 @@ def _downloading(order: Order, cancel: CancelToken) -> Generator[Progress, None,
                 half.unlink(missing_ok=True)
         log.seek(0)
         if child.returncode != 0:
-            raise _failed(order, log.read().decode(errors="replace"))
+            raise _failed(order, log.read().decode("utf-8", "replace"))
 
 
 def _fetching_embedded(cancel: CancelToken) -> Generator[Progress, None, Path]:
@@ -252,11 +252,15 @@ def _failed(order: Order, log: str) -> T2LocalError:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Bytes that have arrived below a repository's `blobs`, half files included."""
+    """Bytes that have arrived of a repository, half files included.
+
+    Whole files are in `blobs` with a link in `snapshots`, or in `snapshots` themselves where a
+    system allows no links (Windows, without developer mode).
+    """
     found = 0
-    for path in (folder / "blobs").glob("*"):
+    for path in (*(folder / "blobs").glob("*"), *(folder / "snapshots").glob("*/**/*")):
         with contextlib.suppress(OSError):  # the library renames its files while we look
-            found += path.stat().st_size
+            found += path.stat().st_size if path.is_file() and not path.is_symlink() else 0
     return found
 
 

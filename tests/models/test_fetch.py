@@ -92,6 +92,18 @@ def test_a_model_without_all_its_weights_is_half_fetched(online, files):
     assert local_models() == ()
 
 
+def test_what_has_arrived_is_counted_once_with_and_without_links(tmp_path):
+    """Windows allows links in developer mode alone; without them files end in `snapshots`."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    (blobs / "1").write_bytes(b"x" * 7)
+    (snapshot / "linked.json").symlink_to(blobs / "1")
+    (blobs / "2.incomplete").write_bytes(b"x" * 10)
+    (snapshot / "moved.json").write_bytes(b"x" * 500)
+    assert fetch._bytes_in(tmp_path) == 517
+
+
 def test_a_second_fetch_downloads_nothing(online, files):
     online(FakeHub(files))
     drain(fetching(MODEL))
