@@ -65,7 +65,7 @@ def _devices(device: DeviceReport) -> list[str]:
 def _sandbox() -> str:
     from t2local.tasks.sandbox import protection
 
-    return str(protection())
+    return protection().statement
 
 
 def _embedded() -> str:

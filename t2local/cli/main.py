@@ -5,6 +5,7 @@ JSON object on stdout; logs always go to stderr.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -17,6 +18,8 @@ from t2local.errors import Cancelled, T2LocalError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a pipe on Windows has few letters, a model many
     try:
         arguments = build_parser().parse_args(argv)
         if arguments.data_dir:

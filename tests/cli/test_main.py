@@ -1,4 +1,6 @@
+import io
 import json
+import sys
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from t2local.models.load import load_model
 from t2local.models.packed import float_product
 from t2local.progress import drain
 from t2local.svf import attach
+from t2local.tasks.sandbox import protection
 
 
 @pytest.fixture
@@ -158,6 +161,20 @@ def test_an_unknown_expert_is_status_1(capsys):
     assert "no expert 'nobody'" in err
 
 
+def test_letters_that_a_terminal_lacks_end_no_command(monkeypatch, folder):
+    """A pipe on Windows takes its few local letters; a model and an expert's card write any."""
+    loaded = drain(load_model(folder))
+    svf = attach(loaded.model)
+    z = svf.identity()
+    card = Expert("math", loaded.name, svf.fingerprint(z), z, description="σ − 1 in 算術, café")
+    ExpertStore(loaded.slug).save(card)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    assert main(["experts", "show", "math", "--model", folder]) == 0
+    sys.stdout.flush()
+    assert "? ? 1 in ??, café" in written.getvalue().decode("cp1252")
+
+
 def test_doctor_reports_in_json_without_the_model(capsys):
     status, out, _ = run(capsys, "doctor", "--json")
     report = json.loads(out)
@@ -165,4 +182,5 @@ def test_doctor_reports_in_json_without_the_model(capsys):
     assert "not fetched yet" in report["embedded_model"]
     assert report["packages"]["torch"]
     assert report["decode"] == "the model is not here yet"
+    assert report["sandbox"] == protection().statement
     assert "PyTorch products" in report["branch"] or "Triton" in report["branch"]
