@@ -3,6 +3,7 @@
 Pure choices from what PyTorch says of this machine; knows nothing of a model but its size.
 """
 
+import os
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from t2local.models.fit import BF16_ABOVE_PARAMETERS, NF4_ABOVE_PARAMETERS
 BFLOAT16_CAPABILITY = (8, 0)  # Ampere; before it bfloat16 is emulated, and slow
 FLOAT16_CAPABILITY = (7, 0)  # Volta; before it float16 has no fast units either
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+NVIDIA_DRIVER_WINDOWS = Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32", "nvcuda.dll")
 NEEDS_WIDE_RANGE = ("gemma2", "gemma3", "gemma3_text")  # their activations overflow in float16
 
 
@@ -81,7 +83,8 @@ _BITS = {"nf4": "4-bit", "int8": "8-bit"}
 def gpu_problem() -> str:
     """Why an NVIDIA GPU that is there cannot be used, "" where there is none to be seen."""
     if torch.version.cuda is None:
-        if torch.version.hip is None and NVIDIA_DRIVER.is_file():
+        drivers = (NVIDIA_DRIVER, NVIDIA_DRIVER_WINDOWS)
+        if torch.version.hip is None and any(driver.is_file() for driver in drivers):
             return (
                 "this PyTorch was built without CUDA though there is an NVIDIA GPU; "
                 "install the CUDA build of PyTorch (https://pytorch.org/get-started)"

@@ -77,3 +77,8 @@ def test_a_gpu_that_this_pytorch_cannot_use_is_told(monkeypatch, tmp_path):
     assert devices.gpu_problem() == ""
     (tmp_path / "version").write_text("NVRM version")
     assert "built without CUDA" in devices.gpu_problem()
+    (tmp_path / "version").unlink()
+    monkeypatch.setattr(devices, "NVIDIA_DRIVER_WINDOWS", tmp_path / "nvcuda.dll")
+    assert devices.gpu_problem() == ""
+    (tmp_path / "nvcuda.dll").write_bytes(b"MZ")  # PyPI's PyTorch for Windows has no CUDA
+    assert "install the CUDA build" in devices.gpu_problem()
