@@ -35,7 +35,12 @@ def commit(folder: Path = PROJECT_ROOT) -> str:
     command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
         ended = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True
+            command,
+            cwd=folder,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=GIT_TIMEOUT_S,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return UNKNOWN

@@ -37,7 +37,8 @@ def llama_cpp(gguf: Path, tokens: int, packed_tokens_per_s: float) -> Measured:
     """llama.cpp's tokens/s on `gguf`, and ours as a share of it. Raises `T2LocalError`."""
     asked = [str(gguf), str(tokens), str(torch.get_num_threads())]
     command = [sys.executable, "-m", "t2local.evaluation.bench_llama_cpp", *asked]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    plain = {"encoding": "utf-8", "errors": "replace"}
+    ended = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, **plain)
     if ended.returncode:
         said = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise T2LocalError(f"llama.cpp could not decode '{gguf.name}' ({said[:200]}).")

@@ -105,7 +105,7 @@ def _end(child):
 def _children():
     """Orphans that came to us; in a namespace the kernel has already ended them."""
     try:
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:
             return [int(number) for number in file.read().split()]
     except OSError:
         return []
