@@ -19,6 +19,7 @@ from typing import Any
 
 from t2local import paths
 from t2local.engine import chat_pictures
+from t2local.engine.chat_index import ChatIndex, ChatSummary
 from t2local.errors import T2LocalError
 
 SCHEMA = 1
@@ -110,34 +111,20 @@ class Chat:
         return (*system, *(_turn(message, sees) for message in self.messages))
 
 
-@dataclass(frozen=True)
-class ChatSummary:
-    id: str
-    title: str
-    updated: float
-
-
 class ChatStore:
     """The chats of one folder; safe to call from several threads."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or paths.chats_dir()
         self.damaged: dict[str, str] = {}  # file name -> what is wrong with it
+        self._index = ChatIndex(self.folder, _summary)
         self._claimed: set[str] = set()
         self._changed = threading.Condition()
 
     def list(self) -> list[ChatSummary]:
         """All readable chats, the newest first; unreadable ones are noted in `damaged`."""
-        self.damaged = {}
-        found = []
-        for path in self.folder.glob("*.json"):
-            try:
-                chat = read_chat(path)
-            except T2LocalError as error:
-                self.damaged[path.name] = str(error)
-            else:
-                found.append(ChatSummary(chat.id, chat.title, chat.updated))
-        return sorted(found, key=lambda chat: chat.updated, reverse=True)
+        chats, self.damaged = self._index.look()
+        return chats
 
     def new(self) -> Chat:
         """An empty chat; no file yet."""
@@ -242,6 +229,11 @@ def title_of(text: str) -> str:
     return words[: TITLE_CHARACTERS - 1].rsplit(" ", 1)[0] + "…"
 
 
+def _summary(path: Path) -> ChatSummary:
+    chat = read_chat(path)
+    return ChatSummary(chat.id, chat.title, chat.updated)
+
+
 def read_chat(path: Path) -> Chat:
     """Read one file. Raises `T2LocalError` when absent, damaged or from a newer t2local."""
     try:
@@ -250,11 +242,11 @@ def read_chat(path: Path) -> Chat:
         raise T2LocalError(
             "That chat is no longer on disk; choose another, or start a new one."
         ) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise T2LocalError(f"The chat file '{path.name}' cannot be read ({error}).") from error
     try:
         return chat_from_json(content, path.parent / PICTURES / path.stem)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise T2LocalError(
             f"The chat file '{path.name}' is damaged ({error}); it was left as it is."
         ) from error

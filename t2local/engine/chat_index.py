@@ -1,0 +1,213 @@
+"""The list of chats without reading every chat: what is shown of each file, and of which file.
+
+The files are the truth. Every look compares their names, times and sizes with what is known (30 ms
+for 10,000 files) and reads those that differ. What is known is kept in memory, and between two
+starts in an SQLite file beside the chats. That file only saves time: where it is missing, damaged,
+of another version, locked or cannot be written, the chats are read instead.
+"""
+
+import contextlib
+import math
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from t2local.errors import T2LocalError
+
+INDEX = "index.sqlite3"
+VERSION = 1  # raise it when what is kept of a chat, or how it is read, changes
+BUSY_S = 0.2  # another process holds the file for some milliseconds; longer, and it is left alone
+REST_S = 30.0  # after a failure, before the file is written again
+SETTLED_NS = 2 * 10**9  # a younger file may change again within the clock of its file system
+NOT_DAMAGED = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY,
+}  # fmt: skip
+TABLE = (
+    "CREATE TABLE chats (name TEXT PRIMARY KEY, mtime_ns INTEGER NOT NULL, size INTEGER NOT NULL,"
+    " id TEXT NOT NULL, title TEXT NOT NULL, updated REAL NOT NULL)"
+)
+
+
+@dataclass(frozen=True)
+class ChatSummary:
+    """What the list shows of a chat; `updated` in seconds since 1970."""
+
+    id: str
+    title: str
+    updated: float
+
+
+class FileState(NamedTuple):
+    """Equal for a file that was not changed."""
+
+    mtime_ns: int
+    size: int
+
+
+@dataclass(frozen=True)
+class _Known:
+    state: FileState
+    chat: ChatSummary
+
+
+class ChatIndex:
+    """The chats of one folder. `read` gives a file's summary, or raises `T2LocalError`.
+
+    Safe to call from several threads (`_lock` guards all it holds) and from several processes.
+    """
+
+    def __init__(self, folder: Path, read: Callable[[Path], ChatSummary]) -> None:
+        self.path = folder / INDEX
+        self._folder, self._read = folder, read
+        self._lock = threading.Lock()
+        self._known: dict[str, _Known] | None = None  # file name -> what was read of it
+        self._unsaved: set[str] = set()  # file names
+        self._rests_until = 0.0
+
+    def look(self) -> tuple[list[ChatSummary], dict[str, str]]:
+        """All chats, the newest first, and file name -> what is wrong with an unreadable one."""
+        with self._lock:
+            if self._known is None:
+                self._known = self._loaded()
+            chats, damaged = self._compared(self._known, _files(self._folder))
+            self._save(self._known)
+        return sorted(chats, key=lambda chat: chat.updated, reverse=True), damaged
+
+    def _compared(
+        self, known: dict[str, _Known], files: dict[str, FileState | None]
+    ) -> tuple[list[ChatSummary], dict[str, str]]:
+        """Bring `known` up to date with the files; a file that just changed is read every time."""
+        chats, damaged, now_ns = [], {}, time.time_ns()
+        for name, state in files.items():
+            there = known.get(name)
+            if there is not None and there.state == state:
+                chats.append(there.chat)
+                continue
+            path = self._folder / name
+            try:
+                chat = self._read(path)
+            except T2LocalError as error:
+                if path.exists():  # else it was deleted since the folder was listed
+                    damaged[name] = str(error)
+                self._forget(known, name)
+                continue
+            chats.append(chat)
+            if state is None or abs(now_ns - state.mtime_ns) < SETTLED_NS:
+                self._forget(known, name)
+            else:
+                known[name] = _Known(state, chat)
+                self._unsaved.add(name)
+        for name in known.keys() - files.keys():
+            self._forget(known, name)
+        return chats, damaged
+
+    def _forget(self, known: dict[str, _Known], name: str) -> None:
+        if known.pop(name, None) is not None:
+            self._unsaved.add(name)
+
+    def _loaded(self) -> dict[str, _Known]:
+        """What was kept at the last start; {} where that cannot be had."""
+        if not self.path.exists():
+            return {}
+        try:
+            with self._opened() as database:
+                if _version(database) != VERSION:
+                    return {}
+                columns = "name, mtime_ns, size, id, title, updated"
+                rows = database.execute(f"SELECT {columns} FROM chats").fetchall()
+                return {
+                    str(name): _Known(
+                        FileState(int(mtime_ns), int(size)),
+                        ChatSummary(str(own), str(title), float(updated)),
+                    )
+                    for name, mtime_ns, size, own, title, updated in rows
+                }
+        except (sqlite3.Error, TypeError, ValueError) as error:
+            self._set_aside(error)
+            return {}
+
+    def _save(self, known: dict[str, _Known]) -> None:
+        """Write what changed, in one short transaction; a failure is tried again later."""
+        if not self._unsaved or time.monotonic() < self._rests_until:
+            return
+        try:
+            with self._opened() as database:
+                database.execute("BEGIN IMMEDIATE")
+                names = self._unsaved
+                if _version(database) != VERSION:
+                    database.execute("DROP TABLE IF EXISTS chats")
+                    database.execute(TABLE)
+                    database.execute(f"PRAGMA user_version = {VERSION}")
+                    names = known.keys()
+                rows = [row for name in names if (row := _row(name, known.get(name)))]
+                gone = [(name,) for name in names if name not in known and _storable(name)]
+                database.executemany("DELETE FROM chats WHERE name = ?", gone)
+                database.executemany("REPLACE INTO chats VALUES (?, ?, ?, ?, ?, ?)", rows)
+                database.execute("COMMIT")
+            self._unsaved = set()
+        except sqlite3.Error as error:
+            self._rests_until = time.monotonic() + REST_S
+            if self._set_aside(error):
+                self._unsaved = set(known)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one errand; what was not committed is undone."""
+        database = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+        with contextlib.closing(database):
+            yield database
+
+    def _set_aside(self, error: Exception) -> bool:
+        """Remove the index file where it is damaged, to be written anew; whether it was."""
+        if getattr(error, "sqlite_errorcode", -1) & 0xFF in NOT_DAMAGED:
+            return False
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        return True
+
+
+def _files(folder: Path) -> dict[str, FileState | None]:
+    """File name -> state of all chat files; {} where the folder is not there or cannot be read."""
+    found = {}
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".json"):
+                found[entry.name] = _state(entry)
+    return found
+
+
+def _state(entry: os.DirEntry) -> FileState | None:
+    """None for a file of which nothing can be known: reading it will say why."""
+    try:
+        now = entry.stat()
+    except OSError:
+        return None
+    return FileState(now.st_mtime_ns, now.st_size)
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return database.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _row(name: str, known: _Known | None) -> tuple | None:
+    """A row of the table; None for what SQLite cannot keep, which is read again at every start."""
+    if known is None or not _storable(name, known.chat.id, known.chat.title):
+        return None
+    state, chat = known.state, known.chat
+    if not math.isfinite(chat.updated) or abs(state.mtime_ns) >= 2**63:
+        return None
+    return name, state.mtime_ns, state.size, chat.id, chat.title, chat.updated
+
+
+def _storable(*texts: str) -> bool:
+    """Whether all are valid Unicode; names and titles from outside may hold lone surrogates."""
+    try:
+        return all(text.encode() is not None for text in texts)
+    except UnicodeEncodeError:
+        return False

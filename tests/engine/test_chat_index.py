@@ -1,0 +1,266 @@
+"""The list of chats: it says what the files say, and reads only those that were changed."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from t2local.engine import chat_index, chats
+from t2local.engine.chats import ChatStore
+
+LONG_AGO = 1_600_000_000
+
+
+@pytest.fixture
+def store() -> ChatStore:
+    return ChatStore()
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """The names of the files that were read, in order."""
+    seen, read_chat = [], chats.read_chat
+
+    def counted(path):
+        seen.append(path.name)
+        return read_chat(path)
+
+    monkeypatch.setattr(chats, "read_chat", counted)
+    return seen
+
+
+def filled(store, n=4):
+    """Chats in files that have not been changed for long."""
+    saved = [store.save(store.new().ask(f"question {i}")) for i in range(n)]
+    for chat in saved:
+        settle(store, chat.id)
+    return saved
+
+
+def settle(store, chat_id, at=LONG_AGO):
+    os.utime(store.folder / f"{chat_id}.json", (at, at))
+
+
+def titles(store):
+    return sorted(chat.title for chat in store.list())
+
+
+def index(store):
+    return store.folder / chat_index.INDEX
+
+
+def test_a_file_is_read_once_and_not_again_after_a_restart(store, reads):
+    saved = filled(store)
+    before = store.list()
+    assert [chat.id for chat in before] == [chat.id for chat in reversed(saved)]
+    assert len(reads) == 4
+    assert store.list() == before
+    assert ChatStore().list() == before, "a restarted server knows them"
+    assert len(reads) == 4
+
+
+def test_only_the_file_that_differs_is_read_again(store, reads):
+    first, second, third, _ = filled(store)
+    store.list()
+    reads.clear()
+    store.rename(first.id, "renamed")
+    settle(store, first.id, LONG_AGO + 1)
+    store.delete(second.id)
+    (store.folder / f"{third.id}.json").rename(store.folder / "from elsewhere.json")
+    reads.clear()
+    expected = ["question 2", "question 3", "renamed"]
+    assert titles(store) == expected
+    assert sorted(reads) == sorted([f"{first.id}.json", "from elsewhere.json"])
+    reads.clear()
+    assert titles(ChatStore()) == expected
+    assert reads == []
+
+
+def test_a_change_within_the_clock_of_the_disk_is_seen(store):
+    chat = store.save(store.new().ask("aaaa"))
+    path = store.folder / f"{chat.id}.json"
+    before = path.stat()
+    assert titles(store) == ["aaaa"]
+    path.write_text(path.read_text().replace("aaaa", "bbbb"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert titles(store) == ["bbbb"]
+
+
+def test_a_damaged_chat_is_named_every_time_and_listed_once_it_is_mended(store):
+    (chat,) = filled(store, 1)
+    path = store.folder / f"{chat.id}.json"
+    good = path.read_text()
+    for bad in ('{"schema": 1', "[" * 100_000, good.replace(str(chat.updated), "1" + "0" * 400)):
+        path.write_text(bad)
+        settle(store, chat.id)
+        for each in (store, store, ChatStore()):
+            assert each.list() == []
+            assert path.name in each.damaged
+    path.write_text(good)
+    settle(store, chat.id)
+    assert titles(store) == ["question 0"]
+    assert store.damaged == {}
+
+
+def spoil(store, how):
+    path = index(store)
+    if how == "missing":
+        path.unlink()
+    elif how == "no database":
+        path.write_bytes(b"not a database at all" * 400)
+    elif how == "cut off":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:
+        with closing(sqlite3.connect(path)) as database:
+            database.executescript(how)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "missing",
+        "no database",
+        "cut off",
+        "empty",
+        "PRAGMA user_version = 99",
+        "DROP TABLE chats; CREATE TABLE chats (x)",
+        "UPDATE chats SET title = CAST(x'ff' AS TEXT)",
+        "UPDATE chats SET updated = 'yesterday'",
+    ],
+)
+def test_an_index_that_cannot_serve_is_made_anew(store, reads, how):
+    filled(store)
+    before = store.list()
+    reads.clear()
+    spoil(store, how)
+    assert ChatStore().list() == before
+    assert len(reads) == 4
+    assert ChatStore().list() == before
+    assert len(reads) == 4, "it is kept again"
+
+
+def test_a_locked_index_neither_stops_the_list_nor_stays_old(store, monkeypatch):
+    first, *_ = filled(store)
+    store.list()
+    with closing(sqlite3.connect(index(store), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        store.rename(first.id, "renamed")
+        settle(store, first.id, LONG_AGO + 1)
+        assert "renamed" in titles(store)
+        assert "renamed" in titles(ChatStore()), "a start reads the files"
+        began = time.monotonic()
+        store.list()
+        assert time.monotonic() - began < chat_index.BUSY_S, "it is not tried every time"
+        other.execute("ROLLBACK")
+    store._index._rests_until = 0.0
+    store.list()
+    monkeypatch.setattr(chats, "read_chat", None)
+    assert "renamed" in titles(ChatStore())
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, 10 | 3 << 8])
+def test_a_disk_that_cannot_be_written_costs_the_index_alone(store, monkeypatch, code):
+    filled(store)
+
+    class Refusing(sqlite3.Connection):
+        def executemany(self, *_):
+            error = sqlite3.OperationalError("no")
+            error.sqlite_errorcode = code
+            raise error
+
+    connect = sqlite3.connect
+    with monkeypatch.context() as full:
+        full.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Refusing))
+        assert len(store.list()) == 4
+        chat = store.save(store.new().ask("one more"))
+        assert len(store.list()) == 5
+        assert len(ChatStore().list()) == 5
+        assert store.load(chat.id) == chat
+    assert len(ChatStore().list()) == 5
+
+
+def test_a_folder_where_no_index_can_be_serves_all_the_same(store):
+    filled(store)
+    index(store).mkdir()
+    assert len(store.list()) == len(store.list()) == len(ChatStore().list()) == 4
+
+
+def test_what_sqlite_cannot_keep_is_listed_all_the_same(store):
+    (chat, *_) = filled(store)
+    path = store.folder / f"{chat.id}.json"
+    content = json.loads(path.read_text())
+    for strange in ({"title": "\ud800"}, {"updated": float("inf")}, {"id": "\udfff"}):
+        path.write_text(json.dumps({**content, **strange}))
+        settle(store, chat.id)
+        assert len(store.list()) == len(ChatStore().list()) == 4
+        os.utime(path, (LONG_AGO + 1, LONG_AGO + 1))
+
+
+def test_many_threads_and_stores_see_all_chats_and_lose_none(store):
+    filled(store, 20)
+    stores, problems = [store, ChatStore(), ChatStore()], []
+
+    def work(number):
+        mine = stores[number % len(stores)]
+        try:
+            for turn in range(15):
+                chat = mine.save(mine.new().ask(f"{number} {turn}"))
+                settle(mine, chat.id, LONG_AGO + turn)
+                assert chat.id in {one.id for one in mine.list()}
+                if turn % 3 == 0:
+                    mine.delete(chat.id)
+                    assert chat.id not in {one.id for one in mine.list()}
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert [len(each.list()) for each in (*stores, ChatStore())] == [20 + 6 * 10] * 4
+
+
+def test_two_processes_on_one_home_do_not_spoil_the_index(store):
+    filled(store, 5)
+    code = (
+        "import os\nfrom t2local.engine.chats import ChatStore\nstore = ChatStore()\n"
+        "for turn in range(40):\n"
+        "    chat = store.save(store.new().ask(f'turn {turn}'))\n"
+        "    os.utime(store.folder / f'{chat.id}.json', (turn, turn))\n"
+        "    assert chat.id in {one.id for one in store.list()}\n"
+    )
+    others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    while any(other.poll() is None for other in others):
+        store.list()
+        time.sleep(0.005)
+    assert [other.returncode for other in others] == [0, 0]
+    assert len(store.list()) == len(ChatStore().list()) == 85
+    with closing(sqlite3.connect(index(store))) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_an_answer_among_two_thousand_chats_reads_its_own_file_alone(store, reads):
+    chat = store.save(store.new().ask("a question"))
+    text = (store.folder / f"{chat.id}.json").read_text()
+    for number in range(2000):
+        own = f"{number:032x}"
+        path = store.folder / f"{own}.json"
+        path.write_text(text.replace(chat.id, own))
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    assert len(store.list()) == 2001
+    reads.clear()
+    store.save(replace(chat, title="renamed"))
+    assert store.list()[0].title == "renamed"
+    assert reads == [f"{chat.id}.json"]
