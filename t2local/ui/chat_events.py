@@ -16,7 +16,7 @@ from t2local.adapt.events import BASE, Dispatched, Token
 from t2local.engine.chats import Chat
 from t2local.errors import T2LocalError
 from t2local.ui import turns
-from t2local.ui.chat_list import chat_list_html
+from t2local.ui.chat_list import SHOWN, chat_list_html, shown_rows
 from t2local.ui.chat_tab import ChatTab, drafted
 from t2local.ui.errors import shown
 from t2local.ui.line import line_html
@@ -51,7 +51,8 @@ class ChatEvents:
         self._opens(tab.new.click, self.new)
         self._opens(tab.chats.pick, self.pick)
         self._opens(tab.chats.remove, self.remove)
-        tab.chats.rename(shown(self.rename), {tab.chat_id}, tab.chats, show_progress="hidden")
+        for trigger, callback in ((tab.chats.rename, self.rename), (tab.chats.more, self.more)):
+            trigger(shown(callback), {tab.chat_id}, tab.chats, show_progress="hidden")
 
     def _speaks(self, trigger: Any, callback: Any) -> None:
         outputs = [*self.shown_chat, self.tab.message, self.wheel.mixer]
@@ -151,31 +152,36 @@ class ChatEvents:
 
     def pick(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         self._leave(values, request)
-        return self.open(self.engine.chats.load(event.id))
+        return self.open(self.engine.chats.load(event.id), shown_rows(event))
 
     def remove(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         self._leave(values, request)
         self.engine.chats.delete(event.id)
         kept = values[self.tab.chat_id] if values[self.tab.chat_id] != event.id else None
-        return self.open(self.engine.chats.load_or_new(kept))
+        return self.open(self.engine.chats.load_or_new(kept), shown_rows(event))
 
     def rename(self, values: dict, event: gr.EventData) -> str:
         self.engine.chats.rename(event.id, event.title)
-        return chat_list_html(self.engine.chats.list(), values[self.tab.chat_id])
+        return self.more(values, event)
 
-    def open(self, chat: Chat) -> dict:
+    def more(self, values: dict, event: gr.EventData) -> str:
+        """The list with as many rows as the event asks for."""
+        chats, current = self.engine.chats.list(), values[self.tab.chat_id]
+        return chat_list_html(chats, current, shown=shown_rows(event))
+
+    def open(self, chat: Chat, rows: int = SHOWN) -> dict:
         """Everything the page shows of a chat, its settings included."""
         settings = self.wheel.show_chat(self.engine, chat) if self.engine.status.ready else {}
-        return {**self.present(chat), **settings}
+        return {**self.present(chat, rows), **settings}
 
-    def present(self, chat: Chat) -> dict:
-        """The conversation itself, as it is on disk."""
+    def present(self, chat: Chat, rows: int = SHOWN) -> dict:
+        """The conversation itself, as it is on disk; `rows`: how many chats the list shows."""
         tab = self.tab
         timing = (chat.last_answer.timing if chat.last_answer else None) or {}
         return {
             tab.chat_id: chat.id,
             tab.last_chat: chat.id,
-            tab.chats: chat_list_html(self.engine.chats.list(), chat.id),
+            tab.chats: chat_list_html(self.engine.chats.list(), chat.id, shown=rows),
             tab.transcript: transcript_html(chat, self._answerers(), sees=self.engine.status.sees),
             tab.line: line_html(
                 self.engine.status, timing.get("tokens_per_s", 0.0), timing.get("context_used", 0)

@@ -1,10 +1,12 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
-from t2local.engine.chats import Chat, ChatSummary, Message
+from t2local.engine.chat_index import ChatSummary
+from t2local.engine.chats import Chat, Message
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.plots import theme
 from t2local.ui.card import describe_change, dispatch_card
-from t2local.ui.chat_list import chat_list_html
+from t2local.ui.chat_list import SHOWN, chat_list_html, shown_rows
 from t2local.ui.examples import EXAMPLES
 from t2local.ui.experts_tab import experts_html
 from t2local.ui.header import READY_HINT, header_html, hint
@@ -106,6 +108,25 @@ def test_chat_list_marks_the_current_and_groups_by_age():
     assert "&lt;new&gt;" in html
     assert html.count('aria-current="true"') == 1
     assert "last 7 days" in html
+
+
+def test_chat_list_shows_the_newest_and_offers_the_others():
+    chats = [ChatSummary(f"{i:032x}", f"chat {i}", 10_000.0 - i) for i in range(10_000)]
+    html = chat_list_html(chats, chats[9_000].id, now=10_000.0)
+    assert html.count('class="chat-row"') == SHOWN + 1, "the newest, and the one that is open"
+    assert 'aria-current="true"><button type="button" class="chat-title"' in html
+    assert "Show more (9,799 older)" in html
+    assert len(html) < 200_000
+    steps, shown = 0, SHOWN
+    while 'data-act="more"' in html:
+        shown = int(html.partition('data-shown="')[2].partition('"')[0])
+        html, steps = chat_list_html(chats, None, shown=shown), steps + 1
+    assert html.count('class="chat-row"') == 10_000
+    assert steps <= 3
+    for wrong in (None, "x", -5, 3):
+        assert shown_rows(SimpleNamespace(shown=wrong)) == SHOWN
+    assert shown_rows(SimpleNamespace(shown=800)) == 800
+    assert shown_rows(SimpleNamespace()) == SHOWN
 
 
 def test_expert_cards_are_honest():

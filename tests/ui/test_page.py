@@ -163,6 +163,35 @@ def test_chats_are_listed_opened_renamed_and_deleted(open_page):
     assert page.locator("text=a better title").count() == 0
 
 
+def test_many_chats_come_a_part_at_a_time_and_old_ones_can_be_reached(open_page, tmp_path):
+    crowded, close = serve(tmp_path)
+    chats = crowded.engine.chats
+    for number in range(230):
+        chats.save(chats.new().ask(f"chat {number}."))
+    try:
+        page = open_page(url=crowded.url)
+        rows = page.locator(".chat-row")
+        page.wait_for_selector("text=Show more (30 older)")
+        assert rows.count() == 200
+        page.click(".chats-more")
+        page.wait_for_selector(".chat-title >> text=chat 0.")
+        assert rows.count() == 230
+        page.click(".chat-title >> text=chat 1.")
+        page.wait_for_selector(".said >> text=chat 1.")
+        assert rows.count() == 230, "opening an old chat leaves the list as long as it was"
+        row = page.locator(".chat-row[aria-current]")
+        row.hover()
+        row.locator("[data-act=rename]").click()
+        page.fill(".chat-row input", "a better title")
+        page.press(".chat-row input", "Enter")
+        page.wait_for_selector(".chat-row[aria-current] >> text=a better title")
+        assert rows.count() == 230
+        page.click("#new-chat")
+        page.wait_for_selector("text=Show more (30 older)")
+    finally:
+        close()
+
+
 def test_two_tabs_never_share_a_mixture(open_page, served):
     one, two = open_page(), open_page()
     ask(one, "tab one slowly", wait=False)
