@@ -10,11 +10,10 @@ Knows experts by name, nothing of prompts. Not thread-safe: whoever owns the mod
 """
 
 import itertools
-import json
 from collections import OrderedDict
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,9 +24,34 @@ from t2local.models.fast_decode import PackedSteps
 from t2local.models.generate import Around, Quick
 from t2local.models.load import LoadedModel
 from t2local.models.packed import PackedModel, Packer
-from t2local.svf import Mixture, SVFModel, Z, compose
+from t2local.svf import Gains, Mixture, SVFModel, Z, compose
 
-BASE_KEY = "base"
+NEUTRAL = Gains()
+Alpha = tuple[tuple[str, float], ...]  # expert and weight, by name, without zeros
+
+
+@dataclass(frozen=True)
+class MixtureKey:
+    """Equal only for mixtures that give the same `z`; see `Adapter.key`.
+
+    `generation`: of the experts that the names stand for, None for the base model alone. The other
+    fields are those of `Mixture`.
+    """
+
+    generation: int | None = None
+    alpha: Alpha = ()
+    strength: float = 1.0
+    gains: Gains = NEUTRAL
+    by_matrix: tuple[tuple[str, Alpha], ...] = ()
+
+    @property
+    def experts(self) -> set[str]:
+        """All that have a part in the mixture."""
+        every = (self.alpha, *(own for _, own in self.by_matrix))
+        return {name for alpha in every for name, _ in alpha}
+
+
+BASE_KEY = MixtureKey()
 
 
 def may_rebuild(loaded: LoadedModel) -> bool:
@@ -73,13 +97,13 @@ class Adapter:
         self._generation = next(_GENERATIONS)  # a retrained expert keeps its name, not its z
         self.experts = {name: self._on_device(z) for name, z in experts.items()}
         self._limit = rebuild_limit
-        self._rebuilt: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
+        self._rebuilt: OrderedDict[MixtureKey, dict[str, torch.Tensor]] = OrderedDict()
         self._captured = captured
         self._matrices = {matrix for z in self.experts.values() for matrix in z}
         self._packer = packer
-        self._packed: OrderedDict[str, PackedModel] = OrderedDict()
-        self._packing: tuple[str, Generator[None, None, PackedModel]] | None = None
-        self._last: tuple[str, Z] = (BASE_KEY, {})
+        self._packed: OrderedDict[MixtureKey, PackedModel] = OrderedDict()
+        self._packing: tuple[MixtureKey, Generator[None, None, PackedModel]] | None = None
+        self._last: tuple[MixtureKey, Z] = (BASE_KEY, {})
         self._last_applied = BASE_KEY
 
     def check(self, mixture: Mixture) -> None:
@@ -91,13 +115,14 @@ class Adapter:
                     f"There is no expert '{name}' for this model; choose among: {known}."
                 )
 
-    def key(self, mixture: Mixture) -> str:
+    def key(self, mixture: Mixture) -> MixtureKey:
         """Equal only for mixtures that give the same `z`; what KV caches are kept under."""
         if mixture.is_base:
             return BASE_KEY
-        alpha = {name: a for name, a in sorted(mixture.alpha.items()) if a != 0.0}
-        own = {m: dict(part) for m, part in sorted(mixture.by_matrix.items())}
-        return json.dumps([self._generation, alpha, mixture.strength, asdict(mixture.gains), own])
+        by_matrix = tuple((m, _ordered(own)) for m, own in sorted(mixture.by_matrix.items()))
+        return MixtureKey(
+            self._generation, _ordered(mixture.alpha), mixture.strength, mixture.gains, by_matrix
+        )
 
     def z_of(self, mixture: Mixture) -> Z:
         """The composed `z`, `{}` for the base model; the last one is remembered."""
@@ -147,10 +172,8 @@ class Adapter:
             for key, copy in kept.items():
                 if key == BASE_KEY:
                     taken[key] = copy
-                    continue
-                _, alpha, *rest, own = json.loads(key)
-                if {*alpha, *(name for part in own.values() for name in part)} <= same:
-                    taken[json.dumps([self._generation, alpha, *rest, own])] = copy
+                elif key.experts <= same:
+                    taken[replace(key, generation=self._generation)] = copy
 
     def settle_if_repeated(self, mixture: Mixture) -> None:
         """`settle` a mixture that also served the answer before this one."""
@@ -229,6 +252,10 @@ class Adapter:
     def _on_device(self, z: Z) -> Z:
         sigma = self.svf.singular_values
         return {name: row.to(sigma[name].device) for name, row in z.items()}
+
+
+def _ordered(alpha: Mapping[str, float]) -> Alpha:
+    return tuple(sorted((name, a) for name, a in alpha.items() if a != 0.0))
 
 
 class _Matrices:

@@ -4,7 +4,7 @@ One graph serves the base model, which costs no branch, and one every mixture of
 Nothing is captured again while sliders move. Knows nothing of caches and tokens.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 
 from t2local.models.captured import CapturedSteps, Variant
 from t2local.svf import SVFModel, Z
@@ -18,9 +18,9 @@ class CapturedMixtures:
         self.steps = steps
         self._svf = svf
         self._buffers: dict[frozenset[str], tuple[str, ZBuffer]] = {}  # their variants' names
-        self._filled: dict[str, str] = {}  # variant -> key of the z in its buffer
+        self._filled: dict[str, Hashable] = {}  # variant -> key of the z in its buffer
 
-    def under(self, key: str, z: Z, matrices: Collection[str]) -> Variant | None:
+    def under(self, key: Hashable, z: Z, matrices: Collection[str]) -> Variant | None:
         """The steps under `z` `[r]`; None where nothing can be captured.
 
         `key`: equal only for equal `z`. `matrices`: those that any mixture may change. The variant

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from t2local.adapt.adapter import Adapter
+from t2local.adapt.adapter import Adapter, MixtureKey
 from t2local.adapt.context import check_messages, check_pictures, fit
 from t2local.adapt.dispatch import LABELS, decide, label_probabilities, without_question
 from t2local.adapt.events import (
@@ -75,6 +75,18 @@ class Steering:
             return None
         self._taken = newest
         return newest
+
+
+@dataclass(frozen=True)
+class PrefixKey:
+    """What the KV cache of an answer was computed under.
+
+    `exact`: without 8-bit copies, where there could have been some.
+    """
+
+    mixture: MixtureKey
+    beside_base: bool
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -176,12 +188,13 @@ def _speak(
     seconds, said, cancelled, whole = 0.0, [""] * rows, False, True
     since = 0  # tokens that were said when the mixture last changed
     may_pack = not (compare or sampling.exact) and sampling.max_new_tokens >= WORTH_PACKING
-    apart = "beside base: " * compare + "exact: " * (sampling.exact and adapter.packs)
+    exact = sampling.exact and adapter.packs
     with workshop.lock():
         started = time.perf_counter()
         if not compare:
             adapter.settle_if_repeated(mixture)
-        kept = workshop.prefixes.take(apart + adapter.key(mixture), prompt, rows)
+        key = PrefixKey(adapter.key(mixture), compare, exact)
+        kept = workshop.prefixes.take(key, prompt, rows)
         decoder = Decoder(workshop.loaded, prompt, sampling, rows, kept)
         seconds += time.perf_counter() - started
     try:
@@ -220,7 +233,7 @@ def _speak(
     finally:
         with workshop.lock():
             kept = decoder.kept() if whole else None
-            workshop.prefixes.put(apart + adapter.key(mixture), kept)
+            workshop.prefixes.put(PrefixKey(adapter.key(mixture), compare, exact), kept)
     yield Done(
         texts=tuple(said),
         tokens=sum(len(row) for row in decoder.said),

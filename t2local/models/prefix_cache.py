@@ -6,7 +6,7 @@ from two threads at once; whoever owns the model holds a lock.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from transformers import DynamicCache
@@ -25,9 +25,9 @@ class PrefixCache:
 
     def __init__(self, capacity: int = 2) -> None:
         self._capacity = capacity
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
 
-    def put(self, key: str, kept: Kept | None) -> None:
+    def put(self, key: Hashable, kept: Kept | None) -> None:
         """Keep a cache (None: nothing to keep); the one unused longest goes when it is full."""
         if kept is None:
             return
@@ -36,7 +36,7 @@ class PrefixCache:
         while len(self._kept) > self._capacity:
             self._kept.popitem(last=False)
 
-    def take(self, key: str, prompt: Sequence[int], rows: int = 1) -> Kept | None:
+    def take(self, key: Hashable, prompt: Sequence[int], rows: int = 1) -> Kept | None:
         """The cache kept under `key`, cropped to the longest prefix it shares with `prompt`.
 
         At least the prompt's last token is left to be read, since its logits are wanted. None when

@@ -34,7 +34,7 @@ from t2local.ui.evaluate_html import (
 from t2local.ui.evaluate_tab import EvaluateTab
 
 QUIET = {"show_progress": "hidden"}
-BETWEEN = " · "
+Cell = tuple[str, str]  # task, strategy
 
 
 @dataclass
@@ -42,15 +42,15 @@ class _Live:
     """A run as its events have told it so far."""
 
     cells: int
-    results: dict[tuple[str, str], Result] = field(default_factory=dict)
-    records: dict[str, list[Record]] = field(default_factory=dict)
+    results: dict[Cell, Result] = field(default_factory=dict)
+    records: dict[Cell, list[Record]] = field(default_factory=dict)
 
     def take(self, event: Scored | RowFailed) -> None:
         cell = (event.task, event.strategy)
         if isinstance(event, RowFailed):
             self.results[cell] = Result(*cell, 0, 0, trained=None, failed=event.reason)
             return
-        mine = self.records.setdefault(BETWEEN.join(cell), [])
+        mine = self.records.setdefault(cell, [])
         mine.extend(event.records)
         self.results[cell] = Result(
             *cell,
@@ -128,7 +128,8 @@ class EvaluateEvents:
             cancel.cancel()
 
     def looked(self, values: dict) -> dict:
-        records = values[self.tab.records].get(values[self.tab.cell], [])
+        parts, chosen = list(values[self.tab.records].values()), values[self.tab.cell]
+        records = parts[chosen] if chosen is not None and chosen < len(parts) else []
         return {self.tab.samples: samples_html(records, values[self.tab.verdict])}
 
     def _plan(self, values: dict) -> EvaluationPlan:
@@ -152,7 +153,7 @@ class EvaluateEvents:
 
     def _ended(self, found: Evaluation, plan: EvaluationPlan) -> dict:
         tab = self.tab
-        records = {BETWEEN.join(cell): list(part.values()) for cell, part in found.records.items()}
+        records = {cell: list(part.values()) for cell, part in found.records.items()}
         made = {"limit": plan.limit, "seed": plan.seed, "made in": "the page"}
         scored = sum(result.n for result in found.results if result.strategy != ORACLE)
         return {
@@ -171,13 +172,15 @@ class EvaluateEvents:
         folder = Path(tempfile.mkdtemp(prefix="evaluation-", dir=cache))
         return [str(path) for path in write_report(found, made, folder)]
 
-    def _browsable(self, records: dict[str, list[Record]]) -> dict:
-        tab, cells = self.tab, [cell for cell, part in records.items() if part]
-        first = cells[0] if cells else None
+    def _browsable(self, found: dict[Cell, list[Record]]) -> dict:
+        """The choice of a cell is its place among those that have records."""
+        tab, records = self.tab, {cell: part for cell, part in found.items() if part}
+        choices = [(" · ".join(cell), place) for place, cell in enumerate(records)]
+        first = next(iter(records.values()), [])
         return {
-            tab.browse: gr.Column(visible=bool(cells)),
-            tab.cell: gr.Dropdown(cells, value=first),
-            tab.samples: samples_html(records[first], ALL) if first else "",
+            tab.browse: gr.Column(visible=bool(records)),
+            tab.cell: gr.Dropdown(choices, value=0 if records else None),
+            tab.samples: samples_html(first, ALL) if first else "",
             tab.records: records,
             **self._acts(running=False),
         }

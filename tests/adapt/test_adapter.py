@@ -51,6 +51,9 @@ def test_keys_tell_mixtures_apart_and_ignore_zeros_and_order(workshop):
     key = workshop.adapter.key
     assert key(Mixture({"math": 1.0, "code": 0.0})) == key(Mixture({"math": 1.0}))
     assert key(Mixture({"a": 1.0, "b": 2.0})) == key(Mixture({"b": 2.0, "a": 1.0}))
+    own, turned = {"m": {"a": 1.0, "b": 2.0, "c": 0.0}}, {"m": {"b": 2, "a": 1}}
+    assert key(Mixture(by_matrix=own)) == key(Mixture(by_matrix=turned))
+    assert key(Mixture({"c": 0.0}, by_matrix=own)).experts == {"a", "b"}
     distinct = [
         Mixture(),
         Mixture({"math": 1.0}),

@@ -1,6 +1,13 @@
 """The Evaluate tab in a browser, on a real engine with a two-layer random model."""
 
+import gradio as gr
 import pytest
+
+from t2local.evaluation.records import Record
+from t2local.evaluation.run import Scored
+from t2local.ui.evaluate_events import EvaluateEvents, _Live
+from t2local.ui.evaluate_html import ALL
+from t2local.ui.evaluate_tab import create_evaluate_tab
 
 from .conftest import PHONE, open_tab
 from .test_adapt_tab import served_engine
@@ -58,3 +65,22 @@ def test_a_mistake_is_a_sentence_and_a_phone_shows_one_column(open_page, served_
     page.wait_for_selector(".toast-body >> text=No task was given")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE[0], f"the page is {width} pixels wide"
+
+
+def test_answers_of_two_cells_stay_apart_whatever_their_names():
+    with gr.Blocks():
+        tab = create_evaluate_tab()
+        events = EvaluateEvents(None, tab, gr.Tab())
+    live = _Live(3)
+    cells = ("a · b", "c"), ("a", "b · c"), ("a", "empty")
+    for (task, strategy), answers in zip(cells, (["one"], ["two"], []), strict=True):
+        records = tuple(Record(i, "?", answer, answer, True) for i, answer in enumerate(answers))
+        live.take(Scored(task, strategy, len(records), 1, len(records), records))
+    update = events._browsable(live.records)
+    assert [place for _, place in update[tab.cell].choices] == [0, 1]
+    for place, answer in enumerate(("one", "two")):
+        values = {tab.records: update[tab.records], tab.cell: place, tab.verdict: ALL}
+        html = events.looked(values)[tab.samples]
+        assert [word in html for word in ("one", "two")] == [answer == "one", answer == "two"]
+    for gone in (None, 2):
+        assert "There are none." in events.looked({**values, tab.cell: gone})[tab.samples]
