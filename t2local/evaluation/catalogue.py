@@ -23,6 +23,7 @@ from t2local.tasks.benchmarks import DATA_VARIABLE, TASKS, data_folder, load_tas
 from t2local.tasks.examples import Example
 from t2local.tasks.files import read_examples
 from t2local.tasks.suggest import suggest_reward, with_choices
+from t2local.tasks.uploads import read_upload
 
 INSTRUCTION = (
     "Below is an instruction that describes a task."
@@ -174,7 +175,7 @@ def _file(name: str, reward: str) -> QuestionSet:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), BENCHMARKS, 1, 0.4)
         hint = f"did you mean '{near[0]}'?" if near else f"choose among {', '.join(BENCHMARKS)}."
         raise T2LocalError(f"There is no task and no file '{name}'; {hint}")
-    read = read_examples(path)
+    read = read_upload(path)
     if read.bad_rows:
         row, reason = read.bad_rows[0]
         raise T2LocalError(

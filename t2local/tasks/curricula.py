@@ -16,9 +16,9 @@ from t2local.errors import T2LocalError
 from t2local.tasks.benchmarks import load_task, show_first_test
 from t2local.tasks.choices import arithmetic_choices
 from t2local.tasks.examples import Example
-from t2local.tasks.files import read_examples
 from t2local.tasks.splits import split_held_out
 from t2local.tasks.topics import HELD_OUT, topic_labels
+from t2local.tasks.uploads import read_upload
 
 HELD_OUT_ROWS = 300
 VALIDATION_SHARE = 0.15
@@ -68,7 +68,7 @@ def curriculum(source: str, seed: int = 0, held_out_share: float = HELD_OUT_SHAR
             "give a CSV, TSV, JSON, JSONL, Parquet or spreadsheet file (.xlsx, .xls, .ods), "
             f"or one of {', '.join(CURRICULA)}."
         )
-    file = read_examples(path)
+    file = read_upload(path)
     if file.bad_rows:
         row, reason = file.bad_rows[0]
         raise T2LocalError(

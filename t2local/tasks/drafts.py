@@ -13,8 +13,9 @@ from pathlib import Path
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.tasks.examples import Example
-from t2local.tasks.files import ExampleFile, content_hash, read_examples
+from t2local.tasks.files import ExampleFile, content_hash
 from t2local.tasks.suggest import Suggestion, suggest_reward, with_choices
+from t2local.tasks.uploads import read_upload
 
 FEWEST_PROMPTS = 5
 CHOICE = "choice"
@@ -35,7 +36,7 @@ def read_draft(path: str, prompt: str = "", answer: str = "") -> Draft:
     Raises `T2LocalError` for a file that cannot serve.
     """
     mapping = {"prompt": prompt, "answer": answer}
-    file = read_examples(Path(path), {key: column for key, column in mapping.items() if column})
+    file = read_upload(Path(path), {key: column for key, column in mapping.items() if column})
     different = len({example.group for example in file.examples})
     if different < FEWEST_PROMPTS:
         raise T2LocalError(

@@ -21,8 +21,8 @@ from t2local.plots import theme
 from t2local.progress import CancelToken
 from t2local.tasks.drafts import keep_text
 from t2local.tasks.examples import Example
-from t2local.tasks.files import read_examples
 from t2local.tasks.suggest import suggest_reward, with_choices
+from t2local.tasks.uploads import read_upload
 from t2local.ui.adapt_tab import QUICK, AdaptTab
 from t2local.ui.card import signed
 from t2local.ui.chat_tab import ChatTab
@@ -155,7 +155,7 @@ def _examples(path: str | None) -> list[Example]:
     """A file's usable rows. Raises `T2LocalError` for fewer than a search needs, or more."""
     if not path:
         raise T2LocalError("There are no examples yet; type some, or choose a file.")
-    rows = list(read_examples(Path(path)).examples)
+    rows = list(read_upload(Path(path)).examples)
     if not LEAST_SHOTS <= len(rows) <= MOST_SHOTS:
         raise T2LocalError(
             f"There are {len(rows)} usable examples; a search takes {LEAST_SHOTS} to {MOST_SHOTS}: "
@@ -166,7 +166,7 @@ def _examples(path: str | None) -> list[Example]:
 
 def examples_html(path: str, rows: list[Example]) -> str:
     """The examples as a small table, and what could not be used."""
-    file = read_examples(Path(path))
+    file = read_upload(Path(path))
     bad, said = file.bad_rows, f'<p class="quiet">{escape(file.note)}</p>' if file.note else ""
     left = "".join(f"<li>row {n}: {escape(reason[:200])}</li>" for n, reason in bad[:SHOWN])
     note = f'<div class="note"><b>Left out</b><ul>{left}</ul></div>' if bad else ""
