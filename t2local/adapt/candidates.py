@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2local.adapt.actions import CHOICE, action_of, check_sees, prompt_ids
+from t2local.adapt.answering import CHOICE, action_of, check_sees, prompt_ids
 from t2local.adapt.cem import EXPERT, LAYERS, z_rows
 from t2local.adapt.shot_trees import ShotTree, answer_log_likelihoods, begin_answers, plant
 from t2local.errors import T2LocalError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t2local import paths
-from t2local.adapt.actions import CHOICE
+from t2local.adapt.answering import CHOICE
 from t2local.adapt.cem import LAYERS, LIGHT, MATRIX, OBJECTIVES, CEMConfig
 from t2local.adapt.few_shot import Generation
 from t2local.cli.common import REWARD_HELP, add_model_arguments, log, log_progress

@@ -18,9 +18,9 @@ from t2local.errors import T2LocalError
 from t2local.evaluation.catalogue import question_set
 from t2local.evaluation.questions import QuestionSet
 from t2local.evaluation.run import Event, evaluate
-from t2local.evaluation.strategies import ORACLE, Held, Strategy, asking, base, mixed
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation
+from t2local.evaluation.variants import ORACLE, Held, Strategy, asking, base, mixed
 from t2local.experts.mixture_file import MixtureFile, MixtureStore, read_mixture
 from t2local.models.load import LoadedModel
 from t2local.models.shortage import Work, shortage_told

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from t2local import paths
-from t2local.adapt.actions import prompt_ids
+from t2local.adapt.answering import prompt_ids
 from t2local.engine.choice import Choice
 from t2local.engine.jobs import BUSY, FINISHED, Jobs, JobStatus
 from t2local.engine.uses import Uses

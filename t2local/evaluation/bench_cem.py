@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from t2local.adapt.actions import likeliest_choices
 from t2local.adapt.adapter import may_rebuild
+from t2local.adapt.answering import likeliest_choices
 from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT
 from t2local.evaluation.bench_rows import Row, interleaved, random_z, ratio

@@ -11,14 +11,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
-from t2local.adapt.actions import check_sees
+from t2local.adapt.answering import check_sees
 from t2local.errors import T2LocalError
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
 from t2local.evaluation.records import Record, RecordFile, key_of
 from t2local.evaluation.scorer import NOT_FINITE, Answer, answers
-from t2local.evaluation.strategies import Decision, Strategy
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation, summary
+from t2local.evaluation.variants import Decision, Strategy
 from t2local.evaluation.verdicts import judge, right_answer
 from t2local.models.generate import Around
 from t2local.progress import CancelToken

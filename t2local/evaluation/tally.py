@@ -13,8 +13,8 @@ from typing import Any
 from t2local.adapt.events import BASE
 from t2local.evaluation.questions import QuestionSet
 from t2local.evaluation.records import Record
-from t2local.evaluation.strategies import ORACLE, Strategy
 from t2local.evaluation.subject import Subject
+from t2local.evaluation.variants import ORACLE, Strategy
 from t2local.tasks.intervals import paired_difference, wilson
 
 Cells = Mapping[tuple[str, str], Mapping[int, Record]]  # (task, strategy) -> index -> record

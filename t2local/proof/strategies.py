@@ -14,9 +14,9 @@ from t2local.adapt.few_shot import Found, draw_shots, search
 from t2local.evaluation.catalogue import question_set
 from t2local.evaluation.questions import LIKELIHOOD, QuestionSet
 from t2local.evaluation.run import Scored, evaluate
-from t2local.evaluation.strategies import Held, Strategy, asking, base, mixed
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation
+from t2local.evaluation.variants import Held, Strategy, asking, base, mixed
 from t2local.progress import Progress
 from t2local.proof.book import Cell
 from t2local.proof.laboratory import Laboratory, Learnt, Right

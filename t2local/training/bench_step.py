@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from t2local import paths
-from t2local.adapt.actions import prompt_ids
+from t2local.adapt.answering import prompt_ids
 from t2local.models.chat_format import stop_tokens
 from t2local.models.load import LoadedModel, load_model
 from t2local.models.memory import peak_memory_bytes

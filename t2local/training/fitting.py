@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t2local.adapt.actions import CHOICE
+from t2local.adapt.answering import CHOICE
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from t2local.adapt.actions import CHOICE, action_of, choice_tokens, greedy_answers
+from t2local.adapt.answering import CHOICE, action_of, choice_tokens, greedy_answers
 from t2local.models.load import LoadedModel
 from t2local.progress import Progress
 from t2local.svf import SVFModel

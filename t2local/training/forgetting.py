@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from t2local.adapt.actions import CHOICE, action_of, choice_tokens
+from t2local.adapt.answering import CHOICE, action_of, choice_tokens
 from t2local.errors import Cancelled
 from t2local.experts import HeldOut
 from t2local.models.generate import Around

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from t2local.adapt.actions import prompt_ids
+from t2local.adapt.answering import prompt_ids
 from t2local.models.chat_format import end_of_turn
 from t2local.models.load import LoadedModel
 from t2local.models.scoring import (

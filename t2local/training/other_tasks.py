@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from t2local import paths
-from t2local.adapt.actions import CHOICE, action_of
+from t2local.adapt.answering import CHOICE, action_of
 from t2local.adapt.dispatch import classification_prompt
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore

@@ -19,7 +19,7 @@ from itertools import groupby
 
 import torch
 
-from t2local.adapt.actions import (
+from t2local.adapt.answering import (
     CHOICE,
     action_of,
     choice_tokens,

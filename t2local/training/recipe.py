@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from t2local.adapt.actions import CHOICE, check_sees
+from t2local.adapt.answering import CHOICE, check_sees
 from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut
 from t2local.experts.stamp import stamped

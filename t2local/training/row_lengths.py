@@ -1,6 +1,6 @@
 """Rows that do not fit the model's context are named before a run, not cut in its midst."""
 
-from t2local.adapt.actions import CHOICE, action_of, prompt_ids
+from t2local.adapt.answering import CHOICE, action_of, prompt_ids
 from t2local.errors import T2LocalError
 from t2local.models.load import LoadedModel
 from t2local.tasks.curricula import Curriculum

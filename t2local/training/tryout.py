@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from t2local.adapt.actions import CHOICE, action_of, greedy_answers
 from t2local.adapt.adapter import holding
+from t2local.adapt.answering import CHOICE, action_of, greedy_answers
 from t2local.errors import T2LocalError
 from t2local.models.load import LoadedModel
 from t2local.models.memory import free_bytes

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t2local.adapt.actions import greedy_answers
+from t2local.adapt.answering import greedy_answers
 from t2local.errors import T2LocalError
 from t2local.models.generate import Around
 from t2local.models.load import LoadedModel

@@ -19,8 +19,8 @@ from t2local.errors import Cancelled, T2LocalError
 from t2local.evaluation.records import Record
 from t2local.evaluation.report_files import write_report
 from t2local.evaluation.run import RowFailed, Scored
-from t2local.evaluation.strategies import ORACLE
 from t2local.evaluation.tally import Evaluation, Result
+from t2local.evaluation.variants import ORACLE
 from t2local.plots.evaluation import Score
 from t2local.progress import CancelToken
 from t2local.ui.errors import shown

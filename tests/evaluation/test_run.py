@@ -11,7 +11,7 @@ from t2local.errors import Cancelled, T2LocalError
 from t2local.evaluation import run as running
 from t2local.evaluation.questions import QuestionSet
 from t2local.evaluation.run import RowFailed, Scored, evaluate
-from t2local.evaluation.strategies import asking, base, mixed
+from t2local.evaluation.variants import asking, base, mixed
 from t2local.progress import CancelToken, drain
 from t2local.svf import Mixture
 from t2local.tasks.benchmark_overlap import prompt_hashes

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from t2local.adapt.actions import score_choices
+from t2local.adapt.answering import score_choices
 from t2local.models.checkpointing import gradient_checkpointing
 from t2local.tasks.rewards import REWARDS
 from t2local.training.config import TrainConfig

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t2local.adapt.actions import prompt_ids
+from t2local.adapt.answering import prompt_ids
 from t2local.errors import T2LocalError
 from t2local.progress import drain
 from t2local.tasks.curricula import Curriculum
