@@ -1,17 +1,21 @@
-"""What a policy does with an example: pick one of its choices, or write free text.
+"""The one way to answer rows: the likeliest of their choices, or greedy text.
 
-The same functions score training batches, validation, few-shot mixtures and benchmarks. They use
-the model under whatever `z` is in force, or `around()` puts in force for each forward, and know
-nothing of experts or rewards.
+Training's held-out measures, evaluations, mixture searches and the proof all come here, so the same
+rows under the same mixture get the same answers. A model that gives NaN is noticed: those answers
+have `failed`. The model is used under whatever `z` the caller's `around` puts in force for each
+forward, or `around_rows` where each row has its own.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from t2local.errors import T2LocalError
-from t2local.models.generate import Around, Sampling, generate_batch
+from t2local.models.batch import Batch
+from t2local.models.generate import Around, AroundRows, Sampling, generate_batch
 from t2local.models.load import LoadedModel
 from t2local.models.picture_prompt import render_prompt
 from t2local.models.scoring import choice_scores
@@ -19,7 +23,21 @@ from t2local.progress import CancelToken
 from t2local.tasks.examples import Example
 
 CHOICE, TEXT = "choice", "text"
-ROWS_PER_FORWARD = 16
+CHOICE_ROWS, TEXT_ROWS = 16, 32  # of a batch
+NOT_FINITE = "the model gave NaN"
+TOO_LONG = "longer than the model's context"
+
+Ids = Sequence[int]
+Watched = list[tuple[Sequence[int], Tensor]]  # rows of a forward, the sum of each one's logits
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`tokens`: written ones, 0 for a choice. `failed`: why there is none, else ""."""
+
+    text: str = ""
+    tokens: int = 0
+    failed: str = ""
 
 
 def action_of(examples: Sequence[Example]) -> str:
@@ -27,10 +45,22 @@ def action_of(examples: Sequence[Example]) -> str:
     return CHOICE if all(e.columns.get("choices") for e in examples) else TEXT
 
 
-def prompt_ids(loaded: LoadedModel, example: Example) -> list[int]:
-    """The example's prompt as one user turn under the model's chat template."""
-    turn = {"role": "user", "content": example.prompt, "images": example.pictures}
-    return render_prompt(loaded, [turn])
+def prompt_ids(
+    loaded: LoadedModel,
+    example: Example,
+    user: str | None = None,
+    system: str = "",
+    prefill: str = "",
+) -> list[int]:
+    """The example's prompt as one user turn under the model's chat template, with its pictures.
+
+    `user`: instead of the prompt. `system`: said before it. `prefill`: how the answer begins.
+    """
+    asked = example.prompt if user is None else user
+    turn = {"role": "user", "content": asked, "images": example.pictures}
+    before = [{"role": "system", "content": system}] if system else []
+    after = [{"role": "assistant", "content": prefill}] if prefill else []
+    return render_prompt(loaded, [*before, turn, *after], continue_last=bool(prefill))
 
 
 def check_sees(loaded: LoadedModel, examples: Sequence[Example]) -> None:
@@ -45,73 +75,160 @@ def check_sees(loaded: LoadedModel, examples: Sequence[Example]) -> None:
 
 def choice_tokens(loaded: LoadedModel, example: Example) -> int:
     """How many tokens one forward reads for an example: its prompt once and every choice."""
-    encode = loaded.tokenizer.encode
-    choices = sum(len(encode(c, add_special_tokens=False)) for c in example.columns["choices"])
+    choices = sum(map(len, choice_ids(loaded, example.columns["choices"])))
     return len(prompt_ids(loaded, example)) + choices
 
 
-def score_choices(loaded: LoadedModel, examples: Sequence[Example]) -> list[torch.Tensor]:
+def choice_ids(loaded: LoadedModel, choices: Sequence[str]) -> list[list[int]]:
+    """The tokens of each choice."""
+    return [loaded.tokenizer.encode(str(c), add_special_tokens=False) for c in choices]
+
+
+def score_choices(loaded: LoadedModel, examples: Sequence[Example]) -> list[Tensor]:
     """A differentiable `[K]` tensor an example: length-normalised log-likelihoods. One forward."""
-    choices = [
-        [loaded.tokenizer.encode(c, add_special_tokens=False) for c in e.columns["choices"]]
-        for e in examples
-    ]
-    prompts = [prompt_ids(loaded, example) for example in examples]
-    return choice_scores(loaded.model, prompts, choices)
+    choices = [choice_ids(loaded, e.columns["choices"]) for e in examples]
+    return choice_scores(loaded.model, [prompt_ids(loaded, e) for e in examples], choices)
 
 
-@torch.no_grad()
-def likeliest_choices(
-    loaded: LoadedModel,
-    examples: Sequence[Example],
-    cancel: CancelToken | None = None,
-    around: Around = nullcontext,
-) -> list[str]:
-    """The choice with the highest score for each example, in batches of similar length."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
-    answers = [""] * len(examples)
-    for start in range(0, len(order), ROWS_PER_FORWARD):
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        rows = order[start : start + ROWS_PER_FORWARD]
-        with around():
-            scored = score_choices(loaded, [examples[i] for i in rows])
-        for i, scores in zip(rows, scored, strict=True):
-            answers[i] = examples[i].columns["choices"][int(scores.argmax())]
-    return answers
+def batches(prompts: Sequence[str], action: str) -> list[list[int]]:
+    """Places of prompts of similar length, as many as run together."""
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    rows = CHOICE_ROWS if action == CHOICE else TEXT_ROWS
+    return [order[start : start + rows] for start in range(0, len(order), rows)]
 
 
-def greedy_texts(
-    loaded: LoadedModel,
-    examples: Sequence[Example],
-    max_new_tokens: int,
-    cancel: CancelToken | None = None,
-    around: Around = nullcontext,
-    rows_per_batch: int = 32,
-) -> list[str]:
-    """Greedy free-text answers, in batches of similar length."""
-    sampling = Sampling(
-        temperature=0.0, max_new_tokens=max_new_tokens, repetition_penalty=1.0, seed=0
-    )
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
-    answers = [""] * len(examples)
-    for start in range(0, len(order), rows_per_batch):
-        rows = order[start : start + rows_per_batch]
-        prompts = [prompt_ids(loaded, examples[i]) for i in rows]
-        completions = generate_batch(loaded, prompts, sampling, cancel, around=around)
-        for i, ids in zip(rows, completions, strict=True):
-            answers[i] = loaded.tokenizer.decode(ids, skip_special_tokens=True)
-    return answers
-
-
-def greedy_answers(
+def answer_examples(
     loaded: LoadedModel,
     examples: Sequence[Example],
     max_new_tokens: int = 128,
     cancel: CancelToken | None = None,
     around: Around = nullcontext,
-) -> list[str]:
-    """The policy's best answer to each example, by the kind of action the examples have."""
-    if action_of(examples) == CHOICE:
-        return likeliest_choices(loaded, examples, cancel, around)
-    return greedy_texts(loaded, examples, max_new_tokens, cancel, around)
+) -> list[Answer]:
+    """An answer an example, by the kind of action they have. Raises `Cancelled`."""
+    action, given = action_of(examples), [Answer()] * len(examples)
+    for places in batches([example.prompt for example in examples], action):
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        rows = [examples[place] for place in places]
+        prompts = [prompt_ids(loaded, row) for row in rows]
+        choices = [row.columns["choices"] for row in rows] if action == CHOICE else None
+        found = answer_batch(loaded, prompts, choices, max_new_tokens, cancel, around=around)
+        for place, answer in zip(places, found, strict=True):
+            given[place] = answer
+    return given
+
+
+def answer_batch(
+    loaded: LoadedModel,
+    prompts: Sequence[Ids],
+    choices: Sequence[Sequence[str]] | None,
+    max_new_tokens: int,
+    cancel: CancelToken | None = None,
+    *,
+    around: Around = nullcontext,
+    around_rows: AroundRows | None = None,
+) -> list[Answer]:
+    """An answer a prompt, in one batch. `choices`: those of each; None: answered in text.
+
+    `around_rows`: instead of `around`, where each row has its own z. Raises `Cancelled`.
+    """
+    if choices is not None:
+        return _likeliest(loaded, prompts, choices, around, around_rows)
+    return write(loaded, prompts, max_new_tokens, cancel, around=around, around_rows=around_rows)
+
+
+@torch.no_grad()
+def _likeliest(
+    loaded: LoadedModel,
+    prompts: Sequence[Ids],
+    choices: Sequence[Sequence[str]],
+    around: Around,
+    around_rows: AroundRows | None,
+) -> list[Answer]:
+    tokens = [choice_ids(loaded, row) for row in choices]
+    with around() if around_rows is None else around_rows(range(len(prompts))):
+        scored = [scores.float().cpu() for scores in choice_scores(loaded.model, prompts, tokens)]
+    return [
+        Answer(str(row[int(scores.argmax())])) if bool(sound(scores)) else Answer(failed=NOT_FINITE)
+        for row, scores in zip(choices, scored, strict=True)
+    ]
+
+
+def sound(scores: Tensor) -> Tensor:
+    """Whether the last axis of `scores` `[..., K]` says which choice is the likeliest: `[...]`."""
+    return torch.isfinite(scores).all(-1)
+
+
+def write(
+    loaded: LoadedModel,
+    prompts: Sequence[Ids],
+    max_new_tokens: int,
+    cancel: CancelToken | None = None,
+    *,
+    around: Around = nullcontext,
+    around_rows: AroundRows | None = None,
+    begun: Batch | None = None,
+) -> list[Answer]:
+    """Greedy text a prompt. Those that are longer than the context have failed.
+
+    One NaN under `around` fails all, for they share a z; under `around_rows` its own row alone.
+    `begun`: the prompts as they have been read already. Raises `Cancelled` between tokens.
+    """
+    fit = [place for place, prompt in enumerate(prompts) if len(prompt) < loaded.context_length]
+    given = [Answer(failed=TOO_LONG)] * len(prompts)
+    if not fit:
+        return given
+    assert begun is None or len(fit) == len(prompts), "a prompt that was read is too long"
+    sampling = Sampling(
+        temperature=0.0, max_new_tokens=max_new_tokens, repetition_penalty=1.0, seed=0
+    )
+    every = range(len(fit))
+    seen: Watched = [] if begun is None else [(every, begun.logits.float().sum(-1))]
+
+    def hold_all() -> AbstractContextManager:
+        return _watched(loaded, around(), seen, ())
+
+    def hold_rows(rows: Sequence[int]) -> AbstractContextManager:
+        return _watched(loaded, around_rows([fit[row] for row in rows]), seen, rows)
+
+    said = generate_batch(
+        loaded, [prompts[place] for place in fit], sampling, cancel, around=hold_all,
+        around_rows=None if around_rows is None else hold_rows, begun=begun,
+    )  # fmt: skip
+    broken = _broken(seen, every)
+    for row, (place, ids) in enumerate(zip(fit, said, strict=True)):
+        text = loaded.tokenizer.decode(ids, skip_special_tokens=True)
+        given[place] = Answer(failed=NOT_FINITE) if row in broken else Answer(text, len(ids))
+    return given
+
+
+@contextmanager
+def _watched(
+    loaded: LoadedModel, own: AbstractContextManager, seen: Watched, rows: Sequence[int]
+) -> Iterator[None]:
+    """`own`, noting the sum of each row's logits: NaN or infinite if any of them is."""
+    head, rows = loaded.model.get_output_embeddings(), list(rows)
+    with own:  # holds the model, so that no other's forward is seen
+        hook = head.register_forward_hook(
+            lambda module, inputs, logits: seen.append((rows, logits[:, -1].float().sum(-1)))
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def _broken(seen: Watched, every: Sequence[int]) -> set[int]:
+    """Rows whose logits were not finite; `every` one where a forward does not say whose they were.
+
+    Looked at once in the end: on a GPU each look waits for it.
+    """
+    finite = torch.isfinite(torch.cat([sums for _, sums in seen])).tolist()
+    found, at = set(), 0
+    for rows, sums in seen:
+        part, at = finite[at : at + len(sums)], at + len(sums)
+        if rows:
+            found |= {row for row, fine in zip(rows, part, strict=True) if not fine}
+        elif not all(part):
+            found |= set(every)
+    return found

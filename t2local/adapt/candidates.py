@@ -1,9 +1,10 @@
 """How well each candidate mixture does on a few shots, the whole population in batches.
 
 A row of a batch has its own `z`, composed from α by one small product a matrix: no weight is
-rebuilt. Choices are ranked by `Σ log p / √tokens`, as in training; free text is written greedily
-and rewarded. The log-likelihood is that of the right choice among the choices, or of the answer's
-tokens (their mean). Knows nothing of how candidates are found.
+rebuilt. Choices are ranked by `Σ log p / √tokens`, as in training; free text is written
+(`adapt.answering`) and rewarded. The log-likelihood is that of the right choice among the choices,
+or of the answer's tokens (their mean). Departure from answering under one mixture at a time: shots
+and their answers are read as trees (`adapt.shot_trees`), once for all that a candidate needs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2local.adapt.answering import CHOICE, action_of, check_sees, prompt_ids
+from t2local.adapt.answering import (
+    CHOICE,
+    action_of,
+    check_sees,
+    choice_ids,
+    prompt_ids,
+    sound,
+    write,
+)
 from t2local.adapt.cem import EXPERT, LAYERS, z_rows
 from t2local.adapt.shot_trees import ShotTree, answer_log_likelihoods, begin_answers, plant
 from t2local.errors import T2LocalError
 from t2local.models.batch import Batch
-from t2local.models.generate import Sampling, generate_batch
 from t2local.models.load import LoadedModel
 from t2local.models.memory import free_bytes
 from t2local.progress import CancelToken
@@ -170,8 +178,10 @@ class ShotScorer:
 
     @torch.no_grad()
     def _write(self, candidates, alpha, tree, places, cancel) -> tuple[Tensor, Tensor]:
-        """Log-likelihoods `[b, A]`, and greedy answers right or not `[b, shots of the tree]`."""
-        sampling = Sampling(0.0, repetition_penalty=1.0, max_new_tokens=self.max_new_tokens, seed=0)
+        """Log-likelihoods `[b, A]`, and greedy answers right or not `[b, shots of the tree]`.
+
+        NaN where the model failed.
+        """
         size, shots = self._rows(tree.tokens), len(places)
         parts = []
         for first in range(0, len(alpha), size):
@@ -179,21 +189,22 @@ class ShotScorer:
             with candidates.using(part):
                 parts.append(begin_answers(self.loaded, tree, len(part)))
         z = candidates.z(alpha)
-        said = generate_batch(
+        said = write(
             self.loaded,
             [*tree.prompts] * len(alpha),
-            sampling,
+            self.max_new_tokens,
             cancel,
             around_rows=lambda rows: candidates.using_z(
                 {name: row[[r // shots for r in rows]] for name, row in z.items()}
             ),
             begun=Batch.joined([batch for _, batch in parts]),
         )
-        texts = [self.loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in said]
         right = torch.zeros(len(alpha), shots)
         for column, place in enumerate(places):
-            rewards = self._reward_of(place, texts[column::shots])
-            right[:, column] = (torch.tensor(rewards) >= 1).float()
+            answers = said[column::shots]
+            rewards = torch.tensor(self._reward_of(place, [answer.text for answer in answers]))
+            failed = torch.tensor([bool(answer.failed) for answer in answers])
+            right[:, column] = (rewards >= 1).float().masked_fill(failed, torch.nan)
         return torch.cat([totals.cpu() for totals, _ in parts]), right
 
     def _planted(self) -> Iterator[tuple[list[int], ShotTree]]:
@@ -240,7 +251,7 @@ def _answers(
 ) -> tuple[list[str], list[list[int]]]:
     """The texts whose likelihood is looked at, and their tokens (at least one each)."""
     texts = list(shot.columns["choices"]) if chooses else [shot.answer] if shot.answer else []
-    tokens = [loaded.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    tokens = choice_ids(loaded, texts)
     kept = [(text, ids) for text, ids in zip(texts, tokens, strict=True) if ids]
     return [text for text, _ in kept], [ids for _, ids in kept]
 
@@ -255,5 +266,5 @@ def _shot_scores(scored: Tensor, rewards: list[float], chooses: bool) -> tuple[T
     if not good.any():
         return torch.zeros(len(scored)), torch.zeros(len(scored))
     right = good[scored.argmax(-1)].float()
-    right = torch.where(scored.isnan().any(-1), torch.nan, right)
+    right = torch.where(sound(scored), right, torch.nan)
     return right, scored.log_softmax(-1)[:, good].logsumexp(-1)

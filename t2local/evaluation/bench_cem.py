@@ -13,12 +13,11 @@ from contextlib import AbstractContextManager
 import torch
 
 from t2local.adapt.adapter import may_rebuild
-from t2local.adapt.answering import likeliest_choices
+from t2local.adapt.answering import answer_examples
 from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT
 from t2local.evaluation.bench_rows import Row, interleaved, random_z, ratio
 from t2local.evaluation.bench_speed import Measured
-from t2local.models.generate import Sampling, generate_batch
 from t2local.models.load import LoadedModel
 from t2local.svf import SVFModel, Z
 from t2local.svf.factored import FactoredModel
@@ -85,10 +84,7 @@ def _ways(
     scorer = ShotScorer(loaded, examples, "choice" if choose else "length", NEW_TOKENS)
 
     def answer(around: Callable[[], AbstractContextManager]) -> object:
-        if choose:
-            return likeliest_choices(loaded, examples, around=around)
-        greedy = Sampling(0.0, repetition_penalty=1.0, max_new_tokens=NEW_TOKENS, seed=0)
-        return generate_batch(loaded, scorer.prompts, greedy, around=around)
+        return answer_examples(loaded, examples, NEW_TOKENS, around=around)
 
     def one_by_one(hold: Callable[[Z], Callable[[], AbstractContextManager]]) -> None:
         for row in few:

@@ -1,14 +1,12 @@
 """What is asked and scored: one question of a task, and a task's questions.
 
-Frozen values without I/O; `prompt_ids` puts one before a model. They know nothing of strategies.
+Frozen values without I/O.
 """
 
 import hashlib
 import json
 from dataclasses import dataclass
 
-from t2local.models.load import LoadedModel
-from t2local.models.picture_prompt import render_prompt
 from t2local.tasks.examples import Example
 
 LIKELIHOOD = "likelihood"  # the verdict of a question whose answer is the likeliest of its choices
@@ -49,14 +47,3 @@ class QuestionSet:
         ]
         text = json.dumps([self.verdict, self.max_new_tokens, rows], sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def prompt_ids(loaded: LoadedModel, question: Question) -> list[int]:
-    """The question under the model's chat template, with the opening of its answer."""
-    pictures = question.example.pictures
-    messages = [{"role": "user", "content": question.user, "images": pictures}]
-    if question.system:
-        messages.insert(0, {"role": "system", "content": question.system})
-    if question.prefill:
-        messages.append({"role": "assistant", "content": question.prefill})
-    return render_prompt(loaded, messages, continue_last=bool(question.prefill))

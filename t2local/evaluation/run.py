@@ -11,27 +11,33 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
-from t2local.adapt.answering import check_sees
+from t2local.adapt.answering import (
+    CHOICE,
+    NOT_FINITE,
+    TEXT,
+    Answer,
+    answer_batch,
+    batches,
+    check_sees,
+    prompt_ids,
+)
 from t2local.errors import T2LocalError
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
 from t2local.evaluation.records import Record, RecordFile, key_of
-from t2local.evaluation.scorer import NOT_FINITE, Answer, answers
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation, summary
 from t2local.evaluation.variants import Decision, Strategy
 from t2local.evaluation.verdicts import judge, right_answer
-from t2local.models.generate import Around
+from t2local.models.generate import Around, AroundRows
 from t2local.progress import CancelToken
 from t2local.tasks.benchmark_overlap import overlapping
 
-CHOICE_ROWS, TEXT_ROWS = 16, 32  # of a batch
 BLIND = "easy_vqa"  # has pictures and may be asked without: no expert comes near it
 
 
 @dataclass(frozen=True)
 class Scored:
-    """`done` of `total` prompts of a task under a strategy, `correct` of them right.
-
+    """`done` of `total` prompts of a task, `correct` of them right, under a strategy.
     `records`: those that are new since the last event; on the first event, what was on disk.
     """
 
@@ -116,7 +122,7 @@ def _cell(
     known = {i: r for i, r in file.read().items() if 0 <= i < len(task.questions)}
     yield _scored(task, strategy, known, tuple(known.values()))
     held: Around | None = None
-    for places in _batches(task):
+    for places in batches([q.user for q in task.questions], _action(task)):
         missing = [i for i in places if i not in known]
         if not missing:
             continue
@@ -145,13 +151,6 @@ def _scored(
 ) -> Scored:
     right = sum(record.right for record in known.values())
     return Scored(task.name, strategy.name, len(known), len(task.questions), right, new)
-
-
-def _batches(task: QuestionSet) -> list[list[int]]:
-    """Places of questions of similar length, as many as run together."""
-    order = sorted(range(len(task.questions)), key=lambda i: (len(task.questions[i].user), i))
-    rows = CHOICE_ROWS if task.verdict == LIKELIHOOD else TEXT_ROWS
-    return [order[start : start + rows] for start in range(0, len(order), rows)]
 
 
 def _answered(
@@ -194,7 +193,7 @@ def _under(
 ) -> list[Answer]:
     """Answers under what is held, or under each prompt's own mixture as a row of z."""
     if held is not None:
-        return answers(subject.loaded, task, questions, held, None, budget, cancel)
+        return _answers(subject, task, questions, budget, cancel, held)
     sound = [i for i, d in enumerate(decisions) if not subject.broken(d.mixture)]
     given = [Answer(failed=NOT_FINITE)] * len(questions)
     if sound:
@@ -205,7 +204,28 @@ def _under(
             return subject.svf.using({name: row[list(kept)] for name, row in z.items()})
 
         own = partial(subject.svf.using, z)
-        found = answers(subject.loaded, task, part, own, rows, budget, cancel)
+        found = _answers(subject, task, part, budget, cancel, own, rows)
         for i, answer in zip(sound, found, strict=True):
             given[i] = answer
     return given
+
+
+def _answers(
+    subject: Subject,
+    task: QuestionSet,
+    questions: Sequence[Question],
+    budget: int,
+    cancel: CancelToken | None,
+    around: Around,
+    around_rows: AroundRows | None = None,
+) -> list[Answer]:
+    loaded, chooses = subject.loaded, _action(task) == CHOICE
+    prompts = [prompt_ids(loaded, q.example, q.user, q.system, q.prefill) for q in questions]
+    choices = [q.example.columns["choices"] for q in questions] if chooses else None
+    return answer_batch(
+        loaded, prompts, choices, budget, cancel, around=around, around_rows=around_rows
+    )
+
+
+def _action(task: QuestionSet) -> str:
+    return CHOICE if task.verdict == LIKELIHOOD else TEXT

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from t2local.adapt.answering import CHOICE, action_of, choice_tokens, greedy_answers
+from t2local.adapt.answering import CHOICE, action_of, answer_examples, choice_tokens
 from t2local.models.load import LoadedModel
 from t2local.progress import Progress
 from t2local.svf import SVFModel
@@ -64,7 +64,7 @@ def _pass_seconds(loaded: LoadedModel, svf: SVFModel, task: OtherTask) -> float:
     else:
         tried, share = rows, tokens / min(tokens, TRIED_TOKENS)
     started = time.perf_counter()
-    greedy_answers(loaded, tried, min(tokens, TRIED_TOKENS), around=lambda: svf.using({}))
+    answer_examples(loaded, tried, min(tokens, TRIED_TOKENS), around=lambda: svf.using({}))
     return share * (time.perf_counter() - started)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from t2local.adapt.adapter import holding
-from t2local.adapt.answering import CHOICE, action_of, greedy_answers
+from t2local.adapt.answering import CHOICE, action_of, answer_examples
 from t2local.errors import T2LocalError
 from t2local.models.load import LoadedModel
 from t2local.models.memory import free_bytes
@@ -80,7 +80,9 @@ def try_out(
     """
     rows = list(source.train)[:SHOWN]
     started = time.perf_counter()
-    said = greedy_answers(loaded, rows, config.max_new_tokens, around=holding(loaded, svf, {}))
+    hold = holding(loaded, svf, {})
+    answers = answer_examples(loaded, rows, config.max_new_tokens, around=hold)
+    said = [answer.text for answer in answers]
     answer_s = (time.perf_counter() - started) / len(rows)
     rewards = rewards_of(reward, rows, said)
     scored = zip(rows, said, rewards, strict=True)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t2local.adapt.answering import greedy_answers
+from t2local.adapt.answering import answer_examples
 from t2local.errors import T2LocalError
 from t2local.models.generate import Around
 from t2local.models.load import LoadedModel
@@ -53,13 +53,19 @@ def score_greedy(
     max_new_tokens: int,
     processes: Processes | None = None,
 ) -> Scored:
-    """Greedy answers under what `around` puts in force (rows that cannot be scored count −1)."""
+    """Greedy answers under what `around` puts in force.
+
+    Rows that cannot be scored, and those on which the model failed, count −1.
+    """
     processes = processes or Processes()
 
     def score(part: Sequence[Example]) -> list[tuple[str, float]]:
-        answers = greedy_answers(loaded, part, max_new_tokens, around=around)
-        rewards = rewards_of(reward, part, answers)
-        return [(a, -1.0 if r is None else r) for a, r in zip(answers, rewards, strict=True)]
+        answers = answer_examples(loaded, part, max_new_tokens, around=around)
+        rewards = rewards_of(reward, part, [answer.text for answer in answers])
+        return [
+            (answer.text, -1.0 if r is None or answer.failed else r)
+            for answer, r in zip(answers, rewards, strict=True)
+        ]
 
     answers, rewards = zip(*processes.each(score, rows), strict=True)
     return Scored(answers, rewards)

@@ -120,6 +120,17 @@ def test_an_expert_that_yields_nan_never_wins(made):
     assert found.mixture.alpha["broken"] == 0.0
 
 
+def test_a_candidate_that_writes_under_nan_is_never_right_and_spoils_no_other(made):
+    loaded, svf, experts = made
+    experts["broken"] = {n: torch.full_like(row, 1e38) for n, row in experts["math"].items()}
+    candidates = Candidates(svf, experts, EXPERT)
+    alpha = torch.tensor([[[1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]]])
+    scorer = ShotScorer(loaded, [Example("Say it!", "")], "length", 6)
+    found = scorer.scores(candidates, alpha).accuracy
+    assert found.isnan().tolist() == [False, True, False]
+    assert found[0] == scorer.scores(candidates, alpha[:1]).accuracy[0]
+
+
 def test_shots_are_drawn_by_the_seed_and_too_few_are_refused():
     config = CEMConfig(shots=3)
     assert draw_shots(CHOICES, config) == draw_shots(CHOICES, config)

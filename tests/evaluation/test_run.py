@@ -38,13 +38,13 @@ def verdicts(found):
 def counted(monkeypatch):
     """How many prompts were answered, whoever asks."""
     asked = []
-    real = running.answers
+    real = running.answer_batch
 
-    def counting(loaded, task, questions, *rest):
-        asked.extend((task.name, question.user) for question in questions)
-        return real(loaded, task, questions, *rest)
+    def counting(loaded, prompts, *rest, **options):
+        asked.extend(prompts)
+        return real(loaded, prompts, *rest, **options)
 
-    monkeypatch.setattr(running, "answers", counting)
+    monkeypatch.setattr(running, "answer_batch", counting)
     return asked
 
 
