@@ -1,18 +1,25 @@
-"""Pass 1: which experts fit this prompt?
+"""Pass 1: which experts fit this message? The table of strategies, and the one way to apply them.
 
 *Prompt* asks the unadapted model to classify the message (paper, section 3.2, strategy A);
 *classifier* asks the same question of the model adapted by an expert that was trained to classify
 (strategy B). Both score every label in one forward. Departures: the repository lets the model write
 the label and parses it; here the labels' likelihoods give a probability each, at the temperature
-under which a classifier expert is trained, for soft mixing and the threshold need one. *Other* and
-anything below the threshold are answered by the base model.
+under which a classifier expert is trained, for soft mixing and the threshold need one. *Other*,
+anything below the threshold, and a pass 1 that gives NaN are answered by the base model.
+
+A new strategy is one `Strategy` in `STRATEGIES`: what may be asked for, the command line, the page
+and evaluations follow from the table.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import torch
 
-from t2local.adapt.events import BASE, FEW_SHOT, MANUAL, OTHER, Dispatch
+from t2local.adapt.events import BASE, CLASSIFIER, FEW_SHOT, MANUAL, OTHER, PROMPT, Dispatch
+from t2local.errors import T2LocalError
 from t2local.models.chat_format import render_chat
 from t2local.models.load import LoadedModel
 from t2local.models.scoring import choice_scores
@@ -21,6 +28,173 @@ from t2local.svf import Mixture
 LABELS = ("math", "code", "reasoning", OTHER)
 LABEL_TEMPERATURE = 4.0  # scores of single tokens lie far apart; at 1 every answer is 0 or 1
 HEAD_CHARACTERS, TAIL_CHARACTERS = 360, 120  # what pass 1 reads of a long message
+
+Probabilities = Mapping[str, float]  # label -> p, summing to 1; {}: the model gave NaN
+
+
+@dataclass(frozen=True)
+class Available:
+    """What a strategy has to work with on this model, by name.
+
+    `skills`: experts that pass 1 may choose. `mixable`: those a person may mix. `classifier`: the
+    expert that reads messages, "" for none, with its `labels`. `kept`: mixtures kept under a name.
+    """
+
+    skills: Sequence[str] = ()
+    mixable: Sequence[str] = ()
+    classifier: str = ""
+    labels: Sequence[str] = LABELS
+    kept: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A model about to read messages. `under(mixture)` holds it with a mixture in force."""
+
+    loaded: LoadedModel
+    available: Available
+    under: Callable[[Mixture], AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way in which pass 1 decides.
+
+    `explanation`: who decides, for a person. `needs`: fields of `Available` that must not be empty
+    for it to be offered. `each`: the field whose every entry is a choice of its own, `name:entry`.
+    `probabilities`: what it makes of messages, one mapping each; None where it does not look at
+    them and `unasked` says so. `reader`: the field that names the expert which reads.
+    `mixture`: what then answers, made of the sliders' mixture.
+    """
+
+    name: str
+    explanation: str
+    needs: tuple[str, ...] = ()
+    each: str = ""
+    probabilities: "Callable[[Strategy, Reading, Sequence[str]], list[Probabilities]] | None" = None
+    reader: str = ""
+    unasked: str = "Pass 1 gave no probabilities."
+    mixture: Callable[[Mixture], Mixture] = lambda sliders: sliders
+
+    @property
+    def asks(self) -> bool:
+        """Whether it looks at each message."""
+        return self.probabilities is not None
+
+    def names(self, available: Available) -> list[str]:
+        """What can be asked for with what there is: its name, or one for each entry, or nothing."""
+        if not all(getattr(available, need) for need in self.needs):
+            return []
+        entries = getattr(available, self.each) if self.each else ()
+        return [f"{self.name}:{entry}" for entry in entries] if self.each else [self.name]
+
+    def reader_of(self, available: Available) -> str:
+        """The expert that reads, "" for the unadapted model. `T2LocalError` where it is missing."""
+        name = getattr(available, self.reader) if self.reader else ""
+        if self.reader and not name:
+            raise T2LocalError(
+                "There is no classifier expert for this model; choose the strategy prompt, or "
+                "train one with `python -m t2local train --classifier`."
+            )
+        return name
+
+    def labels(self, available: Available) -> tuple[str, ...]:
+        """What it tells apart."""
+        return tuple(available.labels) if self.reader else (*available.skills, OTHER)
+
+
+def ask_model(strategy: Strategy, reading: Reading, messages: Sequence[str]) -> list[Probabilities]:
+    """Put the question of pass 1 to the model, adapted by the strategy's reader."""
+    reader = strategy.reader_of(reading.available)
+    with reading.under(Mixture({reader: 1.0} if reader else {})):
+        return label_probabilities(reading.loaded, messages, strategy.labels(reading.available))
+
+
+STRATEGIES: dict[str, Strategy] = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy(
+            CLASSIFIER, "an expert trained to classify prompts", ("classifier",),
+            probabilities=ask_model, reader="classifier",
+        ),
+        Strategy(
+            PROMPT, "the plain model asked to classify", ("skills",), probabilities=ask_model
+        ),
+        Strategy(
+            FEW_SHOT, "a mixture found from a few examples", ("skills",), each="kept",
+            unasked="Nothing was asked: this mixture was found from a few examples.",
+        ),
+        Strategy(
+            MANUAL, "you with the sliders", ("mixable",),
+            unasked="Nothing was asked: your sliders decide.",
+        ),
+        Strategy(
+            BASE, "nobody", unasked="Nothing was asked: the base model answers.",
+            mixture=lambda sliders: sliders.with_alpha({}),
+        ),
+    )
+}  # fmt: skip
+
+
+def strategy_of(name: str) -> Strategy:
+    """The strategy of a name such as `prompt` or `few-shot:NAME`. Raises `T2LocalError`."""
+    strategy = STRATEGIES.get(name.partition(":")[0])
+    if strategy is None:
+        known = ", ".join(STRATEGIES)
+        raise T2LocalError(f"There is no strategy '{name}'; choose one of {known}.")
+    return strategy
+
+
+def offered(available: Available | None = None) -> list[str]:
+    """What can be asked for, best first; None: whatever needs no kept mixture."""
+    if available is None:
+        return [s.name for s in STRATEGIES.values() if not s.each]
+    return [name for s in STRATEGIES.values() for name in s.names(available)]
+
+
+def asking_strategies() -> list[Strategy]:
+    """Those that look at each message, the simplest first."""
+    return [s for s in reversed(STRATEGIES.values()) if s.asks]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """How an answer chooses its experts.
+
+    `soft`: probabilities are the α's (else the winner takes all). `threshold`: below it the base
+    model answers. `mixture`: its α are used by `manual`, its strength and gains by every strategy.
+    A strategy `few-shot:NAME` answers with the mixture kept under that name, plain `few-shot` with
+    `mixture` itself. `override`: an expert's name, or `base`, skips pass 1 and answers with it
+    alone.
+    """
+
+    strategy: str = CLASSIFIER
+    soft: bool = True
+    threshold: float = 0.4
+    mixture: Mixture = field(default_factory=Mixture)
+    override: str | None = None
+
+    def __post_init__(self) -> None:
+        strategy_of(self.strategy)
+        if not 0.0 <= self.threshold <= 1.0:
+            raise T2LocalError(
+                f"The threshold is a probability, but {self.threshold:g} was given; "
+                "choose a number from 0 to 1."
+            )
+
+    @property
+    def asks(self) -> bool:
+        """Whether pass 1 looks at the message."""
+        return self.override is None and strategy_of(self.strategy).asks
+
+
+def first_pass(reading: Reading, messages: Sequence[str], controls: Controls) -> list[Dispatch]:
+    """Pass 1 for each message, in one forward. Raises `T2LocalError` for a missing classifier."""
+    if not controls.asks:
+        return [without_question(controls)] * len(messages)
+    strategy = strategy_of(controls.strategy)
+    found = strategy.probabilities(strategy, reading, messages)
+    return [decide(controls, each, reading.available.skills) for each in found]
 
 
 def classification_prompt(message: str, labels: Sequence[str] = LABELS) -> str:
@@ -34,52 +208,62 @@ def classification_prompt(message: str, labels: Sequence[str] = LABELS) -> str:
 
 @torch.no_grad()
 def label_probabilities(
-    loaded: LoadedModel, message: str, labels: Sequence[str] = LABELS
-) -> dict[str, float]:
-    """Label -> p, summing to 1, under the `z` in force. One forward for all labels."""
-    turn = {"role": "user", "content": classification_prompt(message, labels)}
-    prompt = render_chat(loaded.tokenizer, [turn])
-    choices = [loaded.tokenizer.encode(label, add_special_tokens=False) for label in labels]
-    (scores,) = choice_scores(loaded.model, [prompt], [choices])
+    loaded: LoadedModel, messages: Sequence[str], labels: Sequence[str] = LABELS
+) -> list[Probabilities]:
+    """Label -> p a message, under the `z` in force. One forward for all messages and labels."""
+    asked = [classification_prompt(message, labels) for message in messages]
+    ids = [render_chat(loaded.tokenizer, [{"role": "user", "content": a}]) for a in asked]
+    tokens = [loaded.tokenizer.encode(label, add_special_tokens=False) for label in labels]
+    scored = choice_scores(loaded.model, ids, [tokens] * len(ids))
+    return [_shares(scores, labels) for scores in scored]
+
+
+def _shares(scores: torch.Tensor, labels: Sequence[str]) -> Probabilities:
+    """`scores` `[K]` as probabilities; none where one is not finite."""
+    if not torch.isfinite(scores).all():
+        return {}
     shares = (scores / LABEL_TEMPERATURE).softmax(dim=0).tolist()
     return dict(zip(labels, shares, strict=True))
 
 
-def decide(
-    strategy: str,
-    probabilities: Mapping[str, float],
-    experts: Sequence[str],
-    soft: bool,
-    threshold: float,
-    mixture: Mixture,
-) -> Dispatch:
+def decide(controls: Controls, probabilities: Probabilities, skills: Sequence[str]) -> Dispatch:
     """The mixture that follows from label probabilities. A pure function.
 
-    `soft`: each expert's α is its label's probability, and what *other* holds stays with the base
-    model; else the likeliest label's expert gets α = 1. `mixture` gives strength and gains.
+    Soft: each expert's α is its label's probability, and what *other* holds stays with the base
+    model; hard: the likeliest label's expert gets α = 1. Strength and gains are the sliders'.
+    Probabilities that are missing or not finite decide nothing: the base model answers.
     """
+    strategy, sliders = controls.strategy, controls.mixture
+    if not probabilities or not all(map(math.isfinite, probabilities.values())):
+        note = "Pass 1 gave NaN and decides nothing: the base model answers."
+        return Dispatch(strategy, {}, BASE, sliders.with_alpha({}), note=note)
     chosen = max(probabilities, key=probabilities.__getitem__)
     note, alpha = "", {}
     if chosen == OTHER:
         note = "No expert's subject: the base model answers."
-    elif chosen not in experts:
+    elif chosen not in skills:
         note = f"There is no expert for {chosen} here: the base model answers."
-    elif probabilities[chosen] < threshold:
-        note = f"Below the threshold of {threshold:.2f}: the base model answers."
-    elif soft:
-        alpha = {name: probabilities[name] for name in experts if name in probabilities}
+    elif probabilities[chosen] < controls.threshold:
+        note = f"Below the threshold of {controls.threshold:.2f}: the base model answers."
+    elif controls.soft:
+        alpha = {name: probabilities[name] for name in skills if name in probabilities}
     else:
         alpha = {chosen: 1.0}
-    return Dispatch(strategy, dict(probabilities), chosen, mixture.with_alpha(alpha), note=note)
+    return Dispatch(strategy, dict(probabilities), chosen, sliders.with_alpha(alpha), note=note)
 
 
-def without_question(strategy: str, mixture: Mixture, override: str | None = None) -> Dispatch:
+def without_question(controls: Controls) -> Dispatch:
     """Dispatch without pass 1: the base model, the sliders, a mixture, or one expert."""
-    if override == BASE or (override is None and strategy == BASE):
-        return Dispatch(strategy, {}, BASE, mixture.with_alpha({}))
+    strategy, mixture, override = (
+        strategy_of(controls.strategy),
+        controls.mixture,
+        controls.override,
+    )
+    if override == BASE:
+        return Dispatch(controls.strategy, {}, BASE, mixture.with_alpha({}))
     if override is not None:
-        note = "Chosen by hand." if strategy != MANUAL else ""
-        return Dispatch(strategy, {}, override, mixture.with_alpha({override: 1.0}), note=note)
-    if strategy.partition(":")[0] == FEW_SHOT:
-        return Dispatch(strategy, {}, FEW_SHOT, mixture)
-    return Dispatch(strategy, {}, MANUAL, mixture)
+        note = "Chosen by hand." if strategy.name != MANUAL else ""
+        return Dispatch(
+            controls.strategy, {}, override, mixture.with_alpha({override: 1.0}), note=note
+        )
+    return Dispatch(controls.strategy, {}, strategy.name, strategy.mixture(mixture))

@@ -11,6 +11,7 @@ from t2local.svf.mixing import Mixture
 
 BASE = "base"
 OTHER = "other"
+PROMPT, CLASSIFIER = "prompt", "classifier"
 MANUAL = "manual"
 FEW_SHOT = "few-shot"  # alone, or `few-shot:NAME` for a mixture kept under a name
 
@@ -22,8 +23,9 @@ class Dispatch:
     """What pass 1 decided.
 
     `probabilities`: label -> p, summing to 1, `OTHER` among them; empty where nothing was asked
-    (base, manual). `chosen`: the label that won, `MANUAL` or `BASE`. `mixture.alpha`: what pass 2
-    mixes; empty means the base model answers.
+    (base, manual) or the model gave NaN. `chosen`: the label that won, else the strategy's name,
+    `BASE` or the expert chosen by hand. `mixture.alpha`: what pass 2 mixes; empty means the base
+    model answers.
     """
 
     strategy: str

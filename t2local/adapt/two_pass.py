@@ -7,25 +7,23 @@ Knows nothing of pages, files or sessions.
 """
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from t2local.adapt.adapter import Adapter, MixtureKey
 from t2local.adapt.context import check_messages, check_pictures, fit
-from t2local.adapt.dispatch import LABELS, decide, label_probabilities, without_question
+from t2local.adapt.dispatch import Available, Controls, Reading, first_pass, strategy_of
 from t2local.adapt.events import (
     ADAPTED_ROW,
-    OTHER,
     Dispatch,
     Dispatched,
     Done,
     Steered,
     Token,
 )
-from t2local.errors import T2LocalError
 from t2local.models.generate import Decoder, Quick
 from t2local.models.load import LoadedModel
 from t2local.models.prefix_cache import Kept, PrefixCache
@@ -34,28 +32,11 @@ from t2local.models.shortage import shortage_told
 from t2local.progress import CancelToken
 from t2local.svf import Mixture
 
-PROMPT, CLASSIFIER = "prompt", "classifier"
 PACK_AFTER = 16  # tokens under one mixture: short answers and moving sliders are not worth packing
 WORTH_PACKING = 48  # tokens that an answer may have at most: below, packing takes longer than it
 PREFILL_TOKENS = 512  # of a long prompt at a time: stop, the wheel and others come in between
 
 Event = Dispatched | Steered | Token | Done
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """How pass 1 decides; the fields are those of the page's controls.
-
-    `classifier`: the expert that reads the prompt in the strategy of that name, with its `labels`.
-    """
-
-    name: str
-    mixture: Mixture = field(default_factory=Mixture)
-    soft: bool = True
-    threshold: float = 0.4
-    override: str | None = None
-    classifier: str | None = None
-    labels: Sequence[str] = LABELS
 
 
 class Steering:
@@ -98,6 +79,7 @@ class Workshop:
     prefixes: PrefixCache
     lock: Callable[[], AbstractContextManager]
     warnings: Mapping[str, str] = field(default_factory=dict)  # experts to be used with care
+    available: Available = field(default_factory=Available)  # what pass 1 may choose
 
     def forget(self) -> None:
         """Give back what can be made again: kept caches, captured steps."""
@@ -105,49 +87,30 @@ class Workshop:
         self.adapter.release()
 
 
-def dispatch(
-    workshop: Workshop, message: str, strategy: Strategy, skills: Sequence[str]
-) -> Dispatch:
+def dispatch(workshop: Workshop, message: str, controls: Controls) -> Dispatch:
     """Pass 1 alone. Raises `T2LocalError` for unknown experts or a missing classifier."""
-    started = time.perf_counter()
-    asked = strategy.override is None and strategy.name in (PROMPT, CLASSIFIER)
-    used: list[str] = []
-    if not asked:
-        decision = without_question(strategy.name, strategy.mixture, strategy.override)
-    else:
-        reader, labels = Mixture(), (*skills, OTHER)
-        if strategy.name == CLASSIFIER:
-            if strategy.classifier is None:
-                raise T2LocalError(
-                    "There is no classifier expert for this model; choose the strategy prompt, or "
-                    "train one with `python -m t2local train --classifier`."
-                )
-            reader, labels = Mixture({strategy.classifier: 1.0}), strategy.labels
-            used.append(strategy.classifier)
+
+    @contextmanager
+    def under(reader: Mixture) -> Iterator[None]:
         with workshop.lock():
             workshop.adapter.settle(reader)
             with workshop.adapter.using(reader):
-                probabilities = label_probabilities(workshop.loaded, message, labels)
-        decision = decide(
-            strategy.name,
-            probabilities,
-            skills,
-            strategy.soft,
-            strategy.threshold,
-            strategy.mixture,
-        )
+                yield
+
+    started, available = time.perf_counter(), workshop.available
+    (decision,) = first_pass(Reading(workshop.loaded, available, under), [message], controls)
     workshop.adapter.check(decision.mixture)
-    used += decision.mixture.alpha
+    reader = strategy_of(controls.strategy).reader_of(available) if controls.asks else ""
+    used = [*filter(None, [reader]), *decision.mixture.alpha]
     words = [decision.note, *(workshop.warnings.get(name, "") for name in used)]
-    seconds = time.perf_counter() - started if asked else 0.0
+    seconds = time.perf_counter() - started if controls.asks else 0.0
     return replace(decision, seconds=seconds, note=" ".join(filter(None, words)))
 
 
 def answer(
     workshop: Workshop,
     messages: Sequence[Mapping[str, str]],
-    strategy: Strategy,
-    skills: Sequence[str],
+    controls: Controls,
     sampling: Sampling,
     steering: Steering | None = None,
     cancel: CancelToken | None = None,
@@ -157,14 +120,14 @@ def answer(
     """Answer the last message of a chat: `Dispatched`, `Token`s and `Steered`s, `Done`.
 
     `compare`: the base model answers too, as row `BASE_ROW` of the same batch with the same random
-    numbers. `skills`: experts that pass 1 may choose. Raises `T2LocalError` for an empty message or
-    unknown experts, before anything was said, and at any time when memory runs out.
+    numbers. Raises `T2LocalError` for an empty message or unknown experts, before anything was
+    said, and at any time when memory runs out.
     """
     check_messages(messages)
     check_pictures(workshop.loaded, messages)
     question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
     with shortage_told(workshop.loaded, workshop.forget):
-        decision = dispatch(workshop, question, strategy, skills)
+        decision = dispatch(workshop, question, controls)
         fitted = fit(workshop.loaded, messages, sampling.max_new_tokens, continue_last)
         if fitted.note:
             decision = replace(decision, note=f"{decision.note} {fitted.note}".strip())

@@ -5,17 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from t2local.adapt.events import FEW_SHOT, Dispatch, Dispatched, Done, Token
+from t2local.adapt.dispatch import STRATEGIES
+from t2local.adapt.events import FEW_SHOT, MANUAL, Dispatch, Dispatched, Done, Token
 from t2local.cli.common import add_model_arguments, log, log_progress
 from t2local.engine.engine import Engine
-from t2local.engine.requests import (
-    BASE,
-    CLASSIFIER,
-    MANUAL,
-    PROMPT,
-    ChatRequest,
-    Controls,
-)
+from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import read_mixture
 from t2local.models.sampling import Sampling
@@ -25,8 +19,7 @@ from t2local.svf import Mixture
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("ask", help="answer one prompt in two passes")
     parser.add_argument("prompt")
-    choices = (MANUAL, PROMPT, CLASSIFIER, FEW_SHOT, BASE)
-    parser.add_argument("--strategy", default=None, choices=choices)
+    parser.add_argument("--strategy", default=None, choices=tuple(STRATEGIES))
     parser.add_argument("--alpha", default="", metavar="math=0.6,code=0.4", help="implies manual")
     parser.add_argument("--mixture", type=Path, metavar="FILE", help="a file made by `adapt`")
     parser.add_argument(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from t2local.adapt.dispatch import asking_strategies
 from t2local.cli.common import add_model_arguments, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.engine.evaluating import EvaluatingDesk, EvaluationPlan
@@ -26,9 +27,10 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--task", action="append", metavar="NAME|FILE", help=", ".join(BENCHMARKS) + "; or a file"
     )
+    asking = ", ".join(strategy.name for strategy in asking_strategies())
     parser.add_argument(
         "--strategies", default="base", metavar="base,math,prompt,few-shot:mixture.json",
-        help="base, experts by name, prompt, classifier (each also with :hard), "
+        help=f"base, experts by name, {asking} (each also with :hard), "
         "few-shot:FILE, lora:FOLDER, oracle",
     )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="questions of each task")

@@ -81,9 +81,9 @@ class AdaptingDesk:
         file.check(loaded.name, self.shelf().skills)
         return file.mixture
 
-    def strategies(self) -> list[str]:
-        """A strategy for each kept mixture."""
-        return [f"{FEW_SHOT}:{name}" for name in self._store().names()]
+    def kept(self) -> list[str]:
+        """The names of kept mixtures; each is a strategy `few-shot:NAME`."""
+        return self._store().names()
 
     def resolved(self, strategy: str, mixture: Mixture) -> Mixture:
         """The mixture that `strategy` answers with: for `few-shot:NAME` the kept one at the

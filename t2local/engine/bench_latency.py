@@ -6,9 +6,10 @@ Measured through the engine, as the page calls it. Knows nothing of how the numb
 import statistics
 import time
 
-from t2local.adapt.events import Done
+from t2local.adapt.dispatch import asking_strategies
+from t2local.adapt.events import BASE, Done
 from t2local.engine.engine import Engine
-from t2local.engine.requests import BASE, CLASSIFIER, PROMPT, ChatRequest, Controls
+from t2local.engine.requests import ChatRequest, Controls
 from t2local.evaluation.bench_rows import Row, ratio, timed
 from t2local.evaluation.bench_speed import Measured
 from t2local.models.sampling import Sampling
@@ -48,7 +49,8 @@ def first_pass(engine: Engine, rounds: int, tokens: int = ANSWER_TOKENS) -> Meas
 
     `tokens`: how many are really generated; the answer's time is scaled to 128.
     """
-    asked = [name for name in (PROMPT, CLASSIFIER) if name in engine.strategies()]
+    there = engine.strategies()
+    asked = [strategy.name for strategy in asking_strategies() if strategy.name in there]
     seconds: dict[str, list[float]] = {name: [] for name in (*asked, "answer")}
     for turn in range(rounds):
         question = ({"role": "user", "content": QUESTIONS[turn % len(QUESTIONS)]},)

@@ -7,7 +7,7 @@ The model (`svf.lock`) is held for one step of one answer at a time. Knows nothi
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -15,9 +15,9 @@ from t2local import paths
 from t2local.adapt import two_pass
 from t2local.adapt.adapter import Adapter
 from t2local.adapt.context import check_messages
-from t2local.adapt.dispatch import LABELS
+from t2local.adapt.dispatch import Controls, offered
 from t2local.adapt.events import ADAPTED_ROW, Dispatch, Token
-from t2local.adapt.two_pass import Steering, Strategy, Workshop
+from t2local.adapt.two_pass import Steering, Workshop
 from t2local.engine.adapting import AdaptingDesk
 from t2local.engine.chats import ChatStore
 from t2local.engine.choice import ASKED, Choice
@@ -28,10 +28,6 @@ from t2local.engine.library import LibraryDesk
 from t2local.engine.loading import Opened
 from t2local.engine.model_desk import ModelDesk
 from t2local.engine.requests import (
-    BASE,
-    CLASSIFIER,
-    MANUAL,
-    PROMPT,
     ChatRequest,
     EngineStatus,
     ExpertInfo,
@@ -176,10 +172,8 @@ class Engine:
 
     def strategies(self) -> list[str]:
         """The strategies that are possible with the experts there are, best first."""
-        asked = [CLASSIFIER] if self._shelf.classifier else []
-        asked += [PROMPT] if self._shelf.skills else []
-        found = self.adapting.strategies() if self._shelf.skills else []
-        return [*asked, *found, *([MANUAL] if self._shelf.mixable else []), BASE]
+        kept = self.adapting.kept() if self._shelf.skills else ()
+        return offered(replace(self._shelf.available, kept=kept))
 
     def matrix_names(self) -> list[str]:
         return list(self._ready().svf.matrix_names)
@@ -216,17 +210,16 @@ class Engine:
         Starting an answer stops the one this session had running. Raises `T2LocalError`.
         """
         opened = self._ready()
-        workshop, shelf = opened.workshop, opened.shelf
+        workshop = opened.workshop
         self.stop(session)
         running = self._sessions[session] = _Session(workshop)
         try:
-            strategy = self._strategy(request, shelf)
+            controls = self._controls(request)
             self._ready()  # it may be going just now; from here on its going is told
             for event in two_pass.answer(
                 workshop,
                 request.messages,
-                strategy,
-                shelf.skills,
+                controls,
                 request.sampling,
                 running.steering,
                 running.cancel,
@@ -245,10 +238,9 @@ class Engine:
         check_messages(request.messages)
         question = [m["content"] for m in request.messages if m["role"] == "user"][-1]
         opened = self._ready()
-        shelf = opened.shelf
-        strategy = self._strategy(request, shelf)
+        controls = self._controls(request)
         with shortage_told(opened.loaded, opened.workshop.forget):
-            return two_pass.dispatch(opened.workshop, question, strategy, shelf.skills)
+            return two_pass.dispatch(opened.workshop, question, controls)
 
     def steer(self, session: str, mixture: Mixture) -> None:
         """Turn the wheel of this session's running answer; nothing happens when it is idle."""
@@ -274,14 +266,8 @@ class Engine:
         opened = self._ready()
         return opened.previews.bars(opened.workshop, request.messages, said, mixture, k)
 
-    def _strategy(self, request: ChatRequest, shelf: Shelf) -> Strategy:
-        controls, classifier = request.controls, shelf.usable.get(shelf.classifier)
-        return Strategy(
-            controls.strategy,
-            self.adapting.resolved(controls.strategy, controls.mixture),
-            controls.soft,
-            controls.threshold,
-            controls.override,
-            classifier.name if classifier else None,
-            classifier.labels if classifier else LABELS,
-        )
+    def _controls(self, request: ChatRequest) -> Controls:
+        """The request's, with the mixture that its strategy names."""
+        controls = request.controls
+        mixture = self.adapting.resolved(controls.strategy, controls.mixture)
+        return replace(controls, mixture=mixture)

@@ -6,12 +6,12 @@ beside it. Knows nothing of gradio.
 
 import difflib
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from t2local.adapt.dispatch import STRATEGIES, asking_strategies
 from t2local.adapt.events import BASE, FEW_SHOT
 from t2local.engine.engine import Engine
-from t2local.engine.requests import CLASSIFIER, PROMPT
 from t2local.engine.shelf import Shelf
 from t2local.engine.uses import Uses
 from t2local.errors import T2LocalError
@@ -20,7 +20,7 @@ from t2local.evaluation.questions import QuestionSet
 from t2local.evaluation.run import Event, evaluate
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation
-from t2local.evaluation.variants import ORACLE, Held, Strategy, asking, base, mixed
+from t2local.evaluation.variants import HARD, ORACLE, Held, Variant, asking, base, mixed
 from t2local.experts.mixture_file import MixtureFile, MixtureStore, read_mixture
 from t2local.models.load import LoadedModel
 from t2local.models.shortage import Work, shortage_told
@@ -30,7 +30,6 @@ from t2local.svf import Mixture, SVFModel
 MEASUREMENT = Work(
     "This measurement", "shorten the answers (`--max-new-tokens`) or measure shorter questions"
 )
-HARD = "hard"
 LORA = "lora"
 
 
@@ -76,16 +75,18 @@ class EvaluatingDesk:
     def names(self) -> list[str]:
         """The strategies that can be named here, files and folders aside."""
         subject = self._subject()
-        asked = [PROMPT, f"{PROMPT}:{HARD}"] if subject.skills else []
-        if subject.classifier and subject.skills:
-            asked += [CLASSIFIER, f"{CLASSIFIER}:{HARD}"]
-        kept = [f"{FEW_SHOT}:{name}" for name in self._store().names()] if subject.skills else []
-        return [BASE, *subject.skills, *asked, *kept, *([ORACLE] if subject.skills else [])]
+        if not subject.skills:
+            return [BASE]
+        available = replace(subject.available, kept=self._store().names())
+        asking = [name for s in asking_strategies() for name in s.names(available)]
+        asked = [way for name in asking for way in (name, f"{name}:{HARD}")]
+        kept = STRATEGIES[FEW_SHOT].names(available)
+        return [BASE, *subject.skills, *asked, *kept, ORACLE]
 
     def run(
         self, plan: EvaluationPlan, cancel: CancelToken | None = None
     ) -> Generator[Event, None, Evaluation]:
-        """All strategies on all tasks; see `evaluation.run`. Raises `T2LocalError`, `Cancelled`."""
+        """All variants on all tasks; see `evaluation.run`. Raises `T2LocalError`, `Cancelled`."""
         with self.uses.of("A measurement on the page Evaluate"):
             loaded, _ = self.model()
             with shortage_told(loaded, self.forget, MEASUREMENT):
@@ -100,23 +101,23 @@ class EvaluatingDesk:
         names = [name for name in names if name != ORACLE]
         if oracle and not set(names) & {*subject.skills}:
             names = list(dict.fromkeys([BASE, *names, *subject.skills]))
-        strategies = [self._strategy(subject, name) for name in names]
+        variants = [self._variant(subject, name) for name in names]
         tasks = tuple(dict.fromkeys(name.strip() for name in plan.tasks if name.strip()))
         sets = [self._questions(name, plan) for name in tasks]
-        return (yield from evaluate(subject, sets, strategies, oracle, plan.max_new_tokens, cancel))
+        return (yield from evaluate(subject, sets, variants, oracle, plan.max_new_tokens, cancel))
 
     def _questions(self, name: str, plan: EvaluationPlan) -> QuestionSet:
         return question_set(name, plan.limit, plan.seed, plan.written, plan.reward)
 
-    def _strategy(self, subject: Subject, name: str) -> Strategy:
+    def _variant(self, subject: Subject, name: str) -> Variant:
         """Raises `T2LocalError` for what is no strategy, naming the nearest."""
         kind, _, rest = name.partition(":")
         if name == BASE:
             return base(subject)
         if name in subject.skills:
             return mixed(subject, name, Mixture({name: 1.0}))
-        if kind in (PROMPT, CLASSIFIER) and rest in ("", HARD):
-            return self._asking(subject, name, kind, soft=not rest)
+        if kind in STRATEGIES and STRATEGIES[kind].asks and rest in ("", HARD):
+            return asking(subject, name)
         if kind == FEW_SHOT and rest:
             file = self._mixture(subject, rest)
             shots = tuple(map(str, file.task.get("shot_prompts", ())))
@@ -128,17 +129,6 @@ class EvaluatingDesk:
         hint = f"did you mean '{near[0]}'?" if near else f"choose among {', '.join(known)}."
         raise T2LocalError(f"There is no strategy and no expert '{name}'; {hint}")
 
-    def _asking(self, subject: Subject, name: str, kind: str, soft: bool) -> Strategy:
-        if not subject.skills:
-            raise T2LocalError(f"'{name}' needs experts to choose from, and there are none here.")
-        reader = subject.classifier if kind == CLASSIFIER else None
-        if kind == CLASSIFIER and reader is None:
-            raise T2LocalError(
-                "There is no classifier expert for this model; evaluate 'prompt', or train one "
-                "with `python -m t2local train --classifier`."
-            )
-        return asking(subject, name, reader, soft)
-
     def _mixture(self, subject: Subject, name: str) -> MixtureFile:
         """A file's, or the one kept under this name."""
         path = Path(name).expanduser()
@@ -146,7 +136,7 @@ class EvaluatingDesk:
         file.check(subject.loaded.name, subject.skills)
         return file
 
-    def _lora(self, subject: Subject, name: str, folder: Path) -> Strategy:
+    def _lora(self, subject: Subject, name: str, folder: Path) -> Variant:
         from t2local.training.lora_adapter import read_adapter  # PEFT alone takes 60 MB of memory
 
         adapter = read_adapter(subject.loaded, subject.svf, folder)

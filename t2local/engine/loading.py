@@ -53,7 +53,9 @@ class Opened:
         shelf = shelf.with_drafts(besides(shelf.usable))
         adapter = _adapter(self.choice, self.loaded, self.svf, shelf)
         adapter.take_over(self.workshop.adapter)
-        workshop = replace(self.workshop, adapter=adapter, warnings=shelf.warnings)
+        workshop = replace(
+            self.workshop, adapter=adapter, warnings=shelf.warnings, available=shelf.available
+        )
         return replace(self, shelf=shelf, workshop=workshop)
 
     def warm_up(self) -> None:
@@ -124,6 +126,7 @@ def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Prog
         PrefixCache(),
         lambda: svf.lock,
         shelf.warnings,
+        shelf.available,
     )
     opened = Opened(choice, loaded, svf, shelf, workshop)
     if opened.reader is not None:

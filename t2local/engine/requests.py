@@ -8,41 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from t2local.adapt.events import BASE, FEW_SHOT, MANUAL
-from t2local.errors import T2LocalError
+from t2local.adapt.dispatch import Controls
 from t2local.models.sampling import Sampling
 from t2local.svf.mixing import Gains, Mixture
-
-PROMPT, CLASSIFIER = "prompt", "classifier"
-STRATEGIES = (CLASSIFIER, PROMPT, MANUAL, BASE)
-
-
-@dataclass(frozen=True)
-class Controls:
-    """How an answer chooses its experts.
-
-    `soft`: probabilities are the α's (else the winner takes all). `threshold`: below it the base
-    model answers. `mixture`: its α are used by `manual`, its strength and gains by every strategy.
-    A strategy `few-shot:NAME` answers with the mixture kept under that name, plain `few-shot` with
-    `mixture` itself. `override`: an expert's name, or `base`, skips pass 1 and answers with it
-    alone.
-    """
-
-    strategy: str = CLASSIFIER
-    soft: bool = True
-    threshold: float = 0.4
-    mixture: Mixture = field(default_factory=Mixture)
-    override: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.strategy.partition(":")[0] not in (*STRATEGIES, FEW_SHOT):
-            known = ", ".join((*STRATEGIES, FEW_SHOT))
-            raise T2LocalError(f"There is no strategy '{self.strategy}'; choose one of {known}.")
-        if not 0.0 <= self.threshold <= 1.0:
-            raise T2LocalError(
-                f"The threshold is a probability, but {self.threshold:g} was given; "
-                "choose a number from 0 to 1."
-            )
 
 
 @dataclass(frozen=True)
@@ -158,7 +126,7 @@ def controls_json(controls: Controls) -> dict[str, Any]:
 
 def controls_from_json(values: Mapping[str, Any]) -> Controls:
     return Controls(
-        strategy=values.get("strategy", CLASSIFIER),
+        strategy=values.get("strategy", Controls.strategy),
         soft=bool(values.get("soft", True)),
         threshold=float(values.get("threshold", Controls.threshold)),
         mixture=mixture_from_json(values.get("mixture", {})),

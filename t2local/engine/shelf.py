@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from t2local.adapt.dispatch import Available
 from t2local.engine.requests import ExpertInfo
 from t2local.errors import T2LocalError
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert
@@ -75,6 +76,14 @@ class Shelf:
         """The expert that decides in pass 1, if there is one."""
         names = (name for name, e in self.usable.items() if e.kind == CLASSIFIER)
         return next(names, None)
+
+    @property
+    def available(self) -> Available:
+        """What strategies choose among, kept mixtures aside."""
+        if self.classifier is None:
+            return Available(self.skills, self.mixable)
+        labels = self.usable[self.classifier].labels
+        return Available(self.skills, self.mixable, self.classifier, labels)
 
 
 def _entry(stored: Stored, loaded: LoadedModel, svf: SVFModel) -> Entry:

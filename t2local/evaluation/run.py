@@ -1,4 +1,4 @@
-"""An evaluation: every strategy on every task, batch by batch, as a generator of typed events.
+"""An evaluation: every variant on every task, batch by batch, as a generator of typed events.
 
 Each scored prompt is on disk before it is told (`records`), and batches are laid out by the
 questions alone. So a run that was cancelled or cut off goes on where it was, asks no prompt twice
@@ -21,12 +21,13 @@ from t2local.adapt.answering import (
     check_sees,
     prompt_ids,
 )
+from t2local.adapt.events import Dispatch
 from t2local.errors import T2LocalError
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
 from t2local.evaluation.records import Record, RecordFile, key_of
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation, summary
-from t2local.evaluation.variants import Decision, Strategy
+from t2local.evaluation.variants import Variant
 from t2local.evaluation.verdicts import judge, right_answer
 from t2local.models.generate import Around, AroundRows
 from t2local.progress import CancelToken
@@ -37,7 +38,9 @@ BLIND = "easy_vqa"  # has pictures and may be asked without: no expert comes nea
 
 @dataclass(frozen=True)
 class Scored:
-    """`done` of `total` prompts of a task, `correct` of them right, under a strategy.
+    """`done` of `total` prompts of a task, `correct` of them right, under a variant.
+
+    `strategy`: the variant's name.
     `records`: those that are new since the last event; on the first event, what was on disk.
     """
 
@@ -51,7 +54,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class RowFailed:
-    """A strategy that cannot be measured on a task; the run goes on."""
+    """A variant that cannot be measured on a task; the run goes on."""
 
     task: str
     strategy: str
@@ -64,7 +67,7 @@ Event = Scored | RowFailed
 def evaluate(
     subject: Subject,
     tasks: Sequence[QuestionSet],
-    strategies: Sequence[Strategy],
+    variants: Sequence[Variant],
     oracle: bool = False,
     max_new_tokens: int | None = None,
     cancel: CancelToken | None = None,
@@ -72,34 +75,34 @@ def evaluate(
     """Events as they come, the `Evaluation` in the end.
 
     `max_new_tokens`: instead of each task's own. `oracle`: also the best of base and single experts
-    a prompt. Raises `Cancelled`; `T2LocalError` where a strategy was chosen by prompts that are
+    a prompt. Raises `Cancelled`; `T2LocalError` where a variant was chosen by prompts that are
     to be scored, or a file's rows have pictures that the model cannot see, before anything is.
     """
-    refuse_overlap(tasks, strategies)
+    refuse_overlap(tasks, variants)
     for task in tasks:
         if task.name != BLIND:
             check_sees(subject.loaded, [question.example for question in task.questions])
     records: dict[tuple[str, str], dict[int, Record]] = {}
     failed: dict[tuple[str, str], str] = {}
     for task in tasks:
-        for strategy in strategies:
-            cell = (task.name, strategy.name)
-            found = yield from _cell(subject, task, strategy, max_new_tokens, cancel)
+        for variant in variants:
+            cell = (task.name, variant.name)
+            found = yield from _cell(subject, task, variant, max_new_tokens, cancel)
             if isinstance(found, str):
                 failed[cell] = found
             else:
                 records[cell] = found
-    return summary(subject, tasks, strategies, records, failed, oracle)
+    return summary(subject, tasks, variants, records, failed, oracle)
 
 
-def refuse_overlap(tasks: Sequence[QuestionSet], strategies: Sequence[Strategy]) -> None:
+def refuse_overlap(tasks: Sequence[QuestionSet], variants: Sequence[Variant]) -> None:
     """Raise `T2LocalError` where a mixture was found on prompts that are to be scored."""
-    for strategy in strategies:
+    for variant in variants:
         for task in tasks:
-            shared = overlapping([q.example for q in task.questions], strategy.shots)
+            shared = overlapping([q.example for q in task.questions], variant.shots)
             if shared:
                 raise T2LocalError(
-                    f"'{strategy.name}' was found from {len(shared)} of the prompts of "
+                    f"'{variant.name}' was found from {len(shared)} of the prompts of "
                     f"'{task.name}' that are to be scored (the first: '{shared[0].prompt[:60]}'); "
                     "find a mixture from other examples, or score other rows."
                 )
@@ -108,19 +111,19 @@ def refuse_overlap(tasks: Sequence[QuestionSet], strategies: Sequence[Strategy])
 def _cell(
     subject: Subject,
     task: QuestionSet,
-    strategy: Strategy,
+    variant: Variant,
     max_new_tokens: int | None,
     cancel: CancelToken | None,
 ) -> Generator[Event, None, dict[int, Record] | str]:
-    """One strategy on one task: its records, or why there are none."""
-    if reason := _unusable(subject, strategy):
-        yield RowFailed(task.name, strategy.name, reason)
+    """One variant on one task: its records, or why there are none."""
+    if reason := _unusable(subject, variant):
+        yield RowFailed(task.name, variant.name, reason)
         return reason
     budget = max_new_tokens or task.max_new_tokens
-    key = key_of(subject.model_key(), task.sha256(), budget, strategy.key)
+    key = key_of(subject.model_key(), task.sha256(), budget, variant.key)
     file = RecordFile.of(key)
     known = {i: r for i, r in file.read().items() if 0 <= i < len(task.questions)}
-    yield _scored(task, strategy, known, tuple(known.values()))
+    yield _scored(task, variant, known, tuple(known.values()))
     held: Around | None = None
     for places in batches([q.user for q in task.questions], _action(task)):
         missing = [i for i in places if i not in known]
@@ -128,35 +131,35 @@ def _cell(
             continue
         if cancel is not None:
             cancel.raise_if_cancelled()
-        held = held or strategy.hold()
-        batch = _answered(subject, task, strategy, places, held, budget, cancel)
+        held = held or variant.hold()
+        batch = _answered(subject, task, variant, places, held, budget, cancel)
         new = tuple(record for record in batch if record.index in missing)
         file.append(new)
         known |= {record.index: record for record in new}
-        yield _scored(task, strategy, known, new)
+        yield _scored(task, variant, known, new)
     if all(record.failed for record in known.values()):
         reason = next(iter(known.values())).failed
-        yield RowFailed(task.name, strategy.name, reason)
+        yield RowFailed(task.name, variant.name, reason)
         return reason
     return known
 
 
-def _unusable(subject: Subject, strategy: Strategy) -> str:
-    broken = subject.broken(strategy.needed)
+def _unusable(subject: Subject, variant: Variant) -> str:
+    broken = subject.broken(variant.needed)
     return f"the expert '{broken}' is not made of finite numbers" if broken else ""
 
 
 def _scored(
-    task: QuestionSet, strategy: Strategy, known: Mapping[int, Record], new: tuple[Record, ...]
+    task: QuestionSet, variant: Variant, known: Mapping[int, Record], new: tuple[Record, ...]
 ) -> Scored:
     right = sum(record.right for record in known.values())
-    return Scored(task.name, strategy.name, len(known), len(task.questions), right, new)
+    return Scored(task.name, variant.name, len(known), len(task.questions), right, new)
 
 
 def _answered(
     subject: Subject,
     task: QuestionSet,
-    strategy: Strategy,
+    variant: Variant,
     places: Sequence[int],
     held: Around | None,
     budget: int,
@@ -165,7 +168,7 @@ def _answered(
     """Both passes for one batch."""
     questions = [task.questions[i] for i in places]
     started = time.perf_counter()
-    decisions = strategy.decide([q.example.prompt for q in questions])
+    decisions = variant.decide([q.example.prompt for q in questions])
     first = time.perf_counter() - started if held is None else 0.0
     started = time.perf_counter()
     given = _under(subject, task, questions, decisions, held, budget, cancel)
@@ -186,7 +189,7 @@ def _under(
     subject: Subject,
     task: QuestionSet,
     questions: Sequence[Question],
-    decisions: Sequence[Decision],
+    decisions: Sequence[Dispatch],
     held: Around | None,
     budget: int,
     cancel: CancelToken | None,

@@ -1,6 +1,6 @@
 """What is evaluated: a model, and the experts that are on the shelf for it.
 
-A frozen value. Knows nothing of tasks or strategies.
+A frozen value.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 
+from t2local.adapt.dispatch import Available
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER, SKILL
 from t2local.models.load import LoadedModel
@@ -30,11 +31,12 @@ class Subject:
         return tuple(name for name, e in self.experts.items() if e.kind == SKILL)
 
     @property
-    def classifier(self) -> str | None:
-        return next((name for name, e in self.experts.items() if e.kind == CLASSIFIER), None)
-
-    def labels_of(self, name: str) -> tuple[str, ...]:
-        return self.experts[name].labels
+    def available(self) -> Available:
+        """What strategies choose among."""
+        readers = (e for e in self.experts.values() if e.kind == CLASSIFIER)
+        if (reader := next(readers, None)) is None:
+            return Available(self.skills, self.skills)
+        return Available(self.skills, self.skills, reader.name, reader.labels)
 
     def size(self, name: str) -> int:
         """How many numbers an expert has."""

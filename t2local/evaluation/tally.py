@@ -14,7 +14,7 @@ from t2local.adapt.events import BASE
 from t2local.evaluation.questions import QuestionSet
 from t2local.evaluation.records import Record
 from t2local.evaluation.subject import Subject
-from t2local.evaluation.variants import ORACLE, Strategy
+from t2local.evaluation.variants import ORACLE, Variant
 from t2local.tasks.intervals import paired_difference, wilson
 
 Cells = Mapping[tuple[str, str], Mapping[int, Record]]  # (task, strategy) -> index -> record
@@ -22,7 +22,7 @@ Cells = Mapping[tuple[str, str], Mapping[int, Record]]  # (task, strategy) -> in
 
 @dataclass(frozen=True)
 class Result:
-    """One strategy on one task.
+    """One variant on one task, `strategy` its name.
 
     `difference`: mean, low, high of `strategy − base` (95 %, paired); None without a base.
     `tokens`: written. `trained`: numbers that training chose; None for the oracle.
@@ -123,24 +123,24 @@ class Evaluation:
 def summary(
     subject: Subject,
     tasks: Sequence[QuestionSet],
-    strategies: Sequence[Strategy],
+    variants: Sequence[Variant],
     records: Cells,
     failed: Mapping[tuple[str, str], str],
     oracle: bool,
 ) -> Evaluation:
     """The evaluation that the records of a run make."""
     records, results = dict(records), []
-    singles = [s.name for s in strategies if s.name == BASE or s.name in subject.skills]
+    singles = [v.name for v in variants if v.name == BASE or v.name in subject.skills]
     for task in tasks:
         base = records.get((task.name, BASE))
-        for strategy in strategies:
-            cell = (task.name, strategy.name)
+        for variant in variants:
+            cell = (task.name, variant.name)
             if cell in failed:
                 reason = failed[cell]
-                results.append(Result(*cell, 0, 0, trained=strategy.trained, failed=reason))
+                results.append(Result(*cell, 0, 0, trained=variant.trained, failed=reason))
             else:
-                own = base if strategy.name != BASE else None
-                results.append(_result(*cell, records[cell], own, strategy.trained))
+                own = base if variant.name != BASE else None
+                results.append(_result(*cell, records[cell], own, variant.trained))
         if oracle:
             parts = [records[c] for n in singles if (c := (task.name, n)) in records]
             if parts:
@@ -148,7 +148,7 @@ def summary(
                 records[cell] = best_of(parts)
                 results.append(_result(*cell, records[cell], base, None))
     sources = {task.name: task.source for task in tasks}
-    confusions = _confusions(tasks, strategies, records)
+    confusions = _confusions(tasks, variants, records)
     return Evaluation(subject.loaded.name, tuple(results), confusions, records, sources)
 
 
@@ -186,20 +186,20 @@ def _result(
 
 
 def _confusions(
-    tasks: Sequence[QuestionSet], strategies: Sequence[Strategy], records: Cells
+    tasks: Sequence[QuestionSet], variants: Sequence[Variant], records: Cells
 ) -> tuple[Confusion, ...]:
     """A matrix a dispatcher, where several tasks were given."""
     if len(tasks) < 2:
         return ()
     found = []
-    for strategy in strategies:
+    for variant in variants:
         called: dict[str, Counter[str]] = {}
         labels: dict[str, None] = {}
         for task in tasks:
-            cell = records.get((task.name, strategy.name), {}).values()
+            cell = records.get((task.name, variant.name), {}).values()
             called.setdefault(task.topic, Counter()).update(r.chosen for r in cell if r.chosen)
             labels |= {label: None for r in cell for label in r.probabilities}
         if labels:
             counts = tuple(tuple(row[label] for label in labels) for row in called.values())
-            found.append(Confusion(strategy.name, tuple(called), tuple(labels), counts))
+            found.append(Confusion(variant.name, tuple(called), tuple(labels), counts))
     return tuple(found)

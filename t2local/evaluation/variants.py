@@ -1,41 +1,29 @@
-"""Strategies: who decides on the mixture of each prompt, before it is answered.
+"""Variants: what is measured beside each other, each a way to decide on the mixture of a prompt.
 
-A strategy is a `name`, a `key` of what its numbers depend on, how many numbers were `trained`, and
-`decide`: a `Decision` a prompt. `hold` gives the way to keep one decision for all prompts in force
-(rebuilt matrices on a float model), or None where each prompt has its own. Soft mixtures as the
-chat makes them; `:hard` is the paper's, one expert at full strength.
+A variant is a `name`, a `key` of what its numbers depend on, how many numbers were `trained`, and
+`decide`: a `Dispatch` a prompt. `hold` gives the way to keep one decision for all prompts in force
+(rebuilt matrices on a float model), or None where each prompt has its own. A strategy makes soft
+mixtures as in the chat; with `:hard`, as in the paper, one expert at full strength.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
-
 from t2local.adapt.adapter import holding
-from t2local.adapt.dispatch import LABEL_TEMPERATURE, classification_prompt, decide
-from t2local.adapt.events import BASE, OTHER
-from t2local.adapt.two_pass import Strategy as ChatStrategy
+from t2local.adapt.dispatch import Controls, Reading, first_pass, strategy_of
+from t2local.adapt.events import BASE, Dispatch
+from t2local.errors import T2LocalError
 from t2local.evaluation.subject import Subject
-from t2local.models.chat_format import render_chat
 from t2local.models.generate import Around
-from t2local.models.scoring import choice_scores
 from t2local.svf import Mixture
 
+HARD = "hard"
 ORACLE = "oracle"
 
 
-@dataclass(frozen=True)
-class Decision:
-    """`mixture` answers; `chosen`, `probabilities` are pass 1's, empty where nothing was asked."""
-
-    mixture: Mixture = field(default_factory=Mixture)
-    chosen: str = ""
-    probabilities: Mapping[str, float] = field(default_factory=dict)
-
-
-class Strategy(Protocol):
+class Variant(Protocol):
     """See the module. `needed`: the mixture without which nothing can be measured.
 
     `shots`: hashes of the prompts it was chosen by.
@@ -49,7 +37,7 @@ class Strategy(Protocol):
 
     def hold(self) -> Around | None: ...
 
-    def decide(self, prompts: Sequence[str]) -> list[Decision]: ...
+    def decide(self, prompts: Sequence[str]) -> list[Dispatch]: ...
 
 
 @dataclass(frozen=True)
@@ -66,48 +54,28 @@ class Held:
     def hold(self) -> Around:
         return self.holds()
 
-    def decide(self, prompts: Sequence[str]) -> list[Decision]:
-        return [Decision(self.needed)] * len(prompts)
+    def decide(self, prompts: Sequence[str]) -> list[Dispatch]:
+        return [Dispatch(self.name, {}, "", self.needed)] * len(prompts)
 
 
 @dataclass(frozen=True)
 class Asking:
-    """Pass 1 asks the model, adapted by `reader` or not, what kind of task a prompt is."""
+    """A strategy that looks at each prompt: the same pass 1 as the chat's."""
 
     name: str
     key: Any
     trained: int
-    subject: Subject
-    labels: tuple[str, ...]
-    soft: bool
-    reader: Callable[[], Around]
+    reading: Reading
+    controls: Controls
     needed: Mixture = field(default_factory=Mixture)
     shots: tuple[str, ...] = ()
 
     def hold(self) -> None:
         return None
 
-    @torch.no_grad()
-    def decide(self, prompts: Sequence[str]) -> list[Decision]:
+    def decide(self, prompts: Sequence[str]) -> list[Dispatch]:
         """One forward for all prompts and all labels."""
-        loaded = self.subject.loaded
-        asked = [classification_prompt(prompt, self.labels) for prompt in prompts]
-        ids = [render_chat(loaded.tokenizer, [{"role": "user", "content": a}]) for a in asked]
-        tokens = [loaded.tokenizer.encode(n, add_special_tokens=False) for n in self.labels]
-        with self.reader()():
-            scored = choice_scores(loaded.model, ids, [tokens] * len(ids))
-        return [self._decided(scores) for scores in scored]
-
-    def _decided(self, scores: torch.Tensor) -> Decision:
-        if not torch.isfinite(scores).all():
-            return Decision()  # whoever reads is broken: the base model answers
-        shares = (scores / LABEL_TEMPERATURE).softmax(dim=0).tolist()
-        probabilities = dict(zip(self.labels, shares, strict=True))
-        made = decide(
-            self.name, probabilities, self.subject.skills, self.soft, ChatStrategy.threshold,
-            Mixture(),
-        )  # fmt: skip
-        return Decision(made.mixture, made.chosen, probabilities)
+        return first_pass(self.reading, prompts, self.controls)
 
 
 def base(subject: Subject) -> Held:
@@ -129,17 +97,38 @@ def mixed(subject: Subject, name: str, mixture: Mixture, shots: tuple[str, ...] 
     )
 
 
-def asking(subject: Subject, name: str, reader: str | None, soft: bool) -> Asking:
-    """The strategies prompt (`reader` None) and classifier (`reader`: the expert's name)."""
-    skills = subject.skills
-    labels = (*skills, OTHER) if reader is None else subject.labels_of(reader)
-    experts = (*skills, reader) if reader else skills
-    key = [name.partition(":")[0], soft, list(labels), [subject.digest(e) for e in experts]]
-    reading = Mixture({reader: 1.0} if reader else {})
+def asking(subject: Subject, name: str) -> Asking:
+    """A strategy that asks, by its name, or `name:hard`.
 
-    @functools.cache
-    def hold() -> Around:
-        """Made when it is first asked: rebuilding the reader takes a second."""
-        return holding(subject.loaded, subject.svf, subject.z_of(reading))
+    Raises `T2LocalError` where there are no experts to choose from or the classifier is missing.
+    """
+    kind, _, rest = name.partition(":")
+    soft, available = rest != HARD, subject.available
+    strategy = strategy_of(kind)
+    if not available.skills:
+        raise T2LocalError(f"'{name}' needs experts to choose from, and there are none here.")
+    reader = strategy.reader_of(available)
+    experts = (*available.skills, reader) if reader else available.skills
+    labels = list(strategy.labels(available))
+    key = [kind, soft, labels, [subject.digest(expert) for expert in experts]]
+    return Asking(
+        name,
+        key,
+        sum(map(subject.size, experts)),
+        Reading(subject.loaded, available, _under(subject)),
+        Controls(kind, soft),
+        Mixture({reader: 1.0} if reader else {}),
+    )
 
-    return Asking(name, key, sum(map(subject.size, experts)), subject, labels, soft, hold, reading)
+
+def _under(subject: Subject) -> Callable[[Mixture], AbstractContextManager]:
+    """Holds the model under a reader's mixture; rebuilding it, once, takes a second."""
+    held: dict[str, Around] = {}
+
+    def under(mixture: Mixture) -> AbstractContextManager:
+        key = str(subject.mixture_key(mixture))
+        if key not in held:
+            held[key] = holding(subject.loaded, subject.svf, subject.z_of(mixture))
+        return held[key]()
+
+    return under

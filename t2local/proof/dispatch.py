@@ -3,31 +3,41 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
-from t2local.adapt.dispatch import LABELS, classification_prompt
+from t2local.adapt.adapter import holding
+from t2local.adapt.answering import CHOICE, batches
+from t2local.adapt.dispatch import (
+    LABELS,
+    Available,
+    Controls,
+    Reading,
+    classification_prompt,
+    first_pass,
+)
+from t2local.adapt.events import CLASSIFIER, OTHER, PROMPT
 from t2local.experts import Expert
 from t2local.proof.book import Cell
 from t2local.proof.laboratory import Laboratory
-from t2local.proof.measured_sets import TOPICS, MeasuredSet
-from t2local.tasks.curricula import curriculum, with_prompts
+from t2local.tasks.curricula import curriculum
 from t2local.tasks.intervals import wilson
+
+SKILLS = tuple(label for label in LABELS if label != OTHER)
 
 
 def confusion(lab: Laboratory, experts: Mapping[str, Expert]) -> list[Cell]:
     """A row a dispatcher: accuracy with its interval, and counts by true and called kind."""
-    rows = with_prompts(curriculum("topics"), classification_prompt).held_out
-    asked = MeasuredSet(TOPICS, tuple(rows))
-    reader = experts["classifier"]
+    rows, reader = curriculum("topics").held_out, experts[CLASSIFIER]
+    messages = [row.prompt for row in rows]
     found = []
     with lab.attached() as svf:
-        device = next(iter(svf.singular_values.values())).device
-        z = {name: row.to(device) for name, row in reader.z.items()}
         size = float(sum(row.double().sum() for row in reader.z.values()))
-        for name, key, own in (("prompt", ("base",), {}), ("classifier", ("classifier", size), z)):
-            lab.under(key, lambda own=own: own, asked)
-            said = lab.answers(key, dict, asked)
-            counts = Counter((e.answer, word.strip()) for e, word in zip(rows, said, strict=True))
+        for name in (PROMPT, CLASSIFIER):
+            parts = ("called", svf.fingerprint(), size, messages, name)
+            cell = lab.book.cell(parts, partial(_called, lab, reader, name, messages))
+            pairs = zip((row.answer for row in rows), cell["called"], strict=True)
+            counts = Counter(pairs)
             right = sum(counts[label, label] for label in LABELS)
             found.append(
                 {
@@ -40,3 +50,20 @@ def confusion(lab: Laboratory, experts: Mapping[str, Expert]) -> list[Cell]:
                 }
             )
     return found
+
+
+def _called(lab: Laboratory, reader: Expert, strategy: str, messages: Sequence[str]) -> Cell:
+    """What pass 1 calls each message."""
+    sigma = lab.svf.singular_values
+    own = {name: row.to(sigma[name].device) for name, row in reader.z.items()}
+    hold = holding(lab.loaded, lab.svf, own if strategy == CLASSIFIER else {})
+    available = Available(SKILLS, SKILLS, CLASSIFIER, LABELS)
+    reading = Reading(lab.loaded, available, lambda mixture: hold())
+    called = [""] * len(messages)
+    for places in batches([classification_prompt(message) for message in messages], CHOICE):
+        part = [messages[place] for place in places]
+        for place, decision in zip(
+            places, first_pass(reading, part, Controls(strategy)), strict=True
+        ):
+            called[place] = decision.chosen
+    return {"called": called}

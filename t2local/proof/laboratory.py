@@ -112,11 +112,6 @@ class Laboratory:
 
         return self._scored(key, rows, make)["right"]
 
-    def answers(self, key: Sequence, around: Callable[[], Around], rows: MeasuredSet) -> list[str]:
-        """What was answered, beside `right`."""
-        self.right(key, around, rows)
-        return self._scored(key, rows, dict)["answers"]
-
     def base(self, rows: MeasuredSet) -> Right:
         return self.right(BASE, lambda: lambda: self.svf.using({}), rows)
 

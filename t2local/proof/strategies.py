@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from t2local.adapt.cem import LIGHT, LOG_LIKELIHOOD, MATRIX, CEMConfig
+from t2local.adapt.events import CLASSIFIER, PROMPT
 from t2local.adapt.few_shot import Found, draw_shots, search
 from t2local.evaluation.catalogue import question_set
 from t2local.evaluation.questions import LIKELIHOOD, QuestionSet
 from t2local.evaluation.run import Scored, evaluate
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation
-from t2local.evaluation.variants import Held, Strategy, asking, base, mixed
+from t2local.evaluation.variants import HARD, Held, Variant, asking, base, mixed
 from t2local.progress import Progress
 from t2local.proof.book import Cell
 from t2local.proof.laboratory import Laboratory, Learnt, Right
@@ -123,7 +124,7 @@ def on_unseen_sets(
         for name in names:
             asked = UNSEEN[name].asked(limit)
             budget = None if asked.verdict == LIKELIHOOD else max_new_tokens
-            ways = list(_strategies(lab, subject, UNSEEN[name], asked, adapter))
+            ways = list(_variants(lab, subject, UNSEEN[name], asked, adapter))
             found, right = _drained(lab, evaluate(subject, [asked], ways, True, budget))
             singles = {skill: right[skill] for skill in subject.skills if skill in right}
             extra = {way.name: _of_mixture(way, right, singles) for way in ways if way.shots}
@@ -133,7 +134,7 @@ def on_unseen_sets(
     return rows
 
 
-def _of_mixture(way: Strategy, right: Mapping[str, Right], singles: Mapping[str, Right]) -> Cell:
+def _of_mixture(way: Variant, right: Mapping[str, Right], singles: Mapping[str, Right]) -> Cell:
     """α, and mean, low, high of the paired difference to the single expert with most right."""
     alpha = {"alpha": dict(way.needed.alpha)}
     if way.name not in right or not singles:
@@ -143,26 +144,25 @@ def _of_mixture(way: Strategy, right: Mapping[str, Right], singles: Mapping[str,
     return alpha | {"best_single": best, "over_best_single": list(over)}
 
 
-def _strategies(
+def _variants(
     lab: Laboratory, subject: Subject, unseen: Unseen, asked: QuestionSet, lora: Learnt | None
 ):
     yield base(subject)
     for skill in subject.skills:
         yield mixed(subject, skill, Mixture({skill: 1.0}))
     chosen = asked.verdict == LIKELIHOOD
-    for soft in (True, False) if chosen else (True,):  # what is written takes minutes a strategy
-        yield asking(subject, "prompt" if soft else "prompt:hard", None, soft)
-        name = "classifier" if soft else "classifier:hard"
-        yield asking(subject, name, subject.classifier, soft)
+    for end in ("", f":{HARD}") if chosen else ("",):  # what is written takes minutes a variant
+        yield asking(subject, f"{PROMPT}{end}")
+        yield asking(subject, f"{CLASSIFIER}{end}")
     searched = EVERYWHERE | (WHERE_CHOSEN if chosen else {})
     for name, how in searched.items():
         found = _found(lab, subject, unseen, asked, _config(how))
         yield mixed(subject, name, found.mixture, found.shot_prompts)
     if lora is not None:
-        yield _as_strategy(lora)
+        yield _as_variant(lora)
 
 
-def _as_strategy(lora: Learnt) -> Strategy:
+def _as_variant(lora: Learnt) -> Variant:
     key = ["lora", str(lora.key)]
     return Held("LoRA of arc_easy", key, lora.flat.numel(), lora.holding)
 

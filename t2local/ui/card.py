@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from t2local.adapt.dispatch import STRATEGIES
 from t2local.plots import theme
 from t2local.ui.glossary import term
 
@@ -110,15 +111,10 @@ def _times(dispatch: Mapping[str, Any], timing: Mapping[str, Any] | None) -> str
 def _probabilities(dispatch: Mapping[str, Any]) -> str:
     probabilities = dispatch.get("probabilities") or {}
     if not probabilities:
-        reason = {
-            "manual": "Nothing was asked: your sliders decide.",
-            "base": "Nothing was asked: the base model answers.",
-            "few-shot": "Nothing was asked: this mixture was found from a few examples.",
-        }
-        fallback = "Nothing was asked: you chose who answers."
-        strategy = str(dispatch.get("strategy")).partition(":")[0]  # few-shot names its mixture
-        strategy = "" if dispatch.get("override") else strategy
-        return f'<p class="quiet">{reason.get(strategy, fallback)}</p>'
+        kind = str(dispatch.get("strategy")).partition(":")[0]  # few-shot names its mixture
+        strategy = None if dispatch.get("override") else STRATEGIES.get(kind)
+        by_hand = "Nothing was asked: you chose who answers."
+        return f'<p class="quiet">{escape(strategy.unasked) if strategy else by_hand}</p>'
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
     return "".join(bar(name, p, f"{p:.2f}") for name, p in ranked)
 

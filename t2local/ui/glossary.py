@@ -5,6 +5,14 @@
 
 from html import escape
 
+from t2local.adapt.dispatch import STRATEGIES
+
+
+def _who_decides() -> str:
+    *first, last = (f"{s.explanation} ({s.name})" for s in STRATEGIES.values())
+    return f"{', '.join(first)}, or {last}"
+
+
 TERMS = {
     "expert": "A small set of numbers, trained by reinforcement learning for one skill. It does "
     "not replace the model: it turns some of the model's own directions up and others down.",
@@ -22,9 +30,7 @@ TERMS = {
     "mixed in as a result.",
     "mixture": "The experts that answer together, each with its weight α. What is left over to 1 "
     "goes to the unchanged base model.",
-    "strategy": "Who decides on the mixture: an expert trained to classify prompts (classifier), "
-    "the plain model asked to classify (prompt), a mixture found from a few examples (few-shot), "
-    "you with the sliders (manual), or nobody (base).",
+    "strategy": f"Who decides on the mixture: {_who_decides()}.",
     "soft": "Soft: every expert counts by its probability. Hard: the likeliest one answers alone.",
     "threshold": "If pass 1 is less sure than this, the base model answers.",
     "strength": "Scales the whole mixture at once: 0 is the base model, 1 as trained, 2 doubled.",

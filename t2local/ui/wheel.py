@@ -10,10 +10,9 @@ from typing import Any
 
 import gradio as gr
 
+from t2local.adapt.dispatch import offered
 from t2local.engine.chats import Chat
 from t2local.engine.requests import (
-    CLASSIFIER,
-    STRATEGIES,
     Controls,
     controls_from_json,
     sampling_from_json,
@@ -123,7 +122,7 @@ def create_wheel() -> Wheel:
 def _create_decision() -> tuple[gr.Dropdown, gr.Radio, gr.Slider]:
     _heading("the wheel", term("strategy", "who decides"))
     strategy = gr.Dropdown(
-        list(STRATEGIES), value=CLASSIFIER, label="strategy", show_label=False, container=False,
+        offered(), value=Controls.strategy, label="strategy", show_label=False, container=False,
         elem_id="strategy",
     )  # fmt: skip
     soft = gr.Radio(

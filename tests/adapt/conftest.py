@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from t2local.adapt.adapter import Adapter
+from t2local.adapt.dispatch import Available
 from t2local.adapt.two_pass import Workshop
 from t2local.models.prefix_cache import PrefixCache
 from t2local.svf import attach
@@ -22,4 +23,6 @@ def workshop(tiny_loaded):
     svf = attach(loaded.model)
     experts = {"math": random_z(svf, 1), "code": random_z(svf, 2), "reader": random_z(svf, 3)}
     lock = threading.RLock()
-    return Workshop(loaded, Adapter(svf, experts), PrefixCache(), lambda: lock)
+    available = Available(("math", "code"), ("math", "code"), "reader", ("math", "code", "other"))
+    adapter = Adapter(svf, experts)
+    return Workshop(loaded, adapter, PrefixCache(), lambda: lock, available=available)

@@ -11,8 +11,9 @@ import torch
 
 from t2local.adapt.adapter import Adapter
 from t2local.adapt.captured import CapturedMixtures
+from t2local.adapt.dispatch import Controls
 from t2local.adapt.events import Steered, Token
-from t2local.adapt.two_pass import Steering, Strategy, Workshop, answer
+from t2local.adapt.two_pass import Steering, Workshop, answer
 from t2local.models.captured import CapturedSteps, why_not
 from t2local.models.graph_decode import StepDecoder
 from t2local.models.load import describe
@@ -74,7 +75,7 @@ def capturing(workshop, captures, monkeypatch):
 
 
 def speak(workshop, mixture, sampling=GREEDY, ask=ASK, **options):
-    return list(answer(workshop, ask, Strategy("manual", mixture), (), sampling, **options))
+    return list(answer(workshop, ask, Controls("manual", mixture=mixture), sampling, **options))
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -92,7 +93,7 @@ def test_sliders_that_move_in_mid_answer_capture_nothing_again(workshop, capturi
 
     def turned(shop):
         steering, seen, left = Steering(), [], list(ways)
-        for event in answer(shop, ASK, Strategy("manual", MATH), (), GREEDY, steering):
+        for event in answer(shop, ASK, Controls("manual", mixture=MATH), GREEDY, steering):
             seen.append(event)
             if isinstance(event, Token) and event.tokens >= 6 * (len(ways) + 1 - len(left)):
                 steering.steer(left.pop(0)) if left else None
@@ -122,7 +123,7 @@ def test_a_chat_goes_on_from_its_kept_prefix_and_an_answer_is_continued(workshop
 
 def test_stopping_leaves_a_prefix_that_serves_the_next_answer(workshop, capturing):
     cancel, events = CancelToken(), []
-    for event in answer(capturing, ASK, Strategy("manual", MATH), (), GREEDY, cancel=cancel):
+    for event in answer(capturing, ASK, Controls("manual", mixture=MATH), GREEDY, cancel=cancel):
         events.append(event)
         if isinstance(event, Token) and event.tokens >= 5:
             cancel.cancel()
@@ -141,8 +142,8 @@ def test_an_answer_ends_where_the_context_is_full(workshop, capturing):
 def test_two_answers_at_once_share_the_model_and_not_the_fixed_cache(workshop, capturing, captures):
     exact = {key: speak(workshop, mixture)[-1] for key, mixture in (("a", MATH), ("b", CODE))}
     running = {
-        "a": answer(capturing, ASK, Strategy("manual", MATH), (), GREEDY),
-        "b": answer(capturing, ASK, Strategy("manual", CODE), (), GREEDY),
+        "a": answer(capturing, ASK, Controls("manual", mixture=MATH), GREEDY),
+        "b": answer(capturing, ASK, Controls("manual", mixture=CODE), GREEDY),
     }
     last = {}
     while running:
@@ -156,7 +157,7 @@ def test_two_answers_at_once_share_the_model_and_not_the_fixed_cache(workshop, c
 
 
 def test_an_answer_that_is_dropped_gives_the_fixed_cache_back(capturing, captures):
-    events = answer(capturing, ASK, Strategy("manual", MATH), (), GREEDY)
+    events = answer(capturing, ASK, Controls("manual", mixture=MATH), GREEDY)
     for _ in range(4):
         next(events)
     events.close()

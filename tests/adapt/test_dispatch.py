@@ -2,31 +2,44 @@ import pytest
 
 from t2local.adapt.dispatch import (
     HEAD_CHARACTERS,
+    STRATEGIES,
     TAIL_CHARACTERS,
+    Available,
+    Controls,
+    Reading,
     classification_prompt,
     decide,
+    first_pass,
     label_probabilities,
+    offered,
     without_question,
 )
+from t2local.errors import T2LocalError
 from t2local.svf import Gains, Mixture
 
 SHARES = {"math": 0.6, "code": 0.3, "other": 0.1}
 EXPERTS = ("math", "code")
 WHEEL = Mixture({"code": 2.0}, strength=0.5, gains=Gains(mlp=0.0))
+LABELS = ("math", "code", "other")
+ASKED = ("What is 2 + 2?", "Write a loop in Python, please.", "hello there")
+
+
+def controls(soft=True, threshold=0.4):
+    return Controls("prompt", soft, threshold, WHEEL)
 
 
 def test_soft_alphas_are_the_probabilities_and_other_stays_with_the_base():
-    decision = decide("prompt", SHARES, EXPERTS, True, 0.4, WHEEL)
+    decision = decide(controls(), SHARES, EXPERTS)
     assert decision.mixture.alpha == {"math": 0.6, "code": 0.3}
     assert decision.chosen == "math"
 
 
 def test_hard_gives_the_winner_alone():
-    assert decide("prompt", SHARES, EXPERTS, False, 0.4, WHEEL).mixture.alpha == {"math": 1.0}
+    assert decide(controls(soft=False), SHARES, EXPERTS).mixture.alpha == {"math": 1.0}
 
 
 def test_strength_and_gains_are_the_wheels_but_its_alphas_are_not():
-    mixture = decide("prompt", SHARES, EXPERTS, True, 0.4, WHEEL).mixture
+    mixture = decide(controls(), SHARES, EXPERTS).mixture
     assert (mixture.strength, mixture.gains) == (WHEEL.strength, WHEEL.gains)
 
 
@@ -41,21 +54,21 @@ def test_strength_and_gains_are_the_wheels_but_its_alphas_are_not():
 def test_other_low_confidence_and_missing_experts_go_to_the_base_with_a_word(
     shares, threshold, word
 ):
-    decision = decide("prompt", shares, EXPERTS, True, threshold, WHEEL)
+    decision = decide(controls(threshold=threshold), shares, EXPERTS)
     assert decision.mixture.is_base
     assert word in decision.note
 
 
 def test_probabilities_sum_to_one_over_the_labels(workshop):
-    shares = label_probabilities(workshop.loaded, "What is 2 + 2?", ("math", "code", "other"))
+    (shares,) = label_probabilities(workshop.loaded, ASKED[:1], LABELS)
     assert list(shares) == ["math", "code", "other"]
     assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_classifier_expert_changes_what_pass_one_says(workshop):
-    base = label_probabilities(workshop.loaded, "What is 2 + 2?")
+    base = label_probabilities(workshop.loaded, ASKED[:1])
     with workshop.adapter.using(Mixture({"reader": 1.0})):
-        adapted = label_probabilities(workshop.loaded, "What is 2 + 2?")
+        adapted = label_probabilities(workshop.loaded, ASKED[:1])
     assert base != adapted
 
 
@@ -67,7 +80,68 @@ def test_a_long_message_is_read_at_both_ends():
 
 
 def test_without_a_question_the_user_decides():
-    assert without_question("base", WHEEL).mixture.is_base
-    assert without_question("manual", WHEEL).mixture == WHEEL
-    assert without_question("classifier", WHEEL, "math").mixture.alpha == {"math": 1.0}
-    assert without_question("classifier", WHEEL, "base").mixture.is_base
+    def given(strategy, override=None):
+        return without_question(Controls(strategy, mixture=WHEEL, override=override)).mixture
+
+    assert given("base").is_base
+    assert given("manual") == WHEEL
+    assert given("few-shot:mine") == WHEEL
+    assert given("classifier", "math").alpha == {"math": 1.0}
+    assert given("classifier", "base").is_base
+
+
+def reading(workshop):
+    return Reading(workshop.loaded, workshop.available, workshop.adapter.using)
+
+
+@pytest.mark.parametrize("strategy", ["prompt", "classifier"])
+def test_messages_in_one_batch_are_decided_as_one_at_a_time(workshop, strategy):
+    together = first_pass(reading(workshop), ASKED, Controls(strategy))
+    alone = [first_pass(reading(workshop), [m], Controls(strategy))[0] for m in ASKED]
+    for one, other in zip(together, alone, strict=True):
+        assert one.chosen == other.chosen
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("soft", [True, False])
+def test_probabilities_that_are_not_finite_decide_nothing(value, soft):
+    for shares in ({"math": value, "code": 0.5, "other": 0.5}, {}):
+        decision = decide(controls(soft), shares, EXPERTS)
+        assert decision.mixture.is_base
+        assert (decision.chosen, decision.probabilities) == ("base", {})
+        assert "NaN" in decision.note
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_bad_message_of_a_batch_leaves_the_others_alone(workshop, monkeypatch, value):
+    from t2local.adapt import dispatch
+
+    real = dispatch.choice_scores
+
+    def spoilt(*arguments):
+        scores = real(*arguments)
+        scores[1][0] = value
+        return scores
+
+    expected = first_pass(reading(workshop), ASKED, Controls("prompt"))
+    monkeypatch.setattr(dispatch, "choice_scores", spoilt)
+    found = first_pass(reading(workshop), ASKED, Controls("prompt"))
+    assert [found[0], found[2]] == [expected[0], expected[2]]
+    assert (found[1].chosen, found[1].probabilities) == ("base", {})
+
+
+def test_what_is_offered_follows_from_what_is_there():
+    assert offered() == ["classifier", "prompt", "manual", "base"]
+    assert offered(Available()) == ["base"]
+    assert offered(Available(mixable=("draft",))) == ["manual", "base"]
+    every = Available(EXPERTS, EXPERTS, "reader", LABELS, kept=("a", "b"))
+    assert offered(every) == [
+        "classifier", "prompt", "few-shot:a", "few-shot:b", "manual", "base",
+    ]  # fmt: skip
+
+
+def test_an_unknown_strategy_is_refused_with_all_that_are_known():
+    with pytest.raises(T2LocalError, match="no strategy 'guess'") as told:
+        Controls("guess")
+    assert all(name in str(told.value) for name in STRATEGIES)

@@ -7,8 +7,9 @@ import torch
 
 from t2local.adapt import two_pass
 from t2local.adapt.adapter import BASE_KEY, Adapter
+from t2local.adapt.dispatch import Controls
 from t2local.adapt.events import Done, Steered, Token
-from t2local.adapt.two_pass import Steering, Strategy, answer
+from t2local.adapt.two_pass import Steering, answer
 from t2local.models.packed import Packer, float_product
 from t2local.models.prefix_cache import PrefixCache
 from t2local.models.sampling import Sampling
@@ -35,7 +36,7 @@ def packing(workshop, monkeypatch):
 
 
 def speak(workshop, mixture, sampling=GREEDY, **options):
-    return list(answer(workshop, ASK, Strategy("manual", mixture), (), sampling, **options))
+    return list(answer(workshop, ASK, Controls("manual", mixture=mixture), sampling, **options))
 
 
 @pytest.mark.parametrize("mixture", [Mixture(), MATH, CODE])
@@ -51,7 +52,7 @@ def test_a_packed_answer_is_the_exact_one_where_products_are_exact(workshop, pac
 
 def test_an_answer_to_be_repeated_is_packed_before_its_first_token(packing):
     for sampling in (GREEDY, replace(SAMPLED, seed=4)):
-        events = answer(packing, ASK, Strategy("manual", MATH), (), sampling)
+        events = answer(packing, ASK, Controls("manual", mixture=MATH), sampling)
         next(events)  # what was decided
         next(events)  # a token
         assert packing.adapter.packed(MATH) is not None
@@ -61,7 +62,7 @@ def test_an_answer_to_be_repeated_is_packed_before_its_first_token(packing):
 
 def test_others_are_packed_between_tokens_once_they_go_on(packing):
     ready = {}
-    for event in answer(packing, ASK, Strategy("manual", MATH), (), SAMPLED):
+    for event in answer(packing, ASK, Controls("manual", mixture=MATH), SAMPLED):
         if isinstance(event, Token):
             ready[event.tokens] = packing.adapter.packed(MATH) is not None
     after = [n for n, packed in ready.items() if packed]
@@ -90,7 +91,7 @@ def test_what_came_from_8_bits_is_counted_and_none_where_answers_are_to_be_exact
 def test_a_turn_of_the_wheel_goes_back_to_the_branch_at_once(workshop, packing):
     def turned(shop):
         steering, seen = Steering(), []
-        for event in answer(shop, ASK, Strategy("manual", MATH), (), GREEDY, steering):
+        for event in answer(shop, ASK, Controls("manual", mixture=MATH), GREEDY, steering):
             seen.append(event)
             if isinstance(event, Token) and event.tokens >= 20:
                 steering.steer(CODE)
@@ -104,7 +105,7 @@ def test_a_turn_of_the_wheel_goes_back_to_the_branch_at_once(workshop, packing):
 
 def test_stopping_while_it_is_packed_leaves_nothing_half_done(packing):
     cancel = CancelToken()
-    events = answer(packing, ASK, Strategy("manual", MATH), (), GREEDY, cancel=cancel)
+    events = answer(packing, ASK, Controls("manual", mixture=MATH), GREEDY, cancel=cancel)
     next(events)
     cancel.cancel()
     last = list(events)[-1]

@@ -1,27 +1,29 @@
 from dataclasses import replace
 
+import pytest
 import torch
 
 from t2local.adapt import two_pass
-from t2local.adapt.events import ADAPTED_ROW, BASE_ROW, Dispatched, Done, Steered, Token
-from t2local.adapt.two_pass import CLASSIFIER, Steering, Strategy, answer, dispatch
+from t2local.adapt.dispatch import Available, Controls
+from t2local.adapt.events import ADAPTED_ROW, BASE_ROW, CLASSIFIER, Dispatched, Done, Steered, Token
+from t2local.adapt.two_pass import Steering, answer, dispatch
+from t2local.errors import T2LocalError
 from t2local.models.prefix_cache import PrefixCache
 from t2local.models.sampling import Sampling
 from t2local.progress import CancelToken
 from t2local.svf import Mixture
 
 ASK = ({"role": "user", "content": "What is 2 + 2?"},)
-SKILLS = ("math", "code")
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12, repetition_penalty=1.0, seed=0)
 MATH = Mixture({"math": 1.0})
 
 
 def manual(mixture):
-    return Strategy("manual", mixture)
+    return Controls("manual", mixture=mixture)
 
 
 def events(workshop, strategy, sampling=GREEDY, **options):
-    return list(answer(workshop, ASK, strategy, SKILLS, sampling, **options))
+    return list(answer(workshop, ASK, strategy, sampling, **options))
 
 
 def test_events_come_in_order_and_the_tokens_spell_the_answer(workshop):
@@ -32,7 +34,7 @@ def test_events_come_in_order_and_the_tokens_spell_the_answer(workshop):
 
 
 def test_base_and_adapted_differ_and_beside_each_other_equal_one_at_a_time(workshop):
-    base = events(workshop, Strategy("base"))[-1].texts[0]
+    base = events(workshop, Controls("base"))[-1].texts[0]
     adapted = events(workshop, manual(MATH))[-1].texts[0]
     both = events(workshop, manual(MATH), compare=True)[-1].texts
     assert base != adapted
@@ -40,23 +42,45 @@ def test_base_and_adapted_differ_and_beside_each_other_equal_one_at_a_time(works
 
 
 def test_the_classifier_strategy_gives_every_label_a_probability(workshop):
-    strategy = Strategy(CLASSIFIER, classifier="reader", labels=("math", "code", "other"))
-    decision = dispatch(workshop, "What is 2 + 2?", strategy, SKILLS)
+    decision = dispatch(workshop, "What is 2 + 2?", Controls(CLASSIFIER))
     assert set(decision.probabilities) == {"math", "code", "other"}
     assert decision.seconds > 0
 
 
 def test_an_override_skips_pass_one(workshop):
-    decision = dispatch(workshop, "hi", Strategy("prompt", override="code"), SKILLS)
+    decision = dispatch(workshop, "hi", Controls("prompt", override="code"))
     assert decision.mixture.alpha == {"code": 1.0}
     assert not decision.probabilities
     assert decision.seconds == 0
 
 
+@pytest.mark.parametrize("soft", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), 1e30])
+def test_a_classifier_that_gives_nan_sends_the_message_to_the_base_model_and_says_so(
+    workshop, value, soft
+):
+    broken = {
+        n: torch.full_like(row, value) for n, row in workshop.adapter.experts["reader"].items()
+    }
+    workshop.adapter.experts["reader"] = broken
+    first, *_, done = events(workshop, Controls(CLASSIFIER, soft))
+    decision = first.dispatch
+    assert decision.mixture.is_base
+    assert (decision.probabilities, decision.chosen) == ({}, "base")
+    assert "NaN" in decision.note
+    assert done.texts == events(workshop, Controls("base"))[-1].texts
+
+
+def test_a_missing_classifier_is_named(workshop):
+    without = replace(workshop, available=Available(("math", "code")))
+    with pytest.raises(T2LocalError, match="no classifier expert"):
+        events(without, Controls(CLASSIFIER))
+
+
 def test_the_wheel_changes_the_very_next_token_and_equals_a_fresh_prefix(workshop):
     """After a turn of the wheel the rest is what the new mixture says after the same words."""
     steering, seen = Steering(), []
-    for event in answer(workshop, ASK, manual(MATH), SKILLS, GREEDY, steering):
+    for event in answer(workshop, ASK, manual(MATH), GREEDY, steering):
         seen.append(event)
         if isinstance(event, Token) and event.tokens == 4:
             steering.steer(Mixture({"code": 1.0}))
@@ -68,7 +92,6 @@ def test_the_wheel_changes_the_very_next_token_and_equals_a_fresh_prefix(worksho
             workshop,
             (*ASK, {"role": "assistant", "content": said}),
             manual(Mixture({"code": 1.0})),
-            SKILLS,
             Sampling(temperature=0.0, max_new_tokens=8, repetition_penalty=1.0),
             continue_last=True,
         )
@@ -100,7 +123,7 @@ def test_a_long_prompt_read_in_pieces_gives_the_same_answer(workshop, monkeypatc
     for size in (1000, 32):
         monkeypatch.setattr(two_pass, "PREFILL_TOKENS", size)
         workshop.prefixes.clear()
-        found.append(list(answer(workshop, long, manual(MATH), SKILLS, GREEDY))[-1].texts)
+        found.append(list(answer(workshop, long, manual(MATH), GREEDY))[-1].texts)
     assert found[0] == found[1]
 
 
@@ -108,7 +131,7 @@ def test_a_long_prompt_can_be_stopped_while_it_is_read(workshop, monkeypatch):
     monkeypatch.setattr(two_pass, "PREFILL_TOKENS", 32)
     cancel = CancelToken()
     long = ({"role": "user", "content": "tell me more " * 20},)
-    events = answer(workshop, long, manual(MATH), SKILLS, GREEDY, cancel=cancel)
+    events = answer(workshop, long, manual(MATH), GREEDY, cancel=cancel)
     next(events)
     cancel.cancel()
     assert list(events)[-1].tokens == 0
@@ -116,14 +139,14 @@ def test_a_long_prompt_can_be_stopped_while_it_is_read(workshop, monkeypatch):
 
 def test_an_expert_to_be_used_with_care_says_so_on_the_card(workshop):
     warned = replace(workshop, warnings={"code": "'code' is transferred."})
-    strategy = Strategy("prompt", override="code")
-    assert "transferred" in dispatch(warned, "hi", strategy, SKILLS).note
-    assert "transferred" not in dispatch(warned, "hi", Strategy("base"), SKILLS).note
+    strategy = Controls("prompt", override="code")
+    assert "transferred" in dispatch(warned, "hi", strategy).note
+    assert "transferred" not in dispatch(warned, "hi", Controls("base")).note
 
 
 def test_stop_ends_after_the_current_token_and_keeps_what_was_said(workshop):
     cancel, seen = CancelToken(), []
-    for event in answer(workshop, ASK, manual(MATH), SKILLS, GREEDY, cancel=cancel):
+    for event in answer(workshop, ASK, manual(MATH), GREEDY, cancel=cancel):
         seen.append(event)
         if isinstance(event, Token):
             cancel.cancel()

@@ -1,17 +1,24 @@
+import json
 import threading
 import time
 from dataclasses import replace
 
+import gradio as gr
 import pytest
 import torch
 
+from t2local.adapt.dispatch import STRATEGIES, Strategy
 from t2local.adapt.events import Dispatched, Done, Steered, Token
+from t2local.cli.main import main
 from t2local.engine.engine import Engine
+from t2local.engine.evaluating import EvaluatingDesk, EvaluationPlan
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore, read_expert, write_expert
 from t2local.models.sampling import Sampling
+from t2local.progress import drain
 from t2local.svf import Mixture
+from t2local.ui.wheel import create_wheel
 
 ASK = ({"role": "user", "content": "What is 2 + 2?"},)
 GREEDY = Sampling(temperature=0.0, max_new_tokens=16, repetition_penalty=1.0)
@@ -53,6 +60,39 @@ def test_experts_and_strategies(engine):
         ("code", "skill", True), ("math", "skill", True), ("reader", "classifier", True),
     ]  # fmt: skip
     assert engine.strategies() == ["classifier", "prompt", "manual", "base"]
+
+
+def by_length(strategy, reading, messages):
+    """Short messages are called math, long ones code."""
+    called = [("math", "code") if len(m) < 40 else ("code", "math") for m in messages]
+    return [{likely: 0.75, other: 0.25} for likely, other in called]
+
+
+def test_a_strategy_that_is_added_to_the_table_is_known_everywhere(
+    engine, model_folder, monkeypatch, tmp_path, capsys
+):
+    added = Strategy("by-length", "the length of the message", ("skills",), probabilities=by_length)
+    monkeypatch.setitem(STRATEGIES, added.name, added)
+    assert added.name in engine.strategies()
+    with gr.Blocks():
+        assert (added.name, added.name) in create_wheel().strategy.choices
+    row = tmp_path / "rows.jsonl"
+    row.write_text(
+        '{"prompt": "thing?", "answer": "red", "choices": ["red", "blue"], "label": 0}\n'
+    )
+    desk, names = EvaluatingDesk.of(engine), ("by-length", "by-length:hard")
+    assert set(names) <= set(desk.names())
+    found = drain(desk.run(EvaluationPlan((str(row),), names))).records
+    alphas = [next(iter(found["rows", name].values())).alpha for name in names]
+    assert alphas == [{"math": 0.75, "code": 0.25}, {"math": 1.0}]
+
+    ask = ("ask", "Hi", "--strategy", "by-length", "--model", str(model_folder), "--json")
+    assert main([*ask, "--max-new-tokens", "3"]) == 0
+    decided = json.loads(capsys.readouterr().out)["dispatch"]
+    assert decided["alpha"] == {"math": 0.75, "code": 0.25}
+    mixed = Mixture({"code": 0.25, "math": 0.75})
+    told = text(engine.answer("s", request("by-length", Mixture())))
+    assert told == text(engine.answer("s", request("manual", mixed)))
 
 
 @pytest.mark.parametrize("strategy", ["classifier", "prompt", "manual", "base"])

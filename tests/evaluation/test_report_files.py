@@ -15,7 +15,7 @@ ABOUT = {"command": "evaluate --task <sums>", "seed": 0}
 
 @pytest.fixture
 def found(subject, choosing, writing):
-    strategies = [base(subject), asking(subject, "prompt", None, soft=True)]
+    strategies = [base(subject), asking(subject, "prompt")]
     return drain(evaluate(subject, [choosing, writing], strategies))
 
 

@@ -19,11 +19,11 @@ from t2local.tasks.benchmark_overlap import prompt_hashes
 HALF = Mixture({"math": 0.5, "code": 0.5})
 
 
-def strategies(subject):
+def variants(subject):
     return [
         base(subject),
         mixed(subject, "math", Mixture({"math": 1.0})),
-        asking(subject, "classifier", "reader", soft=True),
+        asking(subject, "classifier"),
     ]
 
 
@@ -52,10 +52,10 @@ def test_a_cancelled_run_goes_on_to_the_same_numbers_and_asks_no_prompt_twice(
     subject, choosing, writing, monkeypatch, home, tmp_path
 ):
     tasks = [choosing, writing]
-    whole = verdicts(drain(evaluate(subject, tasks, strategies(subject))))
+    whole = verdicts(drain(evaluate(subject, tasks, variants(subject))))
     monkeypatch.setenv("T2LOCAL_HOME", str(tmp_path / "another"))
     asked, cancel = counted(monkeypatch), CancelToken()
-    work = evaluate(subject, tasks, strategies(subject), cancel=cancel)
+    work = evaluate(subject, tasks, variants(subject), cancel=cancel)
     for event in work:
         if isinstance(event, Scored) and event.strategy == "math" and event.done:
             cancel.cancel()
@@ -63,7 +63,7 @@ def test_a_cancelled_run_goes_on_to_the_same_numbers_and_asks_no_prompt_twice(
     with pytest.raises(Cancelled):
         drain(work)
     assert 0 < len(asked) < 3 * 45
-    assert verdicts(drain(evaluate(subject, tasks, strategies(subject)))) == whole
+    assert verdicts(drain(evaluate(subject, tasks, variants(subject)))) == whole
     assert len(asked) == 3 * 45, "every prompt once for each strategy"
 
 
@@ -87,7 +87,7 @@ def test_a_retrained_expert_of_the_same_name_is_measured_anew(subject, choosing,
 
 
 def test_rows_of_z_give_what_each_mixture_gives_alone(subject, choosing, writing):
-    asked = asking(subject, "prompt", None, soft=True)
+    asked = asking(subject, "prompt")
     found = drain(evaluate(subject, [choosing, writing], [asked]))
     for task in (choosing, writing):
         for record in itertools.islice(found.records[task.name, "prompt"].values(), 6):
@@ -101,17 +101,18 @@ def test_rows_of_z_give_what_each_mixture_gives_alone(subject, choosing, writing
 
 def test_pass_1_in_a_batch_is_that_of_the_chat(subject, choosing):
     prompts = [q.example.prompt for q in choosing.questions[:3]]
-    decisions = asking(subject, "classifier", "reader", soft=True).decide(prompts)
+    decisions = asking(subject, "classifier").decide(prompts)
     for prompt, decision in zip(prompts, decisions, strict=True):
         with subject.svf.using(subject.experts["reader"].z):
-            alone = label_probabilities(subject.loaded, prompt, subject.labels_of("reader"))
+            labels = subject.experts["reader"].labels
+            (alone,) = label_probabilities(subject.loaded, [prompt], labels)
         assert decision.probabilities == pytest.approx(alone, abs=1e-4)
         assert decision.chosen == max(alone, key=alone.get)
 
 
 def test_a_hard_dispatcher_answers_with_one_expert_alone(subject, choosing):
     prompts = [q.example.prompt for q in choosing.questions]
-    for decision in asking(subject, "prompt:hard", None, soft=False).decide(prompts):
+    for decision in asking(subject, "prompt:hard").decide(prompts):
         assert decision.mixture.alpha in ({}, {decision.chosen: 1.0})
 
 

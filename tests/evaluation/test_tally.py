@@ -32,7 +32,7 @@ def test_the_oracle_is_right_where_any_part_is(subject):
 
 
 def test_confusion_has_a_row_a_topic_and_needs_several_tasks(subject, choosing, writing):
-    reader = asking(subject, "prompt", None, soft=True)
+    reader = asking(subject, "prompt")
     cells = {
         ("colours", "prompt"): records("11", "math"),
         ("sums", "prompt"): {**records("1", "code"), 1: records("11", "math")[1]},

@@ -65,7 +65,7 @@ def test_the_classifier_tells_the_subjects_apart(experts, svf, embedded):
     questions = [(text, label) for label, texts in ASKED.items() for text in texts]
     questions += [(text, "other") for text in small_talk("held_out")[:14]]
     with adapter.using(Mixture({reader.name: 1.0})):
-        shares = [label_probabilities(embedded, text, reader.labels) for text, _ in questions]
+        shares = [label_probabilities(embedded, [t], reader.labels)[0] for t, _ in questions]
     right = [max(s, key=s.get) == label for s, (_, label) in zip(shares, questions, strict=True)]
     assert sum(right) >= 0.9 * len(right), [
         q for q, ok in zip(questions, right, strict=True) if not ok

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2local.adapt.two_pass import Strategy, answer
+from t2local.adapt.dispatch import Controls
+from t2local.adapt.two_pass import answer
 from t2local.errors import T2LocalError
 from t2local.models.sampling import Sampling
 from t2local.models.shortage import out_of_memory, shortage_told
@@ -16,7 +17,7 @@ __all__ = ["workshop"]
 
 ASKED = [{"role": "user", "content": "How many legs have seven spiders?"}]
 GREEDY = Sampling(temperature=0.0, max_new_tokens=6)
-MATH = Strategy("manual", Mixture({"math": 1.0}))
+MATH = Controls("manual", mixture=Mixture({"math": 1.0}))
 SHORTAGES = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
@@ -25,7 +26,7 @@ SHORTAGES = [
 
 
 def said(workshop) -> str:
-    return list(answer(workshop, ASKED, MATH, ["math", "code"], GREEDY))[-1].texts[0]
+    return list(answer(workshop, ASKED, MATH, GREEDY))[-1].texts[0]
 
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=["gpu", "cpu", "python"])

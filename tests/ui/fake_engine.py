@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from t2local.adapt.dispatch import offered
 from t2local.adapt.events import (
     BASE_ROW,
     MANUAL,
@@ -22,7 +23,6 @@ from t2local.adapt.events import (
 from t2local.engine.chats import ChatStore
 from t2local.engine.jobs import Jobs
 from t2local.engine.requests import (
-    STRATEGIES,
     ChatRequest,
     EngineStatus,
     ExpertInfo,
@@ -95,7 +95,7 @@ class FakeEngine:
         return self.library.all()
 
     def strategies(self) -> list[str]:
-        return list(STRATEGIES)
+        return offered()
 
     def answer(self, session: str, request: ChatRequest) -> Iterator[object]:
         self.requests.append((session, request))

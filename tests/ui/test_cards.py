@@ -36,6 +36,17 @@ def test_card_says_what_was_noted():
     assert "below &lt;0.4&gt;" in html
 
 
+def test_a_card_without_probabilities_says_why():
+    def card(strategy, **more):
+        empty = {**DISPATCH, "probabilities": {}, "strategy": strategy}
+        return dispatch_card({**empty, **more}, None)
+
+    assert "your sliders decide" in card("manual")
+    assert "found from a few examples" in card("few-shot:mine")
+    assert "you chose who answers" in card("manual", override="code")
+    assert "gave no probabilities" in card("classifier")
+
+
 def test_override_is_named_as_your_choice():
     html = dispatch_card({**DISPATCH, "override": "code", "alpha": {"code": 1.0}}, None)
     assert "code · your choice" in html
