@@ -6,7 +6,7 @@ costs nothing a token. One that stays while an answer is written may be packed i
 (`models.packed`), layer by layer between tokens, where a packer is given: the one way that is not
 exact. On a GPU, steps are captured and the branch reads `z` where it stays (`adapt.captured`).
 Departure from the reference code: it rebuilds for every change.
-Knows experts by name, nothing of prompts. Not thread-safe: whoever owns the model holds a lock.
+Knows experts by name, nothing of prompts.
 """
 
 import itertools
@@ -81,6 +81,9 @@ class Adapter:
     `mixable`: the experts that people may mix (None: all); a classifier only decides. `packer`:
     packs mixtures that stay in 8 bits (None: every answer is exact). `captured`: the steps of a
     model on a GPU (None: the forward itself).
+
+    Guarded by the model's lock (`SVFModel.lock`): whoever calls a method holds it. `check`, `key`,
+    `z_of`, `packs` and `copies_bytes` are for any thread: what they read is exchanged whole.
     """
 
     def __init__(
@@ -156,7 +159,10 @@ class Adapter:
             self._rebuilt.popitem(last=False)
 
     def take_over(self, before: "Adapter") -> None:
-        """Keep those copies of `before` whose experts are here with the same `z`."""
+        """Keep those copies of `before` whose experts are here with the same `z`.
+
+        `before`: of the same model, so that one lock guards both.
+        """
         same = {
             name
             for name, z in self.experts.items()
@@ -205,7 +211,7 @@ class Adapter:
 
     @property
     def copies_bytes(self) -> int:
-        """What rebuilt matrices and 8-bit copies take at this moment; from any thread."""
+        """What rebuilt matrices and 8-bit copies take at this moment."""
         rebuilt = [m for copy in list(self._rebuilt.values()) for m in copy.values()]
         packed = [copy.own_bytes for copy in list(self._packed.values())]
         shared = self._packer.shared_bytes if self._packer is not None else 0

@@ -12,7 +12,10 @@ from t2local.svf.buffers import ZBuffer
 
 
 class CapturedMixtures:
-    """`steps` under mixtures of `svf`'s experts; outlives the experts that come and go."""
+    """`steps` under mixtures of `svf`'s experts; outlives the experts that come and go.
+
+    Guarded by the model's lock (`SVFModel.lock`), which the caller holds.
+    """
 
     def __init__(self, svf: SVFModel, steps: CapturedSteps) -> None:
         self.steps = steps

@@ -72,7 +72,10 @@ class PrefixKey:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What an answer works with: the model, its experts, kept caches, and the lock around them."""
+    """What an answer works with: the model, its experts, kept caches, and the lock around them.
+
+    `lock()`: the model's own, which the same thread may enter again.
+    """
 
     loaded: LoadedModel
     adapter: Adapter
@@ -82,9 +85,10 @@ class Workshop:
     available: Available = field(default_factory=Available)  # what pass 1 may choose
 
     def forget(self) -> None:
-        """Give back what can be made again: kept caches, captured steps."""
-        self.prefixes.clear()
-        self.adapter.release()
+        """Give back what can be made again: kept caches, captured steps. Waits for the lock."""
+        with self.lock():
+            self.prefixes.clear()
+            self.adapter.release()
 
 
 def dispatch(workshop: Workshop, message: str, controls: Controls) -> Dispatch:

@@ -52,7 +52,8 @@ class Opened:
         shelf = Shelf.read(self.loaded, self.svf)
         shelf = shelf.with_drafts(besides(shelf.usable))
         adapter = _adapter(self.choice, self.loaded, self.svf, shelf)
-        adapter.take_over(self.workshop.adapter)
+        with self.svf.lock:
+            adapter.take_over(self.workshop.adapter)
         workshop = replace(
             self.workshop, adapter=adapter, warnings=shelf.warnings, available=shelf.available
         )

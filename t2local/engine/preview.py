@@ -26,7 +26,7 @@ class Previews:
     """`bars` for any session; two caches serve all, base and the last mixture."""
 
     def __init__(self) -> None:
-        self._kept = PrefixCache(capacity=2)
+        self._kept = PrefixCache(capacity=2)  # as the workshop's: its lock is held around it
 
     def bars(
         self, workshop: Workshop, messages: Messages, said: str, mixture: Mixture, k: int
@@ -45,8 +45,9 @@ class Previews:
         return NextTokens(base, adapted, seconds=time.perf_counter() - started)
 
     def _forget(self, workshop: Workshop) -> None:
-        self._kept.clear()
-        workshop.forget()
+        with workshop.lock():
+            self._kept.clear()
+            workshop.forget()
 
     @torch.no_grad()
     def _likeliest(

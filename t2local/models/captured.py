@@ -66,7 +66,7 @@ class CapturedCache:
 class CapturedSteps:
     """The fixed cache of `loaded` and the graphs on it. `problem`: why there will be no more.
 
-    For one thread at a time: whoever owns the model holds a lock.
+    Guarded by the model's lock (`SVFModel.lock`), which the caller holds.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:

@@ -1,8 +1,7 @@
 """KV caches of earlier answers, so that a conversation's prefix is not read again.
 
 A cache is only ever reused under the key it was kept with, a fingerprint of `z`: keys and values
-computed under one `z` are wrong under any other. Knows nothing of how keys are made. Not for use
-from two threads at once; whoever owns the model holds a lock.
+computed under one `z` are wrong under any other. Knows nothing of how keys are made.
 """
 
 from collections import OrderedDict
@@ -21,7 +20,10 @@ class Kept:
 
 
 class PrefixCache:
-    """The last few caches, one a key; taking one hands it over."""
+    """The last few caches, one a key; taking one hands it over.
+
+    Guarded by the model's lock (`SVFModel.lock`): whoever calls a method holds it.
+    """
 
     def __init__(self, capacity: int = 2) -> None:
         self._capacity = capacity

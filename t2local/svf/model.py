@@ -40,7 +40,7 @@ class SVFModel:
         digests: Mapping[str, str],
     ) -> None:
         self.model = model
-        self.lock = FairLock()  # whoever runs the model under some z holds it
+        self.lock = FairLock()  # held to run the model under some z, and to use what is kept of it
         self._digests = dict(digests)
         self._in_force = InForce()
         self._layers = {

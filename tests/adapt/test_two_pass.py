@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 
 import pytest
@@ -160,3 +161,18 @@ def test_afterwards_the_model_is_the_base_model_again(workshop):
         before = workshop.loaded.model(ids).logits
         events(workshop, manual(MATH))
         assert torch.equal(workshop.loaded.model(ids).logits, before)
+
+
+def test_what_is_kept_is_given_back_only_while_nobody_else_holds_the_model(workshop):
+    events(workshop, manual(MATH))
+    assert workshop.prefixes._kept
+    forgetting = threading.Thread(target=workshop.forget)
+    with workshop.lock():
+        forgetting.start()
+        forgetting.join(timeout=0.1)
+        assert forgetting.is_alive()
+        assert workshop.prefixes._kept
+        workshop.forget()  # whoever holds it may
+        assert not workshop.prefixes._kept
+    forgetting.join(timeout=10)
+    assert not forgetting.is_alive()
