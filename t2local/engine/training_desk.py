@@ -91,13 +91,15 @@ class TrainingDesk:
     def try_out(self, source: str, reward: str, config: TrainConfig) -> TryOut:
         """The base model's answers and rewards on a file's rows; remembered. `T2LocalError`."""
         key = source, reward, config
-        if key not in self._tried:
+        tried = self._tried.get(key)  # another model may empty it at any time
+        if tried is None:
             lessons = curriculum(source, config.seed, config.held_out_share)
-            loaded, svf = self.model()
             with self.uses.of("A try-out of the base model"):
+                loaded, svf = self.model()
                 others = other_tasks("", lessons, loaded.slug)
-                self._tried[key] = try_out(loaded, svf, lessons, reward, config, others)
-        return self._tried[key]
+                tried = try_out(loaded, svf, lessons, reward, config, others)
+                self._tried[key] = tried
+        return tried
 
     def start(self, name: str, source: str, reward: str, length: str, config: TrainConfig) -> str:
         """Queue a run of about `length` and give its name.

@@ -1,5 +1,6 @@
 import json
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -127,3 +128,28 @@ def test_times_are_said_in_words():
     told = {3.2: "about 3 seconds", 47: "about 50 seconds", 240: "about 4 minutes"}
     assert {s: in_words(s) for s in told} == told
     assert in_words(9000) == "about 2.5 hours"
+
+
+def test_a_try_out_is_announced_before_it_takes_the_model_and_outlives_its_memory(
+    engine, data, monkeypatch
+):
+    """Another model cannot come in between; what it empties when it comes is not missed."""
+    desk, taken, model = engine.desk, [], engine.desk.model
+
+    def announced():
+        with pytest.raises(T2LocalError, match="try-out"), engine.uses.nobody():
+            pass
+        taken.append(True)
+        return model()
+
+    @contextmanager
+    def emptied(what):
+        with of(what):
+            yield
+        desk._tried.clear()
+
+    of = engine.uses.of
+    monkeypatch.setattr(engine.uses, "of", emptied)
+    monkeypatch.setattr(desk, "model", announced)
+    assert desk.try_out(data, "choice", QUICK).problem == ""
+    assert taken == [True]
