@@ -59,6 +59,23 @@ def test_list_is_newest_first_and_survives_a_damaged_file(store):
     assert "damaged" in store.damaged[damaged.name]
 
 
+def test_what_is_damaged_is_known_while_another_thread_lists_anew(store, monkeypatch):
+    damaged = paths.chats_dir() / f"{'ab' * 16}.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    store.list()
+    known, seen, read = store.damaged, [], chats.read_chat
+
+    def reading(path):
+        seen.append(dict(store.damaged))
+        return read(path)
+
+    monkeypatch.setattr(chats, "read_chat", reading)
+    store.list()
+    assert seen == [known]
+    assert store.damaged == known == {damaged.name: known[damaged.name]}
+
+
 def test_a_chat_of_a_newer_version_is_left_alone(store):
     chat = store.save(full_chat(store))
     path = paths.chats_dir() / f"{chat.id}.json"
