@@ -5,9 +5,9 @@ The model (`svf.lock`) is held for one step of one answer at a time. Knows nothi
 """
 
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import replace
 
 import torch
 
@@ -17,7 +17,6 @@ from t2local.adapt.adapter import Adapter
 from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import Controls, offered
 from t2local.adapt.events import ADAPTED_ROW, Dispatch, Token
-from t2local.adapt.two_pass import Steering, Workshop
 from t2local.engine.adapting import AdaptingDesk
 from t2local.engine.chats import ChatStore
 from t2local.engine.choice import ASKED, Choice
@@ -36,25 +35,15 @@ from t2local.engine.requests import (
 )
 from t2local.engine.shelf import Shelf, expert_info
 from t2local.engine.training_desk import TrainingDesk
-from t2local.engine.uses import Uses
+from t2local.engine.uses import Answers, Uses
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.models.load import LoadedModel
 from t2local.models.shortage import shortage_told
-from t2local.progress import CancelToken, drain
+from t2local.progress import drain
 from t2local.svf import Mixture, SVFModel
 
 LAST_WORDS_S = 10.0  # what answers in progress get to end in, before the model goes
-
-
-@dataclass
-class _Session:
-    """A running answer: its wheel, its stop button, and what it has said."""
-
-    workshop: Workshop
-    steering: Steering = field(default_factory=Steering)
-    cancel: CancelToken = field(default_factory=CancelToken)
-    said: str = ""
 
 
 class Engine:
@@ -73,7 +62,7 @@ class Engine:
         self.uses, self.downloads = Uses(), Downloads()
         choice = Choice(model or paths.default_model(), quantize, basis, targets, why, precision)
         self.models = ModelDesk(choice, self.uses, self._let_go)
-        self._sessions: dict[str, _Session] = {}
+        self._answers = Answers()
         self.jobs = Jobs(self._trained_model, self.adopt)
         self._drafts = Drafts(self.jobs)
         self.desk = TrainingDesk(self.jobs, self._trained_model, self.uses)
@@ -122,11 +111,7 @@ class Engine:
         self.jobs.let_go(LAST_WORDS_S)
         self._drafts.clear()
         self.desk.begin_with(self.models.choice)
-        for running in list(self._sessions.values()):
-            running.cancel.cancel()
-        deadline = time.monotonic() + LAST_WORDS_S
-        while self._sessions and time.monotonic() < deadline:
-            time.sleep(0.02)
+        self._answers.end(LAST_WORDS_S)
 
     def adopt(self, expert: Expert) -> None:
         """Save a new expert and offer it to every later answer."""
@@ -142,9 +127,13 @@ class Engine:
 
     def restock(self) -> None:
         """Read the expert files again for every later answer; running ones keep what they have."""
+        self.models.restock(lambda before: before.restocked(self._drafts.besides))
+        threading.Thread(target=self._warm_up, daemon=True, name="warm up").start()
 
-        opened = self.models.restock(lambda before: before.restocked(self._drafts.besides))
-        threading.Thread(target=opened.warm_up, daemon=True, name="warm up").start()
+    def _warm_up(self) -> None:
+        with self._answers.moment():
+            if opened := self.models.opened:  # another model may have come meanwhile
+                opened.warm_up()
 
     def _trained_model(self) -> tuple[LoadedModel, SVFModel]:
         opened = self._ready()
@@ -209,42 +198,41 @@ class Engine:
 
         Starting an answer stops the one this session had running. Raises `T2LocalError`.
         """
-        opened = self._ready()
-        workshop = opened.workshop
-        self.stop(session)
-        running = self._sessions[session] = _Session(workshop)
-        try:
-            controls = self._controls(request)
-            self._ready()  # it may be going just now; from here on its going is told
-            for event in two_pass.answer(
-                workshop,
-                request.messages,
-                controls,
-                request.sampling,
-                running.steering,
-                running.cancel,
-                request.compare,
-                request.continue_last,
-            ):
-                if isinstance(event, Token) and event.row == ADAPTED_ROW:
-                    running.said += event.text
-                yield event
-        finally:
-            if self._sessions.get(session) is running:
-                del self._sessions[session]
+        with self._answers.moment():
+            opened = self._ready()
+            workshop = opened.workshop
+            with self._answers.of(session, workshop) as running:
+                controls = self._controls(request)
+                self._ready()  # it may be going just now; from here on its going is told
+                events = two_pass.answer(
+                    workshop,
+                    request.messages,
+                    controls,
+                    request.sampling,
+                    running.steering,
+                    running.cancel,
+                    request.compare,
+                    request.continue_last,
+                )
+                with closing(events):  # what it keeps is kept before the model may go
+                    for event in events:
+                        if isinstance(event, Token) and event.row == ADAPTED_ROW:
+                            running.said += event.text
+                        yield event
 
     def dispatch(self, request: ChatRequest) -> Dispatch:
         """Pass 1 alone for the last user message. Raises `T2LocalError`."""
         check_messages(request.messages)
         question = [m["content"] for m in request.messages if m["role"] == "user"][-1]
-        opened = self._ready()
-        controls = self._controls(request)
-        with shortage_told(opened.loaded, opened.workshop.forget):
-            return two_pass.dispatch(opened.workshop, question, controls)
+        with self._answers.moment():
+            opened = self._ready()
+            controls = self._controls(request)
+            with shortage_told(opened.loaded, opened.workshop.forget):
+                return two_pass.dispatch(opened.workshop, question, controls)
 
     def steer(self, session: str, mixture: Mixture) -> None:
         """Turn the wheel of this session's running answer; nothing happens when it is idle."""
-        running = self._sessions.get(session)
+        running = self._answers.running(session)
         if running is None:
             self._checked(mixture)
             return
@@ -253,18 +241,19 @@ class Engine:
 
     def stop(self, session: str) -> None:
         """End this session's answer after its current token; its `Done` still comes."""
-        if running := self._sessions.get(session):
+        if running := self._answers.running(session):
             running.cancel.cancel()
 
     def next_tokens(
         self, session: str, request: ChatRequest, mixture: Mixture, k: int = 10
     ) -> NextTokens:
         """The `k` likeliest next tokens of base and adapted model after the words so far."""
-        self._checked(mixture)
-        running = self._sessions.get(session)
-        said = running.said if running else ""
-        opened = self._ready()
-        return opened.previews.bars(opened.workshop, request.messages, said, mixture, k)
+        with self._answers.moment():
+            opened = self._ready()
+            opened.workshop.adapter.check(mixture)
+            running = self._answers.running(session)
+            said = running.said if running else ""
+            return opened.previews.bars(opened.workshop, request.messages, said, mixture, k)
 
     def _controls(self, request: ChatRequest) -> Controls:
         """The request's, with the mixture that its strategy names."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from t2local.adapt.adapter import Adapter
 from t2local.adapt.events import Done, Steered, Token
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
@@ -92,3 +93,18 @@ def test_a_name_in_training_is_taken(engine, monkeypatch):
     monkeypatch.setattr(engine.library, "in_training", lambda: {"red"})
     with pytest.raises(T2LocalError, match="an expert 'red' already"):
         engine.library.rename("math", "red")
+
+
+def test_a_preview_of_an_expert_that_is_deleted_meanwhile_is_as_before(engine, monkeypatch):
+    controls = Controls("manual", mixture=Mixture({"math": 1.0}))
+    asked = ChatRequest(ASK, controls, GREEDY)
+    before = engine.next_tokens("s", asked, controls.mixture)
+    check = Adapter.check
+
+    def checked(adapter, mixture):
+        check(adapter, mixture)
+        engine.library.delete("math")
+
+    monkeypatch.setattr(Adapter, "check", checked)
+    found = engine.next_tokens("s", asked, controls.mixture)
+    assert [word for word, _ in found.adapted] == [word for word, _ in before.adapted]

@@ -252,3 +252,30 @@ def iter_texts(engine):
         said.append(event)
         yield event
     return said[-1].texts
+
+
+@pytest.mark.parametrize("work", ["a preview", "pass 1", "a warm-up"])
+def test_another_model_waits_until_nobody_uses_the_old_one(engine, other, work):
+    asked = ChatRequest(ASK, Controls("prompt"))
+    old = weakref.ref(engine._trained_model()[0].model)
+    works = {
+        "a preview": lambda: engine.next_tokens("s", asked, MATH),
+        "pass 1": lambda: engine.dispatch(asked),
+    }
+    lock = engine._trained_model()[1].lock
+    with lock:  # as a training step would
+        if work == "a warm-up":
+            engine.restock()  # begins one
+        else:
+            threading.Thread(target=works[work], daemon=True).start()
+        deadline = time.monotonic() + 10
+        while not lock._waiting:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        engine.switch(other)
+        time.sleep(0.2)
+        assert engine.status.stage == "Making room"
+    assert settled(engine).model_name == "tiny-qwen2"
+    del lock
+    gc.collect()
+    assert old() is None
