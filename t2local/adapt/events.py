@@ -7,7 +7,7 @@ Plain values: they know nothing of a page, a file or a model.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from t2local.svf.mixing import Mixture
+from t2local.svf import Mixture
 
 BASE = "base"
 OTHER = "other"

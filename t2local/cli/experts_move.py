@@ -17,8 +17,9 @@ from t2local.experts import Expert, Library, read_expert
 from t2local.experts.mixed import from_mixture
 from t2local.experts.names import check_free, free_name
 from t2local.experts.reference import import_reference
+from t2local.experts.stamp import IN_ORDER, transfer_warning
 from t2local.experts.store import check_fits
-from t2local.experts.transfer import IN_ORDER, ORDERS, transfer, transfer_warning
+from t2local.experts.transfer import ORDERS, transfer
 from t2local.export.merged import DTYPE, DTYPES, export_merged
 from t2local.export.peft import RANK, export_lora
 from t2local.models.load import model_slug

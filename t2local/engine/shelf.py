@@ -10,7 +10,8 @@ from pathlib import Path
 from t2local.adapt.dispatch import Available
 from t2local.engine.requests import ExpertInfo
 from t2local.errors import T2LocalError
-from t2local.experts.expert import CLASSIFIER, SKILL, Expert
+from t2local.experts import Expert
+from t2local.experts.expert import CLASSIFIER, SKILL
 from t2local.experts.store import ExpertStore, Stored, check_fits
 from t2local.experts.vision_names import taken_over
 from t2local.models.load import LoadedModel

@@ -7,7 +7,7 @@ order and is the paper's control. Departure: resampling; the paper moves between
 Pure but for a seeded shuffle; what a transferred expert is worth only a measurement says.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -16,14 +16,13 @@ from torch.nn import functional as F
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.experts.expert import Expert
-from t2local.experts.stamp import stamped
+from t2local.experts.stamp import IN_ORDER, TRANSFERRED, stamped
 from t2local.models.load import LoadedModel
 from t2local.svf import SVFModel, Z
 from t2local.svf.targets import depth_of
 
-IN_ORDER, SHUFFLED = "in-order", "shuffled"
+SHUFFLED = "shuffled"
 ORDERS = (IN_ORDER, SHUFFLED)
-CARD = "transferred"  # the key in an expert's card
 
 
 def transfer(
@@ -73,24 +72,9 @@ def transfer(
         name=name or f"{expert.name}-transferred",
         z=z,
         description=f"Transferred from {expert.base_model} ({order}). {expert.description}".strip(),
-        training={**kept, CARD: label},
+        training={**kept, TRANSFERRED: label},
     )
     return stamped(moved, loaded, svf)
-
-
-def transfer_warning(expert: Expert) -> str:
-    """One sentence to show beside a transferred expert; "" for one trained where it is used."""
-    label = expert.training.get(CARD)
-    if not isinstance(label, Mapping):
-        return ""
-    resized = f", {label['resampled']} matrices resampled" if label.get("resampled") else ""
-    known = expert.held_out is not None
-    measured = "its card says what was measured" if known else "its accuracy was not measured here"
-    return (
-        f"'{expert.name}' is transferred: trained on {label.get('from_model', 'another model')} "
-        f"(quantization {label.get('from_quantization', 'unknown')}), taken over "
-        f"{label.get('order', IN_ORDER)}{resized}; {measured}."
-    )
 
 
 def counterparts(

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from t2local.adapt.few_shot import Generation
 from t2local.plots import theme
 
-HEIGHT = 260
+CLOUD_HEIGHT = 260
 _SPREAD = 0.28  # half the width of an expert's cloud, of the distance between two
 
 
@@ -34,9 +34,9 @@ def cloud(generation: Generation, k: int) -> Cloud:
 def plot_cloud(generations: Sequence[Generation]) -> go.Figure:
     """α of every candidate of the newest generation, elites filled, the best so far as a line."""
     if not generations:
-        return theme.empty("Each dot will be one mixture that is tried", HEIGHT)
+        return theme.empty("Each dot will be one mixture that is tried", CLOUD_HEIGHT)
     now, figure = generations[-1], go.Figure()
-    theme.style(figure, HEIGHT)
+    theme.style(figure, CLOUD_HEIGHT)
     for k, name in enumerate(now.experts):
         points, colour = cloud(now, k), theme.colour(name)
         marker = {

@@ -28,7 +28,7 @@ from t2local.training.reports import Checkpoint, StepReport, TrainOutcome
 from t2local.training.validation import score_greedy
 
 BASE = ("base",)
-CHOICE = "choice"
+CHOICE_REWARD = "choice"
 MAX_NEW_TOKENS = 1  # nothing is written
 
 Right = list[float]
@@ -84,7 +84,7 @@ class Laboratory:
         def make() -> tuple[torch.Tensor, Cell]:
             started = time.perf_counter()
             events = train(
-                self.loaded, self.svf, source.train, source.validation, CHOICE, config,
+                self.loaded, self.svf, source.train, source.validation, CHOICE_REWARD, config,
                 method=method,
             )  # fmt: skip
             outcome, final = self._drained(name, events, config.steps)
@@ -106,7 +106,7 @@ class Laboratory:
         def make() -> Cell:
             self.report(Progress(f"Scoring {key[0]} on {rows.name}", 0, len(rows.rows), "rows"))
             started = time.perf_counter()
-            scored = score_greedy(self.loaded, around(), rows.rows, CHOICE, MAX_NEW_TOKENS)
+            scored = score_greedy(self.loaded, around(), rows.rows, CHOICE_REWARD, MAX_NEW_TOKENS)
             seconds = round(time.perf_counter() - started, 1)
             return {"right": scored.right, "answers": list(scored.answers), "seconds": seconds}
 

@@ -7,7 +7,7 @@ from t2local.errors import T2LocalError
 from t2local.tasks.rows import Bad, Row, RowsRead, objects, shown
 
 _ROW_LISTS = ("data", "examples", "rows", "train")
-_SAMPLE = 20  # lines
+_FIRST_BYTES = 20  # lines
 
 
 def json_rows(name: str, text: str) -> RowsRead:
@@ -48,7 +48,7 @@ def json_lines(text: str) -> RowsRead:
 def holds_json_lines(text: str) -> bool:
     """Whether one of the first lines is an object of its own, which no table's line is."""
     lines = (line for line in text[: 2**20].split("\n") if line.strip())
-    return any(_is_object(line) for line in islice(lines, _SAMPLE))
+    return any(_is_object(line) for line in islice(lines, _FIRST_BYTES))
 
 
 def _is_object(line: str) -> bool:

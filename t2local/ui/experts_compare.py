@@ -32,7 +32,7 @@ def _table(compared: Comparison) -> str:
         for f in compared.experts
     )
     rows = {
-        f"right on {term('held out', 'held-out')} questions": _held_out,
+        f"right on {term('held out', 'held-out')} questions": _held_out_cell,
         term("forgetting", "elsewhere"): _elsewhere,
         "rewarded for": lambda facts: escape(facts.reward) or "–",
         "training steps": lambda facts: _count(facts.steps),
@@ -53,7 +53,7 @@ def _table(compared: Comparison) -> str:
     )
 
 
-def _held_out(facts: Facts) -> str:
+def _held_out_cell(facts: Facts) -> str:
     held_out = facts.held_out
     if held_out is None:
         return "not measured"

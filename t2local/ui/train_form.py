@@ -88,11 +88,11 @@ def create_train_form(held_out_share: gr.Slider) -> TrainForm:
     gr.HTML(WAYS_EXPLAINED, elem_id="train-ways", apply_default_css=False, js_on_load=None)
     with gr.Row(elem_id="train-numbers"):
         shown = (f for f in fields(TrainConfig) if f.name not in FIXED)
-        components = {field.name: _component(field) for field in shown}
+        components = {field.name: _number(field) for field in shown}
     return TrainForm({**components, "held_out_share": held_out_share}, way)
 
 
-def _component(field: Field) -> Any:
+def _number(field: Field) -> Any:
     looks = {
         "label": field.name.replace("_", " "),
         "info": INFO.get(field.name),

@@ -14,8 +14,7 @@ from t2local.progress import drain
 from t2local.svf import Mixture, attach
 from t2local.tasks.examples import Example
 from t2local.training.validation import score_greedy
-
-from .conftest import random_z
+from tests.adapt.conftest import random_z
 
 WORDS = ["red", "blue", "dark green"]
 CHOICES = [

@@ -12,8 +12,7 @@ from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import CancelToken, drain
 from t2local.svf import attach
 from t2local.tasks.examples import Example
-
-from .conftest import random_z
+from tests.adapt.conftest import random_z
 
 WORDS = ("red", "blue", "dark green")
 CHOICES = [

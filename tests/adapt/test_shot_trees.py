@@ -5,8 +5,7 @@ import torch
 from t2local.adapt.shot_trees import answer_log_likelihoods, begin_answers, plant
 from t2local.models.generate import Sampling, generate_batch
 from t2local.svf import attach
-
-from .conftest import random_z
+from tests.adapt.conftest import random_z
 
 PROMPTS = [[1, 40, 41, 42, 50], [1, 40, 41, 60], [1, 40, 41, 42, 43, 44, 45, 46]]
 ANSWERS = [[[70, 71]], [], [[80], [81, 82, 83]]]

@@ -8,8 +8,7 @@ from t2local.experts import Expert, ExpertStore
 from t2local.models.load import load_model
 from t2local.progress import drain
 from t2local.svf import attach
-
-from ..tasks.workbook_files import xlsx
+from tests.tasks.workbook_files import xlsx
 
 
 @pytest.fixture

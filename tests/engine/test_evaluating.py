@@ -76,7 +76,7 @@ def test_a_mixture_of_an_expert_that_is_gone_or_of_scored_rows_is_refused(desk, 
 
 
 def test_a_search_leaves_its_shots_in_the_file(engine):
-    from .test_adapting import CONFIG, SHOTS
+    from tests.engine.test_adapting import CONFIG, SHOTS
 
     found = drain(engine.adapting.search(SHOTS, "choice", CONFIG))
     file = engine.adapting.file_of(found, "choice", CONFIG)

@@ -21,8 +21,7 @@ from t2local.progress import drain
 from t2local.svf import Mixture, attaching
 from t2local.tasks.examples import Example
 from t2local.training.runs import Run
-
-from .test_jobs import QUICK, data, no_other_tasks, plan, wait
+from tests.engine.test_jobs import QUICK, data, no_other_tasks, plan, wait
 
 __all__ = ["data", "no_other_tasks"]
 ASK = ({"role": "user", "content": "What is 2 + 2?"},)

@@ -18,8 +18,7 @@ from t2local.engine.requests import ChatRequest, Controls
 from t2local.models.sampling import Sampling
 from t2local.models.shortage import shortage_told
 from t2local.svf import Mixture
-
-from .watched import RED, Watched
+from tests.engine.watched import RED, Watched
 
 ASKS = [({"role": "user", "content": text},) for text in ("What is 2 + 2?", "What is ice? Say.")]
 GREEDY = Sampling(temperature=0.0, max_new_tokens=8, repetition_penalty=1.0)

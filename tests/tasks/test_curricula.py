@@ -4,8 +4,7 @@ import pytest
 
 from t2local.errors import T2LocalError
 from t2local.tasks.curricula import curriculum, with_prompts
-
-from .workbook_files import xlsx
+from tests.tasks.workbook_files import xlsx
 
 
 def write(path, rows):

@@ -9,8 +9,7 @@ import pytest
 
 from t2local.engine.chats import ChatStore
 from t2local.ui.page import build_app
-
-from .fake_engine import FakeEngine
+from tests.ui.fake_engine import FakeEngine
 
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking",

@@ -32,8 +32,7 @@ from t2local.engine.requests import (
 from t2local.engine.training_desk import TrainingDesk
 from t2local.errors import T2LocalError
 from t2local.svf.mixing import Mixture
-
-from .fake_library import FakeLibrary
+from tests.ui.fake_library import FakeLibrary
 
 SKILLS = ("math", "code", "reasoning")
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -6,8 +6,7 @@ import torch
 from t2local.engine.engine import Engine
 from t2local.experts import Expert
 from t2local.ui.page import build_app
-
-from .conftest import PHONE
+from tests.ui.conftest import PHONE
 
 pytestmark = pytest.mark.browser
 

@@ -13,8 +13,7 @@ from t2local.ui.header import READY_HINT, header_html, hint
 from t2local.ui.line import line_html
 from t2local.ui.next_tokens import next_tokens_html, visible
 from t2local.ui.transcript import steer_marks, transcript_html
-
-from .fake_engine import FakeEngine
+from tests.ui.fake_engine import FakeEngine
 
 DISPATCH = {
     "strategy": "classifier", "probabilities": {"math": 0.86, "other": 0.14}, "chosen": "math",

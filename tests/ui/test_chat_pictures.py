@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from .conftest import ask, done, serve
+from tests.ui.conftest import ask, done, serve
 
 pytestmark = pytest.mark.browser
 

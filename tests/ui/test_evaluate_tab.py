@@ -8,9 +8,8 @@ from t2local.evaluation.run import Scored
 from t2local.ui.evaluate_events import EvaluateEvents, _Live
 from t2local.ui.evaluate_html import ALL
 from t2local.ui.evaluate_tab import create_evaluate_tab
-
-from .conftest import PHONE, open_tab
-from .test_adapt_tab import served_engine
+from tests.ui.conftest import PHONE, open_tab
+from tests.ui.test_adapt_tab import served_engine
 
 __all__ = ["served_engine"]
 pytestmark = pytest.mark.browser

@@ -9,8 +9,7 @@ from t2local.progress import drain
 from t2local.svf import attach
 from t2local.ui.page import build_app
 from tests.experts.support import small_expert
-
-from .conftest import DESKTOP, PHONE, serve
+from tests.ui.conftest import DESKTOP, PHONE, serve
 
 pytestmark = pytest.mark.browser
 

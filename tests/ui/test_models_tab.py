@@ -3,9 +3,8 @@
 import pytest
 
 from t2local.models.catalogue import entries
-
-from .conftest import PHONE, ask, open_tab
-from .test_adapt_tab import served_engine
+from tests.ui.conftest import PHONE, ask, open_tab
+from tests.ui.test_adapt_tab import served_engine
 
 __all__ = ["served_engine"]
 pytestmark = pytest.mark.browser

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .conftest import PHONE, ask, done, serve, writing
+from tests.ui.conftest import PHONE, ask, done, serve, writing
 
 pytestmark = pytest.mark.browser
 

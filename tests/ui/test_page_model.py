@@ -4,8 +4,7 @@ import pytest
 
 from t2local.engine.engine import Engine
 from t2local.ui.page import build_app
-
-from .conftest import done
+from tests.ui.conftest import done
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 

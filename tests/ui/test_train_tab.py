@@ -7,8 +7,7 @@ import pytest
 from t2local.engine.engine import Engine
 from t2local.training.runs import Run
 from t2local.ui.page import build_app
-
-from .conftest import DESKTOP, PHONE
+from tests.ui.conftest import DESKTOP, PHONE
 
 pytestmark = pytest.mark.browser
 

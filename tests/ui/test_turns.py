@@ -4,8 +4,7 @@ from t2local.engine.requests import Controls, Sampling
 from t2local.errors import T2LocalError
 from t2local.ui import turns
 from t2local.ui.turns import Asked
-
-from .fake_engine import SAID, FakeEngine
+from tests.ui.fake_engine import SAID, FakeEngine
 
 ASKED = Asked(Controls(), Sampling())
 
