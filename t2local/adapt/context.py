@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t2local.errors import T2LocalError
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.models.picture_prompt import render_prompt
 from t2local.pictures import check_picture
 

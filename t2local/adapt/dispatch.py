@@ -21,8 +21,8 @@ import torch
 from t2local.adapt.events import BASE, CLASSIFIER, FEW_SHOT, MANUAL, OTHER, PROMPT, Dispatch
 from t2local.errors import T2LocalError
 from t2local.models.chat_format import render_chat
-from t2local.models.load import LoadedModel
-from t2local.models.scoring import choice_scores
+from t2local.models.decode.scoring import choice_scores
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture
 
 LABELS = ("math", "code", "reasoning", OTHER)

@@ -23,7 +23,7 @@ from t2local.adapt.adapter import may_rebuild
 from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT, CEMConfig, Search
 from t2local.errors import T2LocalError
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel, Z
 from t2local.svf.factored import FactoredModel

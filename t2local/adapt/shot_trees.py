@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from t2local.models.batch import Batch, padded
-from t2local.models.load import LoadedModel
-from t2local.models.scoring import head
+from t2local.models.decode.scoring import head
+from t2local.models.load.loader import LoadedModel
 
 Tokens = Sequence[int]
 

@@ -24,11 +24,11 @@ from t2local.adapt.events import (
     Steered,
     Token,
 )
-from t2local.models.generate import Decoder, Quick
-from t2local.models.load import LoadedModel
-from t2local.models.prefix_cache import Kept, PrefixCache
-from t2local.models.sampling import Sampling
-from t2local.models.shortage import shortage_told
+from t2local.models.decode.generate import Decoder, Quick
+from t2local.models.decode.out_of_memory import shortage_told
+from t2local.models.decode.prefix_cache import Kept, PrefixCache
+from t2local.models.decode.sampling import Sampling
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture
 

@@ -32,11 +32,11 @@ from t2local.evaluation.bench_rows import Row, random_z
 from t2local.evaluation.bench_speed import Measured
 from t2local.experts import ExpertStore
 from t2local.experts.expert import SKILL
-from t2local.models import embedded
 from t2local.models.chat_format import render_chat
-from t2local.models.load import LoadedModel, load_model
-from t2local.models.packed import why_not
-from t2local.models.quantized import nf4_problem
+from t2local.models.decode.int8 import why_not
+from t2local.models.load import embedded
+from t2local.models.load.loader import LoadedModel, load_model
+from t2local.models.load.quantized import nf4_problem
 from t2local.progress import drain
 from t2local.provenance import origin
 from t2local.svf import SVFModel, attaching

@@ -18,7 +18,7 @@ from t2local.evaluation import bench_gpu as gpu
 from t2local.evaluation.bench_cem import search_generation
 from t2local.evaluation.bench_rows import Row
 from t2local.evaluation.bench_speed import Measured
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.models.random_shape import SHAPES, random_shape
 from t2local.provenance import origin
 from t2local.svf import SVFModel

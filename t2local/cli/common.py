@@ -5,7 +5,7 @@ import sys
 
 from t2local import paths
 from t2local.models.basis_choice import basis_for
-from t2local.models.load import LoadedModel, load_model
+from t2local.models.load.loader import LoadedModel, load_model
 from t2local.progress import Progress, drain
 from t2local.svf import SVFModel, attaching
 from t2local.tasks.rewards import REWARDS

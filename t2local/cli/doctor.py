@@ -8,9 +8,9 @@ from t2local import paths
 from t2local.cli.common import add_model_arguments
 from t2local.engine.engine import Engine
 from t2local.experts import ExpertStore
-from t2local.models import embedded
-from t2local.models.load import model_slug
-from t2local.models.memory import DeviceReport, device_report
+from t2local.models.fit.memory import DeviceReport, device_report
+from t2local.models.load import embedded
+from t2local.models.load.loader import model_slug
 from t2local.svf.fused import branch_path
 
 GIB = 2**30

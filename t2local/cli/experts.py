@@ -14,7 +14,7 @@ from t2local.cli.experts_table import comparison_lines, gain
 from t2local.experts import Expert, Library
 from t2local.experts.comparison import compare
 from t2local.experts.store import Stored
-from t2local.models.load import model_slug
+from t2local.models.load.loader import model_slug
 
 Report = Callable[[dict[str, Any]], None]
 

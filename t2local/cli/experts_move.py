@@ -22,7 +22,7 @@ from t2local.experts.store import check_fits
 from t2local.experts.transfer import ORDERS, transfer
 from t2local.export.merged import DTYPE, DTYPES, export_merged
 from t2local.export.peft import RANK, export_lora
-from t2local.models.load import model_slug
+from t2local.models.load.loader import model_slug
 
 Report = Callable[[dict[str, Any]], None]
 SUFFIX = ".safetensors"  # of t2local's own expert files

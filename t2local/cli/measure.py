@@ -11,7 +11,7 @@ from t2local.adapt.adapter import holding
 from t2local.cli.common import log
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, HeldOut
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.tasks.curricula import CURRICULA, curriculum
 from t2local.tasks.examples import Example

@@ -11,10 +11,10 @@ from typing import Any
 
 from t2local.cli import models_table
 from t2local.cli.common import BASIS_DTYPES, QUANTIZATIONS, log
-from t2local.models.anatomy import TARGETS
-from t2local.models.estimate import BASES, Plan, estimate
-from t2local.models.fetch import FetchProgress, fetching
-from t2local.models.fit import best_fit, compute_dtype
+from t2local.models.fit.anatomy import TARGETS
+from t2local.models.fit.automatic import best_fit, compute_dtype
+from t2local.models.fit.estimate import BASES, Plan, estimate
+from t2local.models.load.hub import FetchProgress, fetching
 from t2local.models.local import half_fetched, local_models
 from t2local.models.machine import named_card, this_machine
 from t2local.models.offers import offers

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from t2local.models.anatomy import Anatomy
-from t2local.models.estimate import GB, Estimate
-from t2local.models.fetch import FetchProgress
-from t2local.models.fit import Fit
+from t2local.models.fit.anatomy import Anatomy
+from t2local.models.fit.automatic import Fit
+from t2local.models.fit.estimate import GB, Estimate
+from t2local.models.load.hub import FetchProgress
 from t2local.models.local import LocalModel
 from t2local.models.machine import Machine
 from t2local.models.offers import Offer

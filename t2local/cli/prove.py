@@ -11,7 +11,7 @@ import torch
 
 from t2local import paths
 from t2local.cli.common import add_model_arguments, log, log_progress
-from t2local.models.load import LoadedModel, load_model
+from t2local.models.load.loader import LoadedModel, load_model
 from t2local.progress import Progress, drain
 from t2local.proof.report import as_markdown
 from t2local.proof.run import SECTIONS, ProofPlan, prove

@@ -9,7 +9,7 @@ from typing import Any
 
 from t2local import paths
 from t2local.cli.common import log, log_progress
-from t2local.models.load import load_model
+from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.proof.pictures import PicturePlan, prove_pictures
 

@@ -16,8 +16,8 @@ from t2local.adapt.few_shot import Found, Generation, draw_shots, search
 from t2local.engine.shelf import Shelf
 from t2local.engine.uses import Uses
 from t2local.experts.mixture_file import MixtureFile, MixtureStore
-from t2local.models.load import LoadedModel
-from t2local.models.shortage import Work, shortage_told
+from t2local.models.decode.out_of_memory import Work, shortage_told
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel
 from t2local.tasks.examples import Example

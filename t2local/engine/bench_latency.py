@@ -12,7 +12,7 @@ from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.evaluation.bench_rows import Row, ratio, timed
 from t2local.evaluation.bench_speed import Measured
-from t2local.models.sampling import Sampling
+from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 
 ANSWER_TOKENS = 128

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, replace
 
 from t2local.errors import Cancelled, T2LocalError
-from t2local.models.fetch import FetchProgress, fetching
+from t2local.models.load.hub import FetchProgress, fetching
 from t2local.progress import CancelToken, Progress
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"

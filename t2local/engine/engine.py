@@ -38,8 +38,8 @@ from t2local.engine.training_desk import TrainingDesk
 from t2local.engine.uses import Answers, Uses
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
-from t2local.models.load import LoadedModel
-from t2local.models.shortage import shortage_told
+from t2local.models.decode.out_of_memory import shortage_told
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import drain
 from t2local.svf import Mixture, SVFModel
 

@@ -22,8 +22,8 @@ from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation
 from t2local.evaluation.variants import HARD, ORACLE, Held, Variant, asking, base, mixed
 from t2local.experts.mixture_file import MixtureFile, MixtureStore, read_mixture
-from t2local.models.load import LoadedModel
-from t2local.models.shortage import Work, shortage_told
+from t2local.models.decode.out_of_memory import Work, shortage_told
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel
 

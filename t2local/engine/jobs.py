@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from t2local.errors import T2LocalError
 from t2local.experts import Expert
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import (
     BUSY,
     FAILED,

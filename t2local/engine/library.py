@@ -13,7 +13,7 @@ from t2local.experts import Deleted, Expert, Library
 from t2local.experts.comparison import Comparison, compare
 from t2local.experts.names import free_name, is_taken
 from t2local.experts.store import check_fits
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 
 

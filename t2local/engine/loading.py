@@ -16,12 +16,13 @@ from t2local.engine.preview import Previews
 from t2local.engine.requests import EngineStatus
 from t2local.engine.shelf import Shelf
 from t2local.experts import Expert
-from t2local.models import captured, packed
+from t2local.models import captured
 from t2local.models.basis_choice import basis_for
 from t2local.models.copies import PACK_BYTES, REBUILT_COPIES
-from t2local.models.load import LoadedModel, load_model
-from t2local.models.packed import Packer
-from t2local.models.prefix_cache import PrefixCache
+from t2local.models.decode import int8
+from t2local.models.decode.int8 import Packer
+from t2local.models.decode.prefix_cache import PrefixCache
+from t2local.models.load.loader import LoadedModel, load_model
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Mixture, SVFModel, attaching
 from t2local.svf.basis import DTYPES
@@ -149,7 +150,7 @@ def _why_not_packed(choice: Choice, loaded: LoadedModel) -> str:
     """Why answers are not written from 8-bit copies, in a few words; "" where they are."""
     if choice.precision == EXACT:
         return "exact answers were asked for"
-    if why := packed.why_not(loaded):
+    if why := int8.why_not(loaded):
         return why
     if not may_rebuild(loaded):
         return "the model is too large for copies beside it"

@@ -19,8 +19,8 @@ from t2local.engine.loading import Opened, opening
 from t2local.engine.requests import EngineStatus
 from t2local.engine.uses import Uses
 from t2local.errors import Cancelled, T2LocalError
-from t2local.models.load import EMBEDDED, QUANTIZATIONS, local_path
-from t2local.models.memory import return_freed_memory
+from t2local.models.fit.memory import return_freed_memory
+from t2local.models.load.loader import EMBEDDED, QUANTIZATIONS, local_path
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf.basis import DTYPES
 

@@ -12,8 +12,8 @@ import torch
 from t2local.adapt.context import check_messages, fit
 from t2local.adapt.two_pass import Workshop, peek
 from t2local.engine.requests import NextTokens
-from t2local.models.prefix_cache import PrefixCache
-from t2local.models.shortage import ANSWER, Work, shortage_told
+from t2local.models.decode.out_of_memory import ANSWER, Work, shortage_told
+from t2local.models.decode.prefix_cache import PrefixCache
 from t2local.svf import Mixture
 
 PREVIEW = Work("The preview of the next word", ANSWER.remedy)

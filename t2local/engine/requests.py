@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from t2local.adapt.dispatch import Controls
-from t2local.models.sampling import Sampling
+from t2local.models.decode.sampling import Sampling
 from t2local.svf.mixing import Gains, Mixture
 
 

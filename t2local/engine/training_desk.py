@@ -15,7 +15,7 @@ from t2local.engine.jobs import BUSY, FINISHED, Jobs, JobStatus
 from t2local.engine.uses import Uses
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
-from t2local.models.load import LoadedModel, model_slug
+from t2local.models.load.loader import LoadedModel, model_slug
 from t2local.svf import SVFModel
 from t2local.tasks.curricula import curriculum
 from t2local.tasks.examples import Example

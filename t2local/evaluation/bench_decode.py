@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from t2local.adapt.adapter import Adapter
 from t2local.evaluation.bench_rows import Row, interleaved, ratio
 from t2local.evaluation.bench_speed import Measured
+from t2local.models.decode.generate import Decoder, Sampling
+from t2local.models.decode.int8 import PackedModel, Packer
 from t2local.models.fast_decode import PackedSteps
-from t2local.models.generate import Decoder, Sampling
-from t2local.models.load import LoadedModel
-from t2local.models.packed import PackedModel, Packer
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture, SVFModel, Z
 
 NAME, EXPERT = "decode on the CPU", "expert"

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from t2local.evaluation.bench_rows import Row, random_z
-from t2local.models.quantized import through_nf4
+from t2local.models.load.quantized import through_nf4
 from t2local.svf import SVFModel, Z
 from t2local.svf.basis import Basis, decompose, rounded
 from t2local.svf.layer import InForce, SVFLinear, weight_as_used

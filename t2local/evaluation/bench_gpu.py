@@ -15,9 +15,9 @@ import torch
 
 from t2local.evaluation.bench_rows import Row, interleaved, random_z, ratio, timed
 from t2local.evaluation.bench_speed import CHANGES, Measured
-from t2local.models.graph_decode import StepDecoder
-from t2local.models.load import LoadedModel
-from t2local.models.quantized import resident_bytes
+from t2local.models.decode.cuda_graphs import StepDecoder
+from t2local.models.load.loader import LoadedModel
+from t2local.models.load.quantized import resident_bytes
 from t2local.svf import SVFModel
 from t2local.svf.basis import Basis, decompose, side_of
 from t2local.svf.targets import find_targets, is_attention

@@ -17,7 +17,7 @@ import torch
 from t2local.errors import T2LocalError
 from t2local.evaluation.bench_rows import Row
 from t2local.evaluation.bench_speed import Measured
-from t2local.models import embedded
+from t2local.models.load import embedded
 
 PACKAGE, INSTALL = "llama_cpp", "pip install llama-cpp-python"
 TIMEOUT_S = 300

@@ -16,9 +16,9 @@ import torch
 from transformers import PreTrainedModel
 
 from t2local.evaluation.bench_rows import Row, interleaved, random_z, ratio, timed
-from t2local.models.generate import Decoder
-from t2local.models.load import LoadedModel
-from t2local.models.sampling import Sampling
+from t2local.models.decode.generate import Decoder
+from t2local.models.decode.sampling import Sampling
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture, SVFModel, attach, compose
 from t2local.svf.targets import is_attention
 

@@ -29,7 +29,7 @@ from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation, summary
 from t2local.evaluation.variants import Variant
 from t2local.evaluation.verdicts import judge, right_answer
-from t2local.models.generate import Around, AroundRows
+from t2local.models.decode.generate import Around, AroundRows
 from t2local.progress import CancelToken
 from t2local.tasks.benchmark_overlap import overlapping
 

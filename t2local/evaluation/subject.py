@@ -14,7 +14,7 @@ import torch
 from t2local.adapt.dispatch import Available
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER, SKILL
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture, SVFModel, Z, compose
 
 

@@ -16,7 +16,7 @@ from t2local.adapt.dispatch import Controls, Reading, first_pass, strategy_of
 from t2local.adapt.events import BASE, Dispatch
 from t2local.errors import T2LocalError
 from t2local.evaluation.subject import Subject
-from t2local.models.generate import Around
+from t2local.models.decode.generate import Around
 from t2local.svf import Mixture
 
 HARD = "hard"

@@ -6,7 +6,7 @@ from t2local.experts.expert import Expert
 from t2local.experts.library import Library
 from t2local.experts.mixture_file import read_mixture
 from t2local.experts.stamp import stamped
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, compose
 
 

@@ -21,7 +21,7 @@ import torch
 from t2local.errors import T2LocalError
 from t2local.experts.expert import Expert
 from t2local.experts.stamp import stamped
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
 
 ADAPTED = "mlp"  # the reference code adapts every matrix with this in its name

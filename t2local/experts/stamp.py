@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from t2local.experts.expert import Expert
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 
 TRANSFERRED = "transferred"  # the key in an expert's card

@@ -17,7 +17,7 @@ from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.experts.expert import Expert
 from t2local.experts.stamp import IN_ORDER, TRANSFERRED, stamped
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
 from t2local.svf.targets import depth_of
 

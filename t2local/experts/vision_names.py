@@ -16,7 +16,7 @@ from t2local.experts.expert import Expert
 from t2local.experts.stamp import stamped
 from t2local.experts.store import ExpertStore, Stored
 from t2local.experts.transfer import transfer
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from t2local.models.chat_format import render_chat
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
 
 PROMPTS = (

@@ -22,7 +22,7 @@ from t2local.errors import T2LocalError
 from t2local.experts import Expert
 from t2local.export.agreement import LogitErrors, logit_errors
 from t2local.export.folder import new_folder
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
 from t2local.svf.layer import SVFLinear, weight_as_used
 from t2local.svf.targets import is_conv1d

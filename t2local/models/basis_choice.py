@@ -1,9 +1,9 @@
 """What `--basis auto` means for a loaded model on this machine."""
 
-from t2local.models.anatomy import TARGETS, anatomy
-from t2local.models.fit import choose_basis
-from t2local.models.load import LoadedModel
-from t2local.models.memory import free_bytes
+from t2local.models.fit.anatomy import TARGETS, anatomy
+from t2local.models.fit.automatic import choose_basis
+from t2local.models.fit.memory import free_bytes
+from t2local.models.load.loader import LoadedModel
 
 
 def basis_for(loaded: LoadedModel, asked: str = "auto", targets: str = "all") -> str:

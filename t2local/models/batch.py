@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 
 
 @dataclass

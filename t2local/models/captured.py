@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from t2local.models.generate import Around, Decoder, Sampling
-from t2local.models.graph_decode import StepDecoder
-from t2local.models.load import LoadedModel
+from t2local.models.decode.cuda_graphs import StepDecoder
+from t2local.models.decode.generate import Around, Decoder, Sampling
+from t2local.models.load.loader import LoadedModel
 from t2local.models.positions import positions_problem
 
 FAMILIES = {

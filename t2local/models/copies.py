@@ -7,7 +7,7 @@ mixtures. How fbgemm lays a packed matrix out was measured (PyTorch 2.13, AVX-51
 
 from math import ceil
 
-from t2local.models.anatomy import Anatomy
+from t2local.models.fit.anatomy import Anatomy
 from t2local.models.packable import eight_bit_products
 
 REBUILD_BYTES = 2 * 2**30  # a model up to this size may keep rebuilt copies beside it

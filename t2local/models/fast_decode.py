@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from t2local.models.packed import PackedModel
+from t2local.models.decode.int8 import PackedModel
 
 ROOM = 256  # tokens that a cache grows by at least
 

@@ -12,7 +12,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 
-from t2local.models.memory import return_freed_memory
+from t2local.models.fit.memory import return_freed_memory
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 OWN_BLOCK_BYTES = 128 * 1024  # glibc's own beginning, which it raises with each larger block freed

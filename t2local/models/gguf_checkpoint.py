@@ -26,7 +26,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 )
 
 from t2local.errors import DiskFull
-from t2local.models.gguf import read_gguf_tokenizer, readable
+from t2local.models.load.gguf import read_gguf_tokenizer, readable
 
 SHARD_BYTES = 8 * 2**20  # tensors are written together up to this size, larger ones alone
 

@@ -18,7 +18,7 @@ from huggingface_hub import (
 )
 
 from t2local import paths
-from t2local.models import embedded
+from t2local.models.load import embedded
 
 INDEX = "model.safetensors.index.json"
 

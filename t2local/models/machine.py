@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from t2local.errors import T2LocalError
-from t2local.models.estimate import GB
+from t2local.models.fit.estimate import GB
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ Knows nothing of how it is shown; the command line and the page print the same o
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from t2local.models.catalogue import Entry, entries
-from t2local.models.fit import SHORT_CONTEXT, Fit, best_fit
+from t2local.models.fit.automatic import SHORT_CONTEXT, Fit, best_fit
+from t2local.models.fit.catalogue import Entry, entries
 from t2local.models.local import LocalModel, local_models
 from t2local.models.machine import Machine
 from t2local.models.sources import anatomy_of

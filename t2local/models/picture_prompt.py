@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t2local.models.chat_format import render_chat
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 
 
 def render_prompt(

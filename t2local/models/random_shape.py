@@ -12,8 +12,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from t2local.models.load import LoadedModel, describe
-from t2local.models.quantized import keep_weights_as_loaded, require_bitsandbytes
+from t2local.models.load.loader import LoadedModel, describe
+from t2local.models.load.quantized import keep_weights_as_loaded, require_bitsandbytes
 
 SPECIAL = ("<pad>", "<s>", "<|im_end|>")
 TEMPLATE = (

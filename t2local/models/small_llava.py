@@ -26,7 +26,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 
 IMAGE_TOKEN = "<image>"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from t2local.models import catalogue, load_errors
-from t2local.models.anatomy import Anatomy, anatomy
 from t2local.models.architectures import architecture
-from t2local.models.gguf import check_magic
+from t2local.models.fit import catalogue
+from t2local.models.fit.anatomy import Anatomy, anatomy
+from t2local.models.load import load_errors
+from t2local.models.load.gguf import check_magic
 from t2local.models.quiet import quiet_transformers
 
 

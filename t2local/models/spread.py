@@ -12,9 +12,9 @@ import psutil
 import torch
 from transformers import PreTrainedConfig
 
-from t2local.models.anatomy import Anatomy, anatomy
-from t2local.models.devices import choose_device
-from t2local.models.estimate import PROGRAM_BYTES, Plan, bases_bytes, estimate, weights_bytes
+from t2local.models.fit.anatomy import Anatomy, anatomy
+from t2local.models.fit.estimate import PROGRAM_BYTES, Plan, bases_bytes, estimate, weights_bytes
+from t2local.models.load.devices import choose_device
 
 Memory = Mapping[int | str, int]  # bytes free: GPU number -> , "cpu" ->
 DISK_BYTES = 10**15  # accelerate wants a number; what is offloaded lies in the checkpoint already

@@ -13,8 +13,8 @@ import torch
 
 from t2local import paths
 from t2local.adapt.adapter import holding
-from t2local.models.generate import Around
-from t2local.models.load import LoadedModel
+from t2local.models.decode.generate import Around
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress
 from t2local.proof.book import Book, Cell
 from t2local.proof.measured_sets import MeasuredSet

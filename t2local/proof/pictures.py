@@ -21,7 +21,7 @@ import torch
 from t2local import paths
 from t2local.adapt.adapter import holding
 from t2local.errors import T2LocalError
-from t2local.models.load import LoadedModel, load_model
+from t2local.models.load.loader import LoadedModel, load_model
 from t2local.models.small_llava import Tower, save_small_llava
 from t2local.progress import drain
 from t2local.provenance import origin

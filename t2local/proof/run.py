@@ -15,7 +15,7 @@ from t2local.errors import T2LocalError
 from t2local.evaluation.subject import Subject
 from t2local.experts import Expert
 from t2local.experts.store import read_expert
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress
 from t2local.proof import sections, strategies
 from t2local.proof.book import Book, Cell

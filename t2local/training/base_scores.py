@@ -10,7 +10,7 @@ from pathlib import Path
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.tasks.examples import Example
 from t2local.tasks.files import content_hash

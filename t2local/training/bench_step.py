@@ -20,8 +20,8 @@ from torch import nn
 from t2local import paths
 from t2local.adapt.answering import prompt_ids
 from t2local.models.chat_format import stop_tokens
-from t2local.models.load import LoadedModel, load_model
-from t2local.models.memory import peak_memory_bytes
+from t2local.models.fit.memory import peak_memory_bytes
+from t2local.models.load.loader import LoadedModel, load_model
 from t2local.progress import drain
 from t2local.svf import SVFModel, attaching
 from t2local.tasks.examples import Example

@@ -11,7 +11,7 @@ from typing import Any
 
 from t2local.errors import DiskFull
 from t2local.experts import Expert
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import SVFModel
 from t2local.training.adoption import to_keep

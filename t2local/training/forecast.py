@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from t2local.adapt.answering import CHOICE, action_of, answer_examples, choice_tokens
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress
 from t2local.svf import SVFModel
 from t2local.training.config import TrainConfig

@@ -14,8 +14,8 @@ from typing import Any
 from t2local.adapt.answering import CHOICE, action_of, choice_tokens
 from t2local.errors import Cancelled
 from t2local.experts import HeldOut
-from t2local.models.generate import Around
-from t2local.models.load import LoadedModel
+from t2local.models.decode.generate import Around
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress
 from t2local.svf import SVFModel
 from t2local.tasks.examples import Example

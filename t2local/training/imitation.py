@@ -11,14 +11,14 @@ import torch
 
 from t2local.adapt.answering import prompt_ids
 from t2local.models.chat_format import end_of_turn
-from t2local.models.load import LoadedModel
-from t2local.models.scoring import (
+from t2local.models.decode.scoring import (
     PackedChoices,
     log_probabilities,
     log_probabilities_and_kl,
     pack_choices,
     predictor_states,
 )
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig

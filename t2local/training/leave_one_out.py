@@ -7,7 +7,7 @@ the same way on all the others, and thrown away. It takes as many trainings as t
 from collections.abc import Generator
 
 from t2local.errors import T2LocalError
-from t2local.models.load import LoadedModel
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress, drain
 from t2local.svf import SVFModel
 from t2local.tasks.curricula import Curriculum, folds

@@ -15,9 +15,9 @@ from itertools import islice
 import torch
 
 from t2local.models.checkpointing import gradient_checkpointing
-from t2local.models.load import LoadedModel
-from t2local.models.memory import peak_memory_bytes
-from t2local.models.shortage import out_of_memory
+from t2local.models.decode.out_of_memory import out_of_memory
+from t2local.models.fit.memory import peak_memory_bytes
+from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel
 from t2local.tasks.examples import Example

@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import nn
 
 from t2local import paths
-from t2local.models.generate import Around
-from t2local.models.load import LoadedModel
+from t2local.models.decode.generate import Around
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 
 ADAPTER = "default"

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from t2local.errors import T2LocalError
-from t2local.models.generate import Around
-from t2local.models.load import LoadedModel
+from t2local.models.decode.generate import Around
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.training.lora import PREFIX, LoRAMethod
 

@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 
 from t2local.adapt.adapter import holding
-from t2local.models.generate import Around
-from t2local.models.load import LoadedModel
+from t2local.models.decode.generate import Around
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
 from t2local.svf.targets import depth_of
 from t2local.training.config import LORA, TrainConfig

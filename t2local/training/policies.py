@@ -26,15 +26,15 @@ from t2local.adapt.answering import (
     prompt_ids,
     score_choices,
 )
-from t2local.models.generate import Sampling, generate_batch
-from t2local.models.load import LoadedModel
-from t2local.models.memory import return_freed_memory
-from t2local.models.scoring import (
+from t2local.models.decode.generate import Sampling, generate_batch
+from t2local.models.decode.scoring import (
     log_probabilities,
     log_probabilities_and_kl,
     pack_choices,
     predictor_states,
 )
+from t2local.models.fit.memory import return_freed_memory
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.tasks.examples import Example
 from t2local.tasks.rewards.named import rewards_of

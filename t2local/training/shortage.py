@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from t2local.errors import T2LocalError
-from t2local.models.shortage import free_memory
+from t2local.models.decode.out_of_memory import free_memory
 from t2local.training.reports import Notice, TrainState
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from t2local.models.generate import Around
+from t2local.models.decode.generate import Around
 from t2local.training.clock import Clock
 from t2local.training.config import TrainConfig
 

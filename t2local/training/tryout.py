@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from t2local.adapt.adapter import holding
 from t2local.adapt.answering import CHOICE, action_of, answer_examples
 from t2local.errors import T2LocalError
-from t2local.models.load import LoadedModel
-from t2local.models.memory import free_bytes
+from t2local.models.fit.memory import free_bytes
+from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.tasks.curricula import Curriculum
 from t2local.tasks.rewards.named import rewards_of

@@ -14,13 +14,13 @@ from t2local.engine.downloads import DONE, FAILED, STOPPED, Download
 from t2local.engine.requests import EngineStatus
 from t2local.engine.sizing import Sizing, Wish, on_disk, sizing
 from t2local.errors import T2LocalError
-from t2local.models.catalogue import entries, find
-from t2local.models.estimate import Estimate
-from t2local.models.fetch import gated_advice, refuse_offline
-from t2local.models.load import EMBEDDED
+from t2local.models.fit.catalogue import entries, find
+from t2local.models.fit.estimate import Estimate
+from t2local.models.fit.memory import free_bytes, total_bytes
+from t2local.models.load.hub import gated_advice, refuse_offline
+from t2local.models.load.loader import EMBEDDED
 from t2local.models.local import half_fetched, local_models
 from t2local.models.machine import Machine, this_machine
-from t2local.models.memory import free_bytes, total_bytes
 from t2local.models.offers import offers
 from t2local.ui import models_cards as cards
 from t2local.ui.errors import shown

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from t2local.models.sampling import Sampling
+from t2local.models.decode.sampling import Sampling
 from t2local.svf.mixing import Gains
 
 

@@ -22,7 +22,7 @@ from t2local.engine.requests import (
     sampling_json,
 )
 from t2local.errors import T2LocalError
-from t2local.models.sampling import Sampling
+from t2local.models.decode.sampling import Sampling
 
 SAVE_EVERY_S = 2.0
 

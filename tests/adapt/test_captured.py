@@ -15,10 +15,10 @@ from t2local.adapt.dispatch import Controls
 from t2local.adapt.events import Steered, Token
 from t2local.adapt.two_pass import Steering, Workshop, answer
 from t2local.models.captured import CapturedSteps, why_not
-from t2local.models.graph_decode import StepDecoder
-from t2local.models.load import describe
-from t2local.models.prefix_cache import PrefixCache
-from t2local.models.sampling import Sampling
+from t2local.models.decode.cuda_graphs import StepDecoder
+from t2local.models.decode.prefix_cache import PrefixCache
+from t2local.models.decode.sampling import Sampling
+from t2local.models.load.loader import describe
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, attach
 from tests.adapt.conftest import random_z
@@ -67,7 +67,7 @@ def captures(monkeypatch):
 @pytest.fixture
 def capturing(workshop, captures, monkeypatch):
     """The workshop with captured steps; the model never ends by itself."""
-    monkeypatch.setattr("t2local.models.generate._stops", lambda loaded: set())
+    monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
     before = workshop.adapter
     steps = CapturedMixtures(before.svf, CapturedSteps(workshop.loaded))
     adapter = Adapter(before.svf, before.experts, captured=steps)
@@ -229,7 +229,7 @@ def test_on_a_gpu_captured_tokens_are_plain_ones_and_no_z_is_captured_twice(
 ):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA GPU here; run `pytest -m gpu` on a machine that has one")
-    monkeypatch.setattr("t2local.models.generate._stops", lambda loaded: set())
+    monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
     loaded = describe(tiny(family).cuda(), byte_tokenizer(), f"tiny-{family}")
     assert why_not(loaded) == ""
     svf = attach(loaded.model)

@@ -10,9 +10,9 @@ from t2local.adapt.adapter import BASE_KEY, Adapter
 from t2local.adapt.dispatch import Controls
 from t2local.adapt.events import Done, Steered, Token
 from t2local.adapt.two_pass import Steering, answer
-from t2local.models.packed import Packer, float_product
-from t2local.models.prefix_cache import PrefixCache
-from t2local.models.sampling import Sampling
+from t2local.models.decode.int8 import Packer, float_product
+from t2local.models.decode.prefix_cache import PrefixCache
+from t2local.models.decode.sampling import Sampling
 from t2local.progress import CancelToken
 from t2local.svf import Mixture
 
@@ -28,7 +28,7 @@ def packing(workshop, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
     monkeypatch.setattr("t2local.models.packable.ENGINES", {torch.backends.quantized.engine})
     workshop.loaded.model.generation_config.eos_token_id = None
-    monkeypatch.setattr("t2local.models.generate._stops", lambda loaded: set())
+    monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
     before = workshop.adapter
     packer = Packer(workshop.loaded, float_product)
     adapter = Adapter(before.svf, before.experts, packer=packer)

@@ -9,8 +9,8 @@ from t2local.adapt.dispatch import Available, Controls
 from t2local.adapt.events import ADAPTED_ROW, BASE_ROW, CLASSIFIER, Dispatched, Done, Steered, Token
 from t2local.adapt.two_pass import Steering, answer, dispatch
 from t2local.errors import T2LocalError
-from t2local.models.prefix_cache import PrefixCache
-from t2local.models.sampling import Sampling
+from t2local.models.decode.prefix_cache import PrefixCache
+from t2local.models.decode.sampling import Sampling
 from t2local.progress import CancelToken
 from t2local.svf import Mixture
 

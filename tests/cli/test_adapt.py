@@ -5,7 +5,7 @@ import torch
 
 from t2local.cli.main import main
 from t2local.experts import Expert, ExpertStore
-from t2local.models.load import load_model
+from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
 from tests.tasks.workbook_files import xlsx

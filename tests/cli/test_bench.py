@@ -12,7 +12,7 @@ from t2local.cli.bench import _sampled
 from t2local.cli.bench_table import RATIO_BARS, ROW_BARS, Bar, print_table
 from t2local.evaluation.bench_rows import Row
 from t2local.experts import Expert, ExpertStore
-from t2local.models.embedded import NAME
+from t2local.models.load.embedded import NAME
 from t2local.svf import attach
 from tests.svf.support import random_z
 

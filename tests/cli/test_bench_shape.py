@@ -10,7 +10,7 @@ from t2local.cli import bench_shape
 from t2local.cli.bench_shape import GOALS, NOT_MEASURED, run_shape
 from t2local.errors import T2LocalError
 from t2local.evaluation import bench_gpu as gpu
-from t2local.models.quantized import nf4_problem
+from t2local.models.load.quantized import nf4_problem
 
 
 def arguments(shape: str, json: bool = True, vram: float | None = None) -> argparse.Namespace:

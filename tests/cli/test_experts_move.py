@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from t2local.cli.main import main
 from t2local.experts import Library
-from t2local.models.load import load_model
+from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
 from tests.experts.support import small_expert

@@ -7,8 +7,8 @@ import torch
 
 from t2local.cli.main import main
 from t2local.experts import Expert, ExpertStore
-from t2local.models.load import load_model
-from t2local.models.packed import float_product
+from t2local.models.decode.int8 import float_product
+from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
 from t2local.tasks.sandbox import protection
@@ -65,10 +65,10 @@ def test_ask_prints_exactly_one_json_object(capsys, skilled):
 
 
 def test_ask_says_on_stderr_what_came_from_8_bit_weights(capsys, skilled, monkeypatch):
-    monkeypatch.setattr("t2local.models.packed.eight_bit_products", lambda: True)
+    monkeypatch.setattr("t2local.models.decode.int8.eight_bit_products", lambda: True)
     monkeypatch.setattr("t2local.engine.loading.PACK_BYTES", 0)
-    monkeypatch.setattr("t2local.models.packed.int8_product", float_product)
-    monkeypatch.setattr("t2local.models.generate._stops", lambda loaded: set())
+    monkeypatch.setattr("t2local.models.decode.int8.int8_product", float_product)
+    monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
     ask = ("ask", "hello", "--model", skilled, "--json", "--temperature", "0")
     for precision, packed in (("auto", True), ("exact", False)):
         _, out, err = run(capsys, *ask, "--max-new-tokens", "50", "--precision", precision)

@@ -7,7 +7,7 @@ from t2local.adapt.dispatch import LABELS
 from t2local.engine.engine import Engine
 from t2local.experts import Expert, ExpertStore
 from t2local.experts.expert import CLASSIFIER, SKILL
-from t2local.models.load import load_model
+from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
 

@@ -5,7 +5,7 @@ from t2local.adapt.events import Dispatched
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import MixtureFile
-from t2local.models.sampling import Sampling
+from t2local.models.decode.sampling import Sampling
 from t2local.progress import drain
 from t2local.svf import Mixture
 from t2local.tasks.examples import Example

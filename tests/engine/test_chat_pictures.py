@@ -9,7 +9,7 @@ from t2local.engine.chats import ChatStore
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
-from t2local.models.sampling import Sampling
+from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 
 

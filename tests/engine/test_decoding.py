@@ -8,8 +8,8 @@ import torch
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.models.captured import CapturedSteps
-from t2local.models.graph_decode import StepDecoder
-from t2local.models.sampling import Sampling
+from t2local.models.decode.cuda_graphs import StepDecoder
+from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 
 ASK = ({"role": "user", "content": "What is 2 + 2?"},)
@@ -19,7 +19,7 @@ LONG = Sampling(temperature=0.0, max_new_tokens=60)
 @pytest.fixture
 def packable(monkeypatch):
     """Any processor counts as one with 8-bit products, and any model as worth packing."""
-    monkeypatch.setattr("t2local.models.packed.eight_bit_products", lambda: True)
+    monkeypatch.setattr("t2local.models.decode.int8.eight_bit_products", lambda: True)
     monkeypatch.setattr("t2local.engine.loading.PACK_BYTES", 0)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from t2local.engine.downloads import DONE, FAILED, STOPPED, Downloads
 from t2local.errors import T2LocalError
-from t2local.models.fetch import FetchProgress
+from t2local.models.load.hub import FetchProgress
 
 TOTAL = 1000
 

@@ -8,7 +8,7 @@ from t2local.engine.engine import Engine
 from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, RUNNING, Jobs
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import DiskFull, T2LocalError
-from t2local.models.sampling import Sampling
+from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 from t2local.training.config import TrainConfig
 from t2local.training.runs import Plan, Run

@@ -6,7 +6,7 @@ from t2local.adapt.adapter import Adapter
 from t2local.adapt.events import Done, Steered, Token
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
-from t2local.models.sampling import Sampling
+from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 
 ASK = ({"role": "user", "content": "What is 2 + 2?"},)

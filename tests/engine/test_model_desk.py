@@ -16,7 +16,7 @@ from t2local.engine.jobs import FINISHED, INTERRUPTED, RUNNING
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
-from t2local.models.sampling import Sampling
+from t2local.models.decode.sampling import Sampling
 from t2local.progress import drain
 from t2local.svf import Mixture, attaching
 from t2local.tasks.examples import Example

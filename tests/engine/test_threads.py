@@ -15,8 +15,8 @@ import torch
 from t2local.adapt.events import Dispatched, Done, Steered
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
-from t2local.models.sampling import Sampling
-from t2local.models.shortage import shortage_told
+from t2local.models.decode.out_of_memory import shortage_told
+from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 from tests.engine.watched import RED, Watched
 
@@ -48,7 +48,7 @@ def often():
 @pytest.fixture(params=["plain steps", "captured steps"])
 def watched(request, model_folder, engine, monkeypatch, often):
     """`captured steps`: as on a GPU, with the fixed cache and the buffers; nothing is replayed."""
-    monkeypatch.setattr("t2local.models.generate._stops", lambda loaded: set())
+    monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
     if request.param == "captured steps":
         monkeypatch.setattr("t2local.models.captured.why_not", lambda loaded: "")
         monkeypatch.setattr("t2local.models.captured.SMALLEST", 128)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2local.evaluation import bench_exactness as exactness
-from t2local.models.quantized import nf4_problem
+from t2local.models.load.quantized import nf4_problem
 from t2local.svf import attach
 
 IDS = torch.tensor([[5, 80, 81, 82], [7, 9, 120, 121]])

@@ -7,7 +7,7 @@ from t2local.adapt.dispatch import label_probabilities
 from t2local.experts import ExpertStore, read_expert
 from t2local.experts.expert import CLASSIFIER
 from t2local.experts.store import check_fits
-from t2local.models.embedded import NAME
+from t2local.models.load.embedded import NAME
 from t2local.svf import Mixture, attach
 from t2local.tasks.topics import small_talk
 

@@ -17,7 +17,7 @@ from t2local.experts.transfer import (
     shuffled,
     transfer,
 )
-from t2local.models.load import describe
+from t2local.models.load.loader import describe
 from t2local.svf import attach
 from tests.conftest import SIZES, byte_tokenizer
 from tests.experts.support import small_expert

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from t2local.errors import T2LocalError
 from t2local.export.peft import export_lora, rank_for
-from t2local.models.load import load_model
+from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
 from tests.experts.support import small_expert

@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from t2local.models.load_errors import explain
+from t2local.models.load.load_errors import explain
 from tests.conftest import build_tiny, byte_tokenizer
-from tests.models.test_load import edit_config, failure
+from tests.models.load.test_loader import edit_config, failure
 
 
 @pytest.fixture

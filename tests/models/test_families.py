@@ -5,9 +5,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from t2local.models.chat_format import render_chat
-from t2local.models.generate import generate_batch
-from t2local.models.load import describe, load_model
-from t2local.models.sampling import Sampling
+from t2local.models.decode.generate import generate_batch
+from t2local.models.decode.sampling import Sampling
+from t2local.models.load.loader import describe, load_model
 from t2local.progress import drain
 from t2local.svf import attach
 from t2local.svf.layer import weight_as_used

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from t2local.models.quantized import nf4_problem
+from t2local.models.load.quantized import nf4_problem
 from t2local.models.random_shape import SHAPES, random_shape
 
 CPU = torch.device("cpu")

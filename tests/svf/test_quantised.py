@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from t2local.errors import T2LocalError
-from t2local.models import load
-from t2local.models.load import load_model
+from t2local.models.load import loader
+from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
 from t2local.svf.layer import weight_as_used
@@ -40,7 +40,7 @@ def test_z_of_ones_is_the_untouched_model_bit_for_bit(quantised, kind, basis):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attaching_before_the_first_forward_changes_nothing(quantised, kind, dtype, monkeypatch):
     """bitsandbytes keeps the dtype of a layer's first input; that must not be the probe's."""
-    monkeypatch.setattr(load, "choose_dtype", lambda *_: dtype)
+    monkeypatch.setattr(loader, "choose_dtype", lambda *_: dtype)
     used, fresh = quantised(kind), quantised(kind)
     base = logits(used)
     svf = attach(fresh)

@@ -10,8 +10,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from t2local.models.load import describe
-from t2local.models.memory import return_freed_memory
+from t2local.models.fit.memory import return_freed_memory
+from t2local.models.load.loader import describe
 from t2local.svf import attach
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig

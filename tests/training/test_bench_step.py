@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from t2local.models.generate import Sampling, generate_batch
+from t2local.models.decode.generate import Sampling, generate_batch
 from t2local.training.bench_step import GROUP, StepCost, cost_of_steps, endless, workload
 
 

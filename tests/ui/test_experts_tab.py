@@ -4,7 +4,7 @@ import pytest
 
 from t2local.engine.engine import Engine
 from t2local.experts import Library
-from t2local.models.load import load_model
+from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
 from t2local.ui.page import build_app

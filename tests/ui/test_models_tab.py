@@ -2,7 +2,7 @@
 
 import pytest
 
-from t2local.models.catalogue import entries
+from t2local.models.fit.catalogue import entries
 from tests.ui.conftest import PHONE, ask, open_tab
 from tests.ui.test_adapt_tab import served_engine
 

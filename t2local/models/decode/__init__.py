@@ -1,0 +1,1 @@
+"""Decoding: batches, streams, sampling, scoring, and the faster steps of CPU and GPU."""

@@ -1,0 +1,272 @@
+"""Generation by our own loop over the model's forward: whole batches, or one streaming decode.
+
+Knows nothing of adaptation: whoever calls sets `z` around it. A KV cache belongs to one `z`;
+`Decoder.forget` and `PrefixCache`'s keys are how callers keep that promise.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from t2local.models.batch import Batch
+from t2local.models.chat_format import stop_tokens
+from t2local.models.decode.prefix_cache import Kept
+from t2local.models.decode.sampling import Sampling, choose
+from t2local.models.load.loader import LoadedModel
+from t2local.progress import CancelToken
+
+__all__ = ["Around", "AroundRows", "Decoder", "Quick", "Sampling", "generate_batch"]
+
+Around = Callable[[], AbstractContextManager]  # entered around each forward
+AroundRows = Callable[[Sequence[int]], AbstractContextManager]  # the same, with the rows in it
+
+INCOMPLETE = "\ufffd"  # what a decoder writes for a character whose last bytes are still to come
+
+
+class StepCache(Protocol):
+    """Keys and values of one sequence, held in some way of their own."""
+
+    def get_seq_length(self) -> int:
+        """Tokens read so far, by the name that transformers' caches use."""
+
+    def ordinary(self) -> DynamicCache:
+        """The same as transformers' cache."""
+
+
+class Quick(Protocol):
+    """A faster way to make a single row's steps, under the `z` that it was made for."""
+
+    def begin(self, ordinary: DynamicCache, n_tokens: int) -> StepCache | None:
+        """Take a cache over that may grow to `n_tokens`; None where that cannot be just now."""
+
+    def step(self, cache: StepCache, tokens: Tensor) -> Tensor:
+        """Next-token logits `[1, V]` after one more token `[1]`, which joins the cache."""
+
+
+@torch.no_grad()
+def generate_batch(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    cancel: CancelToken | None = None,
+    *,
+    around: Around = nullcontext,
+    around_rows: AroundRows | None = None,
+    begun: Batch | None = None,
+    keep_end: bool = False,
+    among: tuple[int, int] | None = None,
+) -> list[list[int]]:
+    """One completion (token ids, without the end token) for each prompt; callers repeat prompts.
+
+    `around()` is entered around each forward alone: what adapts or holds the model. Where each row
+    has its own `z`, `around_rows(rows)` is entered instead, with the prompts' places that are still
+    in the batch: finished rows leave it. Without it, equal prompts are read once. `begun`: the
+    prompts as they have been read already. A row's random numbers do not depend on the others.
+    `keep_end`: the end token belongs to the completion of a row that ended by one.
+    `among`: (first, total): the prompts are a part of a larger batch and get its random numbers.
+    Raises `Cancelled` between tokens.
+    """
+    if not prompts:
+        return []
+    cancel = cancel or CancelToken()
+    stops = _stops(loaded)
+    generator = sampling.generator()
+    first, total = among or (0, len(prompts))
+    said: list[list[int]] = [[] for _ in prompts]
+    running = dict.fromkeys(range(len(prompts)))  # rows that still speak, in order
+
+    def held() -> AbstractContextManager:
+        return around() if around_rows is None else around_rows(batch.rows if batch else places)
+
+    places, batch = list(range(len(prompts))), begun
+    if batch is None:
+        with held():
+            batch = Batch.read(loaded, prompts, share=around_rows is None)
+    n_steps = min(int(sampling.max_new_tokens), loaded.context_length - batch.ids.shape[1])
+    for step in range(n_steps):
+        cancel.raise_if_cancelled()
+        uniform = torch.rand(total, generator=generator, dtype=torch.float64)[first:]
+        tokens = choose(batch.logits, batch.ids, sampling, uniform[batch.rows])  # [b]
+        for row, token in zip(batch.rows, tokens.tolist(), strict=True):
+            if row not in running:
+                continue
+            if token in stops:
+                del running[row]
+            if token not in stops or keep_end:
+                said[row].append(token)
+        if not running or step == n_steps - 1:
+            break
+        batch.append(tokens)
+        if 2 * len(running) < len(batch.rows):
+            batch.keep([i for i, row in enumerate(batch.rows) if row in running])
+        with held():
+            batch.step()
+    return said
+
+
+class Decoder:
+    """One streaming decode of `rows` rows that begin with the same prompt.
+
+    The loop is the caller's: `logits`, `sample` (or any other choice), `push` until `done`. Between
+    tokens the caller may change `z` and say so with `forget`. One row answers; two rows are base
+    beside adapted, under a `z` a row.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        rows: int = 1,
+        cache: Kept | None = None,
+    ) -> None:
+        """`prompt` must fit the context; `cache`: from `PrefixCache.take` for this prompt and z."""
+        assert 0 < len(prompt) < loaded.context_length, (len(prompt), loaded.context_length)
+        assert cache is None or len(cache.ids) == rows, "a cache of another number of rows"
+        self.loaded = loaded
+        self.sampling = sampling
+        self.said: list[list[int]] = [[] for _ in range(rows)]  # without the end token
+        self.finished = [False] * rows  # rows that ended by an end-of-turn token
+        self.n_quick = 0  # tokens that a quick way served
+        self._n_prompt = len(prompt)
+        self._ids = torch.tensor([list(prompt)] * rows, device=loaded.model.device)  # [B, T]
+        self._cache: DynamicCache | StepCache | None = cache.cache if cache else None
+        self._logits: Tensor | None = None
+        self._generator = sampling.generator()
+        self._stops = _stops(loaded)
+
+    @torch.no_grad()
+    def read(self, n_tokens: int) -> bool:
+        """Read the next `n_tokens` of a long prompt; False when what is left is no longer."""
+        cache = self._ordinary_cache()
+        cached = cache.get_seq_length()
+        if self._ids.shape[1] - cached <= n_tokens:
+            return False
+        self.loaded.model(
+            input_ids=self._ids[:, cached : cached + n_tokens],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return True
+
+    def logits(self, quick: Quick | None = None) -> Tensor:
+        """Next-token logits [B, V] of the current sequences; reads what is not in the cache.
+
+        `quick`: serves a single row's next token where it can, for the `z` in force.
+        """
+        found = None if quick is None else self.quickly(quick)
+        return self._by_the_model() if found is None else found
+
+    @torch.no_grad()
+    def quickly(self, quick: Quick) -> Tensor | None:
+        """The same by `quick` alone, which has the `z` in it; None where it cannot serve."""
+        assert len(self._ids) == 1, "quick steps serve a single row"
+        if self._logits is None and self.one_unread:
+            if isinstance(self._cache, DynamicCache):
+                begun = quick.begin(self._cache, self._most_tokens)
+                if begun is None:
+                    return None
+                self._cache = begun
+            self._logits = quick.step(self._cache, self._ids[:, -1])
+            self.n_quick += 1
+        return self._logits
+
+    @torch.no_grad()
+    def _by_the_model(self) -> Tensor:
+        if self._logits is None:
+            cache = self._ordinary_cache()
+            self._logits = self.loaded.model(
+                input_ids=self._ids[:, cache.get_seq_length() :],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        return self._logits
+
+    @torch.no_grad()
+    def sample(self, logits: Tensor) -> Tensor:
+        """Tokens [B] drawn from `logits` [B, V] with one random number for all rows."""
+        uniform = torch.rand(1, generator=self._generator, dtype=torch.float64)
+        return choose(logits, self._ids, self.sampling, uniform.expand(len(logits)))
+
+    def push(self, tokens: Tensor) -> None:
+        """Append chosen tokens [B]; a row that has ended ignores its one."""
+        for row, token in enumerate(tokens.tolist()):
+            if not self.finished[row]:
+                self.finished[row] = token in self._stops
+                if not self.finished[row]:
+                    self.said[row].append(token)
+        self._ids = torch.cat([self._ids, tokens[:, None].to(self._ids)], dim=1)
+        self._logits = None
+
+    def forget(self) -> None:
+        """Drop the KV cache: `z` changed, so the next `logits` reads everything again."""
+        self._cache = self._logits = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens pushed so far in each row."""
+        return self._ids.shape[1] - self._n_prompt
+
+    @property
+    def context_used(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self._ids.shape[1]
+
+    @property
+    def at_limit(self) -> bool:
+        """True when `max_new_tokens` are said or the context is full."""
+        return self.context_used >= self._most_tokens
+
+    @property
+    def done(self) -> bool:
+        return self.at_limit or all(self.finished)
+
+    def texts(self) -> list[str]:
+        """What each row has said; an incomplete character is held back until it is complete."""
+        return [
+            self._decode(said) if self.done or ended else self._decode(said).rstrip(INCOMPLETE)
+            for said, ended in zip(self.said, self.finished, strict=True)
+        ]
+
+    def kept(self) -> Kept | None:
+        """The cache for `PrefixCache.put`, under the `z` of the last `logits`; then it is gone."""
+        if self._cache is None:
+            return None
+        cache = self._ordinary_cache()
+        kept = Kept(ids=self._ids[:, : cache.get_seq_length()].tolist(), cache=cache)
+        self.forget()
+        return kept
+
+    @property
+    def one_unread(self) -> bool:
+        """True when all but the last token is in the cache."""
+        cached = 0 if self._cache is None else self._cache.get_seq_length()
+        return cached == self.context_used - 1 > 0
+
+    @property
+    def _most_tokens(self) -> int:
+        """Tokens of prompt and answer together when the answer is as long as it may be."""
+        longest = self._n_prompt + int(self.sampling.max_new_tokens)
+        return min(self.loaded.context_length, longest)
+
+    def _ordinary_cache(self) -> DynamicCache:
+        if self._cache is None:
+            self._cache = DynamicCache()
+        elif not isinstance(self._cache, DynamicCache):
+            self._cache = self._cache.ordinary()
+        return self._cache
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.loaded.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+
+def _stops(loaded: LoadedModel) -> set[int]:
+    return stop_tokens(loaded.tokenizer, loaded.model.generation_config.eos_token_id)

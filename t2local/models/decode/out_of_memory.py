@@ -1,0 +1,72 @@
+"""Memory that runs out while a model works: told in one sentence, and freed again.
+
+Knows nothing of what was asked.
+"""
+
+import contextlib
+import gc
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from t2local.errors import T2LocalError
+from t2local.models.fit.memory import return_freed_memory
+from t2local.models.load.loader import LoadedModel
+
+CPU_ALLOCATOR = "DefaultCPUAllocator"  # how PyTorch says it where there is no class for it
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of a forward or backward pass says that memory ran out."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_ALLOCATOR in str(error)
+
+
+def free_memory() -> None:
+    """Give unused memory back to the GPU and the system."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return_freed_memory()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What needed the memory: its `name`, and what makes it smaller first of all."""
+
+    name: str
+    remedy: str
+
+
+ANSWER = Work("This answer", "shorten the chat or begin a new one")
+
+
+@contextlib.contextmanager
+def shortage_told(
+    loaded: LoadedModel, forget: Callable[[], None], work: Work = ANSWER
+) -> Iterator[None]:
+    """Turn a shortage inside the block into a `T2LocalError`; the model stays usable.
+
+    `forget` drops what can be done without (kept KV caches). The error's frames are cleared, for
+    they hold the tensors of the forward that failed.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        forget()
+        free_memory()
+        raise T2LocalError(_sentence(loaded, work)) from error
+
+
+def _sentence(loaded: LoadedModel, work: Work) -> str:
+    ways = [work.remedy, "load the model with `--basis int8`"]
+    if loaded.quantization != "nf4":
+        ways.append("with `--quantize nf4`")
+    ways.append("or with MLP targets only")
+    memory = "the GPU's memory" if loaded.device.startswith("cuda") else "this machine's memory"
+    context = f" (the context may grow to {loaded.context_length:,} tokens)"
+    return f"{work.name} needed more than {memory}{context}; {', '.join(ways)}."

@@ -1,0 +1,1 @@
+"""What fits: a model's parts from its configuration, their memory, and the automatic choice."""

@@ -1,0 +1,142 @@
+"""The automatic choice: quantisation, basis and targets for the memory there is.
+
+Pure functions of sizes; nothing is asked of this machine. Order of preference: full precision for
+small models (up to two billion parameters), else 4 bits on a GPU; every matrix before MLP only;
+int8 bases on a GPU (a quarter of float32's memory; an error of 1.2e-3 where z − 1 is 0.1), the
+model's own precision on the CPU while there is room.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from t2local.models.fit.anatomy import TARGETS, Anatomy
+from t2local.models.fit.estimate import BASES, GB, Estimate, Plan, bases_bytes, estimate
+
+NF4_ABOVE_PARAMETERS = 2_000_000_000  # on a GPU; smaller models fit in 16 bits
+BF16_ABOVE_PARAMETERS = 3_000_000_000  # on the CPU; smaller ones stay float32
+SHORT_CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A plan's verdict for some memory. `advice`: what to change, "" where it fits well."""
+
+    estimate: Estimate
+    memory_bytes: int
+    advice: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return self.estimate.verdict(self.memory_bytes)
+
+    @property
+    def words(self) -> str:
+        """ "4-bit weights, int8 bases, all matrices, 8,192 tokens", for a person."""
+        return f"{self.estimate.plan.words}, {self.estimate.context:,} tokens"
+
+
+def compute_dtype(device: str, n_parameters: int) -> str:
+    """bfloat16 on a GPU and for big models on the CPU, else float32."""
+    big = n_parameters > BF16_ABOVE_PARAMETERS
+    return "bfloat16" if device == "cuda" or big else "float32"
+
+
+def best_fit(
+    parts: Anatomy,
+    memory_bytes: int,
+    device: str = "cuda",
+    context: int | None = None,
+    quantization: str = "auto",
+    basis: str = "auto",
+) -> Fit:
+    """The best plan that fits into `memory_bytes`, comfortably if one does, for `context` tokens.
+
+    `quantization`, `basis`: "auto", or what was asked for. Where no plan fits, one for a shorter
+    context; where that does not either, the smallest one with the verdict "does not fit" and what
+    to do instead.
+    """
+    plans = list(preferred_plans(parts, device, quantization, basis))
+    found = [estimate(parts, plan, context) for plan in plans]
+    if found[0].context > SHORT_CONTEXT:
+        found += [estimate(parts, plan, SHORT_CONTEXT) for plan in plans]
+    for verdict in ("fits", "tight"):
+        for candidate in found:
+            if candidate.verdict(memory_bytes) == verdict:
+                return judged(parts, candidate, memory_bytes)
+    smallest = min(found, key=lambda candidate: candidate.total_bytes)
+    return judged(parts, smallest, memory_bytes)
+
+
+def preferred_plans(
+    parts: Anatomy, device: str, quantization: str = "auto", basis: str = "auto"
+) -> Iterator[Plan]:
+    """The plans that are worth taking on `device`, best first."""
+    small = parts.parameters <= NF4_ABOVE_PARAMETERS
+    dtype = compute_dtype(device, parts.parameters)
+    automatic = ("none", "nf4") if small or device == "cpu" else ("nf4",)
+    for kind in automatic if quantization == "auto" else (quantization,):
+        for targets in TARGETS:
+            for stored in basis_order(device, dtype) if basis == "auto" else (basis,):
+                yield Plan(kind, stored, targets, dtype, device)
+
+
+def basis_order(device: str, dtype: str) -> tuple[str, ...]:
+    """The basis dtypes to try: int8 on a GPU, on the CPU from the model's own dtype down."""
+    if device == "cuda":
+        return ("int8",)
+    return BASES if dtype == "float32" else BASES[1:]
+
+
+def choose_basis(
+    parts: Anatomy, free_bytes: int, device: str, dtype: str, targets: str = "all"
+) -> str:
+    """What `--basis auto` means for a loaded model with `free_bytes` left beside it.
+
+    A basis may take half of what is left; the rest is for KV cache, training and other programs.
+    """
+    order = basis_order(device, dtype)
+    roomy = (b for b in order if bases_bytes(parts, b, targets) <= free_bytes / 2)
+    return next(roomy, order[-1])
+
+
+def judged(parts: Anatomy, found: Estimate, memory_bytes: int) -> Fit:
+    """`found` with what would help, where it does not fit well."""
+    if found.verdict(memory_bytes) == "fits":
+        return Fit(found, memory_bytes)
+    return Fit(found, memory_bytes, _advice(parts, found, memory_bytes))
+
+
+def _advice(parts: Anatomy, found: Estimate, memory_bytes: int) -> str:
+    """The first change that makes it fit well, or that nothing here does."""
+    lacking = found.total_bytes - memory_bytes
+    for words, plan, context in _changes(found):
+        changed = estimate(parts, plan, context)
+        if changed.verdict(memory_bytes) == "fits":
+            return f"{words}: {changed.total_bytes / GB:.1f} GB"
+    if lacking <= 0:
+        return "close other programs that use this memory, or choose a smaller model"
+    return (
+        f"choose a smaller model, or spread this one over more memory "
+        f"({lacking / GB:.1f} GB are lacking)"
+    )
+
+
+def _changes(found: Estimate) -> Iterator[tuple[str, Plan, int]]:
+    """Remedies in words, from the cheapest to the dearest, each on top of the ones before."""
+    plan, context = found.plan, found.context
+    said = []
+    for words, change in (
+        ("int8 bases", {"basis": "int8"}),
+        ("a shorter context", {}),
+        ("4-bit weights", {"quantization": "nf4"}),
+        ("MLP only", {"targets": "mlp"}),
+    ):
+        if not change and context > SHORT_CONTEXT:
+            context = SHORT_CONTEXT
+            said.append(f"a context of {SHORT_CONTEXT:,} tokens")
+        elif change and any(getattr(plan, key) != value for key, value in change.items()):
+            plan = Plan(**{**plan.__dict__, **change})
+            said.append(words)
+        else:
+            continue
+        yield " and ".join(said), plan, context

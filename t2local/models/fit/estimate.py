@@ -1,0 +1,192 @@
+"""How much memory a model takes before it is loaded: weights, bases, KV cache, training, reserve.
+
+Weights, bases and KV cache are exact accounting of tensors from the configuration alone, and so are
+the copies that a small model keeps beside itself for speed, as many as there can be. What a run
+needs beside them (`reserve`, `training`) is a stated rule, not a count: the libraries on the
+device, one dequantised matrix, the logits, what decomposing the largest matrix takes. Knows
+nothing of this machine's memory; whoever asks says how much there is.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from t2local.models import copies
+from t2local.models.fit.anatomy import TARGETS, Anatomy
+
+BASES = ("fp32", "bf16", "int8")
+BASIS_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
+FLOAT_BYTES = {"float32": 4, "bfloat16": 2}
+NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # numbers that share a scale, scales that share a scale
+NF4_TABLES = (16 + 256) * 4 + 4  # of one matrix: both code tables and the scales' offset
+
+GB = 10**9
+PROGRAM_BYTES = {"cuda": 6 * GB // 10, "cpu": 5 * GB // 10}  # context and kernels; Python, PyTorch
+PREFILL_TOKENS = 512  # of a prompt that are in work at once
+CHUNK_LOGITS = 32  # positions of the loss at once (`scoring.CHUNK_POSITIONS`), 4 copies of them
+HIDDEN_COPIES, INTERMEDIATE_COPIES = 12, 8  # numbers kept a token and layer for the backward pass
+TRAINING_ROWS, TRAINING_TOKENS = 8, 512
+DEFAULT_CONTEXT = 8192  # tokens of a chat that are planned for, where the model takes as many
+COMFORT = 0.9  # a plan that fills more than this share of the memory is tight
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is loaded and adapted."""
+
+    quantization: str = "none"  # "none" | "nf4" | "int8"
+    basis: str = "int8"  # "fp32" | "bf16" | "int8"
+    targets: str = "all"  # "all" | "mlp" | "attention"
+    dtype: str = "bfloat16"  # of what is not quantised, and of the KV cache: or "float32"
+    device: str = "cuda"  # or "cpu"
+
+    def __post_init__(self) -> None:
+        assert self.basis in BASES, self.basis
+        assert self.targets in TARGETS, self.targets
+
+    @property
+    def words(self) -> str:
+        """ "4-bit weights, int8 bases, all matrices", for a person."""
+        weights = {"nf4": "4-bit weights", "int8": "8-bit weights"}.get(
+            self.quantization, f"{self.dtype} weights"
+        )
+        matrices = {"all": "all matrices", "mlp": "MLP only", "attention": "attention only"}
+        return f"{weights}, {self.basis} bases, {matrices[self.targets]}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of a plan. A chat takes `total_bytes`, a training step `training_total_bytes`."""
+
+    plan: Plan
+    context: int  # tokens
+    weights_bytes: int
+    bases_bytes: int
+    cache_bytes: int  # KV cache of `context` tokens, one row
+    reserve_bytes: int  # program, working buffers of a chat, the decomposition's peak
+    training_bytes: int  # of one SVF step, in place of KV cache and working buffers
+    program_bytes: int
+    copies_bytes: int = 0  # beside a small model, for speed: at most
+
+    @property
+    def resident_bytes(self) -> int:
+        """What stays: weights, bases, and the copies once they are made."""
+        return self.weights_bytes + self.bases_bytes + self.copies_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.resident_bytes + self.cache_bytes + self.reserve_bytes
+
+    @property
+    def training_total_bytes(self) -> int:
+        return self.resident_bytes + self.program_bytes + self.training_bytes
+
+    def verdict(self, memory_bytes: int) -> str:
+        """ "fits", "tight" or "does not fit" into so much memory, for a chat."""
+        if self.total_bytes > memory_bytes:
+            return "does not fit"
+        return "fits" if self.total_bytes <= COMFORT * memory_bytes else "tight"
+
+
+def estimate(parts: Anatomy, plan: Plan, context: int | None = None) -> Estimate:
+    """The bytes of `plan` for a chat of `context` tokens (default: 8,192, or all it takes)."""
+    context = min(context or DEFAULT_CONTEXT, parts.context_length)
+    cache = cache_bytes(parts, context, plan.dtype)
+    program = PROGRAM_BYTES[plan.device]
+    chat = _chat_work_bytes(parts, plan)
+    decomposing = max(0, _decomposition_bytes(parts, plan.targets) - cache)
+    return Estimate(
+        plan=plan,
+        context=context,
+        weights_bytes=weights_bytes(parts, plan.quantization, plan.dtype),
+        bases_bytes=bases_bytes(parts, plan.basis, plan.targets),
+        cache_bytes=cache,
+        reserve_bytes=program + max(chat, decomposing),
+        training_bytes=training_bytes(parts, plan),
+        program_bytes=program,
+        copies_bytes=copies_bytes(parts, plan),
+    )
+
+
+def weights_bytes(parts: Anatomy, quantization: str, dtype: str) -> int:
+    """Bytes of all parameters and buffers; quantised matrices with their scales."""
+    packed = [m for m in parts.matrices if m.quantized and quantization != "none"]
+    floats = parts.parameters - sum(m.numbers for m in packed)
+    kept = floats * FLOAT_BYTES[dtype] + parts.buffer_bytes
+    if quantization == "int8":
+        return kept + sum(m.numbers + 4 * m.out_features for m in packed)
+    return kept + sum(nf4_bytes(m.numbers) for m in packed)
+
+
+def nf4_bytes(numbers: int) -> int:
+    """Bytes of a matrix in NF4 with double quantisation (QLoRA, arXiv 2305.14314, section 3)."""
+    blocks = ceil(numbers / NF4_BLOCK)
+    return ceil(numbers / 2) + blocks + 4 * ceil(blocks / NF4_NESTED_BLOCK) + NF4_TABLES
+
+
+def bases_bytes(parts: Anatomy, basis: str, targets: str) -> int:
+    """Bytes of one basis `[r, r]`, σ `[r]` and, for int8, a scale `[r]` for each matrix."""
+    vectors = BASIS_BYTES[basis]
+    rows = 8 if basis == "int8" else 4  # σ and the scale are float32
+    return sum(m.rank * (m.rank * vectors + rows) for m in parts.adapted(targets))
+
+
+def copies_bytes(parts: Anatomy, plan: Plan) -> int:
+    """Bytes of rebuilt matrices and 8-bit copies, as many as are ever kept; 0 for large models."""
+    weights = weights_bytes(parts, plan.quantization, plan.dtype)
+    if plan.quantization != "none" or weights > copies.REBUILD_BYTES:
+        return 0
+    rebuilt = copies.rebuilt_bytes(parts, plan.targets, FLOAT_BYTES[plan.dtype])
+    packs = plan.device == "cpu" and plan.dtype == "float32" and weights >= copies.PACK_BYTES
+    return rebuilt + (copies.packed_bytes(parts) if packs else 0)
+
+
+def cache_bytes(parts: Anatomy, tokens: int, dtype: str) -> int:
+    """Bytes of the keys and values of `tokens` tokens in every layer."""
+    return tokens * 2 * parts.layers * parts.key_value_heads * parts.head_width * FLOAT_BYTES[dtype]
+
+
+def activation_bytes(parts: Anatomy, tokens: int, dtype: str, checkpointing: bool) -> int:
+    """Bytes that the backward pass of `tokens` tokens needs; with checkpoints one block's only."""
+    width = HIDDEN_COPIES * parts.hidden + INTERMEDIATE_COPIES * parts.intermediate
+    block = tokens * width * FLOAT_BYTES[dtype]
+    if not checkpointing:
+        return parts.layers * block
+    return block + tokens * parts.layers * parts.hidden * FLOAT_BYTES[dtype]
+
+
+def training_bytes(
+    parts: Anatomy,
+    plan: Plan,
+    rows: int = TRAINING_ROWS,
+    tokens: int = TRAINING_TOKENS,
+    checkpointing: bool = True,
+) -> int:
+    """Bytes of one SVF RL step over `rows` sequences of `tokens` tokens in one forward.
+
+    Activations, the loss's logits, `z` with its gradient and Adam's two moments, one dequantised
+    matrix; or the rollouts' KV cache, where that is more.
+    """
+    learned = 4 * 4 * sum(m.rank for m in parts.adapted(plan.targets))
+    logits = CHUNK_LOGITS * parts.vocabulary * 4 * 4
+    backward = activation_bytes(parts, rows * tokens, plan.dtype, checkpointing) + logits
+    rollouts = cache_bytes(parts, rows * tokens, plan.dtype)
+    return max(backward, rollouts) + learned + _dequantised_bytes(parts, plan)
+
+
+def _chat_work_bytes(parts: Anatomy, plan: Plan) -> int:
+    """A prompt's slice in one block, float32 logits with their copies, one dequantised matrix."""
+    slice_bytes = PREFILL_TOKENS * (4 * parts.hidden + 3 * parts.intermediate)
+    logits = 4 * 4 * parts.vocabulary
+    return slice_bytes * FLOAT_BYTES[plan.dtype] + logits + _dequantised_bytes(parts, plan)
+
+
+def _dequantised_bytes(parts: Anatomy, plan: Plan) -> int:
+    if plan.quantization == "none":
+        return 0
+    largest = max((m.numbers for m in parts.matrices if m.quantized), default=0)
+    return largest * FLOAT_BYTES[plan.dtype]
+
+
+def _decomposition_bytes(parts: Anatomy, targets: str) -> int:
+    """The largest matrix in float64 with its Gram matrix, eigenvectors and their work space."""
+    return max((8 * (m.numbers + 4 * m.rank**2) for m in parts.adapted(targets)), default=0)

@@ -1,0 +1,124 @@
+"""What this machine can run: devices, memory, packages, and whether 4-bit models work.
+
+Plain values for `doctor`; knows nothing of how they are shown.
+"""
+
+import ctypes
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+
+import psutil
+import torch
+
+from t2local.models.load.quantized import nf4_problem
+
+PACKAGES = ("torch", "transformers", "bitsandbytes", "accelerate", "safetensors", "gradio")
+NOT_INSTALLED = "not installed"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One CUDA (or ROCm) device."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    bfloat16: bool
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """This machine at this moment."""
+
+    system: str  # "Linux 6.1.0 x86_64", for bug reports
+    python: str
+    cpu_cores: int  # that this process may use
+    torch_threads: int
+    ram_total_bytes: int
+    ram_free_bytes: int
+    gpus: tuple[Gpu, ...] = ()
+    packages: dict[str, str] = field(default_factory=dict)  # name -> version
+    nf4_problem: str = ""  # why NF4 does not run here, "" where it does
+
+    @property
+    def nf4(self) -> bool:
+        """True when an NF4 layer ran forward and backward here."""
+        return not self.nf4_problem
+
+
+def device_report() -> DeviceReport:
+    """Look at this machine; takes a second or two, since NF4 is tried and not guessed."""
+    memory = psutil.virtual_memory()
+    return DeviceReport(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        cpu_cores=_usable_cores(),
+        torch_threads=torch.get_num_threads(),
+        ram_total_bytes=memory.total,
+        ram_free_bytes=memory.available,
+        gpus=tuple(_gpu(index) for index in range(torch.cuda.device_count())),
+        packages={name: _version(name) for name in PACKAGES},
+        nf4_problem=nf4_problem(),
+    )
+
+
+def free_bytes(device: str) -> int:
+    """Memory that is free now: of the GPU a model is on, else of this machine."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    return psutil.virtual_memory().available
+
+
+def total_bytes(device: str) -> int:
+    """Memory there is, free or not: of the GPU a model is on, else of this machine."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(device))[1]
+    return psutil.virtual_memory().total
+
+
+def peak_memory_bytes() -> int:
+    """The most memory held so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # Windows has no such module
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _gpu(index: int) -> Gpu:
+    free, total = torch.cuda.mem_get_info(index)
+    return Gpu(
+        name=torch.cuda.get_device_name(index),
+        total_bytes=total,
+        free_bytes=free,
+        bfloat16=torch.cuda.get_device_capability(index) >= (8, 0),
+    )
+
+
+def _usable_cores() -> int:
+    if platform.system() == "Linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return NOT_INSTALLED
+
+
+def return_freed_memory() -> None:
+    """Give what was freed back to the system, which glibc does not do by itself."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # another C library
+        return

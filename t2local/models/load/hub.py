@@ -1,0 +1,281 @@
+"""Fetch a model from the Hub into its ordinary local cache, with size, speed and a way to stop.
+
+huggingface_hub downloads (its cache, tokens and mirrors are what they are everywhere); it runs in a
+process of its own, because only a process can be stopped in the middle of a file. It keeps whole
+files and no halves of them, so files come one after another: a cut-off download loses one at most.
+Only what `load` reads is fetched: configuration, tokenizer, safetensors weights; no pickles, no
+copies in other formats. What goes wrong is told by `load_errors`. Knows nothing of loading.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub import errors as hub
+from huggingface_hub.file_download import DryRunFileInfo, repo_folder_name
+
+from t2local.errors import DiskFull, T2LocalError
+from t2local.models.fit import catalogue
+from t2local.models.load import embedded, load_errors
+from t2local.models.quiet import quiet_hub
+from t2local.progress import CancelToken, Progress
+
+WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+UNWANTED = ("*/*", "consolidated*")  # other formats of the same weights
+ONLY = {"allow_patterns": WANTED, "ignore_patterns": UNWANTED}
+CONFIG = "config.json"
+ENDPOINT = constants.ENDPOINT  # HF_ENDPOINT, or the Hub
+SPARE_BYTES = 200_000_000  # that stay free on the disk
+POLL_S = 0.3
+SPEED_WINDOW_S = 8.0
+CHILD = """
+import sys
+from huggingface_hub import snapshot_download
+snapshot_download(
+    sys.argv[1], revision=sys.argv[2], cache_dir=sys.argv[3], endpoint=sys.argv[4],
+    allow_patterns=sys.argv[5].split(), ignore_patterns=sys.argv[6].split(), max_workers=1,
+)
+"""
+
+
+@dataclass(frozen=True)
+class FetchProgress(Progress):
+    """A download's progress in bytes. `bytes_per_s`: over the last seconds, 0 when unknown."""
+
+    bytes_per_s: float = 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None while the speed is unknown."""
+        return (self.total - self.done) / self.bytes_per_s if self.bytes_per_s else None
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a download will bring: of `total_bytes`, `missing_bytes` are not here yet."""
+
+    model_id: str
+    revision: str  # the commit
+    total_bytes: int
+    missing_bytes: int
+    files: tuple[str, ...]
+
+
+def fetching(model_id: str, cancel: CancelToken | None = None) -> Generator[Progress, None, Path]:
+    """Fetch a Hub model (or "embedded") and give its folder; a cut-off one goes on.
+
+    Yields `FetchProgress`. Raises `T2LocalError` (offline, gated, unknown, no safetensors, disk
+    too small: all before the download begins), `Cancelled`; whole files that have arrived stay.
+    """
+    cancel = cancel or CancelToken()
+    if model_id == "embedded":
+        return (yield from _fetching_embedded(cancel))
+    order = ordered(model_id)
+    check_space(order)
+    cancel.raise_if_cancelled()
+    yield FetchProgress(_stage(order), order.total_bytes - order.missing_bytes, *_of(order))
+    if order.missing_bytes:
+        yield from _downloading(order, cancel)
+    yield FetchProgress(_stage(order), order.total_bytes, *_of(order))
+    here = snapshot_download(model_id, **ONLY, revision=order.revision, local_files_only=True)
+    return Path(here)
+
+
+def ordered(model_id: str) -> Order:
+    """Ask the Hub what is to be fetched; raises `T2LocalError` where it cannot be."""
+    load_errors.check_hub_id(model_id, Path(model_id))
+    refuse_offline(model_id)
+    try:
+        with quiet_hub():
+            files = snapshot_download(model_id, **ONLY, endpoint=ENDPOINT, dry_run=True)
+        names = tuple(file.filename for file in files)
+        _check_files(model_id, names)
+        if any(file.will_download for file in files):  # the list is public, the files may not be
+            with quiet_hub():
+                hf_hub_download(model_id, CONFIG, endpoint=ENDPOINT)
+    except (OSError, ValueError, hub.DryRunError, hub.HfHubHTTPError) as error:
+        raise _told(model_id, error) from error
+    return _order(model_id, files, names)
+
+
+def refuse_offline(model_id: str) -> None:
+    """Raise `T2LocalError` when `HF_HUB_OFFLINE` forbids a download."""
+    if constants.HF_HUB_OFFLINE:
+        raise T2LocalError(
+            f"'{model_id}' cannot be fetched because HF_HUB_OFFLINE is set; unset it to let "
+            "t2local reach the Hub, or use a model that is on this machine."
+        )
+
+
+def check_space(order: Order) -> None:
+    """Raise `DiskFull` when what is missing does not fit beside the cache."""
+    folder = _existing(Path(constants.HF_HUB_CACHE))
+    free = shutil.disk_usage(folder).free
+    if order.missing_bytes + SPARE_BYTES > free:
+        raise DiskFull(
+            f"'{order.model_id}' needs {order.missing_bytes / 1e9:.1f} GB below "
+            f"'{constants.HF_HUB_CACHE}', and {free / 1e9:.1f} GB are free; free some space, or "
+            "choose another disk with HF_HOME."
+        )
+
+
+def gated_advice(model_id: str) -> str:
+    """How to get at a gated model, with the links of its licence."""
+    entry = catalogue.find(model_id)
+    page = f"https://huggingface.co/{model_id}"
+    terms = f" ({entry.license}: {entry.license_url})" if entry else ""
+    return (
+        f"'{model_id}' is gated: accept its licence{terms} on {page} with your Hugging Face "
+        "account, then run `hf auth login` or set HF_TOKEN, and fetch it again."
+    )
+
+
+def _downloading(order: Order, cancel: CancelToken) -> Generator[Progress, None, None]:
+    """Run the library in a process of its own and tell what has arrived on the disk."""
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(
+        repo_id=order.model_id, repo_type="model"
+    )
+    arguments = [order.model_id, order.revision, constants.HF_HUB_CACHE, ENDPOINT]
+    arguments += [" ".join(WANTED), " ".join(UNWANTED)]
+    quiet = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONIOENCODING": "utf-8"}
+    begun = order.total_bytes - order.missing_bytes
+    halves, before, speed = set(_halves(folder)), _bytes_in(folder), _Speed()
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, *arguments], stdout=log, stderr=log, env=quiet
+        )
+        try:
+            while child.poll() is None:
+                cancel.raise_if_cancelled()
+                arrived = min(begun + _bytes_in(folder) - before, order.total_bytes)
+                yield FetchProgress(_stage(order), arrived, *_of(order), speed.of(arrived))
+                time.sleep(POLL_S)
+        finally:
+            if child.poll() is None:
+                child.terminate()
+            child.wait()
+            for half in set(_halves(folder)) - halves:  # a stopped process cannot clear them away
+                half.unlink(missing_ok=True)
+        log.seek(0)
+        if child.returncode != 0:
+            raise _failed(order, log.read().decode("utf-8", "replace"))
+
+
+def _fetching_embedded(cancel: CancelToken) -> Generator[Progress, None, Path]:
+    fetching_it = embedded.ensure_embedded()
+    with contextlib.closing(fetching_it):
+        while True:
+            try:
+                event = next(fetching_it)
+            except StopIteration as end:
+                return end.value
+            cancel.raise_if_cancelled()
+            yield event
+
+
+class _Speed:
+    """Bytes a second over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def of(self, arrived: int) -> float:
+        now = time.monotonic()
+        self._seen.append((now, arrived))
+        while now - self._seen[0][0] > SPEED_WINDOW_S:
+            self._seen.popleft()
+        since, then = self._seen[0]
+        return (arrived - then) / (now - since) if now > since else 0.0
+
+
+def _order(model_id: str, files: Sequence[DryRunFileInfo], names: tuple[str, ...]) -> Order:
+    return Order(
+        model_id=model_id,
+        revision=files[0].commit_hash,
+        total_bytes=sum(file.file_size for file in files),
+        missing_bytes=sum(file.file_size for file in files if file.will_download),
+        files=names,
+    )
+
+
+def _check_files(model_id: str, names: Sequence[str]) -> None:
+    if CONFIG not in names:
+        raise T2LocalError(
+            f"'{model_id}' has no config.json, so it is no transformers model; choose one that is, "
+            "or download its GGUF file and use `--model FILE.gguf`."
+        )
+    if not any(name.endswith(".safetensors") for name in names):
+        raise T2LocalError(
+            f"'{model_id}' has no safetensors weights, and t2local fetches no pickles; "
+            "choose a model with *.safetensors files."
+        )
+
+
+def _told(model_id: str, error: BaseException) -> T2LocalError:
+    """The sentence for what the Hub answered, or that it did not."""
+    chain = tuple(load_errors.causes(error))
+    if any(isinstance(e, hub.GatedRepoError) for e in chain):
+        return T2LocalError(gated_advice(model_id))
+    if isinstance(error, hub.DryRunError) and not any(
+        isinstance(e, hub.HfHubHTTPError) for e in chain
+    ):
+        return T2LocalError(
+            f"'{model_id}' cannot be fetched because {ENDPOINT} cannot be reached; "
+            "connect to the Internet and try again, or use a model that is on this machine."
+        )
+    return T2LocalError(load_errors.explain(model_id, error))
+
+
+def _failed(order: Order, log: str) -> T2LocalError:
+    """The sentence for a download that broke off, from the last line the library wrote."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    reason = (lines or ["it said nothing"])[-1][:200].rstrip(".")
+    if "No space left" in log or "Not enough free disk space" in log:
+        return DiskFull(
+            f"The disk of '{constants.HF_HUB_CACHE}' is full; free some space, or choose another "
+            "disk with HF_HOME, and fetch again: what has arrived is kept."
+        )
+    if "GatedRepoError" in log:
+        return T2LocalError(gated_advice(order.model_id))
+    return T2LocalError(
+        f"The download of '{order.model_id}' broke off ({reason}); "
+        "fetch it again: it goes on where it stopped."
+    )
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes that have arrived of a repository, half files included.
+
+    Whole files are in `blobs` with a link in `snapshots`, or in `snapshots` themselves where a
+    system allows no links (Windows, without developer mode).
+    """
+    found = 0
+    for path in (*(folder / "blobs").glob("*"), *(folder / "snapshots").glob("*/**/*")):
+        with contextlib.suppress(OSError):  # the library renames its files while we look
+            found += path.stat().st_size if path.is_file() and not path.is_symlink() else 0
+    return found
+
+
+def _halves(folder: Path) -> Iterator[Path]:
+    return (folder / "blobs").glob("*.incomplete")
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _stage(order: Order) -> str:
+    return f"fetching {order.model_id}"
+
+
+def _of(order: Order) -> tuple[int, str]:
+    return order.total_bytes, "bytes"

@@ -1,0 +1,195 @@
+"""What goes wrong while a model loads, told in one sentence with the way out.
+
+transformers wraps the Hub's errors in its own, often ten lines long; the cause decides here.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import torch
+from huggingface_hub import errors as hub
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig
+
+from t2local.errors import T2LocalError
+from t2local.models.load.gguf import first_line
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+OTHER_WAYS = "use `--model FOLDER` with a model that is on this machine, or `--model embedded`"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `T2LocalError` when `folder` holds no complete transformers checkpoint."""
+    if not (folder / "config.json").is_file():
+        adapter = (folder / "adapter_config.json").is_file()
+        found = "a LoRA adapter, not a model" if adapter else "no config.json"
+        raise T2LocalError(
+            f"The folder '{folder}' holds {found}; name a folder with config.json, "
+            "a tokenizer and *.safetensors weights."
+        )
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        raise T2LocalError(
+            f"The folder '{folder}' has a config.json but no weights (*.safetensors); "
+            "finish its download, or name another folder."
+        )
+    _check_shards(folder)
+
+
+def _check_shards(folder: Path) -> None:
+    """Raise `T2LocalError` when weight files that the checkpoint's index lists are not there."""
+    for index in folder.glob("*.index.json"):
+        try:
+            listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise T2LocalError(
+                f"The index of weights '{index}' is damaged ({first_line(error)}); fetch it again."
+            ) from error
+        missing = sorted(name for name in listed if not (folder / name).is_file())
+        if missing:
+            raise T2LocalError(
+                f"The folder '{folder}' lacks {len(missing)} of {len(listed)} weight files "
+                f"(such as {missing[0]}); finish its download, or name another folder."
+            )
+
+
+def check_hub_id(source: str, path: Path) -> None:
+    """Raise `T2LocalError` when `source` can be neither a Hub id nor a path that exists."""
+    if path.is_file():
+        raise T2LocalError(
+            f"'{source}' is a file, but not a .gguf file; name a .gguf file, the model's folder, "
+            "or a Hub id."
+        )
+    if not HUB_ID.fullmatch(source) or source.endswith((".gguf", ".safetensors")):
+        raise T2LocalError(
+            f"No model at '{source}': there is no such folder or file; check the path, give a Hub "
+            "id such as Qwen/Qwen2.5-0.5B-Instruct, or use 'embedded'."
+        )
+
+
+def stored_quantization(config: PreTrainedConfig, where: str, asked: str) -> str | None:
+    """The quantisation a checkpoint is stored in ("nf4", "int8"), None for float weights.
+
+    Raises `T2LocalError` for a method other than bitsandbytes', and when `asked` contradicts it.
+    """
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return None
+    settings = settings if isinstance(settings, dict) else settings.to_dict()
+    method = settings.get("quant_method", "unknown")
+    four = settings.get("load_in_4bit") and settings.get("bnb_4bit_quant_type") == "nf4"
+    eight = settings.get("load_in_8bit")
+    if method != "bitsandbytes" or not (four or eight):
+        raise T2LocalError(
+            f"'{where}' is stored quantised by '{method}', which t2local cannot adapt; "
+            "use the model's float checkpoint (with `--quantize nf4` if memory is short)."
+        )
+    stored = "nf4" if four else "int8"
+    if asked not in ("auto", stored):
+        raise T2LocalError(
+            f"'{where}' is stored as {stored} and cannot be loaded as '{asked}'; "
+            f"use `--quantize {stored}`, or the model's float checkpoint."
+        )
+    return stored
+
+
+def check_weights(where: str, missing: Collection[str]) -> None:
+    """Raise `T2LocalError` when weights were not in the checkpoint and are random instead."""
+    if missing:
+        raise T2LocalError(
+            f"The checkpoint '{where}' lacks {len(missing)} weights of its model "
+            f"(such as {min(missing)}); finish its download, or choose a causal language model."
+        )
+
+
+@contextlib.contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn what transformers raises inside the block into one `T2LocalError`."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise T2LocalError(
+            f"'{where}' does not fit into the GPU's memory; use `--quantize nf4`, "
+            "or a smaller model."
+        ) from error
+    except (T2LocalError, AssertionError):
+        raise
+    except Exception as error:  # the tokenizers library raises `Exception` itself
+        raise T2LocalError(explain(where, error)) from error
+
+
+def explain(where: str, error: BaseException) -> str:
+    """One sentence for an error raised while loading `where`."""
+    chain = list(causes(error))
+    if found := _explain_hub(where, chain):
+        return found
+    text = " ".join(str(e) for e in chain)
+    if "Unrecognized configuration class" in text:
+        kind = re.search(r"configuration class <class '[\w.]*\.(\w+)Config'>", text)
+        return (
+            f"'{where}' is not a causal language model "
+            f"({kind[1] if kind else 'its architecture'} has no text generation head); "
+            "choose a model for text generation."
+        )
+    if "model type" in text and ("does not recognize" in text or "not recogn" in text):
+        kind = re.search(r"model type `?([\w.-]+)`?", text)
+        return (
+            f"'{where}' has an architecture ({kind[1] if kind else 'unnamed'}) that this version "
+            "of transformers does not know; choose a Llama, Mistral, Qwen, Gemma or Phi model."
+        )
+    if "trust_remote_code" in text:
+        return (
+            f"'{where}' wants to run its own code, which t2local never does; "
+            "choose a model whose architecture transformers knows."
+        )
+    if "instantiate the backend tokenizer" in text:
+        return f"'{where}' has no tokenizer; add its tokenizer.json, or name another folder."
+    if "ignore_mismatched_sizes" in text:
+        return f"The weights of '{where}' do not have the sizes of its config.json; fetch it again."
+    if "no kernel image is available" in text or "not compatible with the current PyTorch" in text:
+        return (
+            f"'{where}' cannot run on this GPU, which is too old for the installed PyTorch (its "
+            "compute capability is not among those it was built for); install a PyTorch built for "
+            "an older CUDA, or set CUDA_VISIBLE_DEVICES= to use the CPU."
+        )
+    if any(isinstance(e, SafetensorError) for e in chain):
+        return f"The weights of '{where}' are damaged ({first_line(error)}); fetch them again."
+    return f"'{where}' could not be loaded ({first_line(error)}); {OTHER_WAYS}."
+
+
+def _explain_hub(where: str, chain: list[BaseException]) -> str | None:
+    """The sentence for an error of the Hub or of the network, None for any other."""
+    kinds = tuple(type(e) for e in chain)
+
+    def among(*wanted: type) -> bool:
+        return any(issubclass(kind, wanted) for kind in kinds)
+
+    if among(hub.GatedRepoError):
+        return (
+            f"'{where}' is gated: accept its licence on the model's page, then set HF_TOKEN or run "
+            f"`hf auth login`; or {OTHER_WAYS}."
+        )
+    if among(hub.RepositoryNotFoundError, hub.HFValidationError):
+        return (
+            f"There is no public model '{where}' on the Hub; check the spelling "
+            f"(owner/name), set HF_TOKEN if it is private, or {OTHER_WAYS}."
+        )
+    if among(hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError, ConnectionError):
+        return (
+            f"'{where}' is not in the local Hub cache and the Hub cannot be reached "
+            f"(offline, or HF_HUB_OFFLINE is set); connect once to fetch it, or {OTHER_WAYS}."
+        )
+    if among(hub.EntryNotFoundError):
+        return f"'{where}' holds no model that transformers can read; {OTHER_WAYS}."
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what caused it, outermost first."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__

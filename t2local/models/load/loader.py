@@ -1,0 +1,256 @@
+"""Any causal language model as one value: the embedded one, a folder, a GGUF file or a Hub id.
+
+Hub models come through transformers' own download and cache, so `HF_HOME`, `HF_HUB_OFFLINE` and
+`HF_TOKEN` mean what they mean everywhere. No code from a checkpoint is ever run. What goes wrong
+is told in one sentence (`load_errors`). Knows nothing of adaptation.
+"""
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from t2local import paths
+from t2local.errors import T2LocalError
+from t2local.models import spread
+from t2local.models.freed import blocks_returned_when_freed
+from t2local.models.gguf_checkpoint import gguf_config, write_checkpoint
+from t2local.models.load import devices, embedded, load_errors, quantized
+from t2local.models.load.devices import choose_device, choose_dtype, choose_quantization
+from t2local.models.load.gguf import read_gguf_model, read_gguf_tokenizer
+from t2local.models.quiet import quiet_transformers
+from t2local.models.vision import Pictures, auto_class, pictures_for
+from t2local.progress import CancelToken, Progress
+
+EMBEDDED = "embedded"
+QUANTIZATIONS = ("auto", *quantized.KINDS)
+UNKNOWN_CONTEXT_LENGTH = 2048
+STAGE = "loading the model"
+GGUF_FOLDER = "gguf-"  # how the name of a temporary one begins
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to answer: evaluation mode, no parameter asks for a gradient."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str  # "SmolLM2-135M-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct", a folder's name
+    slug: str  # the name as a folder name
+    quantization: str  # "none" | "nf4" | "int8"
+    dtype: str  # what it computes in: "float32", "bfloat16"
+    device: str
+    context_length: int  # tokens
+    resident_bytes: int
+    pictures: Pictures | None = None  # of a vision-language model; None: it reads text only
+    notes: tuple[str, ...] = ()  # how it runs here, where that is not as one would expect
+
+    @property
+    def spread(self) -> bool:
+        """Whether its layers are on several devices, in CPU memory beside a GPU, or on disk."""
+        places = set(map(str, getattr(self.model, "hf_device_map", {}).values()))
+        return len(places) > 1 or "disk" in places
+
+
+def load_model(
+    source: str = EMBEDDED, quantization: str = "auto", cancel: CancelToken | None = None
+) -> Generator[Progress, None, LoadedModel]:
+    """Load `source`: "embedded", a folder, a `.gguf` file or a Hub id.
+
+    `quantization`: "nf4", "int8", "none", or "auto" (NF4 on a CUDA GPU for models above two
+    billion parameters, else none). Raises `T2LocalError` with a remedy when the model cannot be
+    had, `Cancelled` between stages.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise T2LocalError(
+            f"Quantisation '{quantization}' is unknown; choose one of {', '.join(QUANTIZATIONS)}."
+        )
+    cancel = cancel or CancelToken()
+    where, name = source, source
+    if source == EMBEDDED:
+        for progress in (fetching := _Returning(embedded.ensure_embedded())):
+            cancel.raise_if_cancelled()
+            yield progress
+        where, name = str(fetching.result), embedded.NAME
+    elif path := local_path(source):
+        where, name = str(path), path.stem if path.is_file() else path.name
+    cancel.raise_if_cancelled()
+    yield Progress(STAGE, 0, 2)
+    with quiet_transformers(), blocks_returned_when_freed():
+        load = _load_gguf if where.endswith(".gguf") else _load_checkpoint
+        model, tokenizer, kind = load(where, quantization)
+        pictures, unseen = pictures_for(where, model, tokenizer)
+    cancel.raise_if_cancelled()
+    yield Progress(STAGE, 1, 2)
+    loaded = describe(model, tokenizer, name, kind, pictures, unseen)
+    for note in loaded.notes:
+        LOG.warning(note)
+    yield Progress(STAGE, 2, 2)
+    return loaded
+
+
+def model_slug(source: str) -> str:
+    """The folder name under which a model's experts are kept, without loading it.
+
+    A name that is neither a folder nor a file is taken as it is.
+    """
+    if source == EMBEDDED:
+        return paths.slug(embedded.NAME)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return paths.slug(path.resolve().name)
+    return paths.slug(path.stem if path.suffix == ".gguf" else source)
+
+
+def describe(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    kind: str = "none",
+    pictures: Pictures | None = None,
+    note: str = "",
+) -> LoadedModel:
+    """Freeze a model and tokenizer into a `LoadedModel`; `note`: another of its notes."""
+    model.requires_grad_(False).eval()
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=name,
+        slug=paths.slug(name),
+        quantization=kind,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        context_length=_context_length(model.config, tokenizer),
+        resident_bytes=quantized.resident_bytes(model),
+        pictures=pictures,
+        notes=(*devices.notes(kind, model.dtype), *_spread_notes(model), *filter(None, [note])),
+    )
+
+
+def local_path(source: str) -> Path | None:
+    """The folder or `.gguf` file `source` names, None for a Hub id.
+
+    Raises `T2LocalError` when `source` looks like a path and nothing usable is there.
+    """
+    path = Path(source).expanduser()
+    if source.strip() and path.is_dir():
+        load_errors.check_folder(path)
+        return path.resolve()
+    if path.is_file() and path.suffix == ".gguf":
+        return path.resolve()
+    load_errors.check_hub_id(source, path)
+    return None
+
+
+def _load_checkpoint(
+    where: str, quantization: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """A folder or Hub id, with its tokenizer and the quantisation it ended up with."""
+    with load_errors.translated(where):
+        config = AutoConfig.from_pretrained(where)
+        n_parameters = count_parameters(config)
+        stored = load_errors.stored_quantization(config, where, quantization)
+        kind = stored or choose_quantization(quantization, n_parameters)
+        if kind != "none":
+            quantized.require_bitsandbytes()
+        dtype = choose_dtype(n_parameters, config.get_text_config().model_type)
+        where_to = spread.place(config, kind, dtype, spread.free_memory())
+        settings = None
+        if not stored:
+            settings = quantized.quantization_config(kind, dtype, where_to.spread)
+        tokenizer = AutoTokenizer.from_pretrained(where)
+        model, report = auto_class(config).from_pretrained(
+            where,
+            config=config,
+            dtype=dtype,
+            quantization_config=settings,
+            device_map=where_to.device_map,
+            max_memory=where_to.max_memory,
+            offload_folder=_offload_folder() if where_to.spread else None,
+            output_loading_info=True,
+        )
+    load_errors.check_weights(where, report["missing_keys"])
+    if kind == "nf4":
+        quantized.keep_weights_as_loaded(model)
+    return model, tokenizer, kind
+
+
+def _load_gguf(
+    where: str, quantization: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """A `.gguf` file; another quantisation goes through a temporary ordinary checkpoint."""
+    path = Path(where)
+    with load_errors.translated(where):
+        config = gguf_config(path)
+        n_parameters = count_parameters(config)
+        kind = choose_quantization(quantization, n_parameters)
+        dtype = choose_dtype(n_parameters, config.model_type)
+        if kind == "none":
+            model = read_gguf_model(path, torch.float32)
+            return model.to(choose_device(), dtype), read_gguf_tokenizer(path), kind
+        home = paths.home()  # /tmp may be memory
+        home.mkdir(parents=True, exist_ok=True)
+        paths.drop_stale(home, f"{GGUF_FOLDER}*")
+        # The model reads on from these files: Windows keeps them, until a start a day later.
+        last = {"ignore_cleanup_errors": True}
+        with tempfile.TemporaryDirectory(prefix=GGUF_FOLDER, dir=home, **last) as folder:
+            write_checkpoint(path, Path(folder), dtype, n_parameters)
+            return _load_checkpoint(folder, kind)
+
+
+def count_parameters(config: PreTrainedConfig) -> int:
+    """Parameters of the causal language model that `config` describes; no memory is used."""
+    with torch.device("meta"):
+        return auto_class(config).from_config(config).num_parameters()
+
+
+def _offload_folder() -> Path:
+    """Where weights go that cannot be read from their checkpoint layer by layer (`.bin` files)."""
+    return paths.home() / "offload"
+
+
+def _spread_notes(model: PreTrainedModel) -> tuple[str, ...]:
+    """One sentence on where the layers are, () for a model on one device."""
+    places = [str(place) for place in getattr(model, "hf_device_map", {}).values()]
+    if len(set(places)) < 2 and "disk" not in places:
+        return ()
+    names = {"cpu": "in CPU memory", "disk": "on disk"}
+    found = [
+        f"{count} {names.get(place, f'on GPU {place}')}" for place, count in Counter(places).items()
+    ]
+    slow = (
+        " Those outside a GPU's memory make each token slow."
+        if {"cpu", "disk"} & set(places)
+        else ""
+    )
+    return (f"The model does not fit on one device; of its parts {', '.join(found)}.{slow}",)
+
+
+def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that fit; the tokenizer's own limit counts where it is a real one."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None) or UNKNOWN_CONTEXT_LENGTH
+    return min(positions, tokenizer.model_max_length)
+
+
+class _Returning:
+    """Iterates a generator and keeps what it returns, where events must be checked one by one."""
+
+    def __init__(self, work: Generator[Progress, None, Path]) -> None:
+        self._work = work
+        self.result: Path | None = None
+
+    def __iter__(self) -> Generator[Progress, None, None]:
+        self.result = yield from self._work

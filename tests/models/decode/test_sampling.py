@@ -1,0 +1,107 @@
+"""The filters are transformers' own; the draw inverts the distribution; bad settings are named."""
+
+import pytest
+import torch
+from transformers import (
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from t2local.errors import T2LocalError
+from t2local.models.decode import sampling as module
+from t2local.models.decode.sampling import Sampling, choose, draw, keep_top_k, keep_top_p, penalise
+
+
+@pytest.fixture
+def scores() -> torch.Tensor:
+    return torch.randn(5, 3000, generator=torch.Generator().manual_seed(0)) * 3
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    return torch.randint(0, 3000, (5, 40), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3, 0.8])
+def test_the_penalty_is_that_of_transformers(scores, ids, penalty):
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, scores)
+    assert torch.equal(penalise(scores, ids, penalty), expected)
+
+
+@pytest.mark.parametrize("k", [1, 5, 2999])
+def test_top_k_is_that_of_transformers(scores, ids, k):
+    assert torch.equal(keep_top_k(scores, k), TopKLogitsWarper(k)(ids, scores))
+    assert keep_top_k(scores, 0) is scores
+
+
+@pytest.mark.parametrize("p", [0.01, 0.5, 0.95, 0.99])
+@pytest.mark.parametrize("fast_top", [3, 1024])
+def test_top_p_is_that_of_transformers(scores, ids, p, fast_top, monkeypatch):
+    monkeypatch.setattr(module, "FAST_TOP", fast_top)
+    assert torch.equal(keep_top_p(scores, p), TopPLogitsWarper(p)(ids, scores))
+
+
+def test_all_filters_together_are_those_of_transformers(scores, ids):
+    sampling = Sampling(temperature=0.6, top_k=50, top_p=0.9, repetition_penalty=1.2)
+    expected = scores
+    for warp in (
+        RepetitionPenaltyLogitsProcessor(1.2),
+        TemperatureLogitsWarper(0.6),
+        TopKLogitsWarper(50),
+        TopPLogitsWarper(0.9),
+    ):
+        expected = warp(ids, expected)
+    uniform = torch.linspace(0, 0.999, 5, dtype=torch.float64)
+    assert torch.equal(choose(scores, ids, sampling, uniform), draw(expected, uniform))
+
+
+def test_a_draw_follows_the_distribution_and_never_takes_what_is_filtered():
+    scores = torch.tensor([[0.5, 0.0, 0.2, 0.3]]).log()
+    uniform = torch.linspace(0, 1 - 1e-9, 10_000, dtype=torch.float64)
+    tokens = draw(scores.expand(10_000, -1), uniform)
+    share = tokens.bincount(minlength=4) / 10_000
+    assert torch.allclose(share, torch.tensor([0.5, 0.0, 0.2, 0.3]), atol=1e-3)
+
+
+def test_one_number_and_one_distribution_give_one_token(scores, ids):
+    twice = scores[:1].expand(2, -1)
+    for u in torch.rand(50, generator=torch.Generator().manual_seed(2)):
+        left, right = choose(twice, ids[:2], Sampling(repetition_penalty=1.0), u.expand(2))
+        assert left == right
+
+
+def test_temperature_zero_is_greedy(scores, ids):
+    greedy = Sampling(temperature=0, repetition_penalty=1.0)
+    assert torch.equal(choose(scores, ids, greedy, torch.rand(5)), scores.argmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("temperature", None),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_k", -1),
+        ("top_k", 2.5),
+        ("repetition_penalty", 0.0),
+        ("max_new_tokens", 0),
+        ("max_new_tokens", float("inf")),
+        ("seed", -1),
+        ("seed", "seven"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_range(name, value):
+    with pytest.raises(T2LocalError, match=rf"{name} is .*; it must be .* from .* to "):
+        Sampling(**{name: value})
+
+
+def test_a_seed_is_a_sequence_and_none_is_another_each_time():
+    numbers = [torch.rand(4, generator=Sampling(seed=seed).generator()) for seed in (1, 1, 2)]
+    assert torch.equal(numbers[0], numbers[1])
+    assert not torch.equal(numbers[0], numbers[2])
+    fresh = [torch.rand(4, generator=Sampling().generator()) for _ in range(2)]
+    assert not torch.equal(*fresh)

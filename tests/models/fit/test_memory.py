@@ -1,0 +1,43 @@
+"""The report says what is there; NF4 is tried, not guessed."""
+
+import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from t2local.models.fit import memory
+from t2local.models.fit.memory import NOT_INSTALLED, device_report, peak_memory_bytes
+from t2local.models.load import quantized
+
+
+def test_the_report_of_this_machine():
+    report = device_report()
+    assert 0 < report.ram_free_bytes <= report.ram_total_bytes
+    assert report.cpu_cores >= 1
+    assert report.packages["torch"].startswith(torch.__version__.split("+")[0])
+    assert NOT_INSTALLED not in (report.packages["transformers"], report.packages["safetensors"])
+    assert len(report.gpus) == torch.cuda.device_count()
+    assert report.nf4 == (report.nf4_problem == "")
+
+
+def test_a_missing_package_is_said(monkeypatch):
+    monkeypatch.setattr(memory, "PACKAGES", ("no-such-package",))
+    assert device_report().packages == {"no-such-package": NOT_INSTALLED}
+
+
+def test_a_machine_without_bitsandbytes_says_why(monkeypatch):
+    monkeypatch.setitem(quantized.sys.modules, "bitsandbytes", None)
+    assert "need bitsandbytes" in quantized.nf4_problem()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the peak is the GPU's where there is one")
+def test_the_peak_of_memory_is_this_processs(monkeypatch):
+    now = psutil.Process().memory_info().rss
+    assert 0.5 * now < peak_memory_bytes() < psutil.virtual_memory().total
+    of_windows = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=1, peak_wset=3 * 2**30))
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(psutil, "Process", lambda: of_windows)
+    assert peak_memory_bytes() == 3 * 2**30
