@@ -19,7 +19,7 @@ from t2local.evaluation.run import RowFailed, Scored
 from t2local.evaluation.tally import Evaluation
 from t2local.progress import drain
 from t2local.provenance import origin
-from t2local.tasks.intervals import wilson
+from t2local.statistics import wilson
 
 
 def add_parser(subparsers) -> None:

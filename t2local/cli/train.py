@@ -12,7 +12,7 @@ from t2local.cli.common import REWARD_HELP, add_model_arguments, log, open_model
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
-from t2local.tasks.curricula import CURRICULA, curriculum
+from t2local.tasks.datasets import CURRICULA, curriculum
 from t2local.tasks.suggest import suggest_reward
 from t2local.training.conduct import ADAPTER_FOLDER, conduct, summary
 from t2local.training.config import TrainConfig

@@ -15,7 +15,7 @@ from t2local.evaluation.questions import QuestionSet
 from t2local.evaluation.records import Record
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.variants import ORACLE, Variant
-from t2local.tasks.intervals import paired_difference, wilson
+from t2local.statistics import paired_difference, wilson
 
 Cells = Mapping[tuple[str, str], Mapping[int, Record]]  # (task, strategy) -> index -> record
 

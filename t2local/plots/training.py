@@ -9,7 +9,7 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 from t2local.plots import theme
-from t2local.tasks.intervals import wilson
+from t2local.statistics import wilson
 from t2local.training.curves import Curves
 
 SMOOTHED = 5  # steps

@@ -10,7 +10,7 @@ from dataclasses import replace
 from t2local.proof.book import Book
 from t2local.proof.laboratory import Laboratory
 from t2local.proof.measured_sets import ARITHMETIC
-from t2local.tasks.curricula import curriculum
+from t2local.tasks.datasets import curriculum
 from t2local.training.config import LORA, NEXT_TOKEN, TrainConfig
 
 RATE = 2e-3

@@ -20,8 +20,8 @@ from t2local.adapt.events import CLASSIFIER, OTHER, PROMPT
 from t2local.experts import Expert
 from t2local.proof.book import Cell
 from t2local.proof.laboratory import Laboratory
-from t2local.tasks.curricula import curriculum
-from t2local.tasks.intervals import wilson
+from t2local.statistics import wilson
+from t2local.tasks.datasets import curriculum
 
 SKILLS = tuple(label for label in LABELS if label != OTHER)
 

@@ -18,9 +18,9 @@ from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress
 from t2local.proof.book import Book, Cell
 from t2local.proof.measured_sets import MeasuredSet
+from t2local.statistics import paired_difference, wilson
 from t2local.svf import SVFModel, Z, attach
-from t2local.tasks.curricula import Curriculum
-from t2local.tasks.intervals import paired_difference, wilson
+from t2local.tasks.datasets import Curriculum
 from t2local.training.config import TrainConfig
 from t2local.training.loop import train
 from t2local.training.methods import Method, method_for

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from t2local.adapt.dispatch import classification_prompt
 from t2local.evaluation.catalogue import question_set
 from t2local.evaluation.records import key_of
-from t2local.tasks.curricula import curriculum, with_prompts
+from t2local.tasks.datasets import curriculum, with_prompts
 from t2local.tasks.examples import Example
 
 TRAINED, ARITHMETIC, TOPICS, HARDER = "arc_easy", "svamp_equations", "topics", "arc_challenge"

@@ -16,7 +16,7 @@ from t2local.proof.book import Cell
 from t2local.proof.laboratory import Laboratory, Learnt, compared
 from t2local.proof.measured_sets import ARITHMETIC, TRAINED, MeasuredSet
 from t2local.svf import Mixture, compose
-from t2local.tasks.curricula import Curriculum, curriculum
+from t2local.tasks.datasets import Curriculum, curriculum
 from t2local.training.config import LORA, NEXT_TOKEN, TrainConfig
 
 LORA_RATES = (2e-3, 5e-4)

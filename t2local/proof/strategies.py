@@ -21,10 +21,10 @@ from t2local.evaluation.variants import HARD, Held, Variant, asking, base, mixed
 from t2local.progress import Progress
 from t2local.proof.book import Cell
 from t2local.proof.laboratory import Laboratory, Learnt, Right
+from t2local.statistics import paired_difference
 from t2local.svf import Mixture
 from t2local.tasks.benchmarks import load_task, show_first_test
 from t2local.tasks.examples import Example
-from t2local.tasks.intervals import paired_difference
 
 SETS = {
     "chosen": ("arc_challenge", "easy_vqa", "easy_vqa_more"),

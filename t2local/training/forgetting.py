@@ -17,9 +17,9 @@ from t2local.experts import HeldOut
 from t2local.models.decode.generate import Around
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress
+from t2local.statistics import paired_difference
 from t2local.svf import SVFModel
 from t2local.tasks.examples import Example
-from t2local.tasks.intervals import paired_difference
 from t2local.training import base_scores
 from t2local.training.processes import Processes
 from t2local.training.reports import MEASURING_FORGOTTEN

@@ -10,7 +10,7 @@ from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress, drain
 from t2local.svf import SVFModel
-from t2local.tasks.curricula import Curriculum, folds
+from t2local.tasks.datasets import Curriculum, folds
 from t2local.training.loop import train
 from t2local.training.methods import Method
 from t2local.training.processes import Processes

@@ -19,9 +19,9 @@ from t2local.experts.stamp import stamped
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress
 from t2local.provenance import origin
+from t2local.statistics import paired_difference
 from t2local.svf import SVFModel, Z
-from t2local.tasks.curricula import Curriculum, curriculum, with_prompts
-from t2local.tasks.intervals import paired_difference
+from t2local.tasks.datasets import Curriculum, curriculum, with_prompts
 from t2local.tasks.rewards.named import check_reward, parts_of
 from t2local.tasks.suggest import with_choices
 from t2local.training.forgetting import OtherTask, as_card, forgetting

@@ -3,7 +3,7 @@
 from t2local.adapt.answering import CHOICE, action_of, prompt_ids
 from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel
-from t2local.tasks.curricula import Curriculum
+from t2local.tasks.datasets import Curriculum
 from t2local.tasks.examples import Example
 from t2local.tasks.lengths import too_long
 from t2local.tasks.rows import shown

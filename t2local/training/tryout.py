@@ -13,7 +13,7 @@ from t2local.errors import T2LocalError
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
-from t2local.tasks.curricula import Curriculum
+from t2local.tasks.datasets import Curriculum
 from t2local.tasks.rewards.named import rewards_of
 from t2local.training.config import TrainConfig
 from t2local.training.footprint import step_bytes

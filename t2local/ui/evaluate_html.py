@@ -11,7 +11,7 @@ from t2local.evaluation.report_files import trained_text
 from t2local.evaluation.run import Scored
 from t2local.evaluation.tally import Confusion, Result
 from t2local.plots import theme
-from t2local.tasks.intervals import wilson
+from t2local.statistics import wilson
 from t2local.ui.card import signed
 from t2local.ui.glossary import term
 

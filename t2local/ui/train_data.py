@@ -6,7 +6,7 @@ Pure functions of values to HTML; every text of a file is escaped.
 from collections.abc import Sequence
 from html import escape
 
-from t2local.tasks.curricula import Curriculum, split_rows
+from t2local.tasks.datasets import Curriculum, split_rows
 from t2local.tasks.drafts import Draft
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig

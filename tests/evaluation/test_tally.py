@@ -1,8 +1,8 @@
 from t2local.evaluation.records import Record, RecordFile
 from t2local.evaluation.tally import best_of, summary
 from t2local.evaluation.variants import asking, base, mixed
+from t2local.statistics import paired_difference, wilson
 from t2local.svf import Mixture
-from t2local.tasks.intervals import paired_difference, wilson
 
 
 def records(marks, chosen=""):

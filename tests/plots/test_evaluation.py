@@ -2,7 +2,7 @@ import pytest
 
 from t2local.plots import plot_accuracy
 from t2local.plots.evaluation import Score, point
-from t2local.tasks.intervals import wilson
+from t2local.statistics import wilson
 
 
 def test_a_point_reaches_as_far_as_wilsons_interval():

@@ -9,7 +9,7 @@ from t2local.experts.expert import CLASSIFIER
 from t2local.proof import dispatch
 from t2local.proof.book import Book
 from t2local.proof.laboratory import Laboratory
-from t2local.tasks.curricula import Curriculum
+from t2local.tasks.datasets import Curriculum
 from t2local.tasks.examples import Example
 
 ROWS = tuple(Example(f"message {i * i} " * (1 + i % 4), LABELS[i % 4]) for i in range(37))

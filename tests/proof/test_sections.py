@@ -10,7 +10,7 @@ from t2local.proof import copies, sections
 from t2local.proof.book import Book
 from t2local.proof.laboratory import Laboratory
 from t2local.proof.measured_sets import ARITHMETIC, TRAINED, MeasuredSet
-from t2local.tasks.curricula import Curriculum
+from t2local.tasks.datasets import Curriculum
 from t2local.tasks.examples import Example
 
 WORDS = ("red", "green", "blue", "grey")

@@ -1,4 +1,4 @@
-from t2local.tasks.curricula import split_rows
+from t2local.tasks.datasets import split_rows
 from t2local.tasks.examples import Example
 from t2local.tasks.splits import split_held_out
 

@@ -14,7 +14,7 @@ from PIL import Image
 from t2local.errors import T2LocalError
 from t2local.evaluation.catalogue import question_set
 from t2local.tasks import files, uploads
-from t2local.tasks.curricula import curriculum
+from t2local.tasks.datasets import curriculum
 from t2local.tasks.drafts import read_draft
 from t2local.tasks.uploads import Uploads, read_upload
 from t2local.ui.adapt_events import AdaptEvents

@@ -1,7 +1,7 @@
 import pytest
 
 from t2local.progress import drain
-from t2local.tasks.curricula import folds, split_rows
+from t2local.tasks.datasets import folds, split_rows
 from t2local.tasks.examples import Example
 from t2local.training import leave_one_out as module
 from t2local.training.config import TrainConfig

@@ -4,7 +4,7 @@ import torch
 from t2local.experts import ExpertStore
 from t2local.experts.store import check_fits
 from t2local.progress import CancelToken, Progress, drain
-from t2local.tasks.curricula import Curriculum
+from t2local.tasks.datasets import Curriculum
 from t2local.training.config import TrainConfig
 from t2local.training.forgetting import OtherTask
 from t2local.training.recipe import train_expert

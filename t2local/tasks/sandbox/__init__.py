@@ -1,6 +1,6 @@
 """Running programs that a model wrote: see `run` for what is promised and what is not."""
 
-from t2local.tasks.sandbox.run import (
+from t2local.tasks.sandbox.process import (
     Protection,
     RunResult,
     TestResult,

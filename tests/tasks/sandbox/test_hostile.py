@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from t2local.tasks.sandbox import run, run_code, run_tests
+from t2local.tasks.sandbox import process, run_code, run_tests
 
 SECRET = "blue-heron-42"
-MODES = [mode for mode in ("namespaces", "limits") if run._works(mode)]
+MODES = [mode for mode in ("namespaces", "limits") if process._works(mode)]
 
 ENDS_EARLY = {
     "os._exit": "import os\nos._exit(0)\nassert False",
@@ -78,7 +78,7 @@ HOSTILE = {**ENDS_EARLY, **REFUSED, **EXHAUSTS}
 
 @pytest.fixture(params=MODES)
 def mode(request, monkeypatch):
-    monkeypatch.setattr(run, "_mode", lambda: request.param)
+    monkeypatch.setattr(process, "_mode", lambda: request.param)
     return request.param
 
 
@@ -88,8 +88,8 @@ def test_a_hostile_program_does_not_pass_and_ends_in_time(name, mode):
     result = run_code(HOSTILE[name], timeout_s=2, memory_bytes=256 * 2**20)
     assert not result.ok
     assert result.error
-    assert time.monotonic() - started < 2 + run.START_S
-    assert len(result.stdout) <= run.OUTPUT_BYTES
+    assert time.monotonic() - started < 2 + process.START_S
+    assert len(result.stdout) <= process.OUTPUT_BYTES
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from t2local.errors import T2LocalError
+from t2local.tasks.arithmetic import arithmetic_choices
 from t2local.tasks.benchmarks import load_task, show_first_test
-from t2local.tasks.choices import arithmetic_choices
 from t2local.tasks.examples import Example
 from t2local.tasks.splits import split_held_out
 from t2local.tasks.topics import HELD_OUT, topic_labels

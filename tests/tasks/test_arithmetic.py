@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
+from t2local.tasks.arithmetic import arithmetic_choices, gsm8k_choices
 from t2local.tasks.benchmarks import load_task
-from t2local.tasks.choices import arithmetic_choices, gsm8k_choices
 from t2local.tasks.examples import Example
 
 DISCOUNT = Example(

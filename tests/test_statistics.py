@@ -1,6 +1,6 @@
 import pytest
 
-from t2local.tasks.intervals import paired_difference, wilson
+from t2local.statistics import paired_difference, wilson
 
 
 def test_wilson_against_published_values():

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks.curricula import curriculum, with_prompts
+from t2local.tasks.datasets import curriculum, with_prompts
 from tests.tasks.workbook_files import xlsx
 
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks.sandbox import protection, run, run_code, run_tests
+from t2local.tasks.sandbox import process, protection, run_code, run_tests
 
 EVERYDAY = """
 import collections, copy, dataclasses, datetime, decimal, enum, fractions, functools, hashlib, heapq
@@ -32,11 +32,11 @@ if __name__ == '__main__':
 
 @pytest.mark.parametrize("mode", ["namespaces", "limits"])
 def test_an_everyday_program(mode, monkeypatch):
-    if not run._works(mode):
+    if not process._works(mode):
         pytest.skip(f"this machine does not allow the mode '{mode}'")
-    monkeypatch.setattr(run, "_mode", lambda: mode)
+    monkeypatch.setattr(process, "_mode", lambda: mode)
     result = run_code(EVERYDAY)
-    assert result == run.RunResult(True, "from a thread\nhello 1\n", "", "")
+    assert result == process.RunResult(True, "from a thread\nhello 1\n", "", "")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_run_costs_little_more_than_starting_python():
     """20 ms beside 11 ms on two idle cores; compared, for other work may run beside the tests."""
 
     def bare():
-        subprocess.run([run._python(), "-I", "-S", "-c", "pass"], check=True)
+        subprocess.run([process._python(), "-I", "-S", "-c", "pass"], check=True)
 
     assert _median_s(lambda: run_code("pass")) < 5 * _median_s(bare) + 0.02
 
@@ -94,7 +94,7 @@ def test_what_is_in_force_is_said():
 
 
 def test_a_system_without_a_sandbox_says_so(monkeypatch):
-    monkeypatch.setattr(run, "_possible_modes", tuple)
+    monkeypatch.setattr(process, "_possible_modes", tuple)
     protection.cache_clear()
     try:
         with pytest.raises(T2LocalError, match="use Linux, macOS or WSL"):
@@ -176,9 +176,11 @@ def test_no_process_survives_a_timeout():
 
 
 def test_on_windows_no_program_is_run_and_it_is_said(monkeypatch):
-    monkeypatch.setattr(run.sys, "platform", "win32")
-    monkeypatch.delattr(run.os, "getuid")
-    monkeypatch.setattr(run.subprocess, "Popen", lambda *_, **__: pytest.fail("a program started"))
+    monkeypatch.setattr(process.sys, "platform", "win32")
+    monkeypatch.delattr(process.os, "getuid")
+    monkeypatch.setattr(
+        process.subprocess, "Popen", lambda *_, **__: pytest.fail("a program started")
+    )
     protection.cache_clear()
     try:
         assert protection().mode == "none"
