@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from t2local.adapt.events import BASE, CLASSIFIER, FEW_SHOT, MANUAL, OTHER, PROMPT, Dispatch
+from t2local.adapt.answer_stream import BASE, CLASSIFIER, FEW_SHOT, MANUAL, OTHER, PROMPT, Dispatch
 from t2local.errors import T2LocalError
 from t2local.models.chat_format import render_chat
 from t2local.models.decode.scoring import choice_scores

@@ -13,17 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from t2local.adapt.adapter import Adapter, MixtureKey
+from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Dispatched, Done, Steered, Token
 from t2local.adapt.context import check_messages, check_pictures, fit
 from t2local.adapt.dispatch import Available, Controls, Reading, first_pass, strategy_of
-from t2local.adapt.events import (
-    ADAPTED_ROW,
-    Dispatch,
-    Dispatched,
-    Done,
-    Steered,
-    Token,
-)
+from t2local.adapt.mixer import Adapter, MixtureKey
 from t2local.models.decode.generate import Decoder, Quick
 from t2local.models.decode.out_of_memory import shortage_told
 from t2local.models.decode.prefix_cache import Kept, PrefixCache

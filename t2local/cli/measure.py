@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2local.adapt.adapter import holding
+from t2local.adapt.mixer import holding
 from t2local.cli.common import log
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, HeldOut

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from t2local import paths
+from t2local.adapt.answer_stream import FEW_SHOT
 from t2local.adapt.cem import CEMConfig
-from t2local.adapt.events import FEW_SHOT
 from t2local.adapt.few_shot import Found, Generation, draw_shots, search
 from t2local.engine.shelf import Shelf
 from t2local.engine.uses import Uses

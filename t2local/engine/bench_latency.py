@@ -6,8 +6,8 @@ Measured through the engine, as the page calls it. Knows nothing of how the numb
 import statistics
 import time
 
+from t2local.adapt.answer_stream import BASE, Done
 from t2local.adapt.dispatch import asking_strategies
-from t2local.adapt.events import BASE, Done
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.evaluation.bench_rows import Row, ratio, timed

@@ -13,10 +13,10 @@ import torch
 
 from t2local import paths
 from t2local.adapt import two_pass
-from t2local.adapt.adapter import Adapter
+from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Token
 from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import Controls, offered
-from t2local.adapt.events import ADAPTED_ROW, Dispatch, Token
+from t2local.adapt.mixer import Adapter
 from t2local.engine.adapting import AdaptingDesk
 from t2local.engine.chats import ChatStore
 from t2local.engine.choice import ASKED, Choice

@@ -9,8 +9,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from t2local.adapt.answer_stream import BASE, FEW_SHOT
 from t2local.adapt.dispatch import STRATEGIES, asking_strategies
-from t2local.adapt.events import BASE, FEW_SHOT
 from t2local.engine.engine import Engine
 from t2local.engine.shelf import Shelf
 from t2local.engine.uses import Uses

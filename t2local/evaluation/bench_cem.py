@@ -12,10 +12,10 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from t2local.adapt.adapter import may_rebuild
 from t2local.adapt.answering import answer_examples
 from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT
+from t2local.adapt.mixer import may_rebuild
 from t2local.evaluation.bench_rows import Row, interleaved, random_z, ratio
 from t2local.evaluation.bench_speed import Measured
 from t2local.models.load.loader import LoadedModel

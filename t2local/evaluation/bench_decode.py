@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from t2local.adapt.adapter import Adapter
+from t2local.adapt.mixer import Adapter
 from t2local.evaluation.bench_rows import Row, interleaved, ratio
 from t2local.evaluation.bench_speed import Measured
 from t2local.models.decode.generate import Decoder, Sampling

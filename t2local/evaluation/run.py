@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
+from t2local.adapt.answer_stream import Dispatch
 from t2local.adapt.answering import (
     CHOICE,
     NOT_FINITE,
@@ -21,7 +22,6 @@ from t2local.adapt.answering import (
     check_sees,
     prompt_ids,
 )
-from t2local.adapt.events import Dispatch
 from t2local.errors import T2LocalError
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
 from t2local.evaluation.records import Record, RecordFile, key_of

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from t2local.adapt.events import BASE
+from t2local.adapt.answer_stream import BASE
 from t2local.evaluation.questions import QuestionSet
 from t2local.evaluation.records import Record
 from t2local.evaluation.subject import Subject

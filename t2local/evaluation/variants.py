@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from t2local.adapt.adapter import holding
+from t2local.adapt.answer_stream import BASE, Dispatch
 from t2local.adapt.dispatch import Controls, Reading, first_pass, strategy_of
-from t2local.adapt.events import BASE, Dispatch
+from t2local.adapt.mixer import holding
 from t2local.errors import T2LocalError
 from t2local.evaluation.subject import Subject
 from t2local.models.decode.generate import Around

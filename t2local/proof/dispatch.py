@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from t2local.adapt.adapter import holding
+from t2local.adapt.answer_stream import CLASSIFIER, OTHER, PROMPT
 from t2local.adapt.answering import CHOICE, batches
 from t2local.adapt.dispatch import (
     LABELS,
@@ -16,7 +16,7 @@ from t2local.adapt.dispatch import (
     classification_prompt,
     first_pass,
 )
-from t2local.adapt.events import CLASSIFIER, OTHER, PROMPT
+from t2local.adapt.mixer import holding
 from t2local.experts import Expert
 from t2local.proof.book import Cell
 from t2local.proof.laboratory import Laboratory

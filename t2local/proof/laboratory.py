@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from t2local import paths
-from t2local.adapt.adapter import holding
+from t2local.adapt.mixer import holding
 from t2local.models.decode.generate import Around
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress

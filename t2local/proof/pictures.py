@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from t2local import paths
-from t2local.adapt.adapter import holding
+from t2local.adapt.mixer import holding
 from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel, load_model
 from t2local.models.small_llava import Tower, save_small_llava

@@ -9,8 +9,8 @@ nobody without the answers could choose.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from t2local.adapt.answer_stream import CLASSIFIER, PROMPT
 from t2local.adapt.cem import LIGHT, LOG_LIKELIHOOD, MATRIX, CEMConfig
-from t2local.adapt.events import CLASSIFIER, PROMPT
 from t2local.adapt.few_shot import Found, draw_shots, search
 from t2local.evaluation.catalogue import question_set
 from t2local.evaluation.questions import LIKELIHOOD, QuestionSet

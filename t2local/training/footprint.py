@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import psutil
 import torch
 
-from t2local.adapt.adapter import may_rebuild
 from t2local.adapt.answering import CHOICE, action_of, choice_tokens, prompt_ids
+from t2local.adapt.mixer import may_rebuild
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.tasks.examples import Example

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from t2local.adapt.adapter import holding
 from t2local.adapt.answering import CHOICE, action_of, answer_examples
+from t2local.adapt.mixer import holding
 from t2local.errors import T2LocalError
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel

@@ -12,8 +12,8 @@ from typing import Any
 import gradio as gr
 
 from t2local import paths, plots
+from t2local.adapt.answer_stream import FEW_SHOT
 from t2local.adapt.cem import LEAST_SHOTS, LIGHT, MOST_SHOTS, CEMConfig
-from t2local.adapt.events import FEW_SHOT
 from t2local.adapt.few_shot import Generation
 from t2local.errors import Cancelled, T2LocalError
 from t2local.experts.mixture_file import MixtureFile

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from t2local.adapt.events import BASE, Dispatched, Token
+from t2local.adapt.answer_stream import BASE, Dispatched, Token
 from t2local.engine.chats import Chat
 from t2local.errors import T2LocalError
 from t2local.ui import turns

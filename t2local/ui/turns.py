@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from t2local.adapt.events import BASE_ROW, MANUAL, Dispatched, Done, Steered, Token
+from t2local.adapt.answer_stream import BASE_ROW, MANUAL, Dispatched, Done, Steered, Token
 from t2local.engine.chats import Chat, Message
 from t2local.engine.requests import (
     ChatRequest,

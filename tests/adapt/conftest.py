@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from t2local.adapt.adapter import Adapter
 from t2local.adapt.dispatch import Available
+from t2local.adapt.mixer import Adapter
 from t2local.adapt.two_pass import Workshop
 from t2local.models.decode.prefix_cache import PrefixCache
 from t2local.svf import attach

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from t2local.adapt.adapter import Adapter
 from t2local.adapt.answering import score_choices
 from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT, LAYERS, MATRIX, CEMConfig, begin, population
 from t2local.adapt.few_shot import draw_shots, search
+from t2local.adapt.mixer import Adapter
 from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import CancelToken, drain
 from t2local.svf import attach

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from t2local.adapt import two_pass
-from t2local.adapt.adapter import BASE_KEY, Adapter
+from t2local.adapt.answer_stream import Done, Steered, Token
 from t2local.adapt.dispatch import Controls
-from t2local.adapt.events import Done, Steered, Token
+from t2local.adapt.mixer import BASE_KEY, Adapter
 from t2local.adapt.two_pass import Steering, answer
 from t2local.models.decode.int8 import Packer, float_product
 from t2local.models.decode.prefix_cache import PrefixCache

@@ -5,8 +5,16 @@ import pytest
 import torch
 
 from t2local.adapt import two_pass
+from t2local.adapt.answer_stream import (
+    ADAPTED_ROW,
+    BASE_ROW,
+    CLASSIFIER,
+    Dispatched,
+    Done,
+    Steered,
+    Token,
+)
 from t2local.adapt.dispatch import Available, Controls
-from t2local.adapt.events import ADAPTED_ROW, BASE_ROW, CLASSIFIER, Dispatched, Done, Steered, Token
 from t2local.adapt.two_pass import Steering, answer, dispatch
 from t2local.errors import T2LocalError
 from t2local.models.decode.prefix_cache import PrefixCache

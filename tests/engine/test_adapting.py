@@ -1,7 +1,7 @@
 import pytest
 
+from t2local.adapt.answer_stream import Dispatched
 from t2local.adapt.cem import CEMConfig
-from t2local.adapt.events import Dispatched
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import MixtureFile

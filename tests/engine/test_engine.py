@@ -7,8 +7,8 @@ import gradio as gr
 import pytest
 import torch
 
+from t2local.adapt.answer_stream import Dispatched, Done, Steered, Token
 from t2local.adapt.dispatch import STRATEGIES, Strategy
-from t2local.adapt.events import Dispatched, Done, Steered, Token
 from t2local.cli.main import main
 from t2local.engine.engine import Engine
 from t2local.engine.evaluating import EvaluatingDesk, EvaluationPlan

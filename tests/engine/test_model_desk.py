@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from t2local.adapt.answer_stream import Dispatched, Done
 from t2local.adapt.cem import CEMConfig
-from t2local.adapt.events import Dispatched, Done
 from t2local.engine import choice
 from t2local.engine.choice import Choice, at_start, last_choice
 from t2local.engine.engine import Engine

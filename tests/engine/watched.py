@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from t2local.adapt.adapter import Adapter
 from t2local.adapt.context import fit
+from t2local.adapt.mixer import Adapter
 from t2local.engine.engine import Engine
 from t2local.engine.preview import Previews
 from t2local.errors import T2LocalError

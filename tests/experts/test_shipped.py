@@ -2,8 +2,8 @@
 
 import pytest
 
-from t2local.adapt.adapter import Adapter
 from t2local.adapt.dispatch import label_probabilities
+from t2local.adapt.mixer import Adapter
 from t2local.experts import ExpertStore, read_expert
 from t2local.experts.expert import CLASSIFIER
 from t2local.experts.store import check_fits

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t2local.adapt.adapter import holding
+from t2local.adapt.mixer import holding
 from t2local.svf import attach
 from t2local.tasks.examples import Example
 from t2local.training.step_work import StepWork

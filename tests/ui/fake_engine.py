@@ -10,16 +10,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from t2local.adapt.answer_stream import BASE_ROW, MANUAL, Dispatch, Dispatched, Done, Steered, Token
 from t2local.adapt.dispatch import offered
-from t2local.adapt.events import (
-    BASE_ROW,
-    MANUAL,
-    Dispatch,
-    Dispatched,
-    Done,
-    Steered,
-    Token,
-)
 from t2local.engine.chats import ChatStore
 from t2local.engine.jobs import Jobs
 from t2local.engine.requests import (

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from t2local.adapt.events import Done
+from t2local.adapt.answer_stream import Done
 from t2local.models.decode.sampling import Sampling
 from t2local.ui.settings import create_sampling
 from t2local.ui.transcript import transcript_html

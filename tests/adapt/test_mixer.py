@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from t2local.adapt.adapter import Adapter
+from t2local.adapt.mixer import Adapter
 from t2local.errors import T2LocalError
 from t2local.svf import Gains, Mixture
 
