@@ -13,9 +13,9 @@ from t2local.cli.common import add_model_arguments, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.engine.evaluating import EvaluatingDesk, EvaluationPlan
 from t2local.errors import T2LocalError
-from t2local.evaluation.catalogue import BENCHMARKS, available_offline, question_set
+from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline, question_set
+from t2local.evaluation.measure import RowFailed, Scored
 from t2local.evaluation.report_files import in_words, markdown_text, write_report
-from t2local.evaluation.run import RowFailed, Scored
 from t2local.evaluation.tally import Evaluation
 from t2local.progress import drain
 from t2local.provenance import origin

@@ -20,8 +20,8 @@ from t2local.experts.reference import import_reference
 from t2local.experts.stamp import IN_ORDER, transfer_warning
 from t2local.experts.store import check_fits
 from t2local.experts.transfer import ORDERS, transfer
+from t2local.export.lora_export import RANK, export_lora
 from t2local.export.merged import DTYPE, DTYPES, export_merged
-from t2local.export.peft import RANK, export_lora
 from t2local.models.load.loader import model_slug
 
 Report = Callable[[dict[str, Any]], None]

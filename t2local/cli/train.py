@@ -14,11 +14,11 @@ from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
 from t2local.tasks.datasets import CURRICULA, curriculum
 from t2local.tasks.suggest import suggest_reward
-from t2local.training.conduct import ADAPTER_FOLDER, conduct, summary
 from t2local.training.config import TrainConfig
 from t2local.training.fitting import with_fitting
 from t2local.training.processes import Processes
 from t2local.training.reports import DryRun, Held, Notice, StepReport, Validation
+from t2local.training.runner import ADAPTER_FOLDER, conduct, summary
 from t2local.training.runs import Plan, Run
 
 

@@ -15,9 +15,9 @@ from t2local.engine.engine import Engine
 from t2local.engine.shelf import Shelf
 from t2local.engine.uses import Uses
 from t2local.errors import T2LocalError
-from t2local.evaluation.catalogue import question_set
+from t2local.evaluation.benchmark_tasks import question_set
+from t2local.evaluation.measure import Event, evaluate
 from t2local.evaluation.questions import QuestionSet
-from t2local.evaluation.run import Event, evaluate
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation
 from t2local.evaluation.variants import HARD, ORACLE, Held, Variant, asking, base, mixed

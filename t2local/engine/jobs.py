@@ -29,12 +29,12 @@ from t2local.progress import (
     check_next,
 )
 from t2local.svf import SVFModel
-from t2local.training.conduct import conduct
 from t2local.training.config import SVF
 from t2local.training.forecast import Forecast
 from t2local.training.methods import SVFMethod
 from t2local.training.recipe import lessons, make_expert
 from t2local.training.reports import Checkpoint, Held, StepReport, TrainState
+from t2local.training.runner import conduct
 from t2local.training.runs import Plan, Run
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from t2local import paths
-from t2local.evaluation.report_page import page_html
+from t2local.evaluation.report import page_html
 from t2local.evaluation.tally import Confusion, Evaluation, Result
 
 MOST_TRAINED = 1_000_000

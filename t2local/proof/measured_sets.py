@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from t2local.adapt.dispatch import classification_prompt
-from t2local.evaluation.catalogue import question_set
+from t2local.evaluation.benchmark_tasks import question_set
 from t2local.evaluation.records import key_of
 from t2local.tasks.datasets import curriculum, with_prompts
 from t2local.tasks.examples import Example

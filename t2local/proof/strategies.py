@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from t2local.adapt.answer_stream import CLASSIFIER, PROMPT
 from t2local.adapt.cem import LIGHT, LOG_LIKELIHOOD, MATRIX, CEMConfig
 from t2local.adapt.few_shot import Found, draw_shots, search
-from t2local.evaluation.catalogue import question_set
+from t2local.evaluation.benchmark_tasks import question_set
+from t2local.evaluation.measure import Scored, evaluate
 from t2local.evaluation.questions import LIKELIHOOD, QuestionSet
-from t2local.evaluation.run import Scored, evaluate
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation
 from t2local.evaluation.variants import HARD, Held, Variant, asking, base, mixed

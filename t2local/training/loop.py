@@ -23,7 +23,6 @@ from t2local.svf import SVFModel
 from t2local.tasks.examples import Example
 from t2local.training.clock import Clock
 from t2local.training.config import POLICY_GRADIENT, TrainConfig
-from t2local.training.footprint import held_bytes, wants_checkpointing
 from t2local.training.methods import Method, change_by_layer, method_for, overall_change
 from t2local.training.policies import policy_for
 from t2local.training.processes import Processes
@@ -39,6 +38,7 @@ from t2local.training.reports import (
     Validation,
 )
 from t2local.training.shortage import with_fewer_rows
+from t2local.training.step_memory import held_bytes, wants_checkpointing
 from t2local.training.step_work import StepWork
 from t2local.training.validation import Scored, dry_run, score_greedy
 

@@ -16,9 +16,9 @@ from t2local import plots
 from t2local.adapt.answer_stream import BASE
 from t2local.engine.evaluating import EvaluatingDesk, EvaluationPlan
 from t2local.errors import Cancelled, T2LocalError
+from t2local.evaluation.measure import RowFailed, Scored
 from t2local.evaluation.records import Record
 from t2local.evaluation.report_files import write_report
-from t2local.evaluation.run import RowFailed, Scored
 from t2local.evaluation.tally import Evaluation, Result
 from t2local.evaluation.variants import ORACLE
 from t2local.plots.evaluation import Score

@@ -9,7 +9,7 @@ import gradio as gr
 
 from t2local import plots
 from t2local.adapt.answer_stream import BASE
-from t2local.evaluation.catalogue import BENCHMARKS, available_offline
+from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline
 from t2local.ui.evaluate_html import ALL, RIGHT, WRONG
 from t2local.ui.glossary import term
 

@@ -10,7 +10,7 @@ from t2local.tasks.datasets import Curriculum, split_rows
 from t2local.tasks.drafts import Draft
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig
-from t2local.training.tryout import Sample, TryOut, in_words, run_seconds
+from t2local.training.dry_run import Sample, TryOut, in_words, run_seconds
 from t2local.ui.glossary import term
 
 REWARDS = {

@@ -11,7 +11,7 @@ from t2local.engine.jobs import FINISHED, PAUSED, RUNNING
 from t2local.engine.training_desk import RunReport
 from t2local.tasks.rewards import REWARDS as KNOWN
 from t2local.training.config import SVF, TrainConfig
-from t2local.training.tryout import LENGTHS
+from t2local.training.dry_run import LENGTHS
 from t2local.ui.glossary import term
 from t2local.ui.train_compare import NOTHING
 from t2local.ui.train_data import NO_ROWS, REWARDS, estimate_html

@@ -5,8 +5,8 @@ import torch
 
 from t2local.adapt.answering import NOT_FINITE, TOO_LONG, answer_batch, answer_examples, prompt_ids
 from t2local.adapt.mixer import holding
+from t2local.evaluation.measure import evaluate
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
-from t2local.evaluation.run import evaluate
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.variants import mixed
 from t2local.experts import Expert

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("no_forgetting")
 
 @pytest.fixture
 def no_forgetting(monkeypatch):
-    monkeypatch.setattr("t2local.training.conduct.other_tasks", lambda *_: ())
+    monkeypatch.setattr("t2local.training.runner.other_tasks", lambda *_: ())
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ ASK = ({"role": "user", "content": "hello"},)
 @pytest.fixture
 def no_other_tasks(monkeypatch):
     """Runs measure no forgetting: these tests are about the queue."""
-    monkeypatch.setattr("t2local.training.conduct.other_tasks", lambda *_: ())
+    monkeypatch.setattr("t2local.training.runner.other_tasks", lambda *_: ())
 
 
 @pytest.fixture

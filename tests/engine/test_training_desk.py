@@ -9,13 +9,8 @@ from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED
 from t2local.errors import T2LocalError
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig
+from t2local.training.dry_run import in_words, lasting, run_seconds, steps_within
 from t2local.training.runs import Plan, Run
-from t2local.training.tryout import (
-    in_words,
-    lasting,
-    run_seconds,
-    steps_within,
-)
 
 QUICK = TrainConfig(
     steps=3, prompts_per_step=4, samples_per_prompt=2, max_new_tokens=4, validate_every=2

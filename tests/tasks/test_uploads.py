@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from t2local.errors import T2LocalError
-from t2local.evaluation.catalogue import question_set
+from t2local.evaluation.benchmark_tasks import question_set
 from t2local.tasks import files, uploads
 from t2local.tasks.datasets import curriculum
 from t2local.tasks.drafts import read_draft

@@ -50,7 +50,7 @@ def work_on(loaded, svf):
 @pytest.fixture
 def no_other_tasks(monkeypatch):
     """A run measures no forgetting: where a test is about something else, and short."""
-    monkeypatch.setattr("t2local.training.conduct.other_tasks", lambda *_: ())
+    monkeypatch.setattr("t2local.training.runner.other_tasks", lambda *_: ())
 
 
 @pytest.fixture

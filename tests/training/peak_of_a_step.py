@@ -15,9 +15,9 @@ from t2local.models.load.loader import describe
 from t2local.svf import attach
 from t2local.tasks.examples import Example
 from t2local.training.config import TrainConfig
-from t2local.training.footprint import held_bytes, step_bytes
 from t2local.training.methods import method_for
 from t2local.training.policies import policy_for
+from t2local.training.step_memory import held_bytes, step_bytes
 from t2local.training.step_work import StepWork
 from tests.conftest import build_tiny, byte_tokenizer
 

@@ -2,7 +2,6 @@ import pytest
 
 from t2local.progress import Progress, drain
 from t2local.training import base_scores
-from t2local.training.conduct import conduct
 from t2local.training.config import TrainConfig
 from t2local.training.forecast import Agenda, Forecast, base_known, other_seconds
 from t2local.training.forgetting import OtherTask, forgetting
@@ -14,6 +13,7 @@ from t2local.training.reports import (
     StepReport,
     Validation,
 )
+from t2local.training.runner import conduct
 from t2local.training.runs import Plan, Run
 
 CONFIG = TrainConfig(steps=10, validate_every=5)

@@ -11,8 +11,8 @@ import torch
 
 from t2local.progress import drain
 from t2local.svf import attach
-from t2local.training.conduct import conduct
 from t2local.training.config import TrainConfig
+from t2local.training.runner import conduct
 from t2local.training.runs import Plan, Run
 
 KILLS = 20

@@ -9,16 +9,16 @@ import torch
 from t2local.adapt.answering import prompt_ids, score_choices
 from t2local.adapt.candidates import ShotScorer
 from t2local.errors import T2LocalError
+from t2local.evaluation.measure import evaluate
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
-from t2local.evaluation.run import evaluate
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.variants import base
 from t2local.models.vision import FIRST_ID
 from t2local.progress import drain
 from t2local.svf import attach
 from t2local.tasks.files import read_examples
-from t2local.training.conduct import conduct
 from t2local.training.config import TrainConfig
+from t2local.training.runner import conduct
 from t2local.training.runs import Plan, Run
 from tests.pictures import painted
 

@@ -3,8 +3,8 @@
 import gradio as gr
 import pytest
 
+from t2local.evaluation.measure import Scored
 from t2local.evaluation.records import Record
-from t2local.evaluation.run import Scored
 from t2local.ui.evaluate_events import EvaluateEvents, _Live
 from t2local.ui.evaluate_html import ALL
 from t2local.ui.evaluate_tab import create_evaluate_tab

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.evaluation.catalogue import BENCHMARKS, available_offline, question_set
+from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline, question_set
 from t2local.evaluation.questions import LIKELIHOOD
 from t2local.evaluation.verdicts import LETTER
 from t2local.tasks import benchmark_hub

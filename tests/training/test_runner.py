@@ -10,10 +10,10 @@ from t2local.engine.jobs import status_on_disk
 from t2local.errors import DiskFull
 from t2local.experts import Expert, ExpertStore, HeldOut
 from t2local.progress import drain
-from t2local.training.conduct import ADAPTER_FOLDER, conduct
 from t2local.training.config import LORA, TrainConfig
 from t2local.training.forgetting import OtherTask
 from t2local.training.reports import Held, Notice, StepReport
+from t2local.training.runner import ADAPTER_FOLDER, conduct
 from t2local.training.runs import Plan, Run
 
 pytestmark = pytest.mark.usefixtures("no_other_tasks")
@@ -37,7 +37,7 @@ def test_a_run_ends_with_its_expert_and_a_summary_on_disk(loaded, svf, data):
 
 def test_forgetting_on_other_tasks_stands_on_the_card(loaded, svf, data, colours, monkeypatch):
     task = OtherTask("colours", tuple(colours[:4]))
-    monkeypatch.setattr("t2local.training.conduct.other_tasks", lambda *_: (task,))
+    monkeypatch.setattr("t2local.training.runner.other_tasks", lambda *_: (task,))
     trained = drain(conduct(new_run(data), loaded, svf, lambda expert: None))
     (measured,) = trained.expert.training["forgetting"]
     assert (measured["task"], measured["n"]) == ("colours", 4)

@@ -8,7 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from t2local.errors import T2LocalError
-from t2local.export.peft import export_lora, rank_for
+from t2local.export.lora_export import export_lora, rank_for
 from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach

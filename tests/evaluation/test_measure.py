@@ -8,9 +8,9 @@ import torch
 
 from t2local.adapt.dispatch import label_probabilities
 from t2local.errors import Cancelled, T2LocalError
-from t2local.evaluation import run as running
+from t2local.evaluation import measure as running
+from t2local.evaluation.measure import RowFailed, Scored, evaluate
 from t2local.evaluation.questions import QuestionSet
-from t2local.evaluation.run import RowFailed, Scored, evaluate
 from t2local.evaluation.variants import asking, base, mixed
 from t2local.progress import CancelToken, drain
 from t2local.svf import Mixture

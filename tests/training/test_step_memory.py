@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from t2local.training import footprint
+from t2local.training import step_memory
 from t2local.training.config import TrainConfig
-from t2local.training.footprint import (
+from t2local.training.step_memory import (
     activation_bytes,
     forward_shape,
     longest_row,
@@ -49,5 +49,5 @@ def test_the_estimate_is_near_the_measured_peak(kind, words, rows):
 def test_blocks_are_computed_twice_when_asked_or_when_memory_is_short(loaded, colours, monkeypatch):
     assert not wants_checkpointing(loaded, colours, CONFIG)
     assert wants_checkpointing(loaded, colours, replace(CONFIG, gradient_checkpointing=True))
-    monkeypatch.setattr(footprint, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(step_memory, "free_bytes", lambda device: 1000)
     assert wants_checkpointing(loaded, colours, CONFIG)

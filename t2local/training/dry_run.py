@@ -16,12 +16,12 @@ from t2local.svf import SVFModel
 from t2local.tasks.datasets import Curriculum
 from t2local.tasks.rewards.named import rewards_of
 from t2local.training.config import TrainConfig
-from t2local.training.footprint import step_bytes
 from t2local.training.forecast import checks, other_seconds
 from t2local.training.forgetting import OtherTask
 from t2local.training.methods import method_for
 from t2local.training.policies import policy_for
 from t2local.training.reports import BatchStatistics
+from t2local.training.step_memory import step_bytes
 from t2local.training.step_work import StepWork
 from t2local.training.validation import DRY_RUN_PROMPTS, dry_run
 
