@@ -16,20 +16,20 @@ import torch
 from transformers import PreTrainedModel
 
 from t2local import paths
-from t2local.cli.bench_shape import add_shape_arguments, run_shape
-from t2local.cli.bench_table import print_table
+from t2local.bench import exactness, llama_cpp, speed
+from t2local.bench.decoding import BASE as PACKED
+from t2local.bench.decoding import packed_decoding
+from t2local.bench.search import POPULATION, search_generation
+from t2local.bench.shape import add_shape_arguments, run_shape
+from t2local.bench.speed import Measured
+from t2local.bench.table import print_table
+from t2local.bench.training_step import StepCost, step_cost
+from t2local.bench.trl import peer_problem, peer_step_cost
 from t2local.cli.common import add_model_arguments, log, log_progress
 from t2local.engine.bench_latency import ANSWER_TOKENS, first_pass, preview, start_seconds
 from t2local.engine.engine import Engine
 from t2local.engine.requests import EngineStatus
-from t2local.evaluation import bench_exactness as exactness
-from t2local.evaluation import bench_llama_cpp
-from t2local.evaluation import bench_speed as speed
-from t2local.evaluation.bench_cem import POPULATION, search_generation
-from t2local.evaluation.bench_decode import BASE as PACKED
-from t2local.evaluation.bench_decode import packed_decoding
 from t2local.evaluation.bench_rows import Row, random_z
-from t2local.evaluation.bench_speed import Measured
 from t2local.experts import ExpertStore
 from t2local.experts.expert import SKILL
 from t2local.models.chat_format import render_chat
@@ -40,8 +40,6 @@ from t2local.models.load.quantized import nf4_problem
 from t2local.progress import drain
 from t2local.provenance import origin
 from t2local.svf import SVFModel, attaching
-from t2local.training.bench_peer import peer_problem, peer_step_cost
-from t2local.training.bench_step import StepCost, step_cost
 from t2local.training.bench_wait import waits_while_training
 from t2local.training.config import TrainConfig
 
@@ -215,13 +213,13 @@ def _packed(
     z = next((e.z for e in skills if e.kind == SKILL), None) or random_z(svf, seed=0)
     tokens, rounds = effort.decode_tokens, effort.rounds
     own = packed_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
-    if problem := bench_llama_cpp.problem(loaded.name):
+    if problem := llama_cpp.problem(loaded.name):
         log(problem)
         return own
     log("measuring llama.cpp")
     with embedded.embedded_gguf() as gguf:
         here = next(row.value for row in own.rows if row.variant == PACKED)
-        peer = bench_llama_cpp.llama_cpp(gguf, tokens, here)
+        peer = llama_cpp.llama_cpp(gguf, tokens, here)
     return Measured([*own.rows, *peer.rows], {**own.ratios, **peer.ratios})
 
 

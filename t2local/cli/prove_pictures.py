@@ -9,9 +9,9 @@ from typing import Any
 
 from t2local import paths
 from t2local.cli.common import log, log_progress
+from t2local.experiments.vision_proof import PicturePlan, prove_pictures
 from t2local.models.load.loader import load_model
 from t2local.progress import drain
-from t2local.proof.pictures import PicturePlan, prove_pictures
 
 NUMBERS = [field for field in fields(PicturePlan) if field.name != "tower"]
 

@@ -8,10 +8,10 @@ import time
 
 from t2local.adapt.answer_stream import BASE, Done
 from t2local.adapt.dispatch import asking_strategies
+from t2local.bench.speed import Measured
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.evaluation.bench_rows import Row, ratio, timed
-from t2local.evaluation.bench_speed import Measured
 from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 

@@ -7,8 +7,8 @@ arithmetic set, merged into the weights, so that every σ and basis is the copy'
 import copy
 from dataclasses import replace
 
+from t2local.experiments.laboratory import Laboratory
 from t2local.proof.book import Book
-from t2local.proof.laboratory import Laboratory
 from t2local.proof.measured_sets import ARITHMETIC
 from t2local.tasks.datasets import curriculum
 from t2local.training.config import LORA, NEXT_TOKEN, TrainConfig

@@ -17,9 +17,9 @@ from t2local.adapt.dispatch import (
     first_pass,
 )
 from t2local.adapt.mixer import holding
+from t2local.experiments.laboratory import Laboratory
 from t2local.experts import Expert
 from t2local.proof.book import Cell
-from t2local.proof.laboratory import Laboratory
 from t2local.statistics import wilson
 from t2local.tasks.datasets import curriculum
 

@@ -18,9 +18,9 @@ from t2local.evaluation.questions import LIKELIHOOD, QuestionSet
 from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation
 from t2local.evaluation.variants import HARD, Held, Variant, asking, base, mixed
+from t2local.experiments.laboratory import Laboratory, Learnt, Right
 from t2local.progress import Progress
 from t2local.proof.book import Cell
-from t2local.proof.laboratory import Laboratory, Learnt, Right
 from t2local.statistics import paired_difference
 from t2local.svf import Mixture
 from t2local.tasks.benchmarks import load_task, show_first_test

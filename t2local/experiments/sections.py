@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import torch
 
+from t2local.experiments.laboratory import Laboratory, Learnt, compared
 from t2local.experts import Expert
 from t2local.proof.book import Cell
-from t2local.proof.laboratory import Laboratory, Learnt, compared
 from t2local.proof.measured_sets import ARITHMETIC, TRAINED, MeasuredSet
 from t2local.svf import Mixture, compose
 from t2local.tasks.datasets import Curriculum, curriculum

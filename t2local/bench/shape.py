@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from t2local.cli.bench_table import Bar
+from t2local.bench import gpu
+from t2local.bench.search import search_generation
+from t2local.bench.speed import Measured
+from t2local.bench.table import Bar
+from t2local.bench.training_step import cost_of_steps, workload
 from t2local.cli.common import log
 from t2local.errors import T2LocalError
-from t2local.evaluation import bench_gpu as gpu
-from t2local.evaluation.bench_cem import search_generation
 from t2local.evaluation.bench_rows import Row
-from t2local.evaluation.bench_speed import Measured
 from t2local.models.load.loader import LoadedModel
 from t2local.models.random_shape import SHAPES, random_shape
 from t2local.provenance import origin
 from t2local.svf import SVFModel
-from t2local.training.bench_step import cost_of_steps, workload
 
 GIB, GB = 2**30, 1e9
 ON_CPU = ("tiny",)  # shapes that are small enough to run anywhere

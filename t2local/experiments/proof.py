@@ -13,15 +13,16 @@ import torch
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.evaluation.subject import Subject
+from t2local.experiments import sections
+from t2local.experiments.laboratory import Laboratory
 from t2local.experts import Expert
 from t2local.experts.store import read_expert
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress
-from t2local.proof import sections, strategies
+from t2local.proof import strategies
 from t2local.proof.book import Book, Cell
 from t2local.proof.copies import fine_tuned
 from t2local.proof.dispatch import confusion
-from t2local.proof.laboratory import Laboratory
 from t2local.proof.measured_sets import measured_sets
 from t2local.provenance import origin
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from t2local.evaluation import bench_exactness as exactness
+from t2local.bench import exactness
 from t2local.models.load.quantized import nf4_problem
 from t2local.svf import attach
 

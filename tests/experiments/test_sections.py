@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from t2local.experiments import sections
+from t2local.experiments.laboratory import Laboratory
 from t2local.experts import Expert
-from t2local.proof import copies, sections
+from t2local.proof import copies
 from t2local.proof.book import Book
-from t2local.proof.laboratory import Laboratory
 from t2local.proof.measured_sets import ARITHMETIC, TRAINED, MeasuredSet
 from t2local.tasks.datasets import Curriculum
 from t2local.tasks.examples import Example

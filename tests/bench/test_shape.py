@@ -6,10 +6,9 @@ import math
 import pytest
 import torch
 
-from t2local.cli import bench_shape
-from t2local.cli.bench_shape import GOALS, NOT_MEASURED, run_shape
+from t2local.bench import gpu, shape
+from t2local.bench.shape import GOALS, NOT_MEASURED, run_shape
 from t2local.errors import T2LocalError
-from t2local.evaluation import bench_gpu as gpu
 from t2local.models.load.quantized import nf4_problem
 
 
@@ -25,7 +24,7 @@ def without_cuda(monkeypatch):
 def test_a_tiny_shape_measures_what_the_table_asks_of_a_big_one(without_cuda, capsys, monkeypatch):
     if problem := nf4_problem():
         pytest.skip(f"no NF4 here: {problem}")
-    monkeypatch.setattr(bench_shape, "search_generation", small_search)
+    monkeypatch.setattr(shape, "search_generation", small_search)
     reports = []
     run_shape(arguments("tiny"), reports.append)
     (found,) = reports
@@ -61,7 +60,7 @@ def test_more_memory_than_the_card_has_is_refused(monkeypatch):
     card = argparse.Namespace(total_memory=8 * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: card)
     with pytest.raises(T2LocalError, match=r"--vram is 12 GiB and this GPU has 8\.0"):
-        bench_shape._cap(12)
+        shape._cap(12)
 
 
 def test_the_decomposition_row_of_the_table_is_the_one_that_is_measured():

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 
+from t2local.bench.training_step import REWARD, Workload, endless, workload
 from t2local.models.fit.memory import peak_memory_bytes
 from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.tasks.rewards import REWARDS
-from t2local.training.bench_step import REWARD, Workload, endless, workload
 from t2local.training.config import TrainConfig
 
 NEEDED = ("trl", "datasets")

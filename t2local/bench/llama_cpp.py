@@ -1,7 +1,7 @@
 """The distance to llama.cpp: the same model's GGUF file decoded by it, with as many threads.
 
 Run through its Python package in a process of its own, as a program: `python -m
-t2local.evaluation.bench_llama_cpp FILE TOKENS THREADS` prints tokens/s. Greedy; the prompt is not
+t2local.bench.llama_cpp FILE TOKENS THREADS` prints tokens/s. Greedy; the prompt is not
 timed. The package is no requirement of ours, since PyPI has its source only, which a compiler
 builds. Pure measurement.
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
+from t2local.bench.speed import Measured
 from t2local.errors import T2LocalError
 from t2local.evaluation.bench_rows import Row
-from t2local.evaluation.bench_speed import Measured
 from t2local.models.load import embedded
 
 PACKAGE, INSTALL = "llama_cpp", "pip install llama-cpp-python"
@@ -36,7 +36,7 @@ def problem(model: str) -> str:
 def llama_cpp(gguf: Path, tokens: int, packed_tokens_per_s: float) -> Measured:
     """llama.cpp's tokens/s on `gguf`, and ours as a share of it. Raises `T2LocalError`."""
     asked = [str(gguf), str(tokens), str(torch.get_num_threads())]
-    command = [sys.executable, "-m", "t2local.evaluation.bench_llama_cpp", *asked]
+    command = [sys.executable, "-m", "t2local.bench.llama_cpp", *asked]
     plain = {"encoding": "utf-8", "errors": "replace"}
     ended = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, **plain)
     if ended.returncode:

@@ -1,4 +1,4 @@
-from t2local.evaluation.bench_cem import search_generation
+from t2local.bench.search import search_generation
 from t2local.svf import attach
 
 

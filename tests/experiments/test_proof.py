@@ -3,7 +3,7 @@
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.proof.run import ProofPlan, prove
+from t2local.experiments.proof import ProofPlan, prove
 
 
 def test_an_unknown_section_is_refused():
@@ -12,6 +12,6 @@ def test_an_unknown_section_is_refused():
 
 
 def test_a_model_without_shipped_experts_is_refused(tiny_loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr("t2local.proof.run.measured_sets", lambda limit: {})
+    monkeypatch.setattr("t2local.experiments.proof.measured_sets", lambda limit: {})
     with pytest.raises(T2LocalError, match="No experts ship"):
         prove(tiny_loaded(), ProofPlan(("dispatch",)), lambda event: None)

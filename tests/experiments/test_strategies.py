@@ -7,11 +7,11 @@ from t2local.adapt.cem import CEMConfig
 from t2local.adapt.few_shot import draw_shots
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
 from t2local.evaluation.subject import Subject
+from t2local.experiments.laboratory import Laboratory
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER, SKILL
 from t2local.proof import strategies
 from t2local.proof.book import Book
-from t2local.proof.laboratory import Laboratory
 from t2local.proof.strategies import Unseen, on_unseen_sets
 from t2local.tasks.examples import Example
 

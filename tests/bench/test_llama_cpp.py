@@ -1,7 +1,7 @@
 import pytest
 
+from t2local.bench import llama_cpp as bench
 from t2local.errors import T2LocalError
-from t2local.evaluation import bench_llama_cpp as bench
 from t2local.models.load import embedded
 
 needs_peer = pytest.mark.skipif(bool(bench.problem(embedded.NAME)), reason=bench.INSTALL)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from t2local.bench.training_step import GROUP, StepCost, cost_of_steps, endless, workload
 from t2local.models.decode.generate import Sampling, generate_batch
-from t2local.training.bench_step import GROUP, StepCost, cost_of_steps, endless, workload
 
 
 def test_a_workload_is_full_to_the_last_token(loaded):

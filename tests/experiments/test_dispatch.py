@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from t2local.adapt.dispatch import LABELS, label_probabilities
+from t2local.experiments.laboratory import Laboratory
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER
 from t2local.proof import dispatch
 from t2local.proof.book import Book
-from t2local.proof.laboratory import Laboratory
 from t2local.tasks.datasets import Curriculum
 from t2local.tasks.examples import Example
 

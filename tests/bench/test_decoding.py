@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from t2local.evaluation import bench_decode as bench
+from t2local.bench import decoding as bench
+from t2local.bench.speed import twin
 from t2local.evaluation.bench_rows import random_z
-from t2local.evaluation.bench_speed import twin
 from t2local.models.decode.int8 import why_not
 from t2local.svf import attach
 

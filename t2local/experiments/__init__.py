@@ -1,0 +1,1 @@
+"""The method's claims, measured on one model: training runs, strategies, transfer, composition."""
