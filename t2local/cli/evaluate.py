@@ -11,7 +11,7 @@ import torch
 from t2local.adapt.dispatch import asking_strategies
 from t2local.cli.common import add_model_arguments, log, log_progress
 from t2local.engine.engine import Engine
-from t2local.engine.evaluating import EvaluatingDesk, EvaluationPlan
+from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
 from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline, question_set
 from t2local.evaluation.measure import RowFailed, Scored

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
 
 
 def _page(found: dict[str, Any]) -> str:
-    from t2local.plots.proof import page  # plotly: not for every command
+    from t2local.plots.accuracies import page
 
     return page(found)
 

@@ -17,7 +17,6 @@ from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Token
 from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import Controls, offered
 from t2local.adapt.mixer import Adapter
-from t2local.engine.adapting import AdaptingDesk
 from t2local.engine.chats import ChatStore
 from t2local.engine.choice import ASKED, Choice
 from t2local.engine.downloads import Downloads
@@ -25,7 +24,7 @@ from t2local.engine.drafts import Drafts
 from t2local.engine.jobs import Jobs
 from t2local.engine.library import LibraryDesk
 from t2local.engine.loading import Opened
-from t2local.engine.model_desk import ModelDesk
+from t2local.engine.model_slot import ModelDesk
 from t2local.engine.requests import (
     ChatRequest,
     EngineStatus,
@@ -33,8 +32,9 @@ from t2local.engine.requests import (
     NextTokens,
     Spectrum,
 )
+from t2local.engine.searches import AdaptingDesk
 from t2local.engine.shelf import Shelf, expert_info
-from t2local.engine.training_desk import TrainingDesk
+from t2local.engine.training import TrainingDesk
 from t2local.engine.uses import Answers, Uses
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore

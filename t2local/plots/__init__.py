@@ -2,10 +2,10 @@
 
 from t2local.plots.adapt import plot_best, plot_cloud
 from t2local.plots.bars import plot_dispatch, plot_mixture
+from t2local.plots.curves import plot_layers, plot_reward, plot_runs, plot_vitals
 from t2local.plots.evaluation import plot_accuracy
 from t2local.plots.experts import plot_likeness, plot_reward_curves
 from t2local.plots.memory import plot_memory
-from t2local.plots.training import plot_layers, plot_reward, plot_runs, plot_vitals
 from t2local.plots.weights import plot_heatmap, plot_spectrum
 
 __all__ = [

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from t2local.experts.comparison import Comparison
 from t2local.plots import theme
-from t2local.plots.training import smoothed
+from t2local.plots.curves import smoothed
 
 FAINTEST = 0.1  # the scale never ends below this cosine, so that noise stays pale
 LIKE = ((0.0, theme.NEGATIVE), (0.5, "rgba(128, 138, 150, 0.12)"), (1.0, theme.POSITIVE))

@@ -14,7 +14,7 @@ import gradio as gr
 
 from t2local import plots
 from t2local.adapt.answer_stream import BASE
-from t2local.engine.evaluating import EvaluatingDesk, EvaluationPlan
+from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
 from t2local.errors import Cancelled, T2LocalError
 from t2local.evaluation.measure import RowFailed, Scored
 from t2local.evaluation.records import Record

@@ -6,7 +6,7 @@ Pure functions of `RunReport`s to HTML.
 from collections.abc import Sequence
 from html import escape
 
-from t2local.engine.training_desk import RunReport
+from t2local.engine.training import RunReport
 from t2local.ui.glossary import term
 from t2local.ui.train_form import way_of
 

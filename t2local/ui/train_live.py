@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, QUEUED, RUNNING, STOPPING
-from t2local.engine.training_desk import RunReport
+from t2local.engine.training import RunReport
 from t2local.experts import HeldOut
 from t2local.plots import theme
 from t2local.training.config import TrainConfig

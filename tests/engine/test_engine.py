@@ -11,7 +11,7 @@ from t2local.adapt.answer_stream import Dispatched, Done, Steered, Token
 from t2local.adapt.dispatch import STRATEGIES, Strategy
 from t2local.cli.main import main
 from t2local.engine.engine import Engine
-from t2local.engine.evaluating import EvaluatingDesk, EvaluationPlan
+from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore, read_expert, write_expert

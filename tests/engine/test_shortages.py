@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2local.adapt.cem import CEMConfig
-from t2local.engine.evaluating import EvaluatingDesk, EvaluationPlan
+from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.models.decode.sampling import Sampling

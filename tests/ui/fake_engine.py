@@ -21,7 +21,7 @@ from t2local.engine.requests import (
     NextTokens,
     Spectrum,
 )
-from t2local.engine.training_desk import TrainingDesk
+from t2local.engine.training import TrainingDesk
 from t2local.errors import T2LocalError
 from t2local.svf.mixing import Mixture
 from tests.ui.fake_library import FakeLibrary

@@ -3,7 +3,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from t2local.engine.jobs import RUNNING, JobStatus
-from t2local.engine.training_desk import RunReport
+from t2local.engine.training import RunReport
 from t2local.training.curves import Curves
 from t2local.training.runs import Plan
 from t2local.ui.train_answers import answers_html, marked

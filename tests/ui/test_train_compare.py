@@ -1,5 +1,5 @@
 from t2local.engine.jobs import FINISHED, RUNNING, JobStatus
-from t2local.engine.training_desk import RunReport
+from t2local.engine.training import RunReport
 from t2local.training.config import TrainConfig
 from t2local.training.curves import Curves
 from t2local.training.runs import Plan

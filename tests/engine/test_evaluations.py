@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from t2local.engine.evaluating import EvaluatingDesk, EvaluationPlan
+from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import MixtureFile, write_mixture
 from t2local.progress import drain
@@ -76,7 +76,7 @@ def test_a_mixture_of_an_expert_that_is_gone_or_of_scored_rows_is_refused(desk, 
 
 
 def test_a_search_leaves_its_shots_in_the_file(engine):
-    from tests.engine.test_adapting import CONFIG, SHOTS
+    from tests.engine.test_searches import CONFIG, SHOTS
 
     found = drain(engine.adapting.search(SHOTS, "choice", CONFIG))
     file = engine.adapting.file_of(found, "choice", CONFIG)

@@ -1,5 +1,5 @@
 from t2local.plots import plot_layers, plot_reward, plot_runs, plot_vitals
-from t2local.plots.training import band, smoothed
+from t2local.plots.curves import band, smoothed
 from t2local.training.curves import Check, Curves
 
 RUN = Curves(
