@@ -9,7 +9,7 @@ from typing import Any
 
 from t2local.adapt.dispatch import STRATEGIES
 from t2local.plots import theme
-from t2local.ui.glossary import term
+from t2local.ui.messages import term
 
 SUMMARY_SEGMENTS = 0.02  # smaller shares are left out of the one-line bar
 

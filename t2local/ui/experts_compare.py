@@ -6,8 +6,8 @@ from html import escape
 from t2local.experts import HeldOut
 from t2local.experts.comparison import Comparison, Facts, Likeness
 from t2local.plots import theme
-from t2local.ui.experts_cards import forgetting_line
-from t2local.ui.glossary import term
+from t2local.ui.experts.view import forgetting_line
+from t2local.ui.messages import term
 
 UNRELATED, ALIKE, SAME = 0.1, 0.4, 0.9  # cosines from which other words are used
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from t2local import plots
 from t2local.svf.mixing import Mixture
-from t2local.ui.glossary import term
+from t2local.ui.messages import term
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 
 from t2local.training.curves import Curves
-from t2local.ui.glossary import term
+from t2local.ui.messages import term
 
 LONGEST = 600  # characters of an answer
 MOST_CHECKS = 8  # earlier ones that can be opened

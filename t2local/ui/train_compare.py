@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 
 from t2local.engine.training import RunReport
-from t2local.ui.glossary import term
-from t2local.ui.train_form import way_of
+from t2local.ui.forms import way_of
+from t2local.ui.messages import term
 
 NOTHING = '<p class="quiet">Choose two runs or more to lay them over each other.</p>'
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from t2local.ui import turns
-from t2local.ui.chat_events import last_dispatch
-from t2local.ui.chat_tab import ChatTab, drafted
+from t2local.ui.chat import turns
+from t2local.ui.chat.events import last_dispatch
+from t2local.ui.chat.layout import ChatTab, drafted
 from t2local.ui.errors import shown
 from t2local.ui.next_tokens import hint_html, next_tokens_html
 

@@ -18,7 +18,7 @@ from t2local.experts import ExpertStore, read_expert, write_expert
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import drain
 from t2local.svf import Mixture
-from t2local.ui.wheel import create_wheel
+from t2local.ui.chat.wheel import create_wheel
 
 ASK = ({"role": "user", "content": "What is 2 + 2?"},)
 GREEDY = Sampling(temperature=0.0, max_new_tokens=16, repetition_penalty=1.0)

@@ -17,8 +17,8 @@ from t2local.tasks import files, uploads
 from t2local.tasks.datasets import curriculum
 from t2local.tasks.drafts import read_draft
 from t2local.tasks.uploads import Uploads, read_upload
-from t2local.ui.adapt_events import AdaptEvents
-from t2local.ui.adapt_tab import create_adapt_tab
+from t2local.ui.adapt.events import AdaptEvents
+from t2local.ui.adapt.layout import create_adapt_tab
 
 TWELVE = "prompt,answer\n" + "".join(f"is {i} even?,{('yes', 'no')[i % 2]}\n" for i in range(12))
 

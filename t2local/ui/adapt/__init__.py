@@ -1,0 +1,1 @@
+"""The Adapt tab: layout and events."""

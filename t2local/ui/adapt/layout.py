@@ -1,0 +1,136 @@
+"""The Adapt tab: a few examples on the left, the search for their mixture on the right.
+
+Laid out here; what it does is in `adapt_events`.
+"""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from t2local import plots
+from t2local.adapt.cem import ACCURACY, EXPERT, LAYERS, LOG_LIKELIHOOD, MATRIX
+from t2local.tasks.rewards import REWARDS as KNOWN
+from t2local.ui.messages import term
+from t2local.ui.train.view import REWARDS
+
+QUICK, THOROUGH = "quick", "thorough"
+NO_SEARCH = '<p class="quiet">Nothing was searched yet.</p>'
+NO_EXAMPLES = '<p class="quiet">No examples yet. Three are enough to begin, twenty are plenty.</p>'
+
+
+@dataclass(frozen=True)
+class AdaptTab:
+    """`path`: the file that is looked at; `found`: what the last search ended with, else None."""
+
+    path: gr.State
+    file: gr.File
+    typed: gr.Textbox
+    use_typed: gr.Button
+    rows: gr.HTML
+    reward: gr.Dropdown
+    effort: gr.Radio
+    sharing: gr.Radio
+    objective: gr.Radio
+    normalised: gr.Checkbox
+    seed: gr.Number
+    start: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+    cloud: gr.Plot
+    best: gr.Plot
+    keep: gr.Column
+    name: gr.Textbox
+    use: gr.Button
+    found: gr.State
+
+
+def create_adapt_tab() -> AdaptTab:
+    with gr.Row(elem_id="adapt"):
+        with gr.Column(elem_id="adapt-new", scale=1, min_width=0):
+            examples = _create_examples()
+            choices = _create_choices()
+        with gr.Column(elem_id="adapt-run", scale=1, min_width=0):
+            live = _create_live()
+    return AdaptTab(gr.State(None), **examples, **choices, **live, found=gr.State(None))
+
+
+def _create_examples() -> dict:
+    _html(
+        "<h3>1 · Show it a few examples</h3><p>Give 3 to 20 examples of a prompt and its right "
+        f"answer. Nothing is trained: the {term('mixture')} of your {term('expert', 'experts')} "
+        "that answers them best is searched for, in minutes.</p>"
+    )
+    typed = gr.Textbox(
+        label="examples", lines=7, max_lines=14, elem_id="adapt-typed",
+        info="one a line: prompt, comma, answer; the first line names the columns",
+        placeholder="prompt,answer\nWhat is 7 times 8?,56\nHow many legs has an ant?,6\n"
+        "What is half of 90?,45",
+    )  # fmt: skip
+    use_typed = gr.Button("Use these examples", size="sm", elem_id="adapt-use-typed")
+    file = gr.File(
+        label="or a file: a spreadsheet, CSV, TSV, JSON, JSONL, Parquet",
+        height=110,
+        elem_id="adapt-file",
+    )
+    rows = _html(NO_EXAMPLES, "adapt-rows")
+    return {"file": file, "typed": typed, "use_typed": use_typed, "rows": rows}
+
+
+def _create_choices() -> dict:
+    _html("<h3>2 · What counts as right?</h3>")
+    named = [(f"{name} · {REWARDS[name]}", name) for name in KNOWN]
+    reward = gr.Dropdown(
+        named, value=None, label="reward", show_label=False, container=False,
+        elem_id="adapt-reward",
+    )  # fmt: skip
+    effort = gr.Radio(
+        [("quick: 3 examples, 32 mixtures", QUICK), ("thorough: all examples, 320", THOROUGH)],
+        value=QUICK, label="how long to search", elem_id="adapt-effort",
+    )  # fmt: skip
+    with gr.Accordion("more choices", open=False, elem_id="adapt-more"):
+        sharing = gr.Radio(
+            [("each expert", EXPERT), ("expert and third of the layers", LAYERS),
+             ("expert and matrix", MATRIX)],
+            value=EXPERT, label="one α for", elem_id="adapt-sharing",
+        )  # fmt: skip
+        objective = gr.Radio(
+            [("right answers", ACCURACY), ("how likely the right answer is", LOG_LIKELIHOOD)],
+            value=ACCURACY, label="look for more", elem_id="adapt-objective",
+        )  # fmt: skip
+        normalised = gr.Checkbox(False, label="let the α sum to one", elem_id="adapt-normalised")
+        seed = gr.Number(0, label="seed", precision=0, minimum=0, elem_id="adapt-seed")
+    with gr.Row(elem_id="adapt-acts"):
+        start = gr.Button("Search", variant="primary", elem_id="adapt-start", interactive=False)
+        stop = gr.Button("Stop", elem_id="adapt-stop", visible=False)
+    return {
+        "reward": reward, "effort": effort, "sharing": sharing, "objective": objective,
+        "normalised": normalised, "seed": seed, "start": start, "stop": stop,
+    }  # fmt: skip
+
+
+def _create_live() -> dict:
+    _html("<h3>The search</h3>")
+    status = _html(NO_SEARCH, "adapt-status")
+    _caption(
+        f"Each dot is one {term('mixture')} that was tried; full ones are the best of their "
+        f"generation, from which the next is drawn. Lines: {term('α')} of the best so far."
+    )
+    cloud = gr.Plot(plots.plot_cloud(()), show_label=False, container=False, elem_id="plot-cloud")
+    _caption("Right answers on your examples, generation by generation.")
+    best = gr.Plot(plots.plot_best(()), show_label=False, container=False, elem_id="plot-best")
+    with gr.Column(visible=False, elem_id="adapt-keep") as keep:
+        name = gr.Textbox(
+            label="keep it as", info="letters, digits, dots, dashes", elem_id="adapt-name"
+        )
+        use = gr.Button("Use in chat", variant="primary", elem_id="adapt-use")
+    return {
+        "status": status, "cloud": cloud, "best": best, "keep": keep, "name": name, "use": use,
+    }  # fmt: skip
+
+
+def _html(html: str, elem_id: str | None = None) -> gr.HTML:
+    return gr.HTML(html, elem_id=elem_id, apply_default_css=False, js_on_load=None)
+
+
+def _caption(html: str) -> None:
+    _html(f'<p class="caption">{html}</p>')

@@ -1,0 +1,1 @@
+"""The Chat tab: layout, events, view, the wheel at its right, and an answer from asking to saving."""

@@ -1,0 +1,117 @@
+"""The Chat tab: three columns, laid out here; what they do is in `chat_events`."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from t2local.engine.requests import EngineStatus
+from t2local.ui.assets import asset
+from t2local.ui.chat.view import welcome_html
+from t2local.ui.chat.wheel import Wheel, create_wheel
+from t2local.ui.chat_list import chat_list_html
+from t2local.ui.style import hint
+
+BROWSER_KEY = "t2local-last-chat"
+LONGEST_PASTE = 10_000_000  # characters; above it gradio would make a file of them
+
+
+@dataclass(frozen=True)
+class ChatTab:
+    chat_id: gr.State
+    last_chat: gr.BrowserState
+    plots_open: gr.State
+    new: gr.Button
+    chats: gr.HTML
+    transcript: gr.HTML
+    message: gr.MultimodalTextbox
+    send: gr.Button
+    stop: gr.Button
+    line: gr.HTML
+    compare: gr.Checkbox
+    wheel: Wheel
+
+
+def create_chat_tab(status: EngineStatus) -> ChatTab:
+    """`status` decides whether the message box is open yet."""
+    chat_id, plots_open = gr.State(None), gr.State(False)
+    # The secret is no secret: it must be the same after a restart, and the value is an id alone.
+    last_chat = gr.BrowserState(None, storage_key=BROWSER_KEY, secret=BROWSER_KEY)
+    with gr.Row(elem_id="desk", equal_height=True):
+        with gr.Column(elem_id="chats-column", scale=0, min_width=0):
+            _drawer_top("Chats")
+            new = gr.Button("+ New chat", elem_id="new-chat", size="sm")
+            chats = gr.HTML(
+                chat_list_html([], None), js_on_load=asset("chat_list.js"),
+                apply_default_css=False, elem_id="chat-list",
+            )  # fmt: skip
+        with gr.Column(elem_id="stage", scale=1, min_width=0):
+            transcript = gr.HTML(
+                welcome_html(), js_on_load=asset("transcript.js"), apply_default_css=False,
+                elem_id="transcript",
+            )  # fmt: skip
+            message, send, stop = _composer(status)
+            with gr.Row(elem_id="under"):
+                line = gr.HTML("", elem_id="line", apply_default_css=False, js_on_load=None)
+                compare = gr.Checkbox(
+                    False, label="base beside adapted", container=False, elem_id="compare",
+                    min_width=0, scale=0,
+                )  # fmt: skip
+        with gr.Column(elem_id="wheel", scale=0, min_width=0):
+            _drawer_top("The wheel")
+            wheel = create_wheel()
+    return ChatTab(
+        chat_id, last_chat, plots_open, new, chats, transcript, message, send, stop, line, compare,
+        wheel,
+    )  # fmt: skip
+
+
+def drafted(value: dict | None) -> tuple[str, list[str]]:
+    """Text and picture files of the message box."""
+    value = value or {}
+    return value.get("text") or "", list(value.get("files") or ())
+
+
+def message_update(status: EngineStatus) -> dict:
+    """The message box for a model; one that sees has a button for pictures.
+
+    Pasting and dropping them is always possible: a model that does not see says so when it is sent.
+    """
+    return gr.update(
+        placeholder=hint(status), interactive=status.ready, elem_classes=_sight(status)
+    )
+
+
+def _sight(status: EngineStatus) -> list[str]:
+    return [] if status.sees else ["blind"]
+
+
+def _composer(status: EngineStatus) -> tuple[gr.MultimodalTextbox, gr.Button, gr.Button]:
+    with gr.Row(elem_id="composer"):
+        message = gr.MultimodalTextbox(
+            label="Message", show_label=False, container=False, placeholder=hint(status),
+            lines=1, max_lines=8, sources=["upload"], file_types=["image"], file_count="multiple",
+            submit_btn=False, max_plain_text_length=LONGEST_PASTE, elem_classes=_sight(status),
+            interactive=status.ready, elem_id="message", scale=1, min_width=0,
+        )  # fmt: skip
+        send = gr.Button(
+            "Send",
+            variant="primary",
+            interactive=status.ready,
+            elem_id="send",
+            scale=0,
+            min_width=76,
+        )
+        stop = gr.Button("Stop", visible=False, elem_id="stop", scale=0, min_width=76)
+    gr.HTML(
+        '<button type="button" data-page="show-chats">☰ Chats</button>'
+        '<button type="button" data-page="show-wheel">◎ The wheel</button>',
+        elem_id="drawers", apply_default_css=False, js_on_load=None,
+    )  # fmt: skip
+    return message, send, stop
+
+
+def _drawer_top(title: str) -> None:
+    gr.HTML(
+        f'<b>{title}</b><button type="button" data-page="close" aria-label="Close">✕</button>',
+        elem_classes="drawer-top", apply_default_css=False, js_on_load=None,
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""The Evaluate tab: what to measure on the left, the growing table and the samples on the right.
+
+Laid out here; what it does is in `evaluate_events`.
+"""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from t2local import plots
+from t2local.adapt.answer_stream import BASE
+from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline
+from t2local.ui.evaluate.view import ALL, RIGHT, WRONG
+from t2local.ui.messages import term
+
+NOTHING = '<p class="quiet">Nothing was measured yet.</p>'
+LIMIT = 50  # a few minutes on a laptop
+
+
+@dataclass(frozen=True)
+class EvaluateTab:
+    """`records`: (task, strategy) -> the scored prompts of the last run."""
+
+    tasks: gr.CheckboxGroup
+    file: gr.File
+    strategies: gr.CheckboxGroup
+    limit: gr.Number
+    seed: gr.Number
+    written: gr.Checkbox
+    most_tokens: gr.Number
+    start: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+    table: gr.HTML
+    figure: gr.Plot
+    confusion: gr.HTML
+    files: gr.File
+    browse: gr.Column
+    cell: gr.Dropdown
+    verdict: gr.Radio
+    samples: gr.HTML
+    records: gr.State
+
+
+def create_evaluate_tab() -> EvaluateTab:
+    with gr.Row(elem_id="evaluate"):
+        with gr.Column(elem_id="evaluate-new", scale=1, min_width=0):
+            chosen = {**_create_tasks(), **_create_strategies()}
+        with gr.Column(elem_id="evaluate-run", scale=1, min_width=0):
+            live = {**_create_results(), **_create_samples()}
+    return EvaluateTab(**chosen, **live, records=gr.State({}))
+
+
+def _create_tasks() -> dict:
+    _html(
+        "<h3>1 · Which tasks?</h3><p>Questions with known answers. Every choice of experts "
+        "answers the same ones, so that the difference counts and not the luck of the draw.</p>"
+    )
+    here = available_offline()
+    named = [(name if name in here else f"{name} · from the Hub", name) for name in BENCHMARKS]
+    tasks = gr.CheckboxGroup(
+        sorted(named, key=lambda pair: pair[1] not in here), value=[], label="tasks",
+        show_label=False, container=False, elem_id="evaluate-tasks",
+    )  # fmt: skip
+    file = gr.File(
+        label="or your own rows: CSV, TSV, JSON, JSONL", height=140, elem_id="evaluate-file"
+    )
+    return {"tasks": tasks, "file": file}
+
+
+def _create_strategies() -> dict:
+    _html(
+        f"<h3>2 · Answered how?</h3><p>Each is one {term('strategy')}. “Hard” lets the likeliest "
+        f"{term('expert')} answer alone; {term('oracle')} shows how much choosing could win.</p>"
+    )
+    strategies = gr.CheckboxGroup(
+        [BASE], value=[BASE], label="strategies", show_label=False, container=False,
+        elem_id="evaluate-strategies",
+    )  # fmt: skip
+    limit = gr.Number(
+        LIMIT, label="questions of each task", precision=0, minimum=1, elem_id="evaluate-limit",
+        info="more questions, narrower intervals; 300 tell 5 % apart",
+    )  # fmt: skip
+    with gr.Accordion("more choices", open=False, elem_id="evaluate-more"):
+        seed = gr.Number(
+            0, label="seed", info="which questions are drawn", precision=0, minimum=0,
+            elem_id="evaluate-seed",
+        )  # fmt: skip
+        written = gr.Checkbox(
+            False, label="write out choices, as the paper's code does (slow)",
+            elem_id="evaluate-written",
+        )  # fmt: skip
+        most_tokens = gr.Number(
+            None, label="most tokens of a written answer", precision=0, minimum=1,
+            info="empty: what the paper's code allows", elem_id="evaluate-tokens",
+        )  # fmt: skip
+    with gr.Row(elem_id="evaluate-acts"):
+        start = gr.Button("Measure", variant="primary", elem_id="evaluate-start")
+        stop = gr.Button("Stop", elem_id="evaluate-stop", visible=False)
+    return {
+        "strategies": strategies, "limit": limit, "seed": seed, "written": written,
+        "most_tokens": most_tokens, "start": start, "stop": stop,
+    }  # fmt: skip
+
+
+def _create_results() -> dict:
+    _html("<h3>Results</h3>")
+    status = _html(NOTHING, "evaluate-status")
+    _caption(
+        f"Right answers with their {term('95 % interval')}; intervals shrink as answers come in."
+    )
+    figure = gr.Plot(
+        plots.plot_accuracy(()), show_label=False, container=False, elem_id="plot-accuracy"
+    )
+    table = _html("", "evaluate-table")
+    confusion = _html("", "evaluate-confusion")
+    files = gr.File(
+        label="the results as files", visible=False, interactive=False, file_count="multiple",
+        elem_id="evaluate-files",
+    )  # fmt: skip
+    return {
+        "status": status, "table": table, "figure": figure, "confusion": confusion, "files": files,
+    }  # fmt: skip
+
+
+def _create_samples() -> dict:
+    with gr.Column(visible=False, elem_id="evaluate-browse") as browse:
+        _html("<h3>Look at the answers</h3>")
+        cell = gr.Dropdown(
+            [], label="task and strategy", show_label=False, container=False,
+            elem_id="evaluate-cell",
+        )  # fmt: skip
+        verdict = gr.Radio(
+            [ALL, RIGHT, WRONG], value=ALL, label="which", show_label=False, container=False,
+            elem_id="evaluate-verdict",
+        )  # fmt: skip
+        samples = _html("", "evaluate-samples")
+    return {"browse": browse, "cell": cell, "verdict": verdict, "samples": samples}
+
+
+def _html(html: str, elem_id: str | None = None) -> gr.HTML:
+    return gr.HTML(html, elem_id=elem_id, apply_default_css=False, js_on_load=None)
+
+
+def _caption(html: str) -> None:
+    _html(f'<p class="caption">{html}</p>')

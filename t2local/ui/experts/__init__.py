@@ -1,0 +1,1 @@
+"""The Experts tab: layout, events, view."""

@@ -1,0 +1,251 @@
+"""What the Models tab does: shows what fits, fetches, and puts another model in the loaded one's
+place.
+
+Downloads and loading belong to the engine: a reload or a second tab shows the same. The rest of the
+page follows by its own timer, which a change of model wakes.
+"""
+
+from typing import Any
+
+import gradio as gr
+
+from t2local import plots
+from t2local.engine.downloads import DONE, FAILED, STOPPED, Download
+from t2local.engine.requests import EngineStatus
+from t2local.engine.sizing import Sizing, Wish, on_disk, sizing
+from t2local.errors import T2LocalError
+from t2local.models.fit.catalogue import entries, find
+from t2local.models.fit.estimate import Estimate
+from t2local.models.fit.memory import free_bytes, total_bytes
+from t2local.models.load.hub import gated_advice, refuse_offline
+from t2local.models.load.loader import EMBEDDED
+from t2local.models.local import half_fetched, local_models
+from t2local.models.machine import Machine, this_machine
+from t2local.models.offers import offers
+from t2local.ui.errors import shown
+from t2local.ui.models import view as cards
+from t2local.ui.models.layout import LEAST_CONTEXT, ModelsTab
+from t2local.ui.style import size
+
+QUIET = {"show_progress": "hidden"}
+TRAIN = "train"
+SHOW_PANEL = """() => {
+    const panel = document.getElementById("models-sizing");
+    if (innerWidth <= 1000) panel?.scrollIntoView({behavior: "smooth", block: "start"});
+}"""
+
+
+class ModelsEvents:
+    """Binds a `ModelsTab` to an engine. `page_timer`: the page's own wait for the model."""
+
+    def __init__(
+        self, engine: Any, tab: ModelsTab, own: gr.Tab, tabs: gr.Tabs, page_timer: gr.Timer
+    ) -> None:
+        self.engine, self.tab, self.own = engine, tab, own
+        self.tabs, self.page_timer = tabs, page_timer
+        self.wish = {tab.source, tab.quantize, tab.basis, tab.targets, tab.context}
+        self.sized = [
+            tab.source, tab.panel, tab.words, tab.context, tab.figure, tab.table, tab.catalogue,
+            tab.download, tab.load, tab.cancel, tab.progress,
+        ]  # fmt: skip
+        self.here = [tab.catalogue, tab.loaded, tab.machine, tab.offline, tab.serial, tab.timer]
+
+    def bind(self) -> None:
+        tab, everything = self.tab, list(dict.fromkeys([*self.here, *self.sized]))
+        self.own.select(shown(self.opened), self.wish, everything, **QUIET)
+        choosing = tab.catalogue.choose(shown(self.chosen), self.wish, self.sized, **QUIET)
+        looking = gr.on(
+            [tab.look.click, tab.typed.submit], shown(self.looked), {tab.typed, *self.wish},
+            self.sized, **QUIET,
+        )  # fmt: skip
+        for found in (choosing, looking):
+            found.success(None, None, None, js=SHOW_PANEL)
+        ways = [tab.quantize.input, tab.basis.input, tab.targets.input, tab.context.release]
+        gr.on(ways, shown(self.sized_again), self.wish, self.sized, **QUIET)
+        acting = [*self.sized, tab.loaded, tab.timer, self.page_timer]
+        tab.download.click(shown(self.downloaded), self.wish, acting, **QUIET)
+        tab.load.click(shown(self.switched), self.wish, acting, **QUIET)
+        tab.cancel.click(shown(self.cancelled), {tab.source}, None, **QUIET)
+        tab.loaded.train(lambda: gr.Tabs(selected=TRAIN), None, self.tabs, **QUIET)
+        tab.timer.tick(shown(self.ticked), {*self.wish, tab.serial}, everything, **QUIET)
+
+    # what there is -------------------------------------------------------------------------
+
+    def opened(self, values: dict) -> dict:
+        """The page as it is now; the last chosen model stays chosen, at first the loaded one."""
+        status = self.engine.status
+        source = values[self.tab.source] or status.source
+        update = self._here(source)
+        return {**update, **self._sized(source, values)} if source else update
+
+    def _here(self, source: str) -> dict:
+        tab, machine, status = self.tab, this_machine(), self.engine.status
+        return {
+            tab.catalogue: self._catalogue(machine, source),
+            tab.loaded: self._loaded(status),
+            tab.machine: _machine_html(machine),
+            tab.offline: _offline_html(),
+            tab.serial: status.serial if status.ready else -1,
+            tab.timer: gr.Timer(active=self._busy()),
+        }
+
+    def _catalogue(self, machine: Machine, source: str) -> str:
+        known = {entry.id for entry in entries()}
+        others = [model for model in local_models() if model.source not in known]
+        loaded = self.engine.status.source
+        return cards.catalogue_html(offers(machine), others, half_fetched(), source, loaded)
+
+    def _loaded(self, status: EngineStatus) -> str:
+        skills = [e for e in self.engine.experts() if e.kind == "skill" and e.usable]
+        return cards.loaded_html(status, bool(skills))
+
+    # one model -----------------------------------------------------------------------------
+
+    def chosen(self, values: dict, event: gr.EventData) -> dict:
+        return self._choose(event.source, values)
+
+    def looked(self, values: dict) -> dict:
+        source = (values[self.tab.typed] or "").strip()
+        if not source:
+            raise T2LocalError("No model was named; type a Hub id, a folder or a .gguf file.")
+        entry = find(source)
+        return self._choose(entry.id if entry else source, values)
+
+    def _choose(self, source: str, values: dict) -> dict:
+        machine = this_machine()
+        return {
+            self.tab.catalogue: self._catalogue(machine, source),
+            **self._sized(source, values),
+        }
+
+    def sized_again(self, values: dict) -> dict:
+        return self._sized(values[self.tab.source], values)
+
+    def _sized(self, source: str, values: dict) -> dict:
+        """The estimate of `source` under the page's wishes, and what can be done with it."""
+        tab, wish = self.tab, self._wish(values)
+        found = sizing(source, this_machine(), wish)
+        most = max(2 * LEAST_CONTEXT, found.parts.context_length)
+        context = max(LEAST_CONTEXT, found.fit.estimate.context)
+        return {
+            tab.source: source,
+            tab.panel: gr.Column(visible=True),
+            tab.words: cards.sizing_html(found, on_disk(source)),
+            tab.context: gr.Slider(maximum=most, value=context),
+            tab.figure: _figure(found),
+            tab.table: cards.table_html(found),
+            **self._acts(source),
+        }
+
+    def _wish(self, values: dict) -> Wish:
+        tab = self.tab
+        context = int(values[tab.context] or LEAST_CONTEXT)
+        return Wish(values[tab.quantize], values[tab.basis], values[tab.targets], context)
+
+    # doing ---------------------------------------------------------------------------------
+
+    def downloaded(self, values: dict) -> dict:
+        source = values[self.tab.source]
+        if source != EMBEDDED:
+            refuse_offline(source)
+        self.engine.downloads.start(source)
+        return {self.tab.timer: gr.Timer(active=True), **self._acts(source)}
+
+    def switched(self, values: dict) -> dict:
+        """Put the chosen model in the place of the loaded one, held as the estimate says."""
+        tab, source = self.tab, values[self.tab.source]
+        if source != EMBEDDED and on_disk(source) is None:
+            raise T2LocalError(f"'{source}' is not on this machine yet; download it first.")
+        wish = self._wish(values)
+        found = sizing(source, this_machine(), wish)
+        self.engine.switch(source, found.quantize(wish), found.plan.basis, found.plan.targets)
+        return {
+            tab.loaded: self._loaded(self.engine.status),
+            tab.timer: gr.Timer(active=True),
+            self.page_timer: gr.Timer(0.5, active=True),
+            **self._acts(source),
+        }
+
+    def cancelled(self, values: dict) -> None:
+        self.engine.downloads.cancel(values[self.tab.source])
+        if not self.engine.status.ready:
+            self.engine.models.cancel()
+
+    def ticked(self, values: dict) -> dict:
+        """Progress; once nothing is going on any more, everything as it is then."""
+        tab, source, status = self.tab, values[self.tab.source], self.engine.status
+        if self._busy():
+            return {tab.loaded: self._loaded(status), **self._acts(source)}
+        return {**self._here(source), **(self._sized(source, values) if source else {})}
+
+    def _busy(self) -> bool:
+        status = self.engine.status
+        return self.engine.downloads.running or not (status.ready or status.error)
+
+    def _acts(self, source: str) -> dict:
+        """The buttons that make sense now, and how far a download is."""
+        tab, status = self.tab, self.engine.status
+        download = self.engine.downloads.of(source)
+        fetching = download is not None and download.running
+        loading = not (status.ready or status.error)
+        here = source == EMBEDDED or on_disk(source) is not None
+        again = source == status.source and status.ready
+        goes_on = source in half_fetched()
+        return {
+            tab.download: gr.Button(
+                "Go on downloading" if goes_on else "Download", visible=not here and not fetching
+            ),
+            tab.load: gr.Button(
+                "Load it again, held like this" if again else "Load",
+                variant="secondary" if again else "primary",
+                visible=here,
+                interactive=not loading and not fetching,
+            ),
+            tab.cancel: gr.Button(visible=fetching or loading),
+            tab.progress: _progress_html(source, download, here),
+        }
+
+
+def _progress_html(source: str, download: Download | None, here: bool) -> str:
+    """How a download goes or went; before it, how to get at a gated model."""
+    entry = find(source)
+    if download is None or download.stage == DONE:
+        gated = entry is not None and entry.gated and not here
+        return f'<p class="note">{cards.linked(gated_advice(source))}</p>' if gated else ""
+    if download.stage == FAILED:
+        return f'<p class="note" role="alert">{cards.linked(download.message)}</p>'
+    if download.stage == STOPPED:
+        kept = size(download.done_bytes)
+        return f'<p class="quiet">Stopped; {kept} are kept, and it goes on from there.</p>'
+    total = max(1, download.total_bytes)
+    speed = f" · {size(int(download.bytes_per_s))}/s" if download.bytes_per_s else ""
+    of = f" of {size(download.total_bytes)}{speed}" if download.total_bytes else ""
+    return cards.progress_html("downloading", download.done_bytes / total, of)
+
+
+def _machine_html(machine: Machine) -> str:
+    total, free = total_bytes(machine.device), free_bytes(machine.device)
+    return cards.machine_html(machine.name, machine.device, total, free, machine.memory_bytes)
+
+
+def _offline_html() -> str:
+    try:
+        refuse_offline("A model")
+    except T2LocalError:
+        return (
+            '<p class="note">HF_HUB_OFFLINE is set, so nothing is downloaded: only models that are '
+            "on this machine can be loaded. Unset it and start again to reach the Hub.</p>"
+        )
+    return ""
+
+
+def _figure(found: Sizing):
+    row: Estimate = found.fit.estimate
+    kept = {"weights": row.weights_bytes, "bases": row.bases_bytes, "copies": row.copies_bytes}
+    bars = {
+        "chat": {**kept, "KV cache": row.cache_bytes, "reserve": row.reserve_bytes},
+        "training": {
+            **kept, "training step": row.training_bytes, "reserve": row.program_bytes,
+        },
+    }  # fmt: skip
+    return plots.plot_memory(bars, found.machine.memory_bytes)

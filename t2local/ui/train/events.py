@@ -1,0 +1,296 @@
+"""What the Train tab does: each callback reads its inputs, asks the desk, presents the answer.
+
+The page holds nothing of a run but its name: a timer reads the run's folder again and again, so a
+reload, a second tab and a restarted server show the same.
+"""
+
+import functools
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from t2local import plots
+from t2local.engine.jobs import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
+from t2local.engine.training import RunReport
+from t2local.errors import T2LocalError
+from t2local.tasks.drafts import Draft, keep_rows, keep_text, read_draft
+from t2local.training.config import TrainConfig
+from t2local.training.dry_run import lasting
+from t2local.training.fitting import FITTED, with_fitting
+from t2local.ui.assets import FOLDER
+from t2local.ui.chat.layout import ChatTab
+from t2local.ui.errors import shown
+from t2local.ui.experts.layout import experts_html
+from t2local.ui.mixer import mixer_update, read_alpha
+from t2local.ui.train.layout import TrainTab, try_button
+from t2local.ui.train.view import ROWS_SHOWN, estimate_html, reward_html, rows_html, tried_html
+from t2local.ui.train_answers import answers_html
+from t2local.ui.train_compare import label, runs_html, when
+from t2local.ui.train_live import NO_RUN, live_html
+
+QUIET = {"show_progress": "hidden"}
+CHAT = "chat"
+SHOW_RUN = "() => document.getElementById('train-run').scrollIntoView({behavior: 'smooth'})"
+
+
+class TrainEvents:
+    """Binds a `TrainTab` to an engine's desk.
+
+    `experts`: the Experts tab's component; `tabs`: the page's, to go to the chat.
+    """
+
+    def __init__(
+        self, engine: Any, tab: TrainTab, chat: ChatTab, experts: gr.HTML, tabs: gr.Tabs
+    ) -> None:
+        self.engine, self.desk, self.chat = engine, engine.desk, chat
+        self.experts, self.tabs = experts, tabs
+        self.data, self.step, self.live = tab.data, tab.step, tab.live
+        data, step, live = tab.data, tab.step, tab.live
+        self.rows = {
+            data.path, data.prompt, data.answer, data.leave_out, data.share, step.reward
+        }  # fmt: skip
+        self.plan = {
+            *self.rows, step.name, step.length, step.tried, step.second, step.weight,
+            *step.form.all,
+        }  # fmt: skip
+        self.fitted = {name: step.form.components[name] for name in FITTED}
+        self.reasons = [
+            step.reason, step.tried, step.tried_shown, step.estimate, *self.fitted.values()
+        ]  # fmt: skip
+        self.looked = [
+            data.path, data.rows, data.columns, data.prompt, data.answer, data.leave_out,
+            data.share, step.group, step.reward, step.name, *self.reasons,
+        ]  # fmt: skip
+        self.run_shown = [
+            live.run, live.status, live.pause, live.resume, live.stop, live.try_it, live.plots,
+            live.answers, live.reward, live.vitals, live.layers, live.drawn, live.timer,
+            live.compared,
+        ]  # fmt: skip
+        self.arrived = [chat.wheel.mixer, chat.wheel.strategy, experts]
+
+    def bind(self, page: gr.Blocks, own: gr.Tab) -> None:
+        self._bind_data()
+        self._bind_step()
+        live, here = self.live, {self.live.run, self.live.drawn, self.chat.wheel.mixer}
+        gr.on([page.load, own.select], shown(self.refreshed), None, self.run_shown, **QUIET)
+        live.run.input(shown(self.picked), here, self.run_shown, **QUIET)
+        jobs = self.desk.jobs
+        acts = {live.pause: jobs.pause, live.resume: self.desk.resume, live.stop: jobs.stop}
+        for button, act in acts.items():
+            callback = functools.partial(self.acted, act)
+            button.click(shown(callback), here, self.run_shown, **QUIET)
+        outputs = [*self.run_shown, *self.arrived]
+        ticking = live.timer.tick(shown(self.ticked), here, outputs, **QUIET)
+        ticking.failure(lambda: gr.Timer(active=False), None, live.timer, **QUIET)
+        laid = [live.overlay, live.table]
+        live.compared.change(shown(self.laid_over), {live.compared}, laid, **QUIET)
+        live.try_it.click(shown(self.tried_in_chat), here, [self.tabs, *self.arrived], **QUIET)
+
+    def _bind_data(self) -> None:
+        data = self.data
+        own = {data.share}
+        data.file.upload(shown(self.uploaded), {data.file, *own}, self.looked, **QUIET)
+        data.use_paste.click(shown(self.pasted), {data.paste, *own}, self.looked, **QUIET)
+        for name, button in data.samples.items():
+            button.click(shown(functools.partial(self.sampled, name)), own, self.looked, **QUIET)
+        shared = [data.rows, self.step.tried, self.step.tried_shown, self.step.estimate]
+        data.share.release(shown(self.shared), self.rows, shared, **QUIET)
+        mapped = [data.prompt.input, data.answer.input]
+        gr.on(mapped, shown(self.mapped), self.rows, self.looked, **QUIET)
+
+    def _bind_step(self) -> None:
+        step = self.step
+        step.reward.input(shown(self.rewarded), self.plan, self.reasons, **QUIET)
+        step.name.blur(shown(self.named), {step.name}, step.name_problem, **QUIET)
+        tried = [step.tried, step.tried_shown, step.estimate]
+        step.try_base.click(shown(self.tried), self.plan, tried, show_progress_on=step.tried_shown)
+        gr.on(
+            [step.length.input, step.form.components["steps"].blur],
+            shown(self.estimated), self.plan, step.estimate, **QUIET,
+        )  # fmt: skip
+        step.start.click(
+            shown(self.started), self.plan, self.run_shown, show_progress_on=self.live.status
+        ).success(None, None, None, js=SHOW_RUN)
+
+    # the rows ------------------------------------------------------------------------------
+
+    def uploaded(self, values: dict) -> dict:
+        return self._look(values, values[self.data.file])
+
+    def sampled(self, name: str, values: dict) -> dict:
+        return self._look(values, str(FOLDER / "samples" / f"{name}.csv"))
+
+    def pasted(self, values: dict) -> dict:
+        return self._look(values, str(keep_text(values[self.data.paste] or "")))
+
+    def mapped(self, values: dict) -> dict:
+        data = self.data
+        return self._look(values, values[data.path], values[data.prompt], values[data.answer])
+
+    def shared(self, values: dict) -> dict:
+        """Another part of the rows is held out: what was tried is not valid any more."""
+        draft = self._draft(values)
+        rows = rows_html(draft, self._as_read(draft), values[self.data.share])
+        return {self.data.rows: rows, **self._untried()}
+
+    def _look(self, values: dict, path: str, prompt: str = "", answer: str = "") -> dict:
+        """Everything the page shows of a file's rows."""
+        data, step, draft = self.data, self.step, read_draft(path, prompt or "", answer or "")
+        reward, columns = draft.suggestion.reward, list(draft.file.columns)
+        mapping, bad = draft.file.mapping, bool(draft.file.bad_rows)
+        return {
+            data.path: path,
+            data.rows: rows_html(draft, self._as_read(draft), values[data.share]),
+            data.share: gr.Slider(visible=True),
+            data.columns: gr.Row(visible=True),
+            data.prompt: gr.Dropdown(choices=columns, value=mapping["prompt"]),
+            data.answer: gr.Dropdown(choices=columns, value=mapping["answer"] or None),
+            data.leave_out: gr.Checkbox(value=False, visible=bad),
+            step.group: gr.Column(visible=True),
+            step.reward: reward,
+            **self._reasons(draft, reward),
+            step.name: draft.name.replace("_", "-"),
+        }
+
+    def _as_read(self, draft: Draft) -> list[str]:
+        first = draft.file.examples[:ROWS_SHOWN]
+        return [self.desk.as_read(e) if self.engine.status.ready else e.prompt for e in first]
+
+    def _draft(self, values: dict) -> Draft:
+        data = self.data
+        return read_draft(values[data.path], values[data.prompt] or "", values[data.answer] or "")
+
+    def _kept(self, values: dict) -> str:
+        leave_out = bool(values[self.data.leave_out])
+        return str(keep_rows(self._draft(values), values[self.step.reward], leave_out))
+
+    # the run to be -------------------------------------------------------------------------
+
+    def rewarded(self, values: dict) -> dict:
+        return self._reasons(self._draft(values), values[self.step.reward])
+
+    def tried(self, values: dict) -> dict:
+        step, config = self.step, self.step.form.read(values)
+        tried = self.desk.try_out(self._kept(values), self._reward(values), config)
+        estimate = estimate_html(tried, lasting(values[step.length], tried, config))
+        return {step.tried: tried, step.tried_shown: tried_html(tried), step.estimate: estimate}
+
+    def estimated(self, values: dict) -> str:
+        tried, config = values[self.step.tried], self.step.form.read(values)
+        planned = lasting(values[self.step.length], tried, config) if tried else config
+        return estimate_html(tried, planned)
+
+    def named(self, values: dict) -> str:
+        """Why a name cannot be, under its field."""
+        try:
+            self.desk.check_name((values[self.step.name] or "").strip())
+        except T2LocalError as error:
+            return f'<p class="note">{escape(str(error))}</p>'
+        return ""
+
+    def started(self, values: dict) -> dict:
+        step, source, config = self.step, self._kept(values), self.step.form.read(values)
+        name, reward, length = values[step.name].strip(), self._reward(values), values[step.length]
+        return self._show(self.desk.start(name, source, reward, length, config))
+
+    def _reasons(self, draft: Draft, reward: str) -> dict:
+        """What a reward that was not tried yet brings with it."""
+        step = self.step
+        fitted = vars(with_fitting({}, reward, draft.file.examples))
+        return {
+            step.reason: reward_html(draft, reward),
+            **{part: fitted[name] for name, part in self.fitted.items()},
+            **self._untried(),
+        }
+
+    def _untried(self) -> dict:
+        step = self.step
+        return {
+            step.tried: None,
+            step.tried_shown: "",
+            step.estimate: estimate_html(None, TrainConfig()),
+        }
+
+    def _reward(self, values: dict) -> str:
+        """The reward, or the sum of the two."""
+        step, reward = self.step, values[self.step.reward]
+        if not values[step.second]:
+            return reward
+        return f"{reward}+{float(values[step.weight] or 0):g}*{values[step.second]}"
+
+    # the run as it goes --------------------------------------------------------------------
+
+    def refreshed(self) -> dict:
+        """A page that is opened, or comes to this tab, finds the run in progress."""
+        run = self.desk.current()
+        return self._show(run) if run else {self.live.status: NO_RUN}
+
+    def picked(self, values: dict) -> dict:
+        return self._show(values[self.live.run])
+
+    def acted(self, act: Callable[[str], None], values: dict) -> dict:
+        act(values[self.live.run])
+        return self._show(values[self.live.run])
+
+    def ticked(self, values: dict) -> dict:
+        report = self.desk.report(values[self.live.run])
+        update = self._present(report, values[self.live.drawn])
+        alpha = read_alpha(values[self.chat.wheel.mixer])
+        return update if report.live else update | self._arrive(alpha)
+
+    def tried_in_chat(self, values: dict) -> dict:
+        """The chat with this expert alone at α = 1, or with what it is so far, chosen by hand."""
+        report, strategy = self.desk.report(values[self.live.run]), "manual"
+        name = self.engine.draft(values[self.live.run]) if report.live else report.status.expert
+        return {self.tabs: gr.Tabs(selected=CHAT), **self._arrive({name: 1.0}, strategy)}
+
+    def laid_over(self, values: dict) -> dict:
+        reports = self.desk.reports(values[self.live.compared] or [])
+        curves = [(label(report), report.curves) for report in reports]
+        return {self.live.overlay: plots.plot_runs(curves), self.live.table: runs_html(reports)}
+
+    def _arrive(self, alpha: dict, strategy: str | None = None) -> dict:
+        """The chat's sliders and the Experts tab with the experts there are now."""
+        experts, wheel = self.engine.experts(), self.chat.wheel
+        chosen = {"value": strategy} if strategy else {}
+        return {
+            wheel.mixer: mixer_update(experts, alpha),
+            wheel.strategy: gr.Dropdown(choices=self.engine.strategies(), **chosen),
+            self.experts: experts_html(experts),
+        }
+
+    def _show(self, run: str) -> dict:
+        """A run and the list of all, drawn anew."""
+        choices = [(f"{name} · {when(folder)}", folder) for name, folder in self.desk.runs()]
+        listed = gr.Dropdown(choices=choices, value=run, visible=True)
+        several = gr.Dropdown(choices=choices)
+        return {
+            self.live.run: listed,
+            self.live.compared: several,
+            **self._present(self.desk.report(run), ()),
+        }
+
+    def _present(self, report: RunReport, drawn: tuple) -> dict:
+        live, stage, run = self.live, report.status.stage, report.curves
+        now = (report.status.run, len(run.answers), len(run.checks), len(run.steps))
+        update = {
+            live.status: live_html(report),
+            live.pause: gr.Button(visible=stage == RUNNING),
+            live.resume: gr.Button(visible=stage in (PAUSED, INTERRUPTED, FAILED)),
+            live.stop: gr.Button(visible=stage in (QUEUED, RUNNING, PAUSED)),
+            live.try_it: try_button(report),
+            live.plots: gr.Column(visible=bool(run.steps)),
+            live.drawn: now,
+            live.timer: gr.Timer(active=report.live),
+        }
+        if now[:2] != drawn[:2]:  # sent again, what a person has unfolded would fold
+            update[live.answers] = answers_html(run)
+        if now != drawn:
+            update |= {
+                live.reward: plots.plot_reward(run),
+                live.vitals: plots.plot_vitals(run),
+                live.layers: plots.plot_layers(run.change_by_layer),
+            }
+        return update

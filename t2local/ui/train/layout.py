@@ -1,0 +1,250 @@
+"""The Train tab: a new run on the left in three steps, a run as it goes on the right.
+
+Laid out here; what it does is in `train_events`.
+"""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from t2local.engine.jobs import FINISHED, PAUSED, RUNNING
+from t2local.engine.training import RunReport
+from t2local.tasks.rewards import REWARDS as KNOWN
+from t2local.training.config import SVF, TrainConfig
+from t2local.training.dry_run import LENGTHS
+from t2local.ui.forms import TrainForm, create_train_form
+from t2local.ui.messages import term
+from t2local.ui.train.view import NO_ROWS, REWARDS, estimate_html
+from t2local.ui.train_compare import NOTHING
+from t2local.ui.train_live import NO_RUN
+
+OWN_STEPS = "the steps below"
+SAMPLES = {
+    "sort_support_mails": "Sort support mails",
+    "reply_in_json": "Reply in JSON",
+    "one_sentence_answers": "Answer in one sentence",
+}
+
+
+@dataclass(frozen=True)
+class DataStep:
+    """`path`: the file that is looked at."""
+
+    path: gr.State
+    file: gr.File
+    samples: dict[str, gr.Button]
+    paste: gr.Textbox
+    use_paste: gr.Button
+    rows: gr.HTML
+    columns: gr.Row
+    prompt: gr.Dropdown
+    answer: gr.Dropdown
+    leave_out: gr.Checkbox
+    share: gr.Slider
+
+
+@dataclass(frozen=True)
+class RunStep:
+    """`tried`: the last try-out of these rows, None before."""
+
+    group: gr.Column
+    reward: gr.Dropdown
+    reason: gr.HTML
+    try_base: gr.Button
+    tried: gr.State
+    tried_shown: gr.HTML
+    name: gr.Textbox
+    name_problem: gr.HTML
+    length: gr.Radio
+    estimate: gr.HTML
+    form: TrainForm
+    start: gr.Button
+    second: gr.Dropdown
+    weight: gr.Number
+
+
+@dataclass(frozen=True)
+class Live:
+    """`drawn`: what the plots show, so that they are drawn only when something is new."""
+
+    run: gr.Dropdown
+    status: gr.HTML
+    pause: gr.Button
+    resume: gr.Button
+    stop: gr.Button
+    try_it: gr.Button
+    plots: gr.Column
+    answers: gr.HTML
+    reward: gr.Plot
+    vitals: gr.Plot
+    layers: gr.Plot
+    drawn: gr.State
+    timer: gr.Timer
+    compared: gr.Dropdown
+    overlay: gr.Plot
+    table: gr.HTML
+
+
+@dataclass(frozen=True)
+class TrainTab:
+    data: DataStep
+    step: RunStep
+    live: Live
+
+
+def create_train_tab() -> TrainTab:
+    with gr.Row(elem_id="train"):
+        with gr.Column(elem_id="train-new", scale=1, min_width=0):
+            data = _create_data()
+            step = _create_step(data.share)
+        with gr.Column(elem_id="train-run", scale=1, min_width=0):
+            live = _create_live()
+    return TrainTab(data, step, live)
+
+
+def _create_data() -> DataStep:
+    _html(
+        "<h3>1 · What should it learn?</h3><p>Give 5 to 500 examples of a prompt and the answer "
+        f"you want. The model tries, is rewarded, and a small {term('expert')} of 400 KB grows "
+        "from it. No file at hand? Try one of ours:</p>"
+    )
+    with gr.Row(elem_id="train-samples"):
+        samples = {
+            name: gr.Button(words, size="sm", min_width=0, elem_id=f"sample-{name}")
+            for name, words in SAMPLES.items()
+        }
+    file = gr.File(label="Your file", height=120, elem_id="train-file")
+    with gr.Accordion("or paste rows", open=False, elem_id="train-paste"):
+        paste = gr.Textbox(
+            label="rows", show_label=False, container=False, lines=5, max_lines=12,
+            placeholder="prompt,answer\nWhat is the capital of France?,Paris",
+            elem_id="paste-text",
+        )  # fmt: skip
+        use_paste = gr.Button("Use these rows", size="sm", elem_id="use-paste")
+    rows = gr.HTML(NO_ROWS, elem_id="train-rows", apply_default_css=False, js_on_load=None)
+    with gr.Row(visible=False, elem_id="train-columns") as columns:
+        prompt = gr.Dropdown([], label="what you ask", elem_id="column-prompt", min_width=120)
+        answer = gr.Dropdown([], label="the answer", elem_id="column-answer", min_width=120)
+    leave_out = gr.Checkbox(
+        False, label="Leave out the rows that cannot be used", visible=False, elem_id="leave-out"
+    )
+    share = gr.Slider(
+        0.1, 0.6, TrainConfig.held_out_share, step=0.05, label="share of the rows held out",
+        visible=False, elem_id="train-share",
+    )  # fmt: skip
+    return DataStep(
+        gr.State(None), file, samples, paste, use_paste, rows, columns, prompt, answer, leave_out,
+        share,
+    )  # fmt: skip
+
+
+def _create_step(share: gr.Slider) -> RunStep:
+    with gr.Column(visible=False, elem_id="train-step") as group:
+        _html("<h3>2 · What counts as right?</h3>")
+        choices = [(f"{name} · {REWARDS[name]}", name) for name in KNOWN]
+        reward = gr.Dropdown(
+            choices, value=None, label="reward", show_label=False, container=False,
+            elem_id="train-reward",
+        )  # fmt: skip
+        reason = _html("", "reward-reason")
+        try_base = gr.Button("See what the base model earns", size="sm", elem_id="try-base")
+        tried_shown = _html("", "tried")
+        _html("<h3>3 · Name and time</h3>")
+        name = gr.Textbox(
+            label="the expert's name", info="letters, digits, dots, dashes", elem_id="train-name"
+        )
+        name_problem = _html("", "name-problem")
+        length = gr.Radio(
+            [*LENGTHS, OWN_STEPS], value="ten minutes", label="how long", elem_id="train-length"
+        )
+        estimate = _html(estimate_html(None, TrainConfig()), "estimate")
+        with gr.Accordion("the numbers behind it", open=False, elem_id="train-form"):
+            second, weight = _create_second()
+            form = create_train_form(share)
+        start = gr.Button("Start training", variant="primary", elem_id="train-start")
+    return RunStep(
+        group, reward, reason, try_base, gr.State(None), tried_shown, name, name_problem, length,
+        estimate, form, start, second, weight,
+    )  # fmt: skip
+
+
+def _create_second() -> tuple[gr.Dropdown, gr.Number]:
+    """A second reward beside the first, such as short answers that are also right."""
+    with gr.Row():
+        second = gr.Dropdown(
+            [("no second reward", ""), *((name, name) for name in KNOWN)], value="",
+            label="reward this too", elem_id="train-second", min_width=150,
+        )  # fmt: skip
+        weight = gr.Number(
+            0.2, label="its weight", info="the first one's is 1", elem_id="train-weight",
+            min_width=150,
+        )  # fmt: skip
+    return second, weight
+
+
+def _create_live() -> Live:
+    _html("<h3>Runs</h3>")
+    run = gr.Dropdown(
+        [], label="run", show_label=False, container=False, visible=False, elem_id="train-runs"
+    )
+    status = _html(NO_RUN, "train-status")
+    with gr.Row(elem_id="train-acts"):
+        pause = _act("Pause", "train-pause")
+        resume = _act("Resume", "train-resume")
+        stop = _act("Stop and keep the best", "train-stop")
+        try_it = gr.Button(
+            "Try it in the chat", variant="primary", visible=False, elem_id="train-try", min_width=0
+        )
+    answers = _html("", "train-answers")
+    with gr.Column(visible=False, elem_id="train-plots") as plots:
+        _caption(
+            f"{term('reward', 'Reward')} of each step, from −1 (all wrong) to +1 (all right), with "
+            "its spread; dots are right answers on the rows kept for "
+            f"{term('checked', 'checking')}, with {term('95 % interval', '95 % intervals')}."
+        )
+        reward = gr.Plot(show_label=False, container=False, elem_id="plot-reward")
+        _caption(
+            f"{term('KL')}: how far it has moved from the base model. "
+            f"{term('entropy', 'Entropy')}: how open it still is. "
+            f"{term('equal groups', 'Equal groups')}: prompts that teach nothing. "
+            f"{term('z')} − 1: how much has changed."
+        )
+        vitals = gr.Plot(show_label=False, container=False, elem_id="plot-vitals")
+        _caption("How far each layer has moved from the base model.")
+        layers = gr.Plot(show_label=False, container=False, elem_id="plot-layers")
+    with gr.Accordion("lay runs over each other", open=False, elem_id="train-compare"):
+        compared = gr.Dropdown(
+            [], label="runs", show_label=False, container=False, multiselect=True,
+            elem_id="compared-runs",
+        )  # fmt: skip
+        _caption("Lines: reward. Dots: right answers on the rows kept for checking.")
+        overlay = gr.Plot(show_label=False, container=False, elem_id="plot-runs")
+        table = _html(NOTHING, "compared-table")
+    return Live(
+        run, status, pause, resume, stop, try_it, plots, answers, reward, vitals, layers,
+        gr.State(()), gr.Timer(1.0, active=False), compared, overlay, table,
+    )  # fmt: skip
+
+
+def _act(label: str, elem_id: str) -> gr.Button:
+    return gr.Button(label, size="sm", visible=False, elem_id=elem_id, min_width=0)
+
+
+def _html(html: str, elem_id: str | None = None) -> gr.HTML:
+    return gr.HTML(html, elem_id=elem_id, apply_default_css=False, js_on_load=None)
+
+
+def _caption(html: str) -> None:
+    _html(f'<p class="caption">{html}</p>')
+
+
+def try_button(report: RunReport) -> gr.Button:
+    """A run in progress offers what it is so far; a LoRA adapter is no expert."""
+    stage, begun = report.status.stage, bool(report.curves.steps)
+    if report.plan.config.method != SVF:
+        words = "A LoRA adapter has no z: it cannot be mixed in the chat"
+        return gr.Button(words, visible=begun, interactive=False)
+    if stage == FINISHED:
+        return gr.Button("Try it in the chat", visible=True, interactive=True)
+    words = f"Try step {report.status.step} in the chat"
+    return gr.Button(words, visible=begun and stage in (RUNNING, PAUSED), interactive=True)

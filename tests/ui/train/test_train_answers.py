@@ -1,0 +1,65 @@
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+from t2local.engine.jobs import RUNNING, JobStatus
+from t2local.engine.training import RunReport
+from t2local.training.curves import Curves
+from t2local.training.runs import Plan
+from t2local.ui.train.events import TrainEvents
+from t2local.ui.train_answers import answers_html, marked
+
+
+def plain(html):
+    return re.sub(r"</?(ins|del)>", "", html)
+
+
+def test_marks_are_only_around_what_differs():
+    left, right = marked("It is 4 legs.", "It is 56 legs.")
+    assert left == "It is <del>4</del> legs."
+    assert right == "It is <ins>56</ins> legs."
+
+
+def test_equal_answers_carry_no_mark_and_no_word_is_lost():
+    assert marked("the same", "the same") == ("the same", "the same")
+    base, current = "one two\nthree", "two three four"
+    left, right = marked(base, current)
+    assert (plain(left), plain(right)) == (base, current)
+
+
+def test_what_a_model_says_is_never_html():
+    left, right = marked("<b>bold</b>", "<script>alert(1)</script>")
+    assert "<b>" not in left
+    assert "<script>" not in right
+
+
+def test_the_newest_check_stands_open_and_earlier_ones_are_folded():
+    rows = [("How many?", "4", "56")]
+    html = answers_html(Curves(answers=[(0, rows), (5, rows), (10, rows)]))
+    assert html.index("after step 10") < html.index("After step 5") < html.index("Before the")
+    assert html.count("<details>") == 2
+    assert answers_html(Curves()) == ""
+
+
+def test_answers_are_sent_again_only_when_there_are_new_ones():
+    """Sent again, an earlier check that a person has unfolded would fold at every step."""
+    rows, status = [("How many?", "4", "56")], JobStatus("run-1", "sums", RUNNING)
+
+    def sent(curves, drawn, folder="run-1"):
+        report = RunReport(replace(status, run=folder), Plan("sums", "", ""), curves)
+        update = events._present(report, drawn)
+        return "answers" in update, update["drawn"]
+
+    parts = "status pause resume stop try_it plots drawn timer answers reward vitals layers"
+    live = SimpleNamespace(**{name: name for name in parts.split()})
+    events = TrainEvents.__new__(TrainEvents)
+    events.live = live
+    numbers = {name: [0.0] for name in ("reward", "spread", "kl", "entropy", "equal_groups")}
+    one = Curves([1], change=[0.0], tokens_per_s=[1.0], answers=[(0, rows)], **numbers)
+    new, drawn = sent(one, ())
+    assert new
+    two = {name: [0.0, 0.0] for name in (*numbers, "change", "tokens_per_s")}
+    again, drawn = sent(replace(one, steps=[1, 2], **two), drawn)
+    assert not again, "a step more, and no new answers"
+    assert sent(replace(one, answers=[(0, rows), (1, rows)]), drawn)[0]
+    assert sent(one, drawn, folder="run-2")[0]
