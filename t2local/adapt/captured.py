@@ -8,7 +8,7 @@ from collections.abc import Collection, Hashable
 
 from t2local.models.captured import CapturedSteps, Variant
 from t2local.svf import SVFModel, Z
-from t2local.svf.buffers import ZBuffer
+from t2local.svf.fused import ZBuffer
 
 
 class CapturedMixtures:

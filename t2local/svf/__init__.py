@@ -1,7 +1,7 @@
 """Singular value fine-tuning: `W' = U diag(σ ⊙ z) Vᵀ` beside an untouched base model."""
 
 from t2local.svf.attachment import attach, attaching
-from t2local.svf.buffers import ZBuffer
+from t2local.svf.fused import ZBuffer
 from t2local.svf.mixing import Gains, Mixture, Z, compose, mix
 from t2local.svf.model import SVFModel
 from t2local.svf.truncated import Truncated

@@ -13,8 +13,7 @@ from torch import nn
 
 from t2local.errors import T2LocalError
 from t2local.progress import CancelToken, Progress, drain
-from t2local.svf.basis import DTYPES, decompose, rounded, stored_bytes, weight_digest
-from t2local.svf.cache import BasisCache
+from t2local.svf.basis import DTYPES, BasisCache, decompose, rounded, stored_bytes, weight_digest
 from t2local.svf.layer import SVFLinear, weight_as_used
 from t2local.svf.model import SVFModel
 from t2local.svf.targets import find_targets, is_conv1d

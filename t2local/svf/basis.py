@@ -1,19 +1,20 @@
-"""One orthogonal basis a matrix: the singular vectors of its smaller side.
+"""One orthogonal basis a matrix: the singular vectors of its smaller side, and its file on disk.
 
-`W = U diag(σ) Vᵀ`, `[m, n]`: V where n ≤ m ("in" side), U where m < n ("out" side), from the
-eigenvectors of the smaller Gram matrix in float64 (float32 loses the small σ of ill-conditioned
-attention matrices; `refined` gets them back where float64 is slow). Convention: σ falling, the
-largest component of each vector positive.
-Departure from the paper: U and V are never kept together; one side is enough for `W'x`.
-Pure functions of tensors; knows nothing of models or files.
+Decomposed by float64 `eigh` of the smaller Gram matrix; where float64 is slow, float32 vectors are
+refined until they are as exact. A basis is cached under a name made of what the matrix holds.
 """
 
 import hashlib
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
-from t2local.svf.refined import float64_is_slow, refined_eigh
+from t2local.errors import DiskFull
+from t2local.paths import atomic_write, folder_bytes
 
 CONVENTION = "gram-eigh-float64, smaller side, sigma falling, largest component positive"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
@@ -82,3 +83,171 @@ def weight_digest(weight: torch.Tensor) -> str:
     """
     values = weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
     return hashlib.sha256(f"{tuple(weight.shape)}".encode() + values.tobytes()).hexdigest()
+
+
+# --- Eigenvectors as exact as float64 ones, where float64 is slow (GeForce cards: 1/64 of
+# float32).
+#
+# `eigh` runs in float32; float64 is left for products. Two corrections follow, both in the small
+# matrix `S = QᵀGQ`, which is diagonal when Q is right: 1. float32 squares away the small σ (G has
+# σ²). So their block of S is decomposed again in float32 at its own scale, and again within it:
+# each time it gains a factor `BLOCK` of range. 2. Simultaneous Jacobi rotations: each pair (i, j)
+# is turned by `½ atan(2 S_ij / (S_jj − S_ii))`, which squares the error where eigenvalues are
+# apart (cf. Ogita and Aishima, 2018). Where that does not converge, float64 `eigh` does it. Pure
+# functions of tensors.
+
+BLOCK = 1e-3  # eigenvalues below this part of the largest are decomposed at their own scale
+CONVERGED = 1e-3  # radians: what is left after a last rotation is about its square
+MOST_ROTATIONS = 6
+FULL_RATE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}  # compute capabilities of data centre cards
+
+
+def float64_is_slow(device: torch.device) -> bool:
+    """True for CUDA cards that do float64 at a small part of their float32 rate."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) not in FULL_RATE
+
+
+def refined_eigh(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues `[r]`, rising, and eigenvectors `[r, r]`, a column each, of `gram` float64.
+
+    What `torch.linalg.eigh(gram)` gives, to the rounding of float32 storage.
+    """
+    floor = torch.finfo(torch.float64).eps * len(gram) ** 0.5 * float(gram.diagonal().max())
+    vectors = torch.linalg.eigh(gram.float()).eigenvectors.double().flip(1)  # [r, r], λ falling
+    vectors = _small_ones_again(_orthonormal(vectors), gram, floor)
+    for _ in range(MOST_ROTATIONS):
+        near_diagonal = vectors.T @ (gram @ vectors)
+        angles = _angles(near_diagonal, floor)
+        largest = float(angles.abs().max())
+        vectors = _orthonormal(vectors + vectors @ angles)
+        if largest > 0.05:
+            vectors = _orthonormal(vectors)  # one step takes an error of ½θ² to θ⁴
+        if largest < CONVERGED:
+            values = (vectors * (gram @ vectors)).sum(dim=0)
+            order = values.argsort()
+            return values[order], vectors[:, order]
+    return torch.linalg.eigh(gram)
+
+
+def _small_ones_again(vectors: torch.Tensor, gram: torch.Tensor, floor: float) -> torch.Tensor:
+    """`vectors` with the small eigenvalues' ones decomposed anew, each block at its own scale."""
+    near_diagonal = vectors.T @ (gram @ vectors)  # S [r, r]
+    vectors, start = vectors.clone(), 0
+    while True:
+        values = near_diagonal.diagonal()[start:]
+        small = (values < BLOCK * values[0]).nonzero()
+        if values[0] <= floor or not len(small):
+            return vectors
+        start += int(small[0])
+        block = near_diagonal[start:, start:]
+        scale = block.diagonal().abs().max().clamp(min=torch.finfo(torch.float64).tiny)
+        turn = torch.linalg.eigh((block / scale).float()).eigenvectors.double().flip(1)
+        turn = _orthonormal(turn)
+        vectors[:, start:] = vectors[:, start:] @ turn
+        near_diagonal[:, start:] = near_diagonal[:, start:] @ turn
+        near_diagonal[start:] = turn.T @ near_diagonal[start:]
+
+
+def _angles(near_diagonal: torch.Tensor, floor: float) -> torch.Tensor:
+    """The antisymmetric `[r, r]` generator that turns every pair towards a diagonal S.
+
+    Pairs whose `S_ij` is nothing but rounding are left alone: equal eigenvalues, or σ of 0.
+    """
+    values = near_diagonal.diagonal()
+    gaps = values[None, :] - values[:, None]  # λ_j − λ_i
+    coupling = near_diagonal * (near_diagonal.abs() > floor)
+    turned = 0.5 * torch.atan2(2 * coupling.abs(), gaps.abs()) * coupling.sign() * gaps.sign()
+    below = turned.tril(-1)
+    return below - below.T
+
+
+def _orthonormal(vectors: torch.Tensor) -> torch.Tensor:
+    """One Newton–Schulz step to the nearest orthonormal columns: squares their error."""
+    return 1.5 * vectors - 0.5 * vectors @ (vectors.T @ vectors)
+
+
+# --- Bases on disk: one safetensors file a matrix, named by what the matrix holds.
+#
+# The name is the hash of the weight, the convention and the stored dtype, so a file can never be
+# used for another weight, and a cut-off decomposition goes on where it stopped. A damaged file
+# counts as missing.
+
+GB = 10**9
+NORM_TOLERANCE = 0.2  # rounding to int8 moves a peaked row of 4,096 numbers by up to 0.1
+
+
+class BasisCache:
+    """A folder of bases. `folder=None` keeps nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def load(self, digest: str, dtype: torch.dtype, device: torch.device) -> Basis | None:
+        """The basis of the weight with this digest, or None."""
+        if self.folder is None or not (path := self._path(digest, dtype)).is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                side = file.metadata()["side"]
+            basis = Basis(tensors["vectors"], tensors["sigma"], side, tensors.get("scale"))
+        except (SafetensorError, OSError, KeyError, TypeError):
+            return None
+        return basis if _plausible(basis) else None
+
+    def save(self, digest: str, dtype: torch.dtype, basis: Basis) -> None:
+        """Raises `T2LocalError` when the disk is full; nothing half-written stays."""
+        if self.folder is None:
+            return
+        tensors = {"vectors": basis.vectors, "sigma": basis.sigma}
+        if basis.scale is not None:
+            tensors["scale"] = basis.scale
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {"side": basis.side, "convention": CONVENTION}
+        with atomic_write(self._path(digest, dtype)) as temporary:
+            # Not `save_file`: its error does not say that a full disk was the reason.
+            temporary.write_bytes(save(tensors, metadata=metadata))
+
+    def drop_outdated(self) -> int:
+        """Delete the bases of another version of the convention, and tell how many there were."""
+        if self.folder is None or not self.folder.is_dir():
+            return 0
+        outdated = [p for p in self.folder.glob("*.safetensors") if _convention(p) != CONVENTION]
+        for path in outdated:
+            path.unlink(missing_ok=True)
+        return len(outdated)
+
+    def check_room(self, needed_bytes: int) -> None:
+        """Raise `DiskFull` when `needed_bytes` of bases, less what is kept, find no room."""
+        if self.folder is None:
+            return
+        existing = next(p for p in (self.folder, *self.folder.parents) if p.is_dir())
+        missing = needed_bytes - folder_bytes(self.folder)
+        free = shutil.disk_usage(existing).free
+        if missing > free:
+            raise DiskFull(
+                f"The bases of this model take {needed_bytes / GB:.1f} GB in "
+                f"'{self.folder}', where {free / GB:.1f} GB are free; free some space, "
+                "choose another folder with T2LOCAL_HOME, or smaller bases with `--basis int8`."
+            )
+
+    def _path(self, digest: str, dtype: torch.dtype) -> Path:
+        key = hashlib.sha256(f"{digest} {CONVENTION} {dtype}".encode()).hexdigest()[:24]
+        return self.folder / f"{key}.safetensors"
+
+
+def _convention(path: Path) -> str | None:
+    """The convention a file was written under; a damaged file is not outdated but mended."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("convention", CONVENTION)
+    except (SafetensorError, OSError):
+        return CONVENTION
+
+
+def _plausible(basis: Basis) -> bool:
+    """Whether every vector has length 1, to the rounding: after a power cut some may be zeros."""
+    lengths = basis.dense().norm(dim=1)  # [r]; NaN is not near 1 either
+    return bool(((lengths - 1).abs() < NORM_TOLERANCE).all())

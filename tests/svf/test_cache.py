@@ -9,9 +9,8 @@ import torch
 
 from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import CancelToken, drain
-from t2local.svf import attach, attaching, attachment, cache
-from t2local.svf.basis import decompose, rounded, weight_digest
-from t2local.svf.cache import BasisCache
+from t2local.svf import attach, attaching, attachment, basis
+from t2local.svf.basis import BasisCache, decompose, rounded, weight_digest
 from tests.svf.support import logits, random_z
 
 CPU = torch.device("cpu")
@@ -129,7 +128,7 @@ def test_without_a_folder_nothing_is_kept():
 
 
 def test_bases_of_another_version_are_made_anew_and_that_is_said(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "CONVENTION", "an older one")
+    monkeypatch.setattr(basis, "CONVENTION", "an older one")
     attach(tiny("llama"), cache_folder=tmp_path)
     monkeypatch.undo()
     old = set(tmp_path.glob("*.safetensors"))
@@ -149,7 +148,7 @@ def test_a_disk_too_small_is_told_before_anything_is_computed(tiny, tmp_path, mo
     attach(tiny("llama"), cache_folder=tmp_path / "whole")
     whole = sum(p.stat().st_size for p in (tmp_path / "whole").iterdir())
     disk = SimpleNamespace(free=whole - kept)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: disk)
+    monkeypatch.setattr(basis.shutil, "disk_usage", lambda _: disk)
     assert attach(tiny("llama"), cache_folder=tmp_path / "half").matrix_names
     disk.free = 1000
     with pytest.raises(T2LocalError, match=r"bases of this model take .* GB in .*T2LOCAL_HOME"):

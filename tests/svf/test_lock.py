@@ -1,7 +1,7 @@
 import threading
 import time
 
-from t2local.svf.lock import FairLock
+from t2local.svf.model import FairLock
 
 
 def test_a_thread_may_enter_again_and_others_only_after_its_last_exit():

@@ -5,8 +5,7 @@ import torch
 from safetensors import safe_open
 
 from t2local.svf import basis
-from t2local.svf.basis import decompose
-from t2local.svf.refined import float64_is_slow, refined_eigh
+from t2local.svf.basis import decompose, float64_is_slow, refined_eigh
 from tests.svf.support import composed, relative
 
 
