@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from t2local.errors import T2LocalError
-from t2local.models.batch import Batch
-from t2local.models.decode.generate import Around, AroundRows, Sampling, generate_batch
+from t2local.models.chat_format import render_prompt
+from t2local.models.decode.generate import Around, AroundRows, Batch, Sampling, generate_batch
 from t2local.models.decode.scoring import choice_scores
 from t2local.models.load.loader import LoadedModel
-from t2local.models.picture_prompt import render_prompt
 from t2local.progress import CancelToken
 from t2local.tasks.examples import Example
 

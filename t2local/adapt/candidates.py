@@ -26,7 +26,7 @@ from t2local.adapt.answering import (
 from t2local.adapt.cem import EXPERT, LAYERS, z_rows
 from t2local.adapt.shot_trees import ShotTree, answer_log_likelihoods, begin_answers, plant
 from t2local.errors import T2LocalError
-from t2local.models.batch import Batch
+from t2local.models.decode.generate import Batch
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken

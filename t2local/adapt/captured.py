@@ -6,7 +6,7 @@ Nothing is captured again while sliders move. Knows nothing of caches and tokens
 
 from collections.abc import Collection, Hashable
 
-from t2local.models.captured import CapturedSteps, Variant
+from t2local.models.decode.cuda_graphs import CapturedSteps, Variant
 from t2local.svf import SVFModel, Z
 from t2local.svf.fused import ZBuffer
 

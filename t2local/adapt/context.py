@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from t2local.errors import T2LocalError
+from t2local.models.chat_format import render_prompt
 from t2local.models.load.loader import LoadedModel
-from t2local.models.picture_prompt import render_prompt
 from t2local.pictures import check_picture
 
 CUT_MARK = "\n[…]\n"

@@ -19,10 +19,9 @@ import torch
 
 from t2local.adapt.captured import CapturedMixtures
 from t2local.errors import T2LocalError
-from t2local.models.copies import PACKED_COPIES, REBUILD_BYTES
 from t2local.models.decode.generate import Around, Quick
-from t2local.models.decode.int8 import PackedModel, Packer
-from t2local.models.fast_decode import PackedSteps
+from t2local.models.decode.int8 import PackedModel, PackedSteps, Packer
+from t2local.models.fit.estimate import PACKED_COPIES, REBUILD_BYTES
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Gains, Mixture, SVFModel, Z, compose
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from t2local.models.batch import Batch, padded
+from t2local.models.decode.generate import Batch, padded
 from t2local.models.decode.scoring import head
 from t2local.models.load.loader import LoadedModel
 

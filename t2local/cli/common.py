@@ -4,8 +4,7 @@ import argparse
 import sys
 
 from t2local import paths
-from t2local.models.basis_choice import basis_for
-from t2local.models.load.loader import LoadedModel, load_model
+from t2local.models.load.loader import LoadedModel, basis_for, load_model
 from t2local.progress import Progress, drain
 from t2local.svf import SVFModel, attaching
 from t2local.tasks.rewards import REWARDS

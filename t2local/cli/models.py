@@ -11,14 +11,11 @@ from typing import Any
 
 from t2local.cli import models_table
 from t2local.cli.common import BASIS_DTYPES, QUANTIZATIONS, log
-from t2local.models.fit.anatomy import TARGETS
-from t2local.models.fit.automatic import best_fit, compute_dtype
+from t2local.models.fit.anatomy import TARGETS, anatomy_of
+from t2local.models.fit.automatic import best_fit, compute_dtype, offers
 from t2local.models.fit.estimate import BASES, Plan, estimate
-from t2local.models.load.hub import FetchProgress, fetching
-from t2local.models.local import half_fetched, local_models
-from t2local.models.machine import named_card, this_machine
-from t2local.models.offers import offers
-from t2local.models.sources import anatomy_of
+from t2local.models.fit.memory import named_card, this_machine
+from t2local.models.load.hub import FetchProgress, fetching, half_fetched, local_models
 from t2local.paths import folder_bytes
 from t2local.progress import Progress, drain
 

@@ -5,12 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from t2local.models.fit.anatomy import Anatomy
-from t2local.models.fit.automatic import Fit
+from t2local.models.fit.automatic import Fit, Offer
 from t2local.models.fit.estimate import GB, Estimate
-from t2local.models.load.hub import FetchProgress
-from t2local.models.local import LocalModel
-from t2local.models.machine import Machine
-from t2local.models.offers import Offer
+from t2local.models.fit.memory import Machine
+from t2local.models.load.hub import FetchProgress, LocalModel
 from t2local.progress import Progress
 
 

@@ -16,13 +16,11 @@ from t2local.engine.preview import Previews
 from t2local.engine.requests import EngineStatus
 from t2local.engine.shelf import Shelf
 from t2local.experts import Expert
-from t2local.models import captured
-from t2local.models.basis_choice import basis_for
-from t2local.models.copies import PACK_BYTES, REBUILT_COPIES
-from t2local.models.decode import int8
+from t2local.models.decode import cuda_graphs, int8
 from t2local.models.decode.int8 import Packer
 from t2local.models.decode.prefix_cache import PrefixCache
-from t2local.models.load.loader import LoadedModel, load_model
+from t2local.models.fit.estimate import PACK_BYTES, REBUILT_COPIES
+from t2local.models.load.loader import LoadedModel, basis_for, load_model
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Mixture, SVFModel, attaching
 from t2local.svf.basis import DTYPES
@@ -99,7 +97,7 @@ class Opened:
 
     def decoding(self) -> str:
         """How answers are written here, with the reason; on a GPU a step is captured for trial."""
-        adapter, why = self.workshop.adapter, captured.why_not(self.loaded)
+        adapter, why = self.workshop.adapter, cuda_graphs.why_not(self.loaded)
         if not why:
             with self.svf.lock:
                 why = adapter.capture_problem()
@@ -141,7 +139,7 @@ def _adapter(choice: Choice, loaded: LoadedModel, svf: SVFModel, shelf: Shelf) -
     experts = {name: expert.z for name, expert in shelf.usable.items()}
     copies = REBUILT_COPIES if may_rebuild(loaded) else 0
     packer = None if _why_not_packed(choice, loaded) else Packer(loaded)
-    steps = captured.CapturedSteps(loaded) if not captured.why_not(loaded) else None
+    steps = cuda_graphs.CapturedSteps(loaded) if not cuda_graphs.why_not(loaded) else None
     mixtures = CapturedMixtures(svf, steps) if steps else None
     return Adapter(svf, experts, copies, shelf.mixable, packer, mixtures)
 

@@ -9,13 +9,12 @@ from itertools import product
 from pathlib import Path
 
 from t2local.engine.choice import AUTO
-from t2local.models.fit.anatomy import Anatomy
+from t2local.models.fit.anatomy import Anatomy, anatomy_of
 from t2local.models.fit.automatic import Fit, judged, preferred_plans
 from t2local.models.fit.estimate import BASES, Estimate, Plan, estimate
+from t2local.models.fit.memory import Machine
+from t2local.models.load.hub import LocalModel, local_models
 from t2local.models.load.loader import choose_quantization
-from t2local.models.local import LocalModel, local_models
-from t2local.models.machine import Machine
-from t2local.models.sources import anatomy_of
 
 KINDS = ("none", "int8", "nf4")
 VERDICTS = ("fits", "tight")  # worth having, the better first

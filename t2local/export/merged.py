@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from t2local.errors import T2LocalError
 from t2local.experts import Expert
 from t2local.export.folder import new_folder
+from t2local.models.load.load_errors import quiet_transformers
 from t2local.models.load.loader import LoadedModel
-from t2local.models.quiet import quiet_transformers
 from t2local.svf import SVFModel
 from t2local.svf.targets import is_conv1d
 

@@ -14,8 +14,7 @@ from t2local.adapt.captured import CapturedMixtures
 from t2local.adapt.dispatch import Controls
 from t2local.adapt.mixer import Adapter
 from t2local.adapt.two_pass import Steering, Workshop, answer
-from t2local.models.captured import CapturedSteps, why_not
-from t2local.models.decode.cuda_graphs import StepDecoder
+from t2local.models.decode.cuda_graphs import CapturedSteps, StepDecoder, why_not
 from t2local.models.decode.prefix_cache import PrefixCache
 from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import describe

@@ -26,7 +26,7 @@ GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=64)
 def packing(workshop, monkeypatch):
     """The workshop with a packer; the model never ends by itself."""
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
-    monkeypatch.setattr("t2local.models.packable.ENGINES", {torch.backends.quantized.engine})
+    monkeypatch.setattr("t2local.models.fit.anatomy.ENGINES", {torch.backends.quantized.engine})
     workshop.loaded.model.generation_config.eos_token_id = None
     monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
     before = workshop.adapter

@@ -7,8 +7,7 @@ import torch
 
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
-from t2local.models.captured import CapturedSteps
-from t2local.models.decode.cuda_graphs import StepDecoder
+from t2local.models.decode.cuda_graphs import CapturedSteps, StepDecoder
 from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 
@@ -41,7 +40,7 @@ def test_a_very_small_model_is_not_packed(engine):
 
 @pytest.mark.parametrize("problem", ["", "operation not permitted"])
 def test_where_steps_are_captured_it_is_tried(model_folder, monkeypatch, problem):
-    monkeypatch.setattr("t2local.models.captured.why_not", lambda loaded: "")
+    monkeypatch.setattr("t2local.models.decode.cuda_graphs.why_not", lambda loaded: "")
     build = StepDecoder.__init__
 
     def built(decoder, *given):

@@ -2,7 +2,7 @@ import pytest
 
 from t2local.engine.sizing import Wish, on_disk, sizing
 from t2local.errors import T2LocalError
-from t2local.models.machine import Machine, named_card
+from t2local.models.fit.memory import Machine, named_card
 
 LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
 LAPTOP = Machine("cpu", "a laptop", 8 * 10**9)

@@ -50,8 +50,8 @@ def watched(request, model_folder, engine, monkeypatch, often):
     """`captured steps`: as on a GPU, with the fixed cache and the buffers; nothing is replayed."""
     monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
     if request.param == "captured steps":
-        monkeypatch.setattr("t2local.models.captured.why_not", lambda loaded: "")
-        monkeypatch.setattr("t2local.models.captured.SMALLEST", 128)
+        monkeypatch.setattr("t2local.models.decode.cuda_graphs.why_not", lambda loaded: "")
+        monkeypatch.setattr("t2local.models.decode.cuda_graphs.SMALLEST", 128)
         engine = Engine(str(model_folder)).load()
         assert engine._ready().workshop.adapter._captured is not None
     found = Watched(engine, monkeypatch)

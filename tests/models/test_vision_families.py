@@ -5,11 +5,10 @@ import torch
 from PIL import Image
 
 from t2local.models import vision
+from t2local.models.chat_format import render_prompt
 from t2local.models.decode.generate import Decoder, Sampling
 from t2local.models.load.loader import count_parameters, load_model
-from t2local.models.picture_prompt import render_prompt
-from t2local.models.vision import FIRST_ID, PROVEN
-from t2local.models.vision_check import sees_as_itself
+from t2local.models.vision import FIRST_ID, PROVEN, sees_as_itself
 from t2local.progress import drain
 from t2local.svf import attach
 from tests.models.vision_families import build

@@ -1,24 +1,68 @@
-"""What a configuration's model consists of, parameter by parameter, without its weights.
+"""What a model consists of, parameter by parameter, from its configuration alone.
 
-The model is built on the meta device, so the numbers are those of the real one: which matrices
-bitsandbytes would quantise (transformers' own rule: embeddings and the output head stay in 16 or
-32 bits), which ones are adapted, and what else there is. Nothing is downloaded, no memory is used.
+The configuration comes from a folder, a GGUF file or the Hub. It also says which faster ways of
+decoding the model can take.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from t2local.errors import T2LocalError
-from t2local.models.load.gguf import first_line
-from t2local.models.packable import packing_problem
-from t2local.models.quiet import quiet_transformers
+from t2local.models.fit import catalogue
+from t2local.models.fit.catalogue import architecture
+from t2local.models.load import load_errors
+from t2local.models.load.gguf import check_magic, first_line
+from t2local.models.load.load_errors import quiet_transformers
 from t2local.models.vision import auto_class
+
+# --- Which models' steps know beforehand where they look: what a decoding of our own relies on.
+
+STATIC_ROPE = {"default", "linear", "llama3"}  # cosines that do not depend on the text's length
+FULL = "full_attention"
+
+
+def positions_problem(config: PreTrainedConfig) -> str:
+    """What about positions moves with the length of the text, in a few words; "" if nothing."""
+    if config.rope_parameters.get("rope_type", "default") not in STATIC_ROPE:
+        return "its rotary embedding changes with the length of the text"
+    if any(kind != FULL for kind in _attention_kinds(config)):
+        return "its attention has a window"
+    return ""
+
+
+def _attention_kinds(config: PreTrainedConfig) -> list[str]:
+    """What each layer attends to, by transformers' names; families without a window say nothing."""
+    if getattr(config, "layer_types", None):
+        return list(config.layer_types)
+    windowed = getattr(config, "sliding_window", None) is not None
+    return ["sliding_attention"] if windowed else []
+
+
+# --- Which models can be packed in 8 bits for decoding on a CPU, from their configuration alone.
+
+FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
+ENGINES = {"x86", "fbgemm"}
+
+
+def packing_problem(family: str, config: PreTrainedConfig) -> str:
+    """Why a model of the class `family` is not packed, in a few words; "" when it can be."""
+    if family not in FAMILIES or config.hidden_act != "silu":
+        return f"{family} is not among the families that are packed"
+    return positions_problem(config)
+
+
+def eight_bit_products() -> bool:
+    """Whether this processor multiplies 8-bit numbers fast."""
+    return torch.backends.quantized.engine in ENGINES and torch.cpu._is_vnni_supported()
+
 
 ATTENTION_PARTS = (".self_attn.", ".attn.", ".attention.")  # as in `svf.targets`
 LANGUAGE_PARTS = (".language_model.", ".text_model.")  # of a vision-language model, as there
@@ -123,3 +167,37 @@ def _matrices(model: nn.Module) -> tuple[Matrix, ...]:
         quantized = should_convert_module(name, kept)
         found.append(Matrix(name, m, n, quantized, name in adapted))
     return tuple(found)
+
+
+# --- The anatomy of any model that `--model` takes, from its configuration alone.
+#
+# A catalogue's model needs no network; a Hub id's config.json comes from the cache or is fetched
+# (a few kilobytes); a folder need not hold weights yet.
+
+
+def anatomy_of(source: str) -> Anatomy:
+    """`source`: a catalogue id, a Hub id, a folder, a `.gguf` file or "embedded".
+
+    Raises `T2LocalError` when there is no such model, or no config of it can be had.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and (entry := catalogue.find(source)):
+        return _of_catalogue(entry.id)
+    return anatomy(config_of(source), source)
+
+
+def config_of(source: str) -> PreTrainedConfig:
+    """The configuration of a Hub id, a folder or a `.gguf` file, without its weights."""
+    path = Path(source).expanduser()
+    if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
+        load_errors.check_hub_id(source, path)
+    with load_errors.translated(source), quiet_transformers():
+        if path.is_file():
+            check_magic(path)
+            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        return AutoConfig.from_pretrained(path if path.is_dir() else source)
+
+
+@lru_cache(maxsize=64)
+def _of_catalogue(model_id: str) -> Anatomy:
+    return anatomy(architecture(model_id), model_id)

@@ -1,16 +1,16 @@
 """The automatic choice: quantisation, basis and targets for the memory there is.
 
-Pure functions of sizes; nothing is asked of this machine. Order of preference: full precision for
-small models (up to two billion parameters), else 4 bits on a GPU; every matrix before MLP only;
-int8 bases on a GPU (a quarter of float32's memory; an error of 1.2e-3 where z − 1 is 0.1), the
-model's own precision on the CPU while there is room.
+And the catalogue on this machine: what fits how, what is here already, which one to begin with.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from t2local.models.fit.anatomy import TARGETS, Anatomy
+from t2local.models.fit.anatomy import TARGETS, Anatomy, anatomy_of
+from t2local.models.fit.catalogue import Entry, entries
 from t2local.models.fit.estimate import BASES, GB, Estimate, Plan, bases_bytes, estimate
+from t2local.models.fit.memory import Machine
+from t2local.models.load.hub import LocalModel, local_models
 
 NF4_ABOVE_PARAMETERS = 2_000_000_000  # on a GPU; smaller models fit in 16 bits
 BF16_ABOVE_PARAMETERS = 3_000_000_000  # on the CPU; smaller ones stay float32
@@ -140,3 +140,47 @@ def _changes(found: Estimate) -> Iterator[tuple[str, Plan, int]]:
         else:
             continue
         yield " and ".join(said), plan, context
+
+
+# --- The catalogue on this machine: what fits how, what is here already, which one to begin with.
+
+QUICK_ON_CPU_PARAMETERS = 600_000_000  # bigger ones answer slower than one reads
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A catalogue model, how it fits, and whether it is here. One offer is suggested."""
+
+    entry: Entry
+    fit: Fit
+    local: LocalModel | None
+    suggested: bool = False
+
+
+def offers(machine: Machine, context: int | None = None) -> tuple[Offer, ...]:
+    """Every model of the catalogue as this machine sees it; about a second at the first call."""
+    here = {model.source: model for model in local_models()}
+    found = [
+        Offer(entry, fit_on(machine, entry.id, context), here.get(entry.id)) for entry in entries()
+    ]
+    best = suggested(found, machine.device)
+    return tuple(replace(o, suggested=o.entry.id == best.entry.id) for o in found)
+
+
+def fit_on(machine: Machine, source: str, context: int | None = None) -> Fit:
+    """The best plan for any model on a machine; raises as `anatomy_of`."""
+    return best_fit(anatomy_of(source), machine.memory_bytes, machine.device, context)
+
+
+def suggested(found: Sequence[Offer], device: str) -> Offer:
+    """The biggest text model that fits well with every matrix adapted (and is quick on a CPU)."""
+    fitting = [
+        o
+        for o in found
+        if o.fit.verdict == "fits"
+        and o.fit.estimate.plan.targets == "all"
+        and o.fit.estimate.context > SHORT_CONTEXT
+        and not o.entry.sees_images
+        and (device == "cuda" or o.entry.parameters <= QUICK_ON_CPU_PARAMETERS)
+    ]
+    return max(fitting or found[:1], key=lambda o: o.entry.parameters)

@@ -1,17 +1,57 @@
 """How much memory a model takes before it is loaded: weights, bases, KV cache, training, reserve.
 
-Weights, bases and KV cache are exact accounting of tensors from the configuration alone, and so are
-the copies that a small model keeps beside itself for speed, as many as there can be. What a run
-needs beside them (`reserve`, `training`) is a stated rule, not a count: the libraries on the
-device, one dequantised matrix, the logits, what decomposing the largest matrix takes. Knows
-nothing of this machine's memory; whoever asks says how much there is.
+And what is kept beside a small model so that answers come faster.
 """
 
 from dataclasses import dataclass
 from math import ceil
 
-from t2local.models import copies
-from t2local.models.fit.anatomy import TARGETS, Anatomy
+from t2local.models.fit.anatomy import TARGETS, Anatomy, eight_bit_products
+
+# --- What is kept beside a small model so that answers come faster, and how large that is.
+#
+# Rebuilt matrices of mixtures that stay (`adapt.adapter`) and their 8-bit copies on a CPU
+# (`packed`). The sizes are those of as many copies as there can be; a chat begins with none. How
+# fbgemm lays a packed matrix out was measured (PyTorch 2.13, AVX-512 VNNI).
+
+REBUILD_BYTES = 2 * 2**30  # a model up to this size may keep rebuilt copies beside it
+REBUILT_COPIES = 2  # the classifier's, and the mixture used again and again
+PACK_BYTES = 100 * 2**20  # a smaller model answers at once as it is
+PACKED_COPIES = 3  # a quarter of the model's size each: the base model's and two mixtures'
+
+BLOCK, PARTS = 512, 6  # inputs of a packed matrix in a block; the last is cut to sixths of one
+ROWS = 48  # that are packed together
+ROW_BYTES = 12  # a row's scale, zero point and sum
+
+
+def rebuilt_bytes(parts: Anatomy, targets: str, number_bytes: int) -> int:
+    """Bytes of all rebuilt copies of a float model whose numbers take `number_bytes` each."""
+    numbers = sum(matrix.numbers for matrix in parts.adapted(targets))
+    return REBUILT_COPIES * numbers * number_bytes
+
+
+def packed_bytes(parts: Anatomy) -> int:
+    """Bytes of all 8-bit copies of a float32 model on a CPU, 0 where there are none."""
+    if not parts.packable or not eight_bit_products():
+        return 0
+    sizes = {True: 0, False: 0}  # adapted: in every copy; the head: once
+    for matrix in parts.matrices:
+        sizes[matrix.adapted] += product_bytes(matrix.out_features, matrix.in_features)
+    return PACKED_COPIES * sizes[True] + sizes[False] + rotary_bytes(parts)
+
+
+def product_bytes(m: int, n: int) -> int:
+    """Bytes of one packed matrix `[m, n]`."""
+    whole, rest = divmod(n, BLOCK)
+    sixths = min(PARTS, rest * PARTS // BLOCK + 1) if rest else 0
+    rows = ceil(m / ROWS) * ROWS
+    return ceil(rows * (whole + sixths / PARTS) * BLOCK) + ROW_BYTES * m
+
+
+def rotary_bytes(parts: Anatomy) -> int:
+    """Bytes of the cosines and sines of every position, float32."""
+    return 2 * 4 * parts.context_length * parts.head_width
+
 
 BASES = ("fp32", "bf16", "int8")
 BASIS_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
@@ -133,11 +173,11 @@ def bases_bytes(parts: Anatomy, basis: str, targets: str) -> int:
 def copies_bytes(parts: Anatomy, plan: Plan) -> int:
     """Bytes of rebuilt matrices and 8-bit copies, as many as are ever kept; 0 for large models."""
     weights = weights_bytes(parts, plan.quantization, plan.dtype)
-    if plan.quantization != "none" or weights > copies.REBUILD_BYTES:
+    if plan.quantization != "none" or weights > REBUILD_BYTES:
         return 0
-    rebuilt = copies.rebuilt_bytes(parts, plan.targets, FLOAT_BYTES[plan.dtype])
-    packs = plan.device == "cpu" and plan.dtype == "float32" and weights >= copies.PACK_BYTES
-    return rebuilt + (copies.packed_bytes(parts) if packs else 0)
+    rebuilt = rebuilt_bytes(parts, plan.targets, FLOAT_BYTES[plan.dtype])
+    packs = plan.device == "cpu" and plan.dtype == "float32" and weights >= PACK_BYTES
+    return rebuilt + (packed_bytes(parts) if packs else 0)
 
 
 def cache_bytes(parts: Anatomy, tokens: int, dtype: str) -> int:

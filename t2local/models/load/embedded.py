@@ -27,7 +27,7 @@ import torch
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.models.load.gguf import read_gguf_model, read_gguf_tokenizer
-from t2local.models.quiet import quiet_transformers
+from t2local.models.load.load_errors import quiet_transformers
 from t2local.progress import Progress, drain
 
 NAME = "SmolLM2-135M-Instruct"

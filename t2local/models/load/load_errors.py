@@ -1,18 +1,25 @@
 """What goes wrong while a model loads, told in one sentence with the way out.
 
-transformers wraps the Hub's errors in its own, often ten lines long; the cause decides here.
+Also silences other libraries' bars and warnings while our own progress events speak.
 """
 
 import contextlib
 import json
+import logging as python_logging
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
 from huggingface_hub import errors as hub
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from t2local.errors import T2LocalError
 from t2local.models.load.gguf import first_line
@@ -193,3 +200,36 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
+
+
+# --- Other libraries' progress bars and warnings, silenced while our own progress events speak.
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars, and only errors from transformers and accelerate; restored after it."""
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    accelerate = python_logging.getLogger("accelerate")
+    before = accelerate.level
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    accelerate.setLevel(python_logging.ERROR)
+    try:
+        yield
+    finally:
+        accelerate.setLevel(before)
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """No progress bar from huggingface_hub inside the block; restored after it."""
+    bars = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if bars:
+            enable_progress_bars()

@@ -23,13 +23,23 @@ from transformers import (
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.models import spread
-from t2local.models.freed import blocks_returned_when_freed
-from t2local.models.gguf_checkpoint import gguf_config, write_checkpoint
+from t2local.models.fit.anatomy import TARGETS, anatomy
+from t2local.models.fit.automatic import choose_basis
+from t2local.models.fit.memory import free_bytes
 from t2local.models.load import devices, embedded, load_errors, quantized
-from t2local.models.load.devices import choose_device, choose_dtype, choose_quantization
-from t2local.models.load.gguf import read_gguf_model, read_gguf_tokenizer
-from t2local.models.quiet import quiet_transformers
+from t2local.models.load.devices import (
+    blocks_returned_when_freed,
+    choose_device,
+    choose_dtype,
+    choose_quantization,
+)
+from t2local.models.load.gguf import (
+    gguf_config,
+    read_gguf_model,
+    read_gguf_tokenizer,
+    write_checkpoint,
+)
+from t2local.models.load.load_errors import quiet_transformers
 from t2local.models.vision import Pictures, auto_class, pictures_for
 from t2local.progress import CancelToken, Progress
 
@@ -166,7 +176,7 @@ def _load_checkpoint(
         if kind != "none":
             quantized.require_bitsandbytes()
         dtype = choose_dtype(n_parameters, config.get_text_config().model_type)
-        where_to = spread.place(config, kind, dtype, spread.free_memory())
+        where_to = devices.place(config, kind, dtype, devices.free_memory())
         settings = None
         if not stored:
             settings = quantized.quantization_config(kind, dtype, where_to.spread)
@@ -254,3 +264,19 @@ class _Returning:
 
     def __iter__(self) -> Generator[Progress, None, None]:
         self.result = yield from self._work
+
+
+# --- What `--basis auto` means for a loaded model on this machine.
+
+
+def basis_for(loaded: LoadedModel, asked: str = "auto", targets: str = "all") -> str:
+    """`asked`, or int8 on a GPU, or on the CPU the model's own dtype while there is room.
+
+    A pattern of one's own as `targets` counts as all matrices.
+    """
+    if asked != "auto":
+        return asked
+    device = "cuda" if loaded.device.startswith("cuda") else "cpu"
+    kind = targets if targets in TARGETS else "all"
+    parts = anatomy(loaded.model.config)
+    return choose_basis(parts, free_bytes(loaded.device), device, loaded.dtype, kind)

@@ -14,14 +14,12 @@ from t2local.engine.downloads import DONE, FAILED, STOPPED, Download
 from t2local.engine.requests import EngineStatus
 from t2local.engine.sizing import Sizing, Wish, on_disk, sizing
 from t2local.errors import T2LocalError
+from t2local.models.fit.automatic import offers
 from t2local.models.fit.catalogue import entries, find
 from t2local.models.fit.estimate import Estimate
-from t2local.models.fit.memory import free_bytes, total_bytes
-from t2local.models.load.hub import gated_advice, refuse_offline
+from t2local.models.fit.memory import Machine, free_bytes, this_machine, total_bytes
+from t2local.models.load.hub import gated_advice, half_fetched, local_models, refuse_offline
 from t2local.models.load.loader import EMBEDDED
-from t2local.models.local import half_fetched, local_models
-from t2local.models.machine import Machine, this_machine
-from t2local.models.offers import offers
 from t2local.ui.errors import shown
 from t2local.ui.models import view as cards
 from t2local.ui.models.layout import LEAST_CONTEXT, ModelsTab

@@ -9,10 +9,10 @@ from html import escape
 
 from t2local.engine.requests import EngineStatus
 from t2local.engine.sizing import Sizing
+from t2local.models.fit.automatic import Offer
 from t2local.models.fit.catalogue import Entry, find
 from t2local.models.fit.estimate import GB, Estimate
-from t2local.models.local import LocalModel
-from t2local.models.offers import Offer
+from t2local.models.load.hub import LocalModel
 from t2local.ui.messages import term
 from t2local.ui.style import held, size
 

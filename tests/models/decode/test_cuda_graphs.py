@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from t2local.models import captured
-from t2local.models.captured import CapturedSteps, Variant
-from t2local.models.decode.cuda_graphs import StepDecoder
+from t2local.models.decode import cuda_graphs
+from t2local.models.decode.cuda_graphs import CapturedSteps, StepDecoder, Variant
 from t2local.models.decode.generate import Decoder, Sampling
 from t2local.svf import attach
 from tests.svf.support import random_z, relative
@@ -80,7 +79,7 @@ def test_a_cache_is_taken_over_and_given_back_as_the_forward_filled_it(tiny, fam
 
 
 def test_the_fixed_cache_is_as_large_as_the_longest_answer_needs(tiny_loaded, monkeypatch):
-    monkeypatch.setattr(captured, "SMALLEST", 16)
+    monkeypatch.setattr(cuda_graphs, "SMALLEST", 16)
     loaded = tiny_loaded()
     steps, sizes = CapturedSteps(loaded), []
     for prompt, more in ((5, 8), (5, 30), (40, 400), (5, 200), (5, 10)):
@@ -94,13 +93,13 @@ def test_the_fixed_cache_is_as_large_as_the_longest_answer_needs(tiny_loaded, mo
 def test_what_is_not_captured_has_a_reason(tiny_loaded):
     loaded = tiny_loaded()
     on_gpu = replace(loaded, device="cuda:0")
-    assert captured.why_not(on_gpu) == ""
-    assert "CUDA" in captured.why_not(loaded)
-    assert "8-bit" in captured.why_not(replace(on_gpu, quantization="int8"))
+    assert cuda_graphs.why_not(on_gpu) == ""
+    assert "CUDA" in cuda_graphs.why_not(loaded)
+    assert "8-bit" in cuda_graphs.why_not(replace(on_gpu, quantization="int8"))
     loaded.model.hf_device_map = {"model.layers.0": 0, "model.layers.1": "cpu"}
-    assert "spread" in captured.why_not(on_gpu)
+    assert "spread" in cuda_graphs.why_not(on_gpu)
     for family, word in (("mistral", "window"), ("gemma2", "Gemma2"), ("gpt2", "GPT2")):
-        assert word in captured.why_not(replace(tiny_loaded(family), device="cuda:0"))
+        assert word in cuda_graphs.why_not(replace(tiny_loaded(family), device="cuda:0"))
 
 
 @pytest.mark.gpu

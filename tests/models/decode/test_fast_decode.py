@@ -3,8 +3,16 @@ import torch
 from transformers import DynamicCache
 
 from t2local.models.decode.generate import Decoder, Sampling
-from t2local.models.decode.int8 import Packer, float_product, int8_product, why_not
-from t2local.models.fast_decode import ROOM, FastCache, PackedSteps, fast_step
+from t2local.models.decode.int8 import (
+    ROOM,
+    FastCache,
+    PackedSteps,
+    Packer,
+    fast_step,
+    float_product,
+    int8_product,
+    why_not,
+)
 from t2local.progress import drain
 
 PROMPT = [50, 60, 70, 80, 90, 100]
@@ -20,7 +28,7 @@ needs_int8 = pytest.mark.skipif(
 def packable(tiny_loaded, monkeypatch):
     """`packable(family)`: a tiny model that counts as packable on any processor."""
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
-    monkeypatch.setattr("t2local.models.packable.ENGINES", {torch.backends.quantized.engine})
+    monkeypatch.setattr("t2local.models.fit.anatomy.ENGINES", {torch.backends.quantized.engine})
     return tiny_loaded
 
 

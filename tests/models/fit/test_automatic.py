@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from t2local.errors import T2LocalError
-from t2local.models import offers
+from t2local.models.fit import automatic
+from t2local.models.fit.anatomy import anatomy_of
 from t2local.models.fit.automatic import best_fit, choose_basis, compute_dtype, judged
 from t2local.models.fit.estimate import COMFORT, GB, Plan, estimate
+from t2local.models.fit.memory import named_card, this_machine
 from t2local.models.load import loader
-from t2local.models.machine import named_card, this_machine
-from t2local.models.sources import anatomy_of
 
 LLAMA_3_8B = "meta-llama/Meta-Llama-3-8B-Instruct"
 
@@ -90,17 +90,17 @@ def test_the_precision_is_the_one_that_loading_chooses(parameters):
 @pytest.mark.parametrize("gigabytes", [4, 8, 12, 24])
 def test_one_model_is_suggested_and_it_fits_well(gigabytes):
     card = named_card(gigabytes)
-    found = offers.offers(card)
+    found = automatic.offers(card)
     (best,) = (offer for offer in found if offer.suggested)
     assert best.fit.estimate.total_bytes <= COMFORT * card.memory_bytes
     assert best.fit.estimate.plan.targets == "all"
 
 
 def test_a_quick_model_is_suggested_without_a_gpu():
-    found = offers.offers(this_machine())
+    found = automatic.offers(this_machine())
     (best,) = (offer for offer in found if offer.suggested)
     if this_machine().device == "cpu":
-        assert best.entry.parameters <= offers.QUICK_ON_CPU_PARAMETERS
+        assert best.entry.parameters <= automatic.QUICK_ON_CPU_PARAMETERS
 
 
 def test_a_card_has_some_memory():

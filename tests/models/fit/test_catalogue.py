@@ -4,10 +4,9 @@ import pytest
 from transformers import LlamaConfig
 
 from t2local.errors import T2LocalError
-from t2local.models.architectures import architecture
-from t2local.models.fit.catalogue import entries, find
+from t2local.models.fit.anatomy import anatomy_of
+from t2local.models.fit.catalogue import architecture, entries, find
 from t2local.models.load.load_errors import HUB_ID
-from t2local.models.sources import anatomy_of
 
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.id)

@@ -7,10 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from t2local.models.copies import packed_bytes, rebuilt_bytes
-from t2local.models.fit.estimate import Plan, copies_bytes, estimate
-from t2local.models.packable import eight_bit_products
-from t2local.models.sources import anatomy_of
+from t2local.models.fit.anatomy import anatomy_of, eight_bit_products
+from t2local.models.fit.estimate import Plan, copies_bytes, estimate, packed_bytes, rebuilt_bytes
 
 WITHIN = 0.05
 ON_CPU = Plan("none", "fp32", "all", "float32", "cpu")
@@ -80,7 +78,7 @@ def test_copies_take_what_is_said_before_and_afterwards():
 
 
 def test_only_small_float_models_have_copies_and_only_on_a_cpu_packed_ones(monkeypatch):
-    monkeypatch.setattr("t2local.models.copies.eight_bit_products", lambda: True)
+    monkeypatch.setattr("t2local.models.fit.estimate.eight_bit_products", lambda: True)
     parts = anatomy_of("embedded")
     packed, rebuilt = packed_bytes(parts), rebuilt_bytes(parts, "all", 4)
     assert copies_bytes(parts, ON_CPU) == rebuilt + packed
@@ -92,7 +90,7 @@ def test_only_small_float_models_have_copies_and_only_on_a_cpu_packed_ones(monke
     assert copies_bytes(anatomy_of("HuggingFaceTB/SmolLM2-1.7B-Instruct"), ON_CPU) == 0
     assert packed_bytes(anatomy_of("Qwen/Qwen3-0.6B")) == 0
     assert packed_bytes(anatomy_of("Qwen/Qwen2.5-0.5B-Instruct")) > packed
-    monkeypatch.setattr("t2local.models.copies.eight_bit_products", lambda: False)
+    monkeypatch.setattr("t2local.models.fit.estimate.eight_bit_products", lambda: False)
     assert copies_bytes(parts, ON_CPU) == rebuilt
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from t2local.models.fit.anatomy import anatomy
+from t2local.models.fit.anatomy import anatomy, anatomy_of, config_of
 from t2local.models.fit.estimate import (
     GB,
     TRAINING_ROWS,
@@ -20,7 +20,6 @@ from t2local.models.fit.estimate import (
 )
 from t2local.models.load import quantized
 from t2local.models.load.loader import load_model
-from t2local.models.sources import anatomy_of, config_of
 from t2local.progress import drain
 from t2local.svf import attach
 from t2local.svf.targets import find_targets, is_attention

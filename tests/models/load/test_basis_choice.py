@@ -2,13 +2,13 @@
 
 import pytest
 
-from t2local.models import basis_choice
-from t2local.models.basis_choice import basis_for
+from t2local.models.load import loader
+from t2local.models.load.loader import basis_for
 
 
 @pytest.mark.parametrize(("free", "stored"), [(10**9, "fp32"), (250_000, "bf16"), (1, "int8")])
 def test_the_memory_decides_on_the_cpu(tiny_loaded, monkeypatch, free, stored):
-    monkeypatch.setattr(basis_choice, "free_bytes", lambda device: free)
+    monkeypatch.setattr(loader, "free_bytes", lambda device: free)
     assert basis_for(tiny_loaded()) == stored
     assert basis_for(tiny_loaded(), "bf16") == "bf16", "what is asked for is done"
 

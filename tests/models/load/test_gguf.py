@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from t2local.models.fit.anatomy import anatomy
+from t2local.models.fit.anatomy import anatomy, anatomy_of
 from t2local.models.load.loader import load_model
-from t2local.models.sources import anatomy_of
 from t2local.progress import drain
 from tests.conftest import SIZES, build_tiny, byte_tokenizer
 from tests.models.gguf_files import write_gguf

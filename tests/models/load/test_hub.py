@@ -9,9 +9,8 @@ from huggingface_hub import constants
 
 from t2local.errors import Cancelled, DiskFull, T2LocalError
 from t2local.models.load import hub
-from t2local.models.load.hub import FetchProgress, fetching, ordered
+from t2local.models.load.hub import FetchProgress, fetching, half_fetched, local_models, ordered
 from t2local.models.load.loader import load_model
-from t2local.models.local import half_fetched, local_models
 from t2local.progress import CancelToken, drain
 from tests.models.fake_hub import MODEL, FakeHub, serving
 

@@ -6,8 +6,8 @@ from huggingface_hub import constants
 
 from t2local import paths
 from t2local.models.load.embedded import NAME
+from t2local.models.load.hub import half_fetched, is_complete, local_models
 from t2local.models.load.loader import load_model
-from t2local.models.local import half_fetched, is_complete, local_models
 from t2local.progress import drain
 
 

@@ -8,12 +8,12 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from transformers import LlamaConfig
 
-from t2local.models import spread
 from t2local.models.decode.generate import generate_batch
 from t2local.models.decode.sampling import Sampling
 from t2local.models.fit.estimate import GB
+from t2local.models.load import devices
+from t2local.models.load.devices import Placement, place
 from t2local.models.load.loader import load_model
-from t2local.models.spread import Placement, place
 from t2local.progress import drain
 from t2local.svf import attach
 from t2local.svf.layer import weight_as_used
@@ -37,7 +37,7 @@ def loaded(tiny_folder, monkeypatch):
 
     def load(family: str, device_map: dict[str, str]):
         placement = Placement(device_map, {"cpu": 0})
-        monkeypatch.setattr(spread, "place", lambda *_: placement)
+        monkeypatch.setattr(devices, "place", lambda *_: placement)
         return drain(load_model(str(tiny_folder(family)), "none"))
 
     return load
@@ -90,9 +90,9 @@ def test_half_on_disk_it_answers_and_learns(loaded):
 def test_automatically_what_memory_does_not_hold_goes_to_disk(tiny_folder, monkeypatch):
     whole = build_tiny("llama")
     weights = sum(4 * p.numel() for p in whole.parameters())
-    shares = {"cpu": int(0.7 * weights), "disk": spread.DISK_BYTES}
-    monkeypatch.setattr(spread, "free_memory", lambda: {"cpu": 2**20})
-    monkeypatch.setattr(spread, "_shares", lambda *_: shares)
+    shares = {"cpu": int(0.7 * weights), "disk": devices.DISK_BYTES}
+    monkeypatch.setattr(devices, "free_memory", lambda: {"cpu": 2**20})
+    monkeypatch.setattr(devices, "_shares", lambda *_: shares)
     loaded = drain(load_model(str(tiny_folder()), "none"))
     assert {"cpu", "disk"} == set(loaded.model.hf_device_map.values())
     assert loaded.model.device.type == "cpu"  # the embedding: where a prompt's tokens go
@@ -111,7 +111,7 @@ def test_automatically_what_memory_does_not_hold_goes_to_disk(tiny_folder, monke
     ],
 )
 def test_one_device_where_it_fits(monkeypatch, config, kind, memory, spreads):
-    monkeypatch.setattr(spread, "choose_device", partial(str, "first"))
+    monkeypatch.setattr(devices, "choose_device", partial(str, "first"))
     placement = place(config, kind, BF16, memory)
     assert placement.spread == spreads
     if not spreads:
