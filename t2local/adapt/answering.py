@@ -19,7 +19,7 @@ from t2local.models.decode.generate import Around, AroundRows, Batch, Sampling, 
 from t2local.models.decode.scoring import choice_scores
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 CHOICE, TEXT = "choice", "text"
 CHOICE_ROWS, TEXT_ROWS = 16, 32  # of a batch

@@ -33,8 +33,8 @@ from t2local.progress import CancelToken
 from t2local.svf import SVFModel, Z
 from t2local.svf.factored import FactoredModel
 from t2local.svf.targets import depth_of
-from t2local.tasks.examples import Example
 from t2local.tasks.rewards.named import check_reward, rewards_of
+from t2local.tasks.rows import Example
 
 TREE_TOKENS = 320  # of one row: a longer one spends more on attention than it shares
 TOKENS_PER_FORWARD = 4096  # rows × tokens of one forward, at most

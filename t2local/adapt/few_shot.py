@@ -27,9 +27,9 @@ from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel, Z
 from t2local.svf.factored import FactoredModel
-from t2local.tasks.benchmark_overlap import prompt_hashes
-from t2local.tasks.examples import Example
+from t2local.tasks.benchmarks import prompt_hashes
 from t2local.tasks.files import content_hash
+from t2local.tasks.rows import Example
 
 SCHEMA = 1
 

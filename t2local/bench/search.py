@@ -21,7 +21,7 @@ from t2local.evaluation.bench_rows import Row, interleaved, random_z, ratio
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
 from t2local.svf.factored import FactoredModel
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 POPULATION, SHOTS, EXPERTS = 32, 10, 3
 NEW_TOKENS = 32

@@ -24,7 +24,7 @@ from t2local.models.fit.memory import peak_memory_bytes
 from t2local.models.load.loader import LoadedModel, load_model
 from t2local.progress import drain
 from t2local.svf import SVFModel, attaching
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.loop import train
 from t2local.training.methods import SVFMethod

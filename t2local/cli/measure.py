@@ -15,8 +15,8 @@ from t2local.models.load.loader import LoadedModel
 from t2local.statistics import paired_difference
 from t2local.svf import SVFModel
 from t2local.tasks.datasets import CURRICULA, curriculum
-from t2local.tasks.examples import Example
 from t2local.tasks.files import read_examples
+from t2local.tasks.rows import Example
 from t2local.training.validation import score_greedy
 
 

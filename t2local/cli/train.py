@@ -13,7 +13,7 @@ from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
 from t2local.tasks.datasets import CURRICULA, curriculum
-from t2local.tasks.suggest import suggest_reward
+from t2local.tasks.uploads import suggest_reward
 from t2local.training.config import TrainConfig
 from t2local.training.fitting import with_fitting
 from t2local.training.processes import Processes

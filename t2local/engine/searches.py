@@ -20,7 +20,7 @@ from t2local.models.decode.out_of_memory import Work, shortage_told
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 SEARCH = Work("This search", "shorten its answers (`--max-new-tokens`) or give it shorter rows")
 

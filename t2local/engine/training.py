@@ -18,7 +18,7 @@ from t2local.experts import ExpertStore
 from t2local.models.load.loader import LoadedModel, model_slug
 from t2local.svf import SVFModel
 from t2local.tasks.datasets import curriculum
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.curves import Curves, curves, warnings
 from t2local.training.dry_run import TryOut, lasting, try_out

@@ -18,12 +18,17 @@ from pathlib import Path
 from t2local.errors import T2LocalError
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
 from t2local.evaluation.verdicts import FORMULA, LETTER, NUMBER, PROGRAM
-from t2local.tasks.benchmark_hub import HUB, load_from_hub
-from t2local.tasks.benchmarks import DATA_VARIABLE, TASKS, data_folder, load_task
-from t2local.tasks.examples import Example
+from t2local.tasks.benchmarks import (
+    DATA_VARIABLE,
+    HUB,
+    TASKS,
+    data_folder,
+    load_from_hub,
+    load_task,
+)
 from t2local.tasks.files import read_examples
-from t2local.tasks.suggest import suggest_reward, with_choices
-from t2local.tasks.uploads import read_upload
+from t2local.tasks.rows import Example
+from t2local.tasks.uploads import read_upload, suggest_reward, with_choices
 
 INSTRUCTION = (
     "Below is an instruction that describes a task."

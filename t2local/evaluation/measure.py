@@ -31,7 +31,7 @@ from t2local.evaluation.variants import Variant
 from t2local.evaluation.verdicts import judge, right_answer
 from t2local.models.decode.generate import Around, AroundRows
 from t2local.progress import CancelToken
-from t2local.tasks.benchmark_overlap import overlapping
+from t2local.tasks.benchmarks import overlapping
 
 BLIND = "easy_vqa"  # has pictures and may be asked without: no expert comes near it
 

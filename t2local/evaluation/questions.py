@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 LIKELIHOOD = "likelihood"  # the verdict of a question whose answer is the likeliest of its choices
 

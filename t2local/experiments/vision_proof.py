@@ -28,8 +28,8 @@ from t2local.provenance import origin
 from t2local.statistics import paired_difference, wilson
 from t2local.svf import Mixture, SVFModel, Z, attach, compose
 from t2local.tasks.benchmarks import data_folder
-from t2local.tasks.examples import Example
 from t2local.tasks.files import read_examples
+from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.loop import train
 from t2local.training.methods import SVFMethod

@@ -12,7 +12,7 @@ from t2local.adapt.dispatch import classification_prompt
 from t2local.evaluation.benchmark_tasks import question_set
 from t2local.evaluation.records import key_of
 from t2local.tasks.datasets import curriculum, with_prompts
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 TRAINED, ARITHMETIC, TOPICS, HARDER = "arc_easy", "svamp_equations", "topics", "arc_challenge"
 

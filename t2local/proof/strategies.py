@@ -24,7 +24,7 @@ from t2local.proof.book import Cell
 from t2local.statistics import paired_difference
 from t2local.svf import Mixture
 from t2local.tasks.benchmarks import load_task, show_first_test
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 SETS = {
     "chosen": ("arc_challenge", "easy_vqa", "easy_vqa_more"),

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 # A number, or (sign, left, right): ("-", 76, 25).
 Equation = Fraction | tuple[str, "Equation", "Equation"]

@@ -15,9 +15,7 @@ from typing import Any, NamedTuple
 
 from t2local.errors import T2LocalError
 from t2local.pictures import COLUMNS
-from t2local.tasks.examples import Example
-from t2local.tasks.row_pictures import pictures_of
-from t2local.tasks.rows import Row, shown
+from t2local.tasks.rows import Example, Row, pictures_of, shown
 from t2local.tasks.tables import read_rows
 
 PROMPT_NAMES = ("prompt", "question", "instruction", "problem", "query", "input", "text")

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.tasks.sandbox import run_tests
 
 CHOICES = 4

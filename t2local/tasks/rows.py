@@ -1,14 +1,18 @@
-"""What every reader of a file gives: rows with their numbers, the bad ones, and what to tell.
+"""Rows and examples: what a file's reader gives, and what a task asks.
 
-Knows no file format.
+A `Row` has its number in the file; an `Example` is a prompt, the right answer and the columns that
+a reward reads. Also sets rows aside without sharing a prompt, and finds those that are too long.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from t2local.errors import T2LocalError
+from t2local.pictures import COLUMNS, check_picture, resolved
 
 DEEPEST = 50  # lists and objects inside one another that a row may hold
 
@@ -123,3 +127,104 @@ def _encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+# --- One example of a task: what is asked, what is right, and the columns a reward reads.
+#
+# A plain frozen value; it knows nothing of files, rewards or models.
+
+
+@dataclass(frozen=True)
+class Example:
+    """`answer` is "" where a row has none (a reward such as `length` or `json` needs none).
+
+    `columns`: `choices` and `label` for a choice; `tests`, `test_setup`, `entry_point` for a
+    program; `image` and `images`, paths or data URIs; anything else a row brought along.
+    """
+
+    prompt: str
+    answer: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Paths or data URIs of the pictures that the prompt is about, in order."""
+        found = [self.columns.get(name) or () for name in COLUMNS]
+        return tuple(p for value in found for p in ((value,) if isinstance(value, str) else value))
+
+    @property
+    def key(self) -> str:
+        """Equal only where the same is asked: the prompt, with its pictures."""
+        return "\n".join([self.prompt, *self.pictures])
+
+    @property
+    def group(self) -> str:
+        """Rows of one group are set aside together: one prompt's, or one picture's."""
+        return "\n".join(self.pictures) or self.prompt
+
+
+def as_columns(examples: Sequence[Example]) -> dict[str, list[Any]]:
+    """The keyword columns of a reward: `answer` and every column, `None` where a row lacks it."""
+    names = dict.fromkeys(name for example in examples for name in example.columns)
+    table: dict[str, list[Any]] = {"answer": [example.answer for example in examples]}
+    for name in names:
+        if name != "answer":
+            table[name] = [example.columns.get(name) for example in examples]
+    return table
+
+
+# --- Setting rows aside: a pure seeded split in which no prompt is on both sides, and no picture.
+
+
+def split_held_out(
+    examples: Sequence[Example], share: float, seed: int = 0, at_least: int = 1
+) -> tuple[list[Example], list[Example]]:
+    """`(rest, held_out)`, each in the given order; about `share` of the rows, at least one, is held
+    out and `at_least` prompts are not. Rows with the same prompt stay together. Needs `at_least`
+    + 1 different prompts.
+    """
+    prompts = list(dict.fromkeys(e.group for e in examples))
+    assert 0 < share < 1, share
+    assert len(prompts) > at_least > 0, (len(prompts), at_least)
+    count = min(max(1, round(share * len(prompts))), len(prompts) - at_least)
+    chosen = set(random.Random(seed).sample(prompts, count))
+    rest = [e for e in examples if e.group not in chosen]
+    return rest, [e for e in examples if e.group in chosen]
+
+
+# --- Which rows do not fit a model's context. Knows no model: the caller counts tokens.
+
+
+def too_long(
+    examples: Sequence[Example], count_tokens: Callable[[Example], int], most: int
+) -> list[int]:
+    """Positions, in order, of the examples that take more than `most` tokens."""
+    return [i for i, example in enumerate(examples) if count_tokens(example) > most]
+
+
+# --- A row's pictures, whatever a file holds in that cell, as paths or data URIs that can be
+# read.
+#
+# Known: a path (relative to the data file), base64, a data URI, what `datasets` stores (`bytes`
+# and `path`), and lists of these.
+
+
+def pictures_of(value: Any, folder: Path) -> str | list[str]:
+    """One picture, or all of a list. `folder`: where the data file is.
+
+    Raises `T2LocalError` for a picture that is missing or damaged, `ValueError` for a cell that
+    holds none.
+    """
+    if isinstance(value, list):
+        return [_picture(part, folder) for part in value]
+    return _picture(value, folder)
+
+
+def _picture(value: Any, folder: Path) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"the picture is a {type(value).__name__}, not a path or base64")
+    picture = resolved(value, folder)
+    check_picture(picture)
+    return picture

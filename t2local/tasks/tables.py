@@ -1,16 +1,31 @@
 """Rows of cells from the bytes of a file: format and encoding are found out.
 
-Content decides, not the file's ending. Knows nothing of what the columns mean.
+CSV and TSV, JSON and JSONL, Parquet, and spreadsheets, which a process of its own reads
+(`workbook_reader`). Content decides, not the file's ending. Knows nothing of what columns mean.
 """
 
 import codecs
+import csv
+import datetime
+import io
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from itertools import islice
 from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
 
 from t2local.errors import T2LocalError
-from t2local.tasks.delimited import table_rows
-from t2local.tasks.json_rows import holds_json_lines, json_lines, json_rows
-from t2local.tasks.rows import RowsRead, shown
-from t2local.tasks.workbooks import STARTS, workbook_rows
+from t2local.pictures import data_uri, picture_kind
+from t2local.tasks.rewards.math_worker import held_bytes
+from t2local.tasks.rows import Bad, Record, Row, RowsRead, named_rows, objects, shown
 
 MOST_BYTES = 200 * 2**20
 _PARQUET = b"PAR1"
@@ -30,8 +45,6 @@ def read_rows(path: Path) -> RowsRead:
     name = shown(path.name)
     content = _content(name, path)
     if content.startswith(_PARQUET):
-        from t2local.tasks.parquet import parquet_rows  # half a second that others need not wait
-
         return parquet_rows(name, content)
     if content.startswith(STARTS):
         return workbook_rows(name, path, content)
@@ -94,3 +107,280 @@ def _text_rows(name: str, text: str) -> RowsRead:
     if holds_json_lines(text):
         return json_lines(text)
     return table_rows(name, text)
+
+
+# --- Rows of CSV and TSV: the delimiter is found out, and a stray quotation mark costs one row
+# only.
+#
+# A quotation mark that is never closed, or is closed by one far below, would swallow all rows in
+# between. So a record that breaks the rules of quoting, or does not fit the header while a line
+# inside it does, is its first line alone: that is listed as bad, and reading goes on after it.
+# Two stray marks that are valid quoting together cannot be told from a cell of several lines.
+
+DELIMITERS = (",", ";", "\t", "|")
+_SAMPLE = 20  # records
+_LONGEST_CELL = 2**31 - 1  # characters: the size of the file is the limit
+
+
+def table_rows(name: str, text: str) -> RowsRead:
+    """Rows of a table whose first row names its columns; numbers count rows, the header is 1.
+
+    Raises `T2LocalError` for a table without a header.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
+    lines = list(io.StringIO(text.replace("\0", ""), newline=""))
+    if not lines:
+        raise T2LocalError(f"'{name}' has no header row; name its columns in the first row.")
+    return named_rows(name, _records(lines, _delimiter(lines)))
+
+
+def _records(lines: Sequence[str], delimiter: str) -> Iterator[Record]:
+    number, start, width = 0, 0, 0
+    while start < len(lines):
+        ahead = (lines[i] for i in range(start, len(lines)))
+        reader = csv.reader(ahead, delimiter=delimiter, strict=True)
+        first = start
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error:
+                broken = True
+            else:
+                if cells is None:
+                    return
+                inside = range(first + 1, start + reader.line_num - 1)
+                broken = len(cells) != width and any(
+                    _width(lines[i], delimiter) == width for i in inside
+                )
+            number += 1
+            if broken:
+                yield number, None
+                start = first + 1
+                break
+            width = width or len(cells)
+            yield number, cells
+            first = start + reader.line_num
+
+
+def _width(line: str, delimiter: str) -> int:
+    """How many cells a line has on its own; -1 where its quoting is broken."""
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter, strict=True), []))
+    except csv.Error:
+        return -1
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """The one that cuts the first rows into the same number of cells, and into most of them."""
+
+    def score(delimiter: str) -> tuple[float, int]:
+        records = zip(range(_SAMPLE), _records(lines, delimiter), strict=False)
+        widths = [len(cells or []) for _, (_, cells) in records if cells != []]
+        if not widths or widths[0] < 2:
+            return (0.0, 0)
+        return (sum(width == widths[0] for width in widths) / len(widths), widths[0])
+
+    return max(DELIMITERS, key=score)
+
+
+# --- Rows of JSON and JSONL: a list of objects, an object that holds one, or an object a line.
+
+_ROW_LISTS = ("data", "examples", "rows", "train")
+_FIRST_BYTES = 20  # lines
+
+
+def json_rows(name: str, text: str) -> RowsRead:
+    """Rows of text that begins with a bracket; numbers count elements, or lines of JSONL.
+
+    Raises `T2LocalError` for a damaged list.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip()[0] == "{" or holds_json_lines(text):
+            return json_lines(text)
+        raise T2LocalError(f"'{name}' is no valid JSON ({_why(error)}); mend it there.") from error
+    if isinstance(value, dict):
+        held = next((value[key] for key in _ROW_LISTS if isinstance(value.get(key), list)), None)
+        value = [value] if held is None else held
+    return objects(enumerate(value, 1))
+
+
+def json_lines(text: str) -> RowsRead:
+    """An object a line; every other line that is not blank is a bad row."""
+    rows: list[Row] = []
+    bad: list[Bad] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            bad.append((number, f"no valid JSON ({_why(error)})"))
+            continue
+        read = objects([(number, value)])
+        rows += read.rows
+        bad += read.bad
+    return RowsRead(rows, bad)
+
+
+def holds_json_lines(text: str) -> bool:
+    """Whether one of the first lines is an object of its own, which no table's line is."""
+    lines = (line for line in text[: 2**20].split("\n") if line.strip())
+    return any(_is_object(line) for line in islice(lines, _FIRST_BYTES))
+
+
+def _is_object(line: str) -> bool:
+    if not line.lstrip().startswith("{"):
+        return False
+    try:
+        return bool(json.loads(line))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _why(error: Exception) -> str:
+    return "nested too deep" if isinstance(error, RecursionError) else shown(str(error), 120)
+
+
+# --- Rows of a Parquet file; numbers count from 1, for it has no header row.
+
+MOST_UNPACKED_BYTES = 2**30
+
+
+def parquet_rows(name: str, content: bytes) -> RowsRead:
+    """All rows. Raises `T2LocalError` for a damaged file, or one that is too large unpacked."""
+    try:
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        unpacked = sum(group.total_byte_size for group in groups)
+        if unpacked > MOST_UNPACKED_BYTES:
+            raise T2LocalError(
+                f"'{name}' has {unpacked // 2**20} MB when unpacked, the most is "
+                f"{MOST_UNPACKED_BYTES // 2**20} MB; take a part of it."
+            )
+        rows = file.read(use_threads=False).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, TypeError) as error:
+        raise T2LocalError(
+            f"'{name}' is a damaged Parquet file ({shown(str(error), 120)}); save it anew."
+        ) from error
+    return objects((number, _plain(row)) for number, row in enumerate(rows, 1))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has a word for; a whole number in a column of decimals is written as one."""
+    match value:
+        case Mapping():
+            return {str(key): _plain(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_plain(part) for part in value]
+        case float() if value.is_integer() and abs(value) < 1e15:
+            return int(value)
+        case bytes() if picture_kind(value):
+            return data_uri(value)
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case datetime.datetime() if value.time() == datetime.time():
+            return str(value.date())
+        case datetime.date() | datetime.time() | datetime.timedelta() | Decimal():
+            return str(value)
+        case None | bool() | int() | float() | str():
+            return value
+    return str(value)
+
+
+# --- Rows of a spreadsheet's own file (.xlsx, .xlsm, .xlsb, .xls, .ods), read by a process apart.
+
+READER = Path(__file__).with_name("workbook_reader.py")
+ZIP, OLE = STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")  # old Office: OLE
+ENCRYPTED = "EncryptedPackage".encode("utf-16-le")  # a stream of every protected .xlsx
+PASSWORD = "password"  # what the process apart says of protection
+_PARTS = ("xl/workbook.xml", "xl/workbook.bin", "content.xml")
+MOST_MEMORY_BYTES = 4 * 2**30
+MOST_S = 120
+WATCH_S = 0.2  # between two looks at the reading process's memory
+_OTHERS_SHOWN = 5
+
+
+def workbook_rows(name: str, path: Path, content: bytes) -> RowsRead:
+    """Rows of the first sheet that has some, under the sheet's own row numbers.
+
+    The first row with something in it is the header. Raises `T2LocalError` for a workbook that is
+    empty, damaged, protected or too large, and for any other zip archive or Office file.
+    """
+    if _is_other_archive(path):
+        raise T2LocalError(
+            f"'{name}' is an archive or a document, no workbook; unpack it, or save a table as CSV."
+        )
+    protected = content.startswith(OLE) and ENCRYPTED in content
+    found = {"fault": PASSWORD} if protected else _read_apart(name, path)
+    if found.get("fault") == PASSWORD:
+        raise T2LocalError(f"'{name}' is protected by a password; save it without one, or as CSV.")
+    if fault := found.get("fault"):
+        raise T2LocalError(
+            f"'{name}' is no workbook that can be read ({shown(fault, 120)}); "
+            "save it anew as .xlsx or CSV."
+        )
+    if not found["rows"]:
+        raise T2LocalError(f"'{name}' is empty; add at least one prompt with its answer.")
+    read = named_rows(name, found["rows"])
+    notes = [_which_sheet(found["sheet"], found["others"]), read.note]
+    return RowsRead(read.rows, read.bad, " ".join(note for note in notes if note))
+
+
+def _is_other_archive(path: Path) -> bool:
+    """Whether it is a zip archive in order, but without a workbook's parts."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.lower() for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
+        return False
+    return not names & set(_PARTS)
+
+
+def _read_apart(name: str, path: Path) -> dict[str, Any]:
+    command = [sys.executable, "-I", str(READER), str(path), str(MOST_MEMORY_BYTES)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, **pipes) as process:
+        try:
+            found, said, fits = _watched(process)
+        except subprocess.TimeoutExpired as error:
+            raise T2LocalError(
+                f"'{name}' takes more than {MOST_S} s to read; "
+                "save the sheet with the examples as CSV."
+            ) from error
+        finally:
+            process.kill()
+    if process.returncode == 0:
+        return json.loads(found)
+    if not fits or b"memory allocation" in said or b"MemoryError" in said:
+        raise T2LocalError(
+            f"'{name}' takes too much memory to read, as happens when a cell far from the others "
+            "is filled; clear that cell, or save the sheet as CSV."
+        )
+    raise T2LocalError(f"'{name}' is a damaged workbook; save it anew as .xlsx or CSV.")
+
+
+def _watched(process: subprocess.Popen) -> tuple[bytes, bytes, bool]:
+    """What it writes to stdout and stderr, and whether it stayed within the memory it may take.
+
+    Its own limit does not exist on Windows, and macOS may refuse it. Raises `TimeoutExpired`.
+    """
+    fits, deadline = True, time.monotonic() + MOST_S
+    while True:
+        try:
+            return *process.communicate(timeout=WATCH_S), fits
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                raise
+        if held_bytes(process) > MOST_MEMORY_BYTES:
+            fits = False
+            process.kill()
+
+
+def _which_sheet(sheet: str, others: list[str]) -> str:
+    if not others:
+        return ""
+    listed = ", ".join(f"'{shown(other, 30)}'" for other in others[:_OTHERS_SHOWN])
+    more = " and more" if len(others) > _OTHERS_SHOWN else ""
+    return f"Only the sheet '{shown(sheet, 30)}' is read, the first with rows; not {listed}{more}."

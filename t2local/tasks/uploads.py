@@ -1,19 +1,25 @@
-"""A person's file, parsed once for each content, however many callbacks ask for its rows.
+"""A person's rows on their way to training: read, chosen from, kept in the user's own data.
 
-The newest few parses are kept in memory, under a hash of the file's bytes: a file that was changed
-is parsed again. One that names pictures on disk always is, for these may come and go beside it.
+Also suggests the reward that fits them, and why; answers of few kinds become choices.
 """
 
 import hashlib
+import json
+import re
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
+from t2local import paths
+from t2local.errors import T2LocalError
 from t2local.pictures import COLUMNS
-from t2local.tasks.files import ExampleFile, read_examples
+from t2local.tasks.files import ExampleFile, content_hash, read_examples
+from t2local.tasks.rewards.figures import plain_number
+from t2local.tasks.rows import Example
 from t2local.tasks.tables import MOST_BYTES
 
 MOST_KEPT = 4
@@ -95,3 +101,170 @@ def _whole(file: ExampleFile) -> bool:
         return True
     pictures = (picture for example in file.examples for picture in example.pictures)
     return not file.bad_rows and all(picture.startswith("data:") for picture in pictures)
+
+
+# --- Which reward fits a person's examples, and why; answers of few kinds become choices.
+#
+# Pure functions of examples.
+
+MOST_CHOICES = 12
+ROWS_A_CHOICE = 3  # on average: fewer, and the answers are no kinds that repeat
+_SHORT_WORDS = 5
+_RANGE = re.compile(r"\d+\s*[-–]\s*\d+")
+_FORMULA = re.compile(r"\\frac|\\sqrt|\\boxed|\^|\$[^$]+\$")
+
+
+class Suggestion(NamedTuple):
+    reward: str
+    reason: str
+
+
+def suggest_reward(examples: Sequence[Example]) -> Suggestion:
+    """The reward that fits the examples best, with the reason as a sentence.
+
+    >>> suggest_reward([Example("2 + 2?", "4"), Example("3 + 5?", "8")]).reward
+    'numeric'
+    """
+    assert examples, "no examples"
+    answers = [example.answer.strip() for example in examples]
+    kinds = distinct_answers(examples)
+    if _all_have(examples, "tests"):
+        return Suggestion("code", "Every row has tests: an answer is right when they pass.")
+    if _all_have(examples, "choices"):
+        return Suggestion("choice", "Every row lists its choices: one of them is right.")
+    if _all_have(examples, "schema"):
+        return Suggestion("json", "Every row has a schema that the answer's JSON must fit.")
+    if all(_RANGE.fullmatch(answer) for answer in answers):
+        return Suggestion("length", "All answers are ranges such as 5-20: a number of words.")
+    if all(plain_number(answer) for answer in answers):
+        return Suggestion("numeric", "All answers are numbers: the final number must agree.")
+    if all(_json_object(answer) for answer in answers):
+        return Suggestion("json", "All answers are JSON: each field that agrees earns a part.")
+    if kinds:
+        shown = ", ".join(f"'{kind}'" for kind in kinds[:4]) + (" …" if len(kinds) > 4 else "")
+        reason = f"There are only {len(kinds)} different answers ({shown}): the model picks one."
+        return Suggestion("choice", reason)
+    if all(_FORMULA.search(answer) for answer in answers):
+        return Suggestion("math", "All answers are formulas: an equal value counts as right.")
+    if all(len(answer.split()) <= _SHORT_WORDS for answer in answers):
+        return Suggestion("contains", "The answers are short: they must stand in what it says.")
+    return Suggestion(
+        "length",
+        "The answers are texts, which cannot be right word for word; "
+        "this one asks for answers no longer than yours.",
+    )
+
+
+def distinct_answers(examples: Sequence[Example]) -> list[str]:
+    """The different answers, the commonest first, where they are few and repeat; else empty."""
+    counts = Counter(example.answer.strip() for example in examples)
+    few = 2 <= len(counts) <= min(MOST_CHOICES, len(examples) // ROWS_A_CHOICE)
+    return [answer for answer, _ in counts.most_common()] if few and "" not in counts else []
+
+
+def with_choices(examples: Sequence[Example]) -> list[Example]:
+    """The examples ready for the reward `choice`: a row without choices gets all answers' kinds.
+
+    Raises `T2LocalError` when a row has no choices and the answers are too many to be kinds.
+    """
+    if _all_have(examples, "choices"):
+        return list(examples)
+    kinds = sorted(distinct_answers(examples))
+    if not kinds:
+        many = len({example.answer.strip() for example in examples})
+        raise T2LocalError(
+            f"The reward 'choice' needs a column 'choices' or 2 to {MOST_CHOICES} answers that "
+            f"repeat, but {len(examples)} rows have {many} different ones; choose another reward."
+        )
+    return [
+        replace(e, columns={**e.columns, "choices": kinds, "label": kinds.index(e.answer.strip())})
+        for e in examples
+    ]
+
+
+def _all_have(examples: Sequence[Example], column: str) -> bool:
+    return all(example.columns.get(column) for example in examples)
+
+
+def _json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+# --- A person's rows on their way to training: read, chosen from, and kept in the user's own
+# data.
+#
+# A run names its rows by a file, so they are written where an upload's temporary folder cannot
+# take them away again; the file's name carries a hash of its rows, so equal rows are written
+# once.
+
+FEWEST_PROMPTS = 5
+CHOICE = "choice"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """`name`: the file's, without its ending."""
+
+    name: str
+    file: ExampleFile
+    suggestion: Suggestion
+
+
+def read_draft(path: str, prompt: str = "", answer: str = "") -> Draft:
+    """A file's rows and the reward that fits them; `prompt`, `answer`: columns, "" to detect.
+
+    Raises `T2LocalError` for a file that cannot serve.
+    """
+    mapping = {"prompt": prompt, "answer": answer}
+    file = read_upload(Path(path), {key: column for key, column in mapping.items() if column})
+    different = len({example.group for example in file.examples})
+    if different < FEWEST_PROMPTS:
+        raise T2LocalError(
+            f"'{Path(path).name}' holds {different} different prompts; "
+            f"training needs at least {FEWEST_PROMPTS}: add some rows."
+        )
+    return Draft(paths.slug(Path(path).stem), file, suggest_reward(file.examples))
+
+
+def keep_rows(draft: Draft, reward: str, leave_out_bad: bool) -> Path:
+    """Write the rows to learn from as JSONL into the user's data and give the file.
+
+    Raises `T2LocalError` for bad rows that were not to be left out, and where a reward does not
+    fit the rows.
+    """
+    bad = draft.file.bad_rows
+    if bad and not leave_out_bad:
+        raise T2LocalError(
+            f"{len(bad)} bad rows are in '{draft.name}', the first is row {bad[0].number} "
+            f"({bad[0].reason}); mend the file, or tick that they are left out."
+        )
+    rows = draft.file.examples
+    return write_rows(with_choices(rows) if reward == CHOICE else rows, draft.name)
+
+
+def keep_text(text: str) -> Path:
+    """Pasted text as a file in the user's data. Raises `T2LocalError` when it is empty."""
+    if not text.strip():
+        raise T2LocalError("Nothing was pasted; paste rows with a header, such as prompt,answer.")
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    path = paths.home() / "data" / f"pasted-{digest}.txt"
+    with paths.atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+    return path
+
+
+def write_rows(examples: Sequence[Example], name: str) -> Path:
+    """The examples as JSONL: reading the file again gives equal examples."""
+    path = paths.home() / "data" / f"{name}-{content_hash(examples)[:8]}.jsonl"
+    with paths.atomic_write(path) as temporary:
+        lines = (json.dumps(_row(example), ensure_ascii=False) for example in examples)
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _row(example: Example) -> Mapping[str, object]:
+    rest = {n: v for n, v in example.columns.items() if n.lower() not in ("prompt", "answer")}
+    return {"prompt": example.prompt, "answer": example.answer, **rest}

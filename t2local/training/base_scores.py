@@ -12,8 +12,8 @@ from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
-from t2local.tasks.examples import Example
 from t2local.tasks.files import content_hash
+from t2local.tasks.rows import Example
 
 SCORING = 1  # raise it when the way answers are scored changes: what is remembered then is void
 MOST_KEPT = 500

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.loop import train
 from t2local.training.reports import StepReport

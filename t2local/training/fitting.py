@@ -9,7 +9,7 @@ from typing import Any
 
 from t2local.adapt.answering import CHOICE
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 
 LABEL_WORDS = 2

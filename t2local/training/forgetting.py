@@ -19,7 +19,7 @@ from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress
 from t2local.statistics import paired_difference
 from t2local.svf import SVFModel
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training import base_scores
 from t2local.training.processes import Processes
 from t2local.training.reports import MEASURING_FORGOTTEN

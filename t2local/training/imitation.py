@@ -20,7 +20,7 @@ from t2local.models.decode.scoring import (
 )
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.reports import BatchStatistics
 from t2local.training.step_work import StepWork, measures_kl, slices

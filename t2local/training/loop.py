@@ -20,7 +20,7 @@ from t2local.models.fit.memory import peak_memory_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.clock import Clock
 from t2local.training.config import POLICY_GRADIENT, TrainConfig
 from t2local.training.methods import Method, change_by_layer, method_for, overall_change

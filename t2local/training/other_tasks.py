@@ -13,9 +13,8 @@ from t2local.adapt.answering import CHOICE, action_of
 from t2local.adapt.dispatch import classification_prompt
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
-from t2local.tasks.datasets import Curriculum
-from t2local.tasks.examples import Example
-from t2local.tasks.probes import DECIDING, probes
+from t2local.tasks.datasets import DECIDING, Curriculum, probes
+from t2local.tasks.rows import Example
 from t2local.training.forgetting import OtherTask
 from t2local.training.recipe import lessons
 from t2local.training.runs import Run

@@ -23,7 +23,7 @@ from t2local.statistics import paired_difference
 from t2local.svf import SVFModel, Z
 from t2local.tasks.datasets import Curriculum, curriculum, with_prompts
 from t2local.tasks.rewards.named import check_reward, parts_of
-from t2local.tasks.suggest import with_choices
+from t2local.tasks.uploads import with_choices
 from t2local.training.forgetting import OtherTask, as_card, forgetting
 from t2local.training.leave_one_out import leave_one_out
 from t2local.training.loop import Event, train

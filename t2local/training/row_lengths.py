@@ -4,9 +4,7 @@ from t2local.adapt.answering import CHOICE, action_of, prompt_ids
 from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel
 from t2local.tasks.datasets import Curriculum
-from t2local.tasks.examples import Example
-from t2local.tasks.lengths import too_long
-from t2local.tasks.rows import shown
+from t2local.tasks.rows import Example, shown, too_long
 from t2local.training.config import NEXT_TOKEN, TrainConfig
 
 BEGINNING = 40  # characters of a prompt that a message shows

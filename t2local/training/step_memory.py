@@ -12,7 +12,7 @@ from t2local.adapt.answering import CHOICE, action_of, choice_tokens, prompt_ids
 from t2local.adapt.mixer import may_rebuild
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.config import NEXT_TOKEN, TrainConfig
 
 # Numbers kept a token and layer, fitted to steps of the embedded model: 1.2 GiB more for 512 tokens

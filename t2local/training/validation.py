@@ -11,8 +11,8 @@ from t2local.adapt.answering import answer_examples
 from t2local.errors import T2LocalError
 from t2local.models.decode.generate import Around
 from t2local.models.load.loader import LoadedModel
-from t2local.tasks.examples import Example
 from t2local.tasks.rewards.named import rewards_of
+from t2local.tasks.rows import Example
 from t2local.training.processes import Processes
 from t2local.training.reports import DryRun, Validation
 

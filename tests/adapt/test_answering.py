@@ -12,7 +12,7 @@ from t2local.evaluation.variants import mixed
 from t2local.experts import Expert
 from t2local.progress import drain
 from t2local.svf import Mixture, attach
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.validation import score_greedy
 from tests.adapt.conftest import random_z
 

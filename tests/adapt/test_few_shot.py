@@ -11,7 +11,7 @@ from t2local.adapt.mixer import Adapter
 from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import CancelToken, drain
 from t2local.svf import attach
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from tests.adapt.conftest import random_z
 
 WORDS = ("red", "blue", "dark green")

@@ -7,7 +7,7 @@ from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import MixtureFile, write_mixture
 from t2local.progress import drain
 from t2local.svf import Mixture
-from t2local.tasks.benchmark_overlap import prompt_hash
+from t2local.tasks.benchmarks import prompt_hash
 from t2local.training.lora import LoRAMethod
 
 

@@ -19,7 +19,7 @@ from t2local.experts import ExpertStore
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import drain
 from t2local.svf import Mixture, attaching
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.runs import Run
 from tests.engine.test_jobs import QUICK, data, no_other_tasks, plan, wait
 

@@ -8,7 +8,7 @@ from t2local.experts.mixture_file import MixtureFile
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import drain
 from t2local.svf import Mixture
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 ASK = ({"role": "user", "content": "What is 2 + 2?"},)
 SHOTS = [

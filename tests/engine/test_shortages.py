@@ -12,7 +12,7 @@ from t2local.errors import T2LocalError
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import drain
 from t2local.svf import Mixture
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 ASK = ({"role": "user", "content": "What is 2 + 2?"},)
 MATH = Mixture({"math": 1.0})

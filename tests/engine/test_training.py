@@ -7,7 +7,7 @@ import pytest
 from t2local.engine.engine import Engine
 from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED
 from t2local.errors import T2LocalError
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import in_words, lasting, run_seconds, steps_within
 from t2local.training.runs import Plan, Run

@@ -12,7 +12,7 @@ from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER, SKILL
 from t2local.paths import PROJECT_ROOT
 from t2local.svf import attach
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 LABELS = ("math", "code", "other")
 

@@ -6,8 +6,8 @@ from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline, question_set
 from t2local.evaluation.questions import LIKELIHOOD
 from t2local.evaluation.verdicts import LETTER
-from t2local.tasks import benchmark_hub
-from t2local.tasks.benchmark_hub import HUB
+from t2local.tasks import benchmarks
+from t2local.tasks.benchmarks import HUB
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ WANTED = {"gsm8k": "1200", "math": r"\frac12", "svamp": "4", "mbppplus": "def f(
 def test_rows_of_the_hub_become_examples(name, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [HUB_ROWS[name]])
-    (example,) = benchmark_hub.load_from_hub(name)
+    (example,) = benchmarks.load_from_hub(name)
     assert example.prompt.endswith("q")
     assert example.answer == WANTED[name]
     if name in ("mbppplus", "humaneval"):

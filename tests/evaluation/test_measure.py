@@ -14,7 +14,7 @@ from t2local.evaluation.questions import QuestionSet
 from t2local.evaluation.variants import asking, base, mixed
 from t2local.progress import CancelToken, drain
 from t2local.svf import Mixture
-from t2local.tasks.benchmark_overlap import prompt_hashes
+from t2local.tasks.benchmarks import prompt_hashes
 
 HALF = Mixture({"math": 0.5, "code": 0.5})
 

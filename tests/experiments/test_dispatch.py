@@ -10,7 +10,7 @@ from t2local.experts.expert import CLASSIFIER
 from t2local.proof import dispatch
 from t2local.proof.book import Book
 from t2local.tasks.datasets import Curriculum
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 ROWS = tuple(Example(f"message {i * i} " * (1 + i % 4), LABELS[i % 4]) for i in range(37))
 

@@ -12,7 +12,7 @@ from t2local.proof import copies
 from t2local.proof.book import Book
 from t2local.proof.measured_sets import ARITHMETIC, TRAINED, MeasuredSet
 from t2local.tasks.datasets import Curriculum
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 WORDS = ("red", "green", "blue", "grey")
 

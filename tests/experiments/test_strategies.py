@@ -13,7 +13,7 @@ from t2local.experts.expert import CLASSIFIER, SKILL
 from t2local.proof import strategies
 from t2local.proof.book import Book
 from t2local.proof.strategies import Unseen, on_unseen_sets
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 SMALL = {"population": 4, "generations": 1, "shots": 3}
 

@@ -9,7 +9,7 @@ from t2local.experts.expert import CLASSIFIER
 from t2local.experts.store import check_fits
 from t2local.models.load.embedded import NAME
 from t2local.svf import Mixture, attach
-from t2local.tasks.topics import small_talk
+from t2local.tasks.datasets import small_talk
 
 pytestmark = pytest.mark.model
 ASKED = {

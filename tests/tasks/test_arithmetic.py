@@ -8,7 +8,7 @@ import pytest
 
 from t2local.tasks.arithmetic import arithmetic_choices, gsm8k_choices
 from t2local.tasks.benchmarks import load_task
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 
 DISCOUNT = Example(
     "A pack costs 76 dollars, less 25.", "51", {"equation": "( 76.0 - 25.0 )", "type": "-"}

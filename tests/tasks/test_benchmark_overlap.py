@@ -1,7 +1,7 @@
 import pytest
 
-from t2local.tasks.benchmark_overlap import overlapping, prompt_hash, prompt_hashes
-from t2local.tasks.examples import Example
+from t2local.tasks.benchmarks import overlapping, prompt_hash, prompt_hashes
+from t2local.tasks.rows import Example
 
 
 @pytest.mark.parametrize("same", ["What is 2+2?", "  what is\n2 + 2 ", "WHAT IS 2 + 2!"])

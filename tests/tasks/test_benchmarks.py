@@ -6,8 +6,8 @@ import pytest
 
 from t2local.errors import T2LocalError
 from t2local.tasks.benchmarks import DATA_VARIABLE, TASKS, load_task, show_first_test
-from t2local.tasks.examples import as_columns
 from t2local.tasks.rewards import REWARDS
+from t2local.tasks.rows import as_columns
 
 ROW = {"id": "x-1", "prompt": "1 + 1?", "answer": "2", "solution": "two"}
 

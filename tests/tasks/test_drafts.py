@@ -3,9 +3,9 @@ import pytest
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.tasks.datasets import curriculum
-from t2local.tasks.drafts import keep_rows, keep_text, read_draft, write_rows
-from t2local.tasks.examples import Example
 from t2local.tasks.files import read_examples
+from t2local.tasks.rows import Example
+from t2local.tasks.uploads import keep_rows, keep_text, read_draft, write_rows
 
 
 def table(tmp_path, text):

@@ -1,5 +1,4 @@
-from t2local.tasks.examples import Example
-from t2local.tasks.lengths import too_long
+from t2local.tasks.rows import Example, too_long
 
 
 def test_the_places_of_rows_above_the_most_are_given_in_order():

@@ -10,10 +10,9 @@ import pytest
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
 from t2local.tasks.benchmarks import TASKS, load_task
-from t2local.tasks.probes import FILES, PROBES, probes
+from t2local.tasks.datasets import FILES, HELD_OUT, PROBES, TOPICS, probes, small_talk
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.sandbox import run_tests
-from t2local.tasks.topics import HELD_OUT, TOPICS, small_talk
 
 SETS = probes()
 FIRST_LINE = re.compile(r"[a-z']+")

@@ -2,8 +2,8 @@
 
 import ast
 
-from t2local.tasks.examples import Example
 from t2local.tasks.program_choices import changed_programs, program_choices
+from t2local.tasks.rows import Example
 from t2local.tasks.sandbox import run_tests
 
 LARGER = Example(

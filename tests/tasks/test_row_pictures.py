@@ -10,7 +10,7 @@ import pytest
 
 from t2local.pictures import open_picture
 from t2local.tasks.files import read_examples
-from t2local.tasks.splits import split_held_out
+from t2local.tasks.rows import split_held_out
 from tests.pictures import painted
 
 

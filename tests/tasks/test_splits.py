@@ -1,6 +1,5 @@
 from t2local.tasks.datasets import split_rows
-from t2local.tasks.examples import Example
-from t2local.tasks.splits import split_held_out
+from t2local.tasks.rows import Example, split_held_out
 
 ROWS = [Example(f"question {i % 15}", str(i)) for i in range(20)]  # five prompts come twice
 

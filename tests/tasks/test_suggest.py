@@ -4,10 +4,9 @@ import pytest
 
 from t2local.errors import T2LocalError
 from t2local.paths import PROJECT_ROOT
-from t2local.tasks.drafts import read_draft
-from t2local.tasks.examples import Example
 from t2local.tasks.rewards import REWARDS
-from t2local.tasks.suggest import distinct_answers, suggest_reward, with_choices
+from t2local.tasks.rows import Example
+from t2local.tasks.uploads import distinct_answers, read_draft, suggest_reward, with_choices
 
 
 def rows(answers, **columns):

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks.topics import HELD_OUT, TOPICS, small_talk, topic_labels
+from t2local.tasks.datasets import HELD_OUT, TOPICS, small_talk, topic_labels
 
 
 def words(text: str) -> set[str]:

@@ -15,8 +15,7 @@ from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import question_set
 from t2local.tasks import files, uploads
 from t2local.tasks.datasets import curriculum
-from t2local.tasks.drafts import read_draft
-from t2local.tasks.uploads import Uploads, read_upload
+from t2local.tasks.uploads import Uploads, read_draft, read_upload
 from t2local.ui.adapt.events import AdaptEvents
 from t2local.ui.adapt.layout import create_adapt_tab
 

@@ -11,10 +11,10 @@ import pyarrow.parquet
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks import workbooks
+from t2local.tasks import tables
 from t2local.tasks.files import read_examples
+from t2local.tasks.tables import OLE
 from t2local.tasks.workbook_reader import as_shown
-from t2local.tasks.workbooks import OLE
 from tests.tasks.workbook_files import DATE_STYLE, ods, xlsx
 
 
@@ -92,12 +92,12 @@ def test_parquet_keeps_whole_numbers_dates_and_conversations(tmp_path):
 
 def test_a_reading_process_that_takes_too_much_memory_is_ended(monkeypatch):
     """Where the system sets no limit itself, as on Windows."""
-    monkeypatch.setattr(workbooks, "MOST_MEMORY_BYTES", 100_000_000)
+    monkeypatch.setattr(tables, "MOST_MEMORY_BYTES", 100_000_000)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     greedy = "held = b'x' * 300_000_000\nimport time\ntime.sleep(60)"
     started = time.monotonic()
     with subprocess.Popen([sys.executable, "-c", greedy], **pipes) as process:
-        *_, fits = workbooks._watched(process)
+        *_, fits = tables._watched(process)
     assert not fits
     assert time.monotonic() - started < 30
 
@@ -105,7 +105,7 @@ def test_a_reading_process_that_takes_too_much_memory_is_ended(monkeypatch):
 def test_a_slow_reading_process_is_ended(tmp_path, monkeypatch):
     slow = tmp_path / "slow.py"
     slow.write_text("import time\ntime.sleep(60)")
-    monkeypatch.setattr(workbooks, "READER", slow)
-    monkeypatch.setattr(workbooks, "MOST_S", 1)
+    monkeypatch.setattr(tables, "READER", slow)
+    monkeypatch.setattr(tables, "MOST_S", 1)
     with pytest.raises(T2LocalError, match="more than 1 s to read"):
         read(tmp_path, xlsx({"S": [["prompt", "answer"], ["a", 1]]}))

@@ -13,7 +13,7 @@ from pathlib import Path
 from t2local.models.fit.memory import return_freed_memory
 from t2local.models.load.loader import describe
 from t2local.svf import attach
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.methods import method_for
 from t2local.training.policies import policy_for

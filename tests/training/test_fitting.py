@@ -1,7 +1,7 @@
 import pytest
 
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.fitting import ROOM, fitting, with_fitting
 

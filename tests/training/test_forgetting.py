@@ -8,7 +8,7 @@ import torch
 from t2local.adapt.mixer import holding
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import attach
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training import base_scores
 from t2local.training.forgetting import Forgetting, OtherTask, as_card, forgetting, in_words
 

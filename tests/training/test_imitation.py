@@ -5,7 +5,7 @@ import torch
 from t2local.adapt.answering import prompt_ids
 from t2local.models.decode.scoring import log_probabilities, pack_choices, predictor_states
 from t2local.progress import drain
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.imitation import NextTokenPolicy
 from t2local.training.loop import train

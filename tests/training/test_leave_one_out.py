@@ -2,7 +2,7 @@ import pytest
 
 from t2local.progress import drain
 from t2local.tasks.datasets import folds, split_rows
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training import leave_one_out as module
 from t2local.training.config import TrainConfig
 from t2local.training.leave_one_out import leave_one_out

@@ -6,7 +6,7 @@ from t2local.adapt.answering import prompt_ids
 from t2local.errors import T2LocalError
 from t2local.progress import drain
 from t2local.tasks.datasets import Curriculum
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
 from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.recipe import train_expert
 from t2local.training.row_lengths import check_lengths

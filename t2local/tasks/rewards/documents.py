@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t2local.errors import T2LocalError
-from t2local.tasks.rewards.text import blocks, column, said
+from t2local.tasks.rewards.words import blocks, column, said
 
 NOT_JSON, JSON_AT_LEAST = -1.0, -0.5
 

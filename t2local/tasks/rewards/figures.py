@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from t2local.tasks.rewards import math_worker
-from t2local.tasks.rewards.text import column, said
+from t2local.tasks.rewards.words import column, said
 
 TOLERANCE = Fraction(1, 10**6)  # relative, for broken numbers; whole ones must be equal
 _MOST_DIGITS = 400

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from t2local.errors import T2LocalError
-from t2local.tasks.examples import Example, as_columns
 from t2local.tasks.rewards import REWARDS, Reward
+from t2local.tasks.rows import Example, as_columns
 
 _TERM = re.compile(r"(?:(\d{1,6}(?:\.\d{1,6})?)\s*\*\s*)?([a-z_]+)")
 _NEEDED = {  # reward -> columns, one of which every row must have

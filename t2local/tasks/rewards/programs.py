@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from t2local.tasks.rewards.text import blocks, column, said
+from t2local.tasks.rewards.words import blocks, column, said
 from t2local.tasks.sandbox import TestResult, run_tests
 
 CPU_S = 5  # for all tests of one completion; what training leaves of the processor is not counted

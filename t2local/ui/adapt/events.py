@@ -19,10 +19,8 @@ from t2local.errors import Cancelled, T2LocalError
 from t2local.experts.mixture_file import MixtureFile
 from t2local.plots import theme
 from t2local.progress import CancelToken
-from t2local.tasks.drafts import keep_text
-from t2local.tasks.examples import Example
-from t2local.tasks.suggest import suggest_reward, with_choices
-from t2local.tasks.uploads import read_upload
+from t2local.tasks.rows import Example
+from t2local.tasks.uploads import keep_text, read_upload, suggest_reward, with_choices
 from t2local.ui.adapt.layout import QUICK, AdaptTab
 from t2local.ui.card import signed
 from t2local.ui.chat.layout import ChatTab

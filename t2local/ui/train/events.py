@@ -15,7 +15,7 @@ from t2local import plots
 from t2local.engine.jobs import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
 from t2local.engine.training import RunReport
 from t2local.errors import T2LocalError
-from t2local.tasks.drafts import Draft, keep_rows, keep_text, read_draft
+from t2local.tasks.uploads import Draft, keep_rows, keep_text, read_draft
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import lasting
 from t2local.training.fitting import FITTED, with_fitting

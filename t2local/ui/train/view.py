@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 
 from t2local.tasks.datasets import Curriculum, split_rows
-from t2local.tasks.drafts import Draft
-from t2local.tasks.examples import Example
+from t2local.tasks.rows import Example
+from t2local.tasks.uploads import Draft
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import Sample, TryOut, in_words, run_seconds
 from t2local.ui.messages import term

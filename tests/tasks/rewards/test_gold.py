@@ -5,8 +5,8 @@ import re
 import pytest
 
 from t2local.tasks.benchmarks import load_task
-from t2local.tasks.examples import as_columns
 from t2local.tasks.rewards import REWARDS
+from t2local.tasks.rows import as_columns
 
 PROGRAM_SETS = [("humaneval", "test"), ("mbpp", "train"), ("mbpp", "validation"), ("mbpp", "test")]
 PROGRAM_SETS += [("mbppplus", "test")]

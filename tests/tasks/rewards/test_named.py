@@ -1,9 +1,9 @@
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks.examples import Example
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rewards.named import check_reward, named, rewards_of
+from t2local.tasks.rows import Example
 
 SUMS = ["numeric+length", "2*numeric + 0.5*length", "numeric+0.2*length+exact"]
 
