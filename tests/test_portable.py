@@ -8,7 +8,7 @@ import pytest
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.experts.names import check_name, free_name
+from t2local.experts.expert import check_name, free_name
 
 ON_WINDOWS = """
 import contextlib, importlib.util, os, pkgutil, select, signal, sys

@@ -11,19 +11,60 @@ Knows experts by name, nothing of prompts.
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 
-from t2local.adapt.captured import CapturedMixtures
 from t2local.errors import T2LocalError
+from t2local.models.decode.cuda_graphs import CapturedSteps, Variant
 from t2local.models.decode.generate import Around, Quick
 from t2local.models.decode.int8 import PackedModel, PackedSteps, Packer
 from t2local.models.fit.estimate import PACKED_COPIES, REBUILD_BYTES
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Gains, Mixture, SVFModel, Z, compose
+from t2local.svf.fused import ZBuffer
+
+# --- Mixtures for captured steps: a changed `z` is copied to where the graphs read it.
+#
+# One graph serves the base model, which costs no branch, and one every mixture of the same
+# experts. Nothing is captured again while sliders move.
+
+
+class CapturedMixtures:
+    """`steps` under mixtures of `svf`'s experts; outlives the experts that come and go.
+
+    Guarded by the model's lock (`SVFModel.lock`), which the caller holds.
+    """
+
+    def __init__(self, svf: SVFModel, steps: CapturedSteps) -> None:
+        self.steps = steps
+        self._svf = svf
+        self._buffers: dict[frozenset[str], tuple[str, ZBuffer]] = {}  # their variants' names
+        self._filled: dict[str, Hashable] = {}  # variant -> key of the z in its buffer
+
+    def under(self, key: Hashable, z: Z, matrices: Collection[str]) -> Variant | None:
+        """The steps under `z` `[r]`; None where nothing can be captured.
+
+        `key`: equal only for equal `z`. `matrices`: those that any mixture may change. The variant
+        holds until the next call.
+        """
+        if self.steps.problem:
+            return None
+        if not z:
+            return Variant(self.steps, "base", lambda: self._svf.using({}))
+        changed = frozenset(matrices)
+        if changed not in self._buffers:
+            name = f"adapted {len(self._buffers)}"
+            self._buffers[changed] = (name, self._svf.buffer(names=sorted(changed)))
+        name, buffer = self._buffers[changed]
+        if self._filled.get(name) != key:
+            self._filled.pop(name, None)
+            self._svf.fill(buffer, z)
+            self._filled[name] = key
+        return Variant(self.steps, name, lambda: self._svf.using_buffer(buffer))
+
 
 NEUTRAL = Gains()
 Alpha = tuple[tuple[str, float], ...]  # expert and weight, by name, without zeros

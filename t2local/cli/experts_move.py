@@ -14,10 +14,9 @@ from t2local.cli.common import BASIS_DTYPES, QUANTIZATIONS, log, open_model
 from t2local.cli.measure import add_measure_arguments, measured, rows_to_measure
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, Library, read_expert
-from t2local.experts.mixed import from_mixture
-from t2local.experts.names import check_free, free_name
+from t2local.experts.expert import IN_ORDER, check_free, free_name, transfer_warning
+from t2local.experts.library import from_mixture
 from t2local.experts.reference import import_reference
-from t2local.experts.stamp import IN_ORDER, transfer_warning
 from t2local.experts.store import check_fits
 from t2local.experts.transfer import ORDERS, transfer
 from t2local.export.lora_export import RANK, export_lora

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from t2local.experts import Deleted, Expert, Library
 from t2local.experts.comparison import Comparison, compare
-from t2local.experts.names import free_name, is_taken
+from t2local.experts.expert import free_name, is_taken
 from t2local.experts.store import check_fits
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel

@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field, replace
 
 from t2local import paths
-from t2local.adapt.captured import CapturedMixtures
-from t2local.adapt.mixer import Adapter, may_rebuild
+from t2local.adapt.mixer import Adapter, CapturedMixtures, may_rebuild
 from t2local.adapt.two_pass import PACK_AFTER, Workshop
 from t2local.engine.choice import EXACT, Choice
 from t2local.engine.preview import Previews

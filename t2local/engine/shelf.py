@@ -13,7 +13,7 @@ from t2local.errors import T2LocalError
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER, SKILL
 from t2local.experts.store import ExpertStore, Stored, check_fits
-from t2local.experts.vision_names import taken_over
+from t2local.experts.transfer import taken_over
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 

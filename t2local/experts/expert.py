@@ -1,15 +1,20 @@
 """An expert: one `z` for every adapted matrix, with the card that says where it comes from.
 
-A frozen value without I/O. The paper's *expert* (section 3.2) is exactly `z`.
+With what belongs to the value itself: its name's rule, and the stamp that ties it to the weights it
+was made for.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
+from t2local import paths
+from t2local.errors import T2LocalError
+from t2local.models.load.loader import LoadedModel
+from t2local.svf import SVFModel
 from t2local.svf.mixing import Z
 
 SKILL, CLASSIFIER = "skill", "classifier"
@@ -95,3 +100,96 @@ class Expert:
         """Root mean square of `z − 1` over all matrices: how far from the base model."""
         flat = torch.cat([row.flatten() for row in self.z.values()]) - 1
         return float(flat.square().mean().sqrt())
+
+
+# --- What an expert may be called: the same rule for training, renaming, copying and importing.
+#
+# A name is a file's name and a label of the dispatcher.
+
+RESERVED = ("base", "manual", "other")  # the dispatcher's own words
+LONGEST = 64  # characters; with its ending it is a file's name everywhere
+
+
+def check_name(name: str) -> str:
+    """Give `name` back. Raises `T2LocalError` for one that cannot be an expert's."""
+    if name.casefold() in RESERVED:
+        raise T2LocalError(
+            f"'{name}' already means something to the dispatcher; choose another name."
+        )
+    if not name.strip() or paths.slug(name) != name:
+        raise T2LocalError(
+            f"'{name}' cannot be an expert's name; "
+            "use letters, digits, dots, dashes and underscores."
+        )
+    if len(name) > LONGEST:
+        raise T2LocalError(
+            f"The name '{name[:20]}…' has {len(name)} characters; use {LONGEST} at most."
+        )
+    return name
+
+
+def is_taken(name: str, taken: Collection[str]) -> bool:
+    """Whether two files of these names would be one where capitals do not count."""
+    return name.casefold() in {other.casefold() for other in taken}
+
+
+def free_name(wanted: str, taken: Collection[str]) -> str:
+    """`wanted`, or `wanted-2`, `wanted-3`, ... where it is taken or cannot be a name."""
+    stem = paths.slug(wanted)[: LONGEST - 5].rstrip("-.") or "expert"
+    if not is_taken(stem, (*taken, *RESERVED)):
+        return stem
+    number = 2
+    while is_taken(f"{stem}-{number}", taken):
+        number += 1
+    return f"{stem}-{number}"
+
+
+def check_free(name: str, taken: Collection[str]) -> str:
+    """`name` itself. Raises `T2LocalError` where it cannot be a name or is one already."""
+    check_name(name)
+    if is_taken(name, taken):
+        raise T2LocalError(
+            f"There is an expert '{name}' already; choose another name, such as "
+            f"'{free_name(name, taken)}'."
+        )
+    return name
+
+
+# --- What ties an expert to the weights it was made for: fingerprint, singular values,
+# quantisation.
+
+TRANSFERRED = "transferred"  # the key in an expert's card
+IN_ORDER = "in-order"
+
+SIGMA_CHECKED = 6  # matrices whose largest singular values travel with an expert
+
+
+def stamped(expert: Expert, loaded: LoadedModel, svf: SVFModel) -> Expert:
+    """`expert` as one of `loaded`: its `z` on the CPU, with what identifies the weights."""
+    step = max(1, len(svf.matrix_names) // SIGMA_CHECKED)
+    sigma = svf.singular_values
+    return replace(
+        expert,
+        base_model=loaded.name,
+        basis_fingerprint=svf.fingerprint(expert.z),
+        z={m: row.detach().to("cpu", torch.float32, copy=True) for m, row in expert.z.items()},
+        training={**expert.training, "quantization": loaded.quantization},
+        sigma_check={
+            m: tuple(sigma[m][:3].tolist()) for m in svf.matrix_names[::step][:SIGMA_CHECKED]
+        },
+    )
+
+
+def transfer_warning(expert: Expert) -> str:
+    """One sentence to show beside a transferred expert; "" for one trained where it is used."""
+    label = expert.training.get(TRANSFERRED)
+    if not isinstance(label, Mapping):
+        return ""
+    resized = f", {label['resampled']} matrices resampled" if label.get("resampled") else ""
+    known = expert.held_out is not None
+    measured = "its card says what was measured" if known else "its accuracy was not measured here"
+    return (
+        f"'{expert.name}' is transferred: trained on {label.get('from_model', 'another model')} "
+        f"(quantization {label.get('from_quantization', 'unknown')}), taken over "
+        f"{label.get('order', IN_ORDER)}{resized}; {measured}."
+    )

@@ -1,9 +1,6 @@
 """Keeping experts: rename, duplicate, delete and bring back, share as one file, take in a file.
 
-Every change is one atomic write and, where the old file goes, one rename after it: a killed
-process leaves the expert under its old name, its new name or both, never none. What is deleted
-moves to a folder `.trash` beside the experts. What ships with the app is never changed, and
-nothing is ever overwritten. Knows nothing of a running model: whoever has one passes a `check`.
+Also a mixture as one expert, `z' = 1 + Σ α_k (z_k − 1)`, for programs that know no mixtures.
 """
 
 import time
@@ -13,9 +10,11 @@ from pathlib import Path
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.experts.expert import Expert
-from t2local.experts.names import check_free, free_name
+from t2local.experts.expert import Expert, check_free, free_name, stamped
+from t2local.experts.mixture_file import read_mixture
 from t2local.experts.store import ExpertStore, Stored, read_expert, write_expert
+from t2local.models.load.loader import LoadedModel
+from t2local.svf import SVFModel, compose
 
 SUFFIX = ".safetensors"
 TRASH_KEPT = 30  # the newest deleted experts; older ones are gone for good
@@ -174,3 +173,21 @@ def _names(files) -> set[str]:
 def _deleted(path: Path) -> Deleted:
     name, _, stamp = path.name.removesuffix(SUFFIX).rpartition(".")
     return Deleted(name, path, int(stamp) / 1e9 if stamp.isdigit() else 0.0)
+
+
+# --- A mixture as one expert: `z' = 1 + Σ α_k (z_k − 1)`, for programs that know no mixtures.
+
+
+def from_mixture(path: Path, library: Library, loaded: LoadedModel, svf: SVFModel) -> Expert:
+    """The expert that the mixture file `path` amounts to on this model.
+
+    Raises `T2LocalError`: no such file, another model's, an expert it names is gone.
+    """
+    file = read_mixture(path)
+    file.check(loaded.name, library.names())
+    experts = {name: library.load(name).z for name in file.mixture.experts}
+    parts = " + ".join(f"{alpha:g} {name}" for name, alpha in file.mixture.alpha.items() if alpha)
+    made = Expert(
+        path.stem, loaded.name, "", compose(experts, file.mixture), description=f"Mixture: {parts}."
+    )
+    return stamped(made, loaded, svf)

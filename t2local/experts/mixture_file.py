@@ -13,7 +13,7 @@ from typing import Any
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.experts.names import check_name
+from t2local.experts.expert import check_name
 from t2local.svf.mixing import Gains, Mixture
 
 SCHEMA = 1

@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 
 from t2local.errors import T2LocalError
-from t2local.experts.expert import Expert
-from t2local.experts.stamp import stamped
+from t2local.experts.expert import Expert, stamped
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
 

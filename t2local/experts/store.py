@@ -15,8 +15,7 @@ from safetensors.torch import save
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.experts.expert import SKILL, Expert
-from t2local.experts.stamp import transfer_warning
+from t2local.experts.expert import SKILL, Expert, transfer_warning
 from t2local.svf.model import SVFModel
 
 SCHEMA = "1"

@@ -8,7 +8,7 @@ a shipped expert's name is free: the user's own stands before it.
 from dataclasses import replace
 
 from t2local.experts import Expert, ExpertStore
-from t2local.experts.names import free_name, is_taken
+from t2local.experts.expert import free_name, is_taken
 
 RUN = "run"  # on the card: the run's folder
 

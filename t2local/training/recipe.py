@@ -14,8 +14,7 @@ import torch
 
 from t2local.adapt.answering import CHOICE, check_sees
 from t2local.adapt.dispatch import LABELS, classification_prompt
-from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut
-from t2local.experts.stamp import stamped
+from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut, stamped
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress
 from t2local.provenance import origin

@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.experts.names import check_name
+from t2local.experts.expert import check_name
 from t2local.training.config import TrainConfig
 from t2local.training.reports import (
     Answers,

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from t2local.adapt.answer_stream import Steered, Token
-from t2local.adapt.captured import CapturedMixtures
 from t2local.adapt.dispatch import Controls
-from t2local.adapt.mixer import Adapter
+from t2local.adapt.mixer import Adapter, CapturedMixtures
 from t2local.adapt.two_pass import Steering, Workshop, answer
 from t2local.models.decode.cuda_graphs import CapturedSteps, StepDecoder, why_not
 from t2local.models.decode.prefix_cache import PrefixCache

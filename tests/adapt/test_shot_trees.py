@@ -2,7 +2,7 @@
 
 import torch
 
-from t2local.adapt.shot_trees import answer_log_likelihoods, begin_answers, plant
+from t2local.adapt.candidates import answer_log_likelihoods, begin_answers, plant
 from t2local.models.decode.generate import Sampling, generate_batch
 from t2local.svf import attach
 from tests.adapt.conftest import random_z

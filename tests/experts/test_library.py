@@ -8,8 +8,8 @@ import torch
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.experts import Library, read_expert, write_expert
+from t2local.experts.expert import check_name, free_name
 from t2local.experts.library import TRASH_KEPT
-from t2local.experts.names import check_name, free_name
 from t2local.svf import attach
 from tests.experts.support import MODEL, small_expert
 

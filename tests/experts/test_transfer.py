@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from t2local.errors import T2LocalError
 from t2local.experts import read_expert, write_expert
-from t2local.experts.stamp import transfer_warning
+from t2local.experts.expert import transfer_warning
 from t2local.experts.store import check_fits
 from t2local.experts.transfer import (
     SHUFFLED,

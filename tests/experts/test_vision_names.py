@@ -9,7 +9,7 @@ from t2local.engine.shelf import Shelf
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
 from t2local.experts.store import check_fits
-from t2local.experts.vision_names import as_expert_of, renamed
+from t2local.experts.transfer import as_expert_of, renamed
 from t2local.svf import attach
 from tests.experts.support import small_expert
 
