@@ -15,7 +15,7 @@ from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
 from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline, question_set
 from t2local.evaluation.measure import RowFailed, Scored
-from t2local.evaluation.report_files import in_words, markdown_text, write_report
+from t2local.evaluation.report import in_words, markdown_text, write_report
 from t2local.evaluation.tally import Evaluation
 from t2local.progress import drain
 from t2local.provenance import origin

@@ -15,7 +15,7 @@ from t2local.progress import Progress, drain
 from t2local.tasks.datasets import CURRICULA, curriculum
 from t2local.tasks.uploads import suggest_reward
 from t2local.training.config import TrainConfig
-from t2local.training.fitting import with_fitting
+from t2local.training.dry_run import with_fitting
 from t2local.training.processes import Processes
 from t2local.training.reports import DryRun, Held, Notice, StepReport, Validation
 from t2local.training.runner import ADAPTER_FOLDER, conduct, summary

@@ -18,9 +18,8 @@ from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import question_set
 from t2local.evaluation.measure import Event, evaluate
 from t2local.evaluation.questions import QuestionSet
-from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation
-from t2local.evaluation.variants import HARD, ORACLE, Held, Variant, asking, base, mixed
+from t2local.evaluation.variants import HARD, ORACLE, Held, Subject, Variant, asking, base, mixed
 from t2local.experts.mixture_file import MixtureFile, MixtureStore, read_mixture
 from t2local.models.decode.out_of_memory import Work, shortage_told
 from t2local.models.load.loader import LoadedModel
@@ -137,7 +136,7 @@ class EvaluatingDesk:
         return file
 
     def _lora(self, subject: Subject, name: str, folder: Path) -> Variant:
-        from t2local.training.lora_adapter import read_adapter  # PEFT alone takes 60 MB of memory
+        from t2local.training.lora import read_adapter
 
         adapter = read_adapter(subject.loaded, subject.svf, folder)
         return Held(name, [LORA, adapter.sha256], adapter.numbers, adapter.holding)

@@ -20,9 +20,9 @@ from t2local.svf import SVFModel
 from t2local.tasks.datasets import curriculum
 from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
-from t2local.training.curves import Curves, curves, warnings
 from t2local.training.dry_run import TryOut, lasting, try_out
-from t2local.training.other_tasks import other_tasks
+from t2local.training.reports import Curves, curves, warnings
+from t2local.training.runner import other_tasks
 from t2local.training.runs import Plan, Run
 
 MOST_LISTED = 30

@@ -16,8 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from t2local.errors import T2LocalError
-from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
-from t2local.evaluation.verdicts import FORMULA, LETTER, NUMBER, PROGRAM
+from t2local.evaluation.questions import (
+    FORMULA,
+    LETTER,
+    LIKELIHOOD,
+    NUMBER,
+    PROGRAM,
+    Question,
+    QuestionSet,
+)
 from t2local.tasks.benchmarks import (
     DATA_VARIABLE,
     HUB,

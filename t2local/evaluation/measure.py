@@ -23,12 +23,9 @@ from t2local.adapt.answering import (
     prompt_ids,
 )
 from t2local.errors import T2LocalError
-from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
-from t2local.evaluation.records import Record, RecordFile, key_of
-from t2local.evaluation.subject import Subject
-from t2local.evaluation.tally import Evaluation, summary
-from t2local.evaluation.variants import Variant
-from t2local.evaluation.verdicts import judge, right_answer
+from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet, judge, right_answer
+from t2local.evaluation.tally import Evaluation, Record, RecordFile, key_of, summary
+from t2local.evaluation.variants import Subject, Variant
 from t2local.models.decode.generate import Around, AroundRows
 from t2local.progress import CancelToken
 from t2local.tasks.benchmarks import overlapping

@@ -1,21 +1,96 @@
-"""Scored prompts to numbers: accuracies with intervals, differences to the base, confusion.
+"""Scored prompts on disk, and what they come to: accuracies with intervals, differences, confusion.
 
-Pure functions of records. Wilson's interval for an accuracy; the difference to the base model is
-paired over the same prompts. The *oracle* takes for each prompt the base model or single expert of
-the same run that was right: how much a perfect dispatcher could win.
+A line of JSON a prompt, appended as they come and read back when an evaluation is resumed.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from t2local import paths
 from t2local.adapt.answer_stream import BASE
 from t2local.evaluation.questions import QuestionSet
-from t2local.evaluation.records import Record
-from t2local.evaluation.subject import Subject
-from t2local.evaluation.variants import ORACLE, Variant
+from t2local.evaluation.variants import ORACLE, Subject, Variant
 from t2local.statistics import paired_difference, wilson
+
+# --- Scored prompts on disk: a line of JSON each, appended as they come, read back when resumed.
+#
+# One file for each task and strategy below the user's home, under a hash of all that its numbers
+# depend on (`key_of`). A line is written whole or, where a machine went down in the middle,
+# dropped when it is read.
+
+SCHEMA = 1  # raise it when the way answers are scored changes
+
+
+@dataclass(frozen=True)
+class Record:
+    """One scored prompt. `index`: its place among the task's questions.
+
+    `wanted`: the right answer. `chosen`, `probabilities`: what pass 1 said, "" and {} where nothing
+    was asked. Seconds are the prompt's share of its batch. `failed`: why it could not be answered
+    (it counts as wrong), else "".
+    """
+
+    index: int
+    prompt: str
+    answer: str
+    wanted: str
+    right: bool
+    alpha: Mapping[str, float] = field(default_factory=dict)
+    chosen: str = ""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    first_pass_s: float = 0.0
+    second_pass_s: float = 0.0
+    tokens: int = 0
+    failed: str = ""
+
+
+def key_of(*parts: Any) -> str:
+    """A file name for what `parts` (JSON values) say."""
+    text = json.dumps([SCHEMA, *parts], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """`path` need not exist yet."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, key: str) -> "RecordFile":
+        return cls(paths.home() / "evaluations" / f"{key}.jsonl")
+
+    def read(self) -> dict[int, Record]:
+        """Index -> record; of two lines for one prompt the first counts."""
+        found: dict[int, Record] = {}
+        for line in self._whole_lines():
+            try:
+                record = Record(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # a damaged line: its prompt is answered again
+            found.setdefault(record.index, record)
+        return found
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Add lines in one write. Raises `T2LocalError` when the disk is full or not writable."""
+        lines = "".join(json.dumps(asdict(r), ensure_ascii=True) + "\n" for r in records)
+        with paths.saving(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab+") as file:
+                torn = file.tell() > 0 and file.seek(-1, 2) >= 0 and file.read(1) != b"\n"
+                file.write((("\n" if torn else "") + lines).encode())
+
+    def _whole_lines(self) -> list[str]:
+        if not self.path.is_file():
+            return []
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        return text.split("\n")[:-1]
+
 
 Cells = Mapping[tuple[str, str], Mapping[int, Record]]  # (task, strategy) -> index -> record
 

@@ -12,7 +12,7 @@ import torch
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.evaluation.subject import Subject
+from t2local.evaluation.variants import Subject
 from t2local.experiments import sections
 from t2local.experiments.laboratory import Laboratory
 from t2local.experts import Expert

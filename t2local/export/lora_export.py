@@ -1,13 +1,6 @@
 """An expert as a LoRA adapter that PEFT, vLLM and llama.cpp's converter read.
 
-The expert's change of a matrix has a known SVD, `ΔW = U diag(σ ⊙ (z − 1)) Vᵀ`: its best
-approximation of rank k keeps the k directions of largest `σᵢ|zᵢ − 1|`, and needs one side only:
-
-    in side   B = W Vₖ diag(zₖ − 1),  A = Vₖᵀ        out side   B = Uₖ,  A = diag(zₖ − 1) Uₖᵀ W
-
-So the adapter equals the expert whose other numbers are 1, and its error is known beforehand. One
-rank for all matrices (smaller ones are filled up with zeros): what servers of many adapters want.
-ΔW is that of the weights as used, so a 4-bit base is welcome.
+Says how far such an approximation is from the expert, in logits.
 """
 
 from dataclasses import dataclass
@@ -20,12 +13,56 @@ from torch import nn
 
 from t2local.errors import T2LocalError
 from t2local.experts import Expert
-from t2local.export.agreement import LogitErrors, logit_errors
-from t2local.export.folder import new_folder
+from t2local.export.merged import new_folder
+from t2local.models.chat_format import render_chat
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
 from t2local.svf.layer import SVFLinear, weight_as_used
 from t2local.svf.targets import is_conv1d
+
+# --- How far an approximation of an expert is from the expert, in logits.
+#
+# Measured on a few fixed prompts, at every position, all of the vocabulary.
+
+PROMPTS = (
+    "Tom has 3 boxes with 12 pencils each and gives 7 pencils away. How many are left?",
+    "Which part of a plant takes in most of the water it needs?",
+    "Write a function to count the vowels in a string.",
+    "Hello, how are you today?",
+)
+
+
+@dataclass(frozen=True)
+class LogitErrors:
+    """Norms of the difference: `relative` to the expert's logits, `of_change` to what it changes.
+
+    `of_change` is 0 for the expert itself and 1 for the base model.
+    """
+
+    relative: float
+    of_change: float
+
+
+@torch.no_grad()
+def logit_errors(loaded: LoadedModel, svf: SVFModel, expert: Z, approximation: Z) -> LogitErrors:
+    """Of the model under `approximation` against the model under `expert`, both `z`."""
+    off = size = change = 0.0
+    for prompt in PROMPTS:
+        ids = torch.tensor([render_chat(loaded.tokenizer, [{"role": "user", "content": prompt}])])
+        base, exact, near = (
+            _logits(loaded, svf, z, ids.to(loaded.model.device))
+            for z in ({}, expert, approximation)
+        )
+        off += float((near - exact).square().sum())
+        size += float(exact.square().sum())
+        change += float((exact - base).square().sum())
+    return LogitErrors((off / size) ** 0.5, (off / change) ** 0.5 if change else 0.0)
+
+
+def _logits(loaded: LoadedModel, svf: SVFModel, z: Z, ids: torch.Tensor) -> torch.Tensor:
+    with svf.using(z):
+        return loaded.model(input_ids=ids, use_cache=False).logits.double()  # [1, T, vocabulary]
+
 
 if TYPE_CHECKING:
     from peft import LoraConfig

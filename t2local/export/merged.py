@@ -1,19 +1,22 @@
 """An expert merged into its base model: an ordinary checkpoint of 16 or 32 bits.
 
-`W' = U diag(σ ⊙ z) Vᵀ` in place of `W`; tokenizer, chat template and generation config travel
-along. Never in 4 or 8 bits: rounding the adapted matrix to so few erases the expert (see `svf`).
+The folder is written under a temporary name and renamed, so that it comes to be all at once.
 """
 
 import copy
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from t2local.errors import T2LocalError
+from t2local import paths
+from t2local.errors import DiskFull, T2LocalError
 from t2local.experts import Expert
-from t2local.export.folder import new_folder
 from t2local.models.load.load_errors import quiet_transformers
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
@@ -99,3 +102,45 @@ def _card(expert: Expert, dtype: str) -> str:
         f"A singular-value expert (Transformer², arXiv 2501.06252) merged in {dtype}.\n\n"
         f"- license of the expert: {expert.license}; the base model's own holds too\n"
     )
+
+
+# --- A folder that comes to be all at once: written under a temporary name, then renamed.
+
+
+@contextmanager
+def new_folder(target: Path, needed_bytes: int) -> Iterator[Path]:
+    """Give an empty temporary folder beside `target`; rename it if the block succeeds.
+
+    Raises `T2LocalError` where `target` is there already, cannot be written, or space is short;
+    nothing half-written stays.
+    """
+    _check_absent(target)
+    temporary = None
+    try:
+        with paths.saving(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(target.parent).free
+            if free < needed_bytes:
+                raise DiskFull(
+                    f"'{target}' needs {needed_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are "
+                    "free; free some space, or choose another folder."
+                )
+            temporary = Path(
+                tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+            )
+            yield temporary
+            temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
+            for file in temporary.iterdir():
+                file.chmod(0o644)  # and so are safetensors' files
+            _check_absent(target)
+            paths.move(temporary, target)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_absent(target: Path) -> None:
+    if target.exists():
+        raise T2LocalError(
+            f"'{target}' is there already and was not touched; choose another --out, or remove it."
+        )

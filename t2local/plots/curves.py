@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from t2local.plots import theme
 from t2local.statistics import wilson
-from t2local.training.curves import Curves
+from t2local.training.reports import Curves
 
 SMOOTHED = 5  # steps
 _RATE, _CHECK = theme.POSITIVE, theme.NAMED["reasoning"]

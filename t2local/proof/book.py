@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from t2local import paths
-from t2local.evaluation.records import key_of
+from t2local.evaluation.tally import key_of
 
 Cell = dict[str, Any]
 

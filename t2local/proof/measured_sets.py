@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from t2local.adapt.dispatch import classification_prompt
 from t2local.evaluation.benchmark_tasks import question_set
-from t2local.evaluation.records import key_of
+from t2local.evaluation.tally import key_of
 from t2local.tasks.datasets import curriculum, with_prompts
 from t2local.tasks.rows import Example
 

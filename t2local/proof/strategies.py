@@ -15,9 +15,8 @@ from t2local.adapt.few_shot import Found, draw_shots, search
 from t2local.evaluation.benchmark_tasks import question_set
 from t2local.evaluation.measure import Scored, evaluate
 from t2local.evaluation.questions import LIKELIHOOD, QuestionSet
-from t2local.evaluation.subject import Subject
 from t2local.evaluation.tally import Evaluation
-from t2local.evaluation.variants import HARD, Held, Variant, asking, base, mixed
+from t2local.evaluation.variants import HARD, Held, Subject, Variant, asking, base, mixed
 from t2local.experiments.laboratory import Laboratory, Learnt, Right
 from t2local.progress import Progress
 from t2local.proof.book import Cell

@@ -1,13 +1,17 @@
 """Before a run: what the base model says and earns, whether that can teach, how long it takes.
 
-One step is taken on a throw-away `z` to measure its time; nothing is kept of it.
+One step is taken on a throw-away `z` to measure its time. Settings that follow from the examples,
+and rows that do not fit the model's context, are told here too.
 """
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from t2local.adapt.answering import CHOICE, action_of, answer_examples
+from t2local.adapt.answering import CHOICE, action_of, answer_examples, prompt_ids
+from t2local.adapt.dispatch import LABEL_TEMPERATURE
 from t2local.adapt.mixer import holding
 from t2local.errors import T2LocalError
 from t2local.models.fit.memory import free_bytes
@@ -15,15 +19,14 @@ from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.tasks.datasets import Curriculum
 from t2local.tasks.rewards.named import rewards_of
-from t2local.training.config import TrainConfig
+from t2local.tasks.rows import Example, shown, too_long
+from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.forecast import checks, other_seconds
-from t2local.training.forgetting import OtherTask
 from t2local.training.methods import method_for
 from t2local.training.policies import policy_for
 from t2local.training.reports import BatchStatistics
-from t2local.training.step_memory import step_bytes
-from t2local.training.step_work import StepWork
-from t2local.training.validation import DRY_RUN_PROMPTS, dry_run
+from t2local.training.step_memory import StepWork, step_bytes
+from t2local.training.validation import DRY_RUN_PROMPTS, OtherTask, dry_run
 
 SHOWN, TRIED = 6, 2
 FEWEST_STEPS, MOST_STEPS = 4, 1000
@@ -170,3 +173,103 @@ def _unscored(reward: str) -> str:
         f"The reward '{reward}' cannot score any of these rows (it needs a column they lack); "
         "choose another reward."
     )
+
+
+# --- Settings that follow from a person's examples and reward: what a run uses unless told
+# otherwise.
+#
+# Pure functions.
+
+LABEL_WORDS = 2
+TEXT_LEARNING_RATE = 4e-3  # twice the paper's: minutes on a laptop allow few steps
+TEXT_PROMPTS = 4  # a step of free text: fewer prompts, for each costs a group of samples
+CHARACTERS_A_TOKEN, TOKENS_A_WORD = 3, 1.5
+JSON_CHARACTERS_A_TOKEN = 1.5  # models spread it over lines
+ROOM = 16  # tokens beyond the longest answer, so that too long is seen to be too long
+WHOLE_ANSWER = ("json", "json_partial", "exact", "length")  # rewards of all that is said
+
+
+FITTED = ("temperature", "prompts_per_step", "learning_rate", "max_new_tokens")
+
+
+def fitting(reward: str, examples: Sequence[Example]) -> dict[str, Any]:
+    """Names (of `FITTED`) and values of `TrainConfig` that suit the examples."""
+    if reward == CHOICE:
+        return {"temperature": choice_temperature(examples)}
+    fitted: dict[str, Any] = {"prompts_per_step": TEXT_PROMPTS, "learning_rate": TEXT_LEARNING_RATE}
+    if reward in WHOLE_ANSWER:
+        longest = max(_tokens(example.answer, reward) for example in examples)
+        fitted["max_new_tokens"] = round(longest) + ROOM
+    return fitted
+
+
+def choice_temperature(examples: Sequence[Example]) -> float:
+    """Of the policy: choices of a word or two lie so far apart that at 1 nothing is tried out."""
+    short = all(len(example.answer.split()) <= LABEL_WORDS for example in examples)
+    return LABEL_TEMPERATURE if short else TrainConfig.temperature
+
+
+def with_fitting(given: Mapping[str, Any], reward: str, examples: Sequence[Example]) -> TrainConfig:
+    """The configuration of what a person `given` explicitly, the rest as fits the examples."""
+    return TrainConfig(**{**fitting(reward, examples), **given})
+
+
+def _tokens(answer: str, reward: str) -> float:
+    numbers = re.findall(r"\d+", answer)
+    if reward == "length" and numbers and not re.search(r"[^\d\s–-]", answer):
+        return TOKENS_A_WORD * int(numbers[-1])  # a range of words such as 5-20
+    is_json = reward.startswith("json")
+    return len(answer) / (JSON_CHARACTERS_A_TOKEN if is_json else CHARACTERS_A_TOKEN)
+
+
+# --- Rows that do not fit the model's context are named before a run, not cut in its midst.
+
+BEGINNING = 40  # characters of a prompt that a message shows
+
+
+def check_lengths(loaded: LoadedModel, source: Curriculum, config: TrainConfig) -> None:
+    """Raises `T2LocalError` where a prompt and its answer take more tokens than the model reads."""
+    others = () if source.leave_one_out else (*source.validation, *source.held_out)
+    examples = [*source.train, *others]
+    chooses = action_of(examples) == CHOICE
+
+    def answer_tokens(example: Example) -> int:
+        if chooses:
+            return max(map(tokens, example.columns["choices"]))
+        if config.objective == NEXT_TOKEN:
+            return tokens(example.answer) + 1  # the end of the turn
+        return config.max_new_tokens
+
+    def tokens(text: str) -> int:
+        return len(loaded.tokenizer.encode(text, add_special_tokens=False))
+
+    def needed(example: Example) -> int:
+        return len(prompt_ids(loaded, example)) + answer_tokens(example)
+
+    def surely_fits(example: Example) -> bool:
+        """A token takes at least a byte, so most rows need not be counted (7 s for 2,651)."""
+        if example.pictures:
+            return False  # whose tokens only the model's processor counts
+        chosen = max(map(_size, example.columns["choices"])) if chooses else 0
+        answer = chosen or max(_size(example.answer) + 1, config.max_new_tokens)
+        return template + _size(example.prompt) + answer <= context // 2
+
+    template = len(prompt_ids(loaded, Example("", "")))
+    context = loaded.context_length
+    examples = [example for example in examples if not surely_fits(example)]
+    found = too_long(examples, needed, context)
+    if not found:
+        return
+    first = examples[found[0]]
+    rows = "row does not fit" if len(found) == 1 else "rows do not fit"
+    remedy = "shorten or leave out such rows"
+    if not chooses and config.objective != NEXT_TOKEN:
+        remedy += f", or lower max_new_tokens ({config.max_new_tokens})"
+    raise T2LocalError(
+        f"{len(found)} {rows} the {context} tokens that '{loaded.name}' reads: the first begins "
+        f"'{shown(first.prompt, BEGINNING)}' and needs {needed(first)} with its answer; {remedy}."
+    )
+
+
+def _size(text: str) -> int:
+    return len(text.encode())

@@ -14,7 +14,6 @@ from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress
 from t2local.svf import SVFModel
 from t2local.training.config import TrainConfig
-from t2local.training.forgetting import OtherTask, base_known
 from t2local.training.reports import (
     MEASURING_FORGOTTEN,
     MEASURING_HELD_OUT,
@@ -22,6 +21,7 @@ from t2local.training.reports import (
     StepReport,
     Validation,
 )
+from t2local.training.validation import OtherTask, base_known
 
 TRIED_ROWS = 2  # of each other task, to learn how fast it is answered
 TRIED_TOKENS = 8  # that are written to learn how fast this model writes

@@ -14,14 +14,12 @@ from itertools import islice
 
 import torch
 
-from t2local.models.checkpointing import gradient_checkpointing
 from t2local.models.decode.out_of_memory import out_of_memory
 from t2local.models.fit.memory import peak_memory_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel
 from t2local.tasks.rows import Example
-from t2local.training.clock import Clock
 from t2local.training.config import POLICY_GRADIENT, TrainConfig
 from t2local.training.methods import Method, change_by_layer, method_for, overall_change
 from t2local.training.policies import policy_for
@@ -37,9 +35,14 @@ from t2local.training.reports import (
     TrainState,
     Validation,
 )
-from t2local.training.shortage import with_fewer_rows
-from t2local.training.step_memory import held_bytes, wants_checkpointing
-from t2local.training.step_work import StepWork
+from t2local.training.step_memory import (
+    Clock,
+    StepWork,
+    gradient_checkpointing,
+    held_bytes,
+    wants_checkpointing,
+    with_fewer_rows,
+)
 from t2local.training.validation import Scored, dry_run, score_greedy
 
 ANSWERS_SHOWN = 3  # validation prompts whose answers are shown beside the base model's

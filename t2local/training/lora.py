@@ -1,21 +1,27 @@
 """LoRA by PEFT, the paper's baseline (rank 16, alpha 32), through the same loop as SVF.
 
 PEFT's layers are made around the base layers in a tree of their own and stand in for them only
-inside `holding`: the model itself is never touched, so chat, base values and SVF go on beside.
+inside `holding`: the model itself is never touched, so chat, base values and SVF go on beside. An
+adapter read from a folder is put in force in the same way.
 Departure from the paper: no dropout, which would make a resumed run differ.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import nn
 
 from t2local import paths
+from t2local.errors import T2LocalError
 from t2local.models.decode.generate import Around
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
@@ -121,3 +127,75 @@ def _matrices(layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
 
 def _plain(value):
     return sorted(value) if isinstance(value, set) else str(value)
+
+
+# --- A PEFT LoRA adapter from a folder, to be put in force as `LoRAMethod` does while it trains.
+#
+# So that LoRA, the paper's baseline, is evaluated beside experts on a model that stays untouched.
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+NOT_PLAIN = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
+
+
+@dataclass(frozen=True)
+class LoRAAdapter:
+    """`numbers`: how many were trained; `sha256`: of all of them."""
+
+    method: LoRAMethod
+    flat: torch.Tensor
+    sha256: str
+
+    @property
+    def numbers(self) -> int:
+        return self.flat.numel()
+
+    def holding(self) -> Around:
+        return self.method.holding(self.flat)
+
+
+def read_adapter(loaded: LoadedModel, svf: SVFModel, folder: Path) -> LoRAAdapter:
+    """Raises `T2LocalError`: no adapter, damaged, of other matrices or another model's shapes."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / TENSORS)
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise T2LocalError(
+            f"'{folder}' holds no LoRA adapter that can be read ({error}); name a folder with "
+            f"{CONFIG} and {TENSORS}, such as a LoRA run's 'adapter'."
+        ) from error
+    _check_kind(folder, config, tensors, svf, loaded.name)
+    method = LoRAMethod(loaded, svf, rank, alpha, seed=0)
+    parts, start = [], method.start()
+    for name, layer in method.layers.items():
+        for part, matrix in zip("AB", _shapes(layer), strict=True):
+            tensor = tensors[f"{PREFIX}{name}.lora_{part}.weight"]
+            if tensor.shape != matrix:
+                raise T2LocalError(
+                    f"'{folder}' has {list(tensor.shape)} numbers for '{name}', and {loaded.name} "
+                    f"needs {list(matrix)}; use an adapter that was trained on this model."
+                )
+            parts.append(tensor.float().flatten())
+    flat = torch.cat(parts).to(start)
+    return LoRAAdapter(method, flat, hashlib.sha256(flat.cpu().numpy().tobytes()).hexdigest())
+
+
+def _check_kind(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    svf: SVFModel,
+    model_name: str,
+) -> None:
+    wanted = {f"{PREFIX}{name}.lora_{part}.weight" for name in svf.matrix_names for part in "AB"}
+    special = [name for name in NOT_PLAIN if config.get(name)]
+    if tensors.keys() != wanted or special:
+        found = ", ".join(special) or f"{len(tensors) // 2} matrices"
+        raise T2LocalError(
+            f"'{folder}' is an adapter with {found}; {model_name} is evaluated with plain LoRA on "
+            f"its {len(svf.matrix_names)} adapted matrices; train one with `--method lora`."
+        )
+
+
+def _shapes(layer) -> tuple[torch.Size, torch.Size]:
+    return tuple(getattr(layer, f"lora_{part}")["default"].weight.shape for part in "AB")

@@ -1,8 +1,8 @@
-"""From a curriculum to an expert with its card: measure, train, measure again, write down.
+"""From a dataset to an expert with its card: measure, train, measure again, write down.
 
 The held-out rows are answered greedily by the base model and by the trained one, on the same
 prompts, so the card's interval is one of the paired difference. Where there are too few rows to set
-any aside, each is answered by an expert trained on the others (`training.leave_one_out`).
+any aside, each is answered by an expert trained on the others (leave-one-out).
 """
 
 import time
@@ -14,24 +14,65 @@ import torch
 
 from t2local.adapt.answering import CHOICE, check_sees
 from t2local.adapt.dispatch import LABELS, classification_prompt
+from t2local.errors import T2LocalError
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut, stamped
 from t2local.models.load.loader import LoadedModel
-from t2local.progress import CancelToken, Progress
+from t2local.progress import CancelToken, Progress, drain
 from t2local.provenance import origin
 from t2local.statistics import paired_difference
 from t2local.svf import SVFModel, Z
-from t2local.tasks.datasets import Curriculum, curriculum, with_prompts
+from t2local.tasks.datasets import Curriculum, curriculum, folds, with_prompts
 from t2local.tasks.rewards.named import check_reward, parts_of
 from t2local.tasks.uploads import with_choices
-from t2local.training.forgetting import OtherTask, as_card, forgetting
-from t2local.training.leave_one_out import leave_one_out
+from t2local.training.dry_run import check_lengths
 from t2local.training.loop import Event, train
 from t2local.training.methods import Method, SVFMethod, method_for
 from t2local.training.processes import Processes
-from t2local.training.reports import MEASURING_HELD_OUT, TrainOutcome, TrainState
-from t2local.training.row_lengths import check_lengths
+from t2local.training.reports import MEASURING_HELD_OUT, TRAINING_WITHOUT, TrainOutcome, TrainState
 from t2local.training.runs import Plan
-from t2local.training.validation import Scored, score_greedy
+from t2local.training.validation import OtherTask, Scored, as_card, forgetting, score_greedy
+
+# --- Leave-one-out: what training is worth on a handful of rows, each measured unseen.
+#
+# The expert that is kept is trained on all rows; for the measurement an expert a row is trained
+# in the same way on all the others, and thrown away. It takes as many trainings as there are
+# rows.
+
+
+def leave_one_out(
+    loaded: LoadedModel,
+    svf: SVFModel,
+    source: Curriculum,
+    plan: Plan,
+    method: Method,
+    processes: Processes | None = None,
+) -> Generator[Progress, None, Scored]:
+    """Greedy answers to every row by an expert that never saw it, in the order of the rows.
+
+    A fold whose other rows can teach nothing is answered by the base model.
+    """
+    config, parts = plan.config, folds(source)
+    found: dict[str, tuple[list[str], list[float]]] = {}
+    for done, part in enumerate(parts):
+        yield Progress(TRAINING_WITHOUT, done, len(parts), "rows")
+        work = train(
+            loaded, svf, part.train, part.validation, plan.reward, config,
+            method=method, processes=processes,
+        )  # fmt: skip
+        try:
+            flat = drain(work).flat
+        except T2LocalError:
+            flat = method.start()
+        scored = score_greedy(
+            loaded, method.holding(flat), part.held_out, plan.reward, config.max_new_tokens,
+            processes,
+        )  # fmt: skip
+        found[part.held_out[0].group] = list(scored.answers), list(scored.rewards)
+    answers, rewards = [], []
+    for row in source.held_out:  # rows of one prompt come in their order
+        answers.append(found[row.group][0].pop(0))
+        rewards.append(found[row.group][1].pop(0))
+    return Scored(answers, rewards)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,30 @@
-"""What a training step keeps in memory, and whether blocks should rather be computed twice.
+"""What a training step keeps in memory, and how a batch is cut so that it fits.
 
-Pure arithmetic from a model's configuration; knows nothing of rewards or `z`.
+Estimated from the model's configuration; blocks are computed twice where that helps, and a step
+that runs out of memory is taken again in halves. The clock counts seconds and memory by stage.
 """
 
-from collections.abc import Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import psutil
 import torch
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from t2local.adapt.answering import CHOICE, action_of, choice_tokens, prompt_ids
 from t2local.adapt.mixer import may_rebuild
+from t2local.errors import T2LocalError
+from t2local.models.decode.generate import Around
+from t2local.models.decode.out_of_memory import free_memory
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.tasks.rows import Example
 from t2local.training.config import NEXT_TOKEN, TrainConfig
+from t2local.training.reports import Notice, TrainState
 
 # Numbers kept a token and layer, fitted to steps of the embedded model: 1.2 GiB more for 512 tokens
 # more in one forward (`bench`, four against eight rows of 128).
@@ -89,3 +100,102 @@ def held_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.memory_allocated(torch.device(device))
     return psutil.Process().memory_info().rss
+
+
+# --- Seconds by stage of a training step, and the memory held when a forward ends.
+
+
+class Clock:
+    """`with clock("forward"): ...` adds to `clock.seconds["forward"]`.
+
+    `most_bytes`: the most that `held_bytes` gave at the end of a stage; after a forward that is
+    nearly a step's peak, since all activations wait for the backward pass.
+    """
+
+    def __init__(self, held_bytes: Callable[[], int] = lambda: 0) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.most_bytes, self._held_bytes = 0, held_bytes
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+            self.most_bytes = max(self.most_bytes, self._held_bytes())
+
+
+# --- What a policy is given for one step beside its prompts, and how it cuts a batch into slices.
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """`hold()` puts the trained numbers in force for a forward.
+
+    `first` of `total`: where the prompts stand in the batch of all processes, whose random numbers
+    they take. `clock`: where the seconds of the step are counted.
+    """
+
+    step: int
+    hold: Around
+    clock: Clock = field(default_factory=Clock)
+    first: int = 0
+    total: int | None = None
+
+
+def slices(order: Sequence[int], rows_per_forward: int) -> list[list[int]]:
+    """Rows in slices of one forward each."""
+    starts = range(0, len(order), rows_per_forward)
+    return [list(order[start : start + rows_per_forward]) for start in starts]
+
+
+def measures_kl(config: TrainConfig, number: int, count: int, step: int) -> bool:
+    """Whether slice `number` of `count` also runs the base model.
+
+    All do where the KL is in the loss. Else it is only reported: another slice each step.
+    """
+    return config.kl_coefficient > 0 or number == step % count
+
+
+# --- Too little memory for a slice of a batch: the step is taken again in halves.
+
+
+def with_fewer_rows(state: TrainState, step: int) -> tuple[TrainState, Notice]:
+    """Half as many rows a forward from now on. Raises `T2LocalError` when there is but one."""
+    if state.rows_per_forward == 1:
+        raise T2LocalError(
+            f"Memory ran out at step {step} with a single row in a forward; close other programs, "
+            "or choose shorter examples, a smaller max_new_tokens or gradient_checkpointing."
+        )
+    free_memory()
+    fewer = state.rows_per_forward // 2
+    text = f"Out of memory: from now on {fewer} rows a forward instead of {state.rows_per_forward}."
+    return replace(state, rows_per_forward=fewer), Notice(step, text)
+
+
+# --- Gradient checkpointing without training mode: less memory, the forward computed twice.
+#
+# transformers checkpoints a block only in training mode, which would also switch dropout on and
+# change bitsandbytes layers; here the blocks alone are told so, not what is inside them.
+
+
+@contextmanager
+def gradient_checkpointing(model: PreTrainedModel, enabled: bool = True) -> Iterator[None]:
+    """Checkpoint every block inside this context; `enabled=False` changes nothing.
+
+    Whatever adapts the model must be in force in the backward pass too.
+    """
+    if not enabled:
+        yield
+        return
+    blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    for block in blocks:
+        block.training = True
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block.training = False
+        model.activation_checkpointing_disable()

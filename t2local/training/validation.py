@@ -1,20 +1,34 @@
-"""What the current numbers are worth: greedy answers to rows, and a dry run before the first step.
+"""What the current numbers are worth: greedy answers to rows, a dry run, and what was forgotten.
 
-With several processes each answers its share of the rows and all learn all results.
+Forgetting is measured on tasks the expert was not trained on: the same rows are answered greedily by
+the base model and under the trained numbers, so the interval is one of the paired difference. An
+expert alone at full strength is measured, the hardest case: mixed into an answer it weighs less.
+Departure from the paper, which does not measure it.
 """
 
+import contextlib
+import hashlib
+import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from t2local.adapt.answering import answer_examples
-from t2local.errors import T2LocalError
+from t2local import paths
+from t2local.adapt.answering import CHOICE, action_of, answer_examples, choice_tokens
+from t2local.errors import Cancelled, T2LocalError
+from t2local.experts import HeldOut
 from t2local.models.decode.generate import Around
 from t2local.models.load.loader import LoadedModel
+from t2local.progress import CancelToken, Progress
+from t2local.statistics import paired_difference
+from t2local.svf import SVFModel
+from t2local.tasks.files import content_hash
 from t2local.tasks.rewards.named import rewards_of
 from t2local.tasks.rows import Example
 from t2local.training.processes import Processes
-from t2local.training.reports import DryRun, Validation
+from t2local.training.reports import MEASURING_FORGOTTEN, DryRun, Validation
 
 DRY_RUN_PROMPTS = 8
 
@@ -86,3 +100,190 @@ def dry_run(policy, examples: Sequence[Example], seed: int) -> DryRun:
             "easier examples, or more samples a prompt."
         )
     return DryRun(flat, equal)
+
+
+# --- What the base model got right, remembered: it answers the same rows the same way in every
+# run.
+#
+# One small JSON file below the user's home, a line of 0s and 1s for each model and set of rows.
+# It only saves time: where it is missing, damaged or cannot be written, the rows are answered
+# again.
+
+SCORING = 1  # raise it when the way answers are scored changes: what is remembered then is void
+MOST_KEPT = 500
+
+
+def path() -> Path:
+    return paths.home() / "base_scores.json"
+
+
+def key(
+    loaded: LoadedModel, svf: SVFModel, rows: tuple[Example, ...], reward: str, max_new_tokens: int
+) -> str:
+    """Equal only where the base model would give the same answers with the same rewards."""
+    parts = (
+        SCORING, loaded.name, svf.fingerprint(), loaded.quantization, str(loaded.dtype),
+        str(loaded.device), content_hash(rows), reward, max_new_tokens,
+    )  # fmt: skip
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def recall(name: str, n: int) -> list[float] | None:
+    """1.0 where the base model was right, of `n` rows; None where that is not known."""
+    marks = _read().get(name)
+    if not isinstance(marks, str) or len(marks) != n or set(marks) - {"0", "1"}:
+        return None
+    return [float(mark) for mark in marks]
+
+
+def remember(name: str, right: list[float]) -> None:
+    """Write it down, dropping the oldest beyond `MOST_KEPT`."""
+    known = _read()
+    known[name] = "".join("1" if r else "0" for r in right)
+    newest = dict(list(known.items())[-MOST_KEPT:])
+    try:
+        with paths.atomic_write(path()) as temporary:
+            temporary.write_text(json.dumps(newest, indent=1), encoding="utf-8")
+    except T2LocalError:
+        return  # a full disk costs the next run a minute, and must not cost this one its expert
+
+
+def _read() -> dict[str, str]:
+    try:
+        known = json.loads(path().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+# --- Forgetting: what a trained expert does to tasks it was not trained on.
+#
+# The same rows are answered greedily by the base model and under the trained numbers, so the
+# interval is one of the paired difference. The base model's part is remembered
+# (`training.base_scores`). An expert alone at full strength is measured, the hardest case: mixed
+# into an answer it weighs less. Departure from the paper, which does not measure it.
+
+ROWS_AT_ONCE = 8  # choices; others who share the model wait for one forward of so many rows
+
+
+@dataclass(frozen=True)
+class OtherTask:
+    """Rows of a task that an expert was not trained on, and how they are scored."""
+
+    name: str
+    rows: tuple[Example, ...]
+    reward: str = "choice"
+    max_new_tokens: int = 96
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """Accuracy on another task's `n` rows, 0 to 1, before and after training.
+
+    `ci95_difference`: the 95 % interval of `trained − base`, paired.
+    """
+
+    task: str
+    n: int
+    base: float
+    trained: float
+    ci95_difference: tuple[float, float]
+
+
+def forgetting(
+    loaded: LoadedModel,
+    svf: SVFModel,
+    around: Around,
+    tasks: Sequence[OtherTask],
+    cancel: CancelToken | None = None,
+    processes: Processes | None = None,
+) -> Generator[Progress, None, tuple[Forgetting, ...]]:
+    """Each of `tasks` under what `around` puts in force, beside the base model. Deterministic.
+
+    Cancelled, it returns those measured in full until then. Raises `T2LocalError` where a reward
+    cannot be computed on its rows.
+    """
+    processes = processes or Processes()
+    measured = []
+    with contextlib.suppress(Cancelled):
+        for done, task in enumerate(tasks):
+            yield Progress(f"{MEASURING_FORGOTTEN}: {task.name}", done, len(tasks), "tasks")
+            base = _base(loaded, svf, task, cancel, processes)
+            trained = _right(loaded, around, task, cancel, processes)
+            measured.append(_compared(task.name, base, trained))
+    return tuple(measured)
+
+
+def base_known(loaded: LoadedModel, svf: SVFModel, task: OtherTask) -> bool:
+    """Whether the base model's part is remembered from an earlier run."""
+    return recall(_key(loaded, svf, task), len(task.rows)) is not None
+
+
+def as_card(results: Sequence[Forgetting]) -> list[dict[str, Any]]:
+    """What an expert's card says under `forgetting`."""
+    return [asdict(r) | {"ci95_difference": list(r.ci95_difference)} for r in results]
+
+
+def in_words(result: Forgetting | HeldOut) -> str:
+    """One line for a person: "math: 42 % → 40 % of 60, no proven change".
+
+    >>> in_words(Forgetting("math", 60, 0.5, 0.3, (-0.3, -0.1)))
+    'math: 50 % → 30 % of 60, worse'
+    """
+    low, high = result.ci95_difference
+    change = "worse" if high < 0 else "better" if low > 0 else "no proven change"
+    return (
+        f"{result.task}: {100 * result.base:.0f} % → {100 * result.trained:.0f} % "
+        f"of {result.n}, {change}"
+    )
+
+
+def _compared(task: str, base: Sequence[float], trained: Sequence[float]) -> Forgetting:
+    n = len(base)
+    _, low, high = paired_difference(base, trained)
+    return Forgetting(task, n, sum(base) / n, sum(trained) / n, (low, high))
+
+
+def _key(loaded: LoadedModel, svf: SVFModel, task: OtherTask) -> str:
+    return key(loaded, svf, task.rows, task.reward, task.max_new_tokens)
+
+
+def _base(
+    loaded: LoadedModel,
+    svf: SVFModel,
+    task: OtherTask,
+    cancel: CancelToken | None,
+    processes: Processes,
+) -> list[float]:
+    key = _key(loaded, svf, task)
+    # All processes must agree on whether there is something to compute together.
+    right = processes.from_main(recall(key, len(task.rows)))
+    if right is None:
+        right = _right(loaded, lambda: svf.using({}), task, cancel, processes)
+        if processes.is_main:
+            remember(key, right)
+    return right
+
+
+def _right(
+    loaded: LoadedModel,
+    around: Around,
+    task: OtherTask,
+    cancel: CancelToken | None,
+    processes: Processes,
+) -> list[float]:
+    """1.0 where the answer earns the full reward, in the order of the rows."""
+    order, at_once = list(range(len(task.rows))), len(task.rows)
+    if action_of(task.rows) == CHOICE:
+        order.sort(key=lambda i: choice_tokens(loaded, task.rows[i]))  # little padding
+        at_once = ROWS_AT_ONCE * processes.count
+    right = [0.0] * len(task.rows)
+    for start in range(0, len(order), at_once):
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        places = order[start : start + at_once]
+        part = [task.rows[i] for i in places]
+        scored = score_greedy(loaded, around, part, task.reward, task.max_new_tokens, processes)
+        for i, value in zip(places, scored.right, strict=True):
+            right[i] = value
+    return right

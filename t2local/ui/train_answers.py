@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from t2local.training.curves import Curves
+from t2local.training.reports import Curves
 from t2local.ui.messages import term
 
 LONGEST = 600  # characters of an answer

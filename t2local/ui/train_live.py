@@ -13,7 +13,7 @@ from t2local.experts import HeldOut
 from t2local.plots import theme
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import in_words
-from t2local.training.forgetting import in_words as said
+from t2local.training.validation import in_words as said
 from t2local.ui.forms import USUAL, way_of
 from t2local.ui.messages import term
 

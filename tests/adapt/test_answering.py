@@ -7,8 +7,7 @@ from t2local.adapt.answering import NOT_FINITE, TOO_LONG, answer_batch, answer_e
 from t2local.adapt.mixer import holding
 from t2local.evaluation.measure import evaluate
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
-from t2local.evaluation.subject import Subject
-from t2local.evaluation.variants import mixed
+from t2local.evaluation.variants import Subject, mixed
 from t2local.experts import Expert
 from t2local.progress import drain
 from t2local.svf import Mixture, attach

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
-from t2local.evaluation.subject import Subject
+from t2local.evaluation.variants import Subject
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER, SKILL
 from t2local.paths import PROJECT_ROOT

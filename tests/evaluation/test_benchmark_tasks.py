@@ -4,8 +4,7 @@ import pytest
 
 from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline, question_set
-from t2local.evaluation.questions import LIKELIHOOD
-from t2local.evaluation.verdicts import LETTER
+from t2local.evaluation.questions import LETTER, LIKELIHOOD
 from t2local.tasks import benchmarks
 from t2local.tasks.benchmarks import HUB
 

@@ -6,7 +6,7 @@ import pytest
 
 from t2local.errors import T2LocalError
 from t2local.evaluation.measure import evaluate
-from t2local.evaluation.report_files import write_report
+from t2local.evaluation.report import write_report
 from t2local.evaluation.variants import asking, base
 from t2local.progress import drain
 

@@ -1,5 +1,4 @@
-from t2local.evaluation.records import Record, RecordFile
-from t2local.evaluation.tally import best_of, summary
+from t2local.evaluation.tally import Record, RecordFile, best_of, summary
 from t2local.evaluation.variants import asking, base, mixed
 from t2local.statistics import paired_difference, wilson
 from t2local.svf import Mixture

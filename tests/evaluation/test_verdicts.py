@@ -1,8 +1,15 @@
 import pytest
 
 from t2local.evaluation.benchmark_tasks import question_set
-from t2local.evaluation.questions import Question
-from t2local.evaluation.verdicts import FORMULA, LETTER, NUMBER, final_formula, judge, letter
+from t2local.evaluation.questions import (
+    FORMULA,
+    LETTER,
+    NUMBER,
+    Question,
+    final_formula,
+    judge,
+    letter,
+)
 from t2local.tasks.rows import Example
 
 

@@ -6,7 +6,7 @@ import torch
 from t2local.adapt.cem import CEMConfig
 from t2local.adapt.few_shot import draw_shots
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
-from t2local.evaluation.subject import Subject
+from t2local.evaluation.variants import Subject
 from t2local.experiments.laboratory import Laboratory
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER, SKILL

@@ -3,7 +3,7 @@
 import pytest
 
 from t2local.errors import DiskFull, T2LocalError
-from t2local.export.folder import new_folder
+from t2local.export.merged import new_folder
 
 
 def test_a_folder_appears_when_the_block_ends(tmp_path):

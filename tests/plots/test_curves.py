@@ -1,6 +1,6 @@
 from t2local.plots import plot_layers, plot_reward, plot_runs, plot_vitals
 from t2local.plots.curves import band, smoothed
-from t2local.training.curves import Check, Curves
+from t2local.training.reports import Check, Curves
 
 RUN = Curves(
     steps=[1, 2, 3],

@@ -7,7 +7,7 @@ import pytest
 from t2local.adapt.mixer import holding
 from t2local.svf import attach
 from t2local.tasks.rows import Example
-from t2local.training.step_work import StepWork
+from t2local.training.step_memory import StepWork
 
 
 @pytest.fixture

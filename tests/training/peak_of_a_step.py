@@ -17,8 +17,7 @@ from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.methods import method_for
 from t2local.training.policies import policy_for
-from t2local.training.step_memory import held_bytes, step_bytes
-from t2local.training.step_work import StepWork
+from t2local.training.step_memory import StepWork, held_bytes, step_bytes
 from tests.conftest import build_tiny, byte_tokenizer
 
 CHOICES = {"choices": ["blue", "red", "green"], "label": 1}

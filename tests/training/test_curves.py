@@ -1,4 +1,4 @@
-from t2local.training.curves import WINDOW, Check, curves, warnings
+from t2local.training.reports import WINDOW, Check, curves, warnings
 
 
 def step(number, reward=0.0, kl=0.01, entropy=1.0, equal=0.2):

@@ -3,7 +3,7 @@ import pytest
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
 from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
-from t2local.training.fitting import ROOM, fitting, with_fitting
+from t2local.training.dry_run import ROOM, fitting, with_fitting
 
 
 def test_labels_of_a_word_or_two_are_tried_out_at_a_higher_temperature():

@@ -1,10 +1,9 @@
 import pytest
 
 from t2local.progress import Progress, drain
-from t2local.training import base_scores
+from t2local.training import validation
 from t2local.training.config import TrainConfig
 from t2local.training.forecast import Agenda, Forecast, base_known, other_seconds
-from t2local.training.forgetting import OtherTask, forgetting
 from t2local.training.reports import (
     MEASURING_FORGOTTEN,
     MEASURING_HELD_OUT,
@@ -15,6 +14,7 @@ from t2local.training.reports import (
 )
 from t2local.training.runner import conduct
 from t2local.training.runs import Plan, Run
+from t2local.training.validation import OtherTask, forgetting
 
 CONFIG = TrainConfig(steps=10, validate_every=5)
 BATCH = BatchStatistics(0, 0, 0, 0, 0, 1, {})
@@ -75,7 +75,7 @@ def test_the_base_models_part_is_counted_until_it_is_remembered(loaded, svf, col
     assert twice > 0
     drain(forgetting(loaded, svf, lambda: svf.using({}), [task]))
     assert base_known(loaded, svf, task)
-    monkeypatch.setattr(base_scores, "MOST_KEPT", 1)
+    monkeypatch.setattr(validation, "MOST_KEPT", 1)
     texts = OtherTask("texts", tuple(colours[:2]), "contains", 16)
     assert not base_known(loaded, svf, texts), "another reward is another memory"
 

@@ -9,8 +9,8 @@ from t2local.adapt.mixer import holding
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import attach
 from t2local.tasks.rows import Example
-from t2local.training import base_scores
-from t2local.training.forgetting import Forgetting, OtherTask, as_card, forgetting, in_words
+from t2local.training import validation
+from t2local.training.validation import Forgetting, OtherTask, as_card, forgetting, in_words
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def test_a_z_far_from_one_changes_something_and_the_same_each_time(loaded, svf, 
     around = holding(loaded, svf, far(svf))
     first = drain(forgetting(loaded, svf, around, tasks))
     assert any(r.base != r.trained for r in first)
-    base_scores.path().unlink()
+    validation.path().unlink()
     assert drain(forgetting(loaded, svf, around, tasks)) == first
 
 
 def test_the_base_model_is_measured_without_what_is_in_force_around_it(loaded, svf, tasks):
     plain = drain(forgetting(loaded, svf, lambda: svf.using({}), tasks))
-    base_scores.path().unlink()
+    validation.path().unlink()
     with svf.using(far(svf)):
         inside = drain(forgetting(loaded, svf, lambda: svf.using({}), tasks))
     assert inside == plain
@@ -80,33 +80,33 @@ def test_scores_are_remembered_for_these_rows_and_weights_alone(loaded, svf, tas
     other = tiny_loaded("llama", seed=1)
     colours = tasks[0].rows
     keys = {
-        base_scores.key(loaded, svf, colours, "choice", 96),
-        base_scores.key(loaded, svf, colours[1:], "choice", 96),
-        base_scores.key(loaded, svf, colours, "exact", 96),
-        base_scores.key(loaded, svf, colours, "choice", 8),
-        base_scores.key(other, attach(other.model), colours, "choice", 96),
+        validation.key(loaded, svf, colours, "choice", 96),
+        validation.key(loaded, svf, colours[1:], "choice", 96),
+        validation.key(loaded, svf, colours, "exact", 96),
+        validation.key(loaded, svf, colours, "choice", 8),
+        validation.key(other, attach(other.model), colours, "choice", 96),
     }
     assert len(keys) == 5
-    assert base_scores.key(loaded, svf, colours, "choice", 96) in keys
+    assert validation.key(loaded, svf, colours, "choice", 96) in keys
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]", '"x"'])
 def test_damaged_scores_are_measured_again(loaded, svf, tasks, damage):
     around = holding(loaded, svf, far(svf))
     first = drain(forgetting(loaded, svf, around, tasks[:1]))
-    base_scores.path().write_text(damage)
+    validation.path().write_text(damage)
     assert drain(forgetting(loaded, svf, around, tasks[:1])) == first
-    (key,) = json.loads(base_scores.path().read_text())
+    (key,) = json.loads(validation.path().read_text())
     for wrong in ("01", "x" * 12, 5):
-        base_scores.path().write_text(json.dumps({key: wrong}))
-        assert base_scores.recall(key, 12) is None
+        validation.path().write_text(json.dumps({key: wrong}))
+        assert validation.recall(key, 12) is None
 
 
 def test_only_the_newest_scores_are_kept(monkeypatch):
-    monkeypatch.setattr(base_scores, "MOST_KEPT", 2)
+    monkeypatch.setattr(validation, "MOST_KEPT", 2)
     for name in "abc":
-        base_scores.remember(name, [1.0, 0.0])
-    assert [base_scores.recall(name, 2) for name in "abc"] == [None, [1.0, 0.0], [1.0, 0.0]]
+        validation.remember(name, [1.0, 0.0])
+    assert [validation.recall(name, 2) for name in "abc"] == [None, [1.0, 0.0], [1.0, 0.0]]
 
 
 def test_a_home_that_cannot_be_written_does_not_cost_the_run(loaded, svf, tasks, home):

@@ -7,8 +7,8 @@ from t2local.models.decode.scoring import log_probabilities, pack_choices, predi
 from t2local.progress import drain
 from t2local.tasks.rows import Example
 from t2local.training.config import NEXT_TOKEN, TrainConfig
-from t2local.training.imitation import NextTokenPolicy
 from t2local.training.loop import train
+from t2local.training.policies import NextTokenPolicy
 from t2local.training.reports import DryRun, StepReport
 
 CONFIG = TrainConfig(

@@ -3,11 +3,10 @@ import pytest
 from t2local.progress import drain
 from t2local.tasks.datasets import folds, split_rows
 from t2local.tasks.rows import Example
-from t2local.training import leave_one_out as module
+from t2local.training import recipe as module
 from t2local.training.config import TrainConfig
-from t2local.training.leave_one_out import leave_one_out
 from t2local.training.methods import method_for
-from t2local.training.recipe import train_expert
+from t2local.training.recipe import leave_one_out, train_expert
 from t2local.training.runs import Plan
 
 CONFIG = TrainConfig(steps=3, prompts_per_step=2, learning_rate=2e-2, validate_every=3)

@@ -7,8 +7,7 @@ import torch
 
 from t2local.errors import T2LocalError
 from t2local.svf import attach
-from t2local.training.lora import LoRAMethod
-from t2local.training.lora_adapter import read_adapter
+from t2local.training.lora import LoRAMethod, read_adapter
 
 IDS = torch.tensor([[1, 5, 9, 30]])
 

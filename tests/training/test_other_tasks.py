@@ -9,8 +9,8 @@ from t2local.experts import ExpertStore
 from t2local.tasks.datasets import Curriculum
 from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
-from t2local.training.other_tasks import MOST_CHOICES, MOST_EXPERTS, MOST_TEXTS, other_tasks
 from t2local.training.recipe import lessons, make_expert
+from t2local.training.runner import MOST_CHOICES, MOST_EXPERTS, MOST_TEXTS, other_tasks
 from t2local.training.runs import Plan, Run
 
 NOTHING = Curriculum("", [], [], [])

@@ -11,8 +11,7 @@ from t2local.adapt.candidates import ShotScorer
 from t2local.errors import T2LocalError
 from t2local.evaluation.measure import evaluate
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
-from t2local.evaluation.subject import Subject
-from t2local.evaluation.variants import base
+from t2local.evaluation.variants import Subject, base
 from t2local.models.vision import FIRST_ID
 from t2local.progress import drain
 from t2local.svf import attach

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from t2local.adapt.answering import score_choices
-from t2local.models.checkpointing import gradient_checkpointing
 from t2local.tasks.rewards import REWARDS
 from t2local.training.config import TrainConfig
 from t2local.training.policies import ChoicePolicy, TextPolicy, policy_for, sampled_kl
+from t2local.training.step_memory import gradient_checkpointing
 
 
 def ones(svf):

@@ -13,7 +13,7 @@ from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.methods import SVFMethod
 from t2local.training.policies import policy_for
 from t2local.training.processes import Processes, combined
-from t2local.training.step_work import StepWork
+from t2local.training.step_memory import StepWork
 
 TRAIN = [
     "t2local",

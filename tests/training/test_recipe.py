@@ -6,10 +6,10 @@ from t2local.experts.store import check_fits
 from t2local.progress import CancelToken, Progress, drain
 from t2local.tasks.datasets import Curriculum
 from t2local.training.config import TrainConfig
-from t2local.training.forgetting import OtherTask
 from t2local.training.recipe import train_expert
 from t2local.training.reports import MEASURING_FORGOTTEN
 from t2local.training.runs import Plan
+from t2local.training.validation import OtherTask
 
 
 @pytest.fixture

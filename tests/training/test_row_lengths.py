@@ -8,8 +8,8 @@ from t2local.progress import drain
 from t2local.tasks.datasets import Curriculum
 from t2local.tasks.rows import Example
 from t2local.training.config import NEXT_TOKEN, TrainConfig
+from t2local.training.dry_run import check_lengths
 from t2local.training.recipe import train_expert
-from t2local.training.row_lengths import check_lengths
 from t2local.training.runs import Plan
 
 SHORT = Example("Short?", "yes")

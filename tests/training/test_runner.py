@@ -11,10 +11,10 @@ from t2local.errors import DiskFull
 from t2local.experts import Expert, ExpertStore, HeldOut
 from t2local.progress import drain
 from t2local.training.config import LORA, TrainConfig
-from t2local.training.forgetting import OtherTask
 from t2local.training.reports import Held, Notice, StepReport
 from t2local.training.runner import ADAPTER_FOLDER, conduct
 from t2local.training.runs import Plan, Run
+from t2local.training.validation import OtherTask
 
 pytestmark = pytest.mark.usefixtures("no_other_tasks")
 CONFIG = {"steps": 3, "prompts_per_step": 4, "learning_rate": 2e-2, "checkpoint_every": 1}

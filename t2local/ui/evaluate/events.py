@@ -17,9 +17,8 @@ from t2local.adapt.answer_stream import BASE
 from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
 from t2local.errors import Cancelled, T2LocalError
 from t2local.evaluation.measure import RowFailed, Scored
-from t2local.evaluation.records import Record
-from t2local.evaluation.report_files import write_report
-from t2local.evaluation.tally import Evaluation, Result
+from t2local.evaluation.report import write_report
+from t2local.evaluation.tally import Evaluation, Record, Result
 from t2local.evaluation.variants import ORACLE
 from t2local.plots.evaluation import Score
 from t2local.progress import CancelToken

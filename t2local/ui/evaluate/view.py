@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from html import escape
 
 from t2local.evaluation.measure import Scored
-from t2local.evaluation.records import Record
-from t2local.evaluation.report_files import trained_text
-from t2local.evaluation.tally import Confusion, Result
+from t2local.evaluation.report import trained_text
+from t2local.evaluation.tally import Confusion, Record, Result
 from t2local.plots import theme
 from t2local.statistics import wilson
 from t2local.ui.card import signed

@@ -17,8 +17,7 @@ from t2local.engine.training import RunReport
 from t2local.errors import T2LocalError
 from t2local.tasks.uploads import Draft, keep_rows, keep_text, read_draft
 from t2local.training.config import TrainConfig
-from t2local.training.dry_run import lasting
-from t2local.training.fitting import FITTED, with_fitting
+from t2local.training.dry_run import FITTED, lasting, with_fitting
 from t2local.ui.assets import FOLDER
 from t2local.ui.chat.layout import ChatTab
 from t2local.ui.errors import shown

@@ -4,7 +4,7 @@ import gradio as gr
 import pytest
 
 from t2local.evaluation.measure import Scored
-from t2local.evaluation.records import Record
+from t2local.evaluation.tally import Record
 from t2local.ui.evaluate.events import EvaluateEvents, _Live
 from t2local.ui.evaluate.layout import create_evaluate_tab
 from t2local.ui.evaluate.view import ALL

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from t2local.engine.jobs import RUNNING, JobStatus
 from t2local.engine.training import RunReport
-from t2local.training.curves import Curves
+from t2local.training.reports import Curves
 from t2local.training.runs import Plan
 from t2local.ui.train.events import TrainEvents
 from t2local.ui.train_answers import answers_html, marked
