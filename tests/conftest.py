@@ -30,9 +30,9 @@ from transformers import (
 
 from t2local import paths
 from t2local.errors import T2LocalError
+from t2local.experiments.vision_proof import Tower, save_small_llava
 from t2local.models.load.embedded import NAME, ensure_embedded
 from t2local.models.load.loader import LoadedModel, describe, load_model
-from t2local.models.small_llava import Tower, save_small_llava
 from t2local.progress import drain
 
 USER_HOME = paths.home()  # before any test moves it: the embedded model is fetched once a machine

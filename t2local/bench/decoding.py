@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from t2local.adapt.mixer import Adapter
 from t2local.bench.speed import Measured
-from t2local.evaluation.bench_rows import Row, interleaved, ratio
+from t2local.bench.table import Row, interleaved, ratio
 from t2local.models.decode.generate import Decoder, Sampling
 from t2local.models.decode.int8 import PackedModel, PackedSteps, Packer
 from t2local.models.load.loader import LoadedModel

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from t2local.evaluation.bench_rows import Row, random_z
+from t2local.bench.table import Row, random_z
 from t2local.models.load.quantized import through_nf4
 from t2local.svf import SVFModel, Z
 from t2local.svf.basis import Basis, decompose, rounded

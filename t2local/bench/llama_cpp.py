@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from t2local.bench.speed import Measured
+from t2local.bench.table import Row
 from t2local.errors import T2LocalError
-from t2local.evaluation.bench_rows import Row
 from t2local.models.load import embedded
 
 PACKAGE, INSTALL = "llama_cpp", "pip install llama-cpp-python"

@@ -17,7 +17,7 @@ from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT
 from t2local.adapt.mixer import may_rebuild
 from t2local.bench.speed import Measured
-from t2local.evaluation.bench_rows import Row, interleaved, random_z, ratio
+from t2local.bench.table import Row, interleaved, random_z, ratio
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
 from t2local.svf.factored import FactoredModel

@@ -1,14 +1,16 @@
-"""What one training step costs: memory, seconds, where they go, and bytes between processes.
+"""What one training step costs, and how long a chat waits while a run trains.
 
-REINFORCE on free text with sequences of an exact length, as whole turns of the real loop: sampling,
-gradient, optimiser, report, and everything written to disk at every step. Meant for a process of
-its own, whose peak of memory is then the step's. Knows nothing of how the numbers are shown.
+REINFORCE on free text with sequences of an exact length, as whole turns of the real loop, meant for
+a process of its own, whose peak of memory is then the step's. The wait is taken beside a real run.
 """
 
 import pickle
+import random
+import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +24,7 @@ from t2local.adapt.answering import prompt_ids
 from t2local.models.chat_format import stop_tokens
 from t2local.models.fit.memory import peak_memory_bytes
 from t2local.models.load.loader import LoadedModel, load_model
-from t2local.progress import drain
+from t2local.progress import CancelToken, drain
 from t2local.svf import SVFModel, attaching
 from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
@@ -168,3 +170,55 @@ def endless(loaded: LoadedModel) -> Iterator[None]:
         yield
     finally:
         head.bias = before
+
+
+# --- How long a chat waits for the model while a run trains: at most one micro-batch.
+#
+# A real run in a thread; the chat's part is to ask for the model's lock at random moments, which
+# is all that stands between a message and its first token.
+
+CHOICES = ("billing", "delivery", "returns", "technical")
+ROWS = [
+    Example(
+        f'Mail {number}: "My parcel has not arrived yet." Which team answers it?',
+        "delivery",
+        {"choices": list(CHOICES), "label": 1},
+    )
+    for number in range(16)
+]
+
+
+@dataclass(frozen=True)
+class Waits:
+    """`waits_s`: from asking for the model to having it; `micro_batch_s`: forward and backward."""
+
+    waits_s: Sequence[float]
+    micro_batch_s: float
+
+
+def waits_while_training(loaded: LoadedModel, svf: SVFModel, rounds: int = 20) -> Waits:
+    """Ask `rounds` times for the model during a run."""
+    config = TrainConfig(steps=10_000, learning_rate=1e-6, validate_every=10_000)
+    cancel, micro_batches, moments = CancelToken(), [], random.Random(0)
+    slices = -(-config.prompts_per_step // config.rows_per_forward)
+
+    def run() -> None:
+        for event in train(loaded, svf, ROWS, ROWS[:2], "choice", config, cancel):
+            if isinstance(event, StepReport):
+                micro_batches.append(sum(event.batch.seconds.values()) / slices)
+
+    thread = threading.Thread(target=run, name="train")
+    thread.start()
+    try:
+        while thread.is_alive() and not micro_batches:
+            time.sleep(0.01)
+        waits = []
+        for _ in range(rounds):
+            time.sleep(moments.uniform(0.0, 2 * micro_batches[-1]))
+            started = time.perf_counter()
+            with svf.lock:
+                waits.append(time.perf_counter() - started)
+    finally:
+        cancel.cancel()
+        thread.join()
+    return Waits(waits, statistics.median(micro_batches))

@@ -21,15 +21,13 @@ from t2local.bench.decoding import BASE as PACKED
 from t2local.bench.decoding import packed_decoding
 from t2local.bench.search import POPULATION, search_generation
 from t2local.bench.shape import add_shape_arguments, run_shape
-from t2local.bench.speed import Measured
-from t2local.bench.table import print_table
-from t2local.bench.training_step import StepCost, step_cost
+from t2local.bench.speed import ANSWER_TOKENS, Measured, first_pass, preview, start_seconds
+from t2local.bench.table import Row, print_table, random_z
+from t2local.bench.training_step import StepCost, step_cost, waits_while_training
 from t2local.bench.trl import peer_problem, peer_step_cost
 from t2local.cli.common import add_model_arguments, log, log_progress
-from t2local.engine.bench_latency import ANSWER_TOKENS, first_pass, preview, start_seconds
 from t2local.engine.engine import Engine
 from t2local.engine.requests import EngineStatus
-from t2local.evaluation.bench_rows import Row, random_z
 from t2local.experts import ExpertStore
 from t2local.experts.expert import SKILL
 from t2local.models.chat_format import render_chat
@@ -40,7 +38,6 @@ from t2local.models.load.quantized import nf4_problem
 from t2local.progress import drain
 from t2local.provenance import origin
 from t2local.svf import SVFModel, attaching
-from t2local.training.bench_wait import waits_while_training
 from t2local.training.config import TrainConfig
 
 GIB = 2**30

@@ -11,10 +11,9 @@ import torch
 
 from t2local import paths
 from t2local.cli.common import add_model_arguments, log, log_progress
-from t2local.experiments.proof import SECTIONS, ProofPlan, prove
+from t2local.experiments.proof import SECTIONS, ProofPlan, as_markdown, prove
 from t2local.models.load.loader import LoadedModel, load_model
 from t2local.progress import Progress, drain
-from t2local.proof.report import as_markdown
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 

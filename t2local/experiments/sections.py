@@ -1,22 +1,36 @@
-"""What is compared, a function a claim: each gives rows of plain values. Numbers as in the README.
-
-Every variant is trained on ARC-Easy by the same loop, rows, steps and batches; only what its name
-says differs. z has the paper's learning rate, 2e-3; LoRA the better of `LORA_RATES` on validation
-rows, the first of which moves the weights as far a step as z does.
-"""
+"""What is compared, a function a claim: each gives rows of plain values. Numbers as in the README."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
-from t2local.experiments.laboratory import Laboratory, Learnt, compared
+from t2local.adapt.answer_stream import CLASSIFIER, PROMPT
+from t2local.adapt.cem import LIGHT, LOG_LIKELIHOOD, MATRIX, CEMConfig
+from t2local.adapt.few_shot import Found, draw_shots, search
+from t2local.evaluation.benchmark_tasks import question_set
+from t2local.evaluation.measure import Scored, evaluate
+from t2local.evaluation.questions import LIKELIHOOD, QuestionSet
+from t2local.evaluation.tally import Evaluation
+from t2local.evaluation.variants import HARD, Held, Subject, Variant, asking, base, mixed
+from t2local.experiments.laboratory import (
+    ARITHMETIC,
+    TRAINED,
+    Cell,
+    Laboratory,
+    Learnt,
+    MeasuredSet,
+    Right,
+    compared,
+)
 from t2local.experts import Expert
-from t2local.proof.book import Cell
-from t2local.proof.measured_sets import ARITHMETIC, TRAINED, MeasuredSet
+from t2local.progress import Progress
+from t2local.statistics import paired_difference
 from t2local.svf import Mixture, compose
+from t2local.tasks.benchmarks import load_task, show_first_test
 from t2local.tasks.datasets import Curriculum, curriculum
+from t2local.tasks.rows import Example
 from t2local.training.config import LORA, NEXT_TOKEN, TrainConfig
 
 LORA_RATES = (2e-3, 5e-4)
@@ -153,4 +167,198 @@ def _on_sets(lab: Laboratory, learnt: Learnt, sets: Sets) -> list[Cell]:
         | compared(lab.base(rows), _right(lab, learnt, rows))
         | about
         for rows in sets.values()
+    ]
+
+
+# --- 4 and 7: every strategy on sets that no expert was trained on, and what pass 1 costs.
+#
+# Mixtures are found by CEM on shots of the set's *training* split (HumanEval, which has none: of
+# MBPP's), never on what is scored. Answers and their seconds are those of `evaluation.run`. Each
+# mixture is also compared with the best single expert, which is chosen by what is scored: a bar
+# that nobody without the answers could choose.
+
+SETS = {
+    "chosen": ("arc_challenge", "easy_vqa", "easy_vqa_more"),
+    "written": ("gsm8k",),
+    "programs": ("humaneval",),
+}  # by section of the proof
+SHOT_TOKENS = 96  # that a candidate writes in answer to a shot
+# Name -> how it is searched, on every set; then where answers are chosen, which takes no writing.
+EVERYWHERE = {"few-shot": {}, "few-shot, light": LIGHT}
+WHERE_CHOSEN = {
+    "few-shot, per layer": {"sharing": MATRIX},
+    "few-shot by likelihood, 20 shots": {"objective": LOG_LIKELIHOOD, "shots": 20},
+    "few-shot by likelihood, 20 shots, per layer": {
+        "objective": LOG_LIKELIHOOD,
+        "shots": 20,
+        "sharing": MATRIX,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A set, where its shots come from, and the reward that a search maximises.
+
+    `rest`: the rows of `shots` as they are scored, of which those are that no search draws: the
+    same mixtures once more, on rows that nobody has looked at while they were chosen.
+    """
+
+    name: str
+    shots: Callable[[QuestionSet], list[Example]]
+    reward: str
+    rest: Callable[[QuestionSet], list[Example]] | None = None
+
+    def asked(self, limit: int) -> QuestionSet:
+        """What is scored."""
+        asked = question_set(self.name, limit)
+        if self.rest is None:
+            return asked
+        rows = self.shots(asked)
+        configs = [_config(how) for how in (EVERYWHERE | WHERE_CHOSEN).values()]
+        drawn = [shot for config in configs for shot in draw_shots(rows, config)]
+        first = asked.questions[0]
+        others = [
+            replace(first, example=row, user=first.user.replace(first.example.prompt, row.prompt))
+            for row, known in zip(self.rest(asked), rows, strict=True)
+            if not any(known is shot for shot in drawn)
+        ]
+        return replace(asked, questions=tuple(others))
+
+
+def _choices(name: str) -> Callable[[QuestionSet], list[Example]]:
+    return lambda asked: load_task(name, "train")
+
+
+def _same_answers(asked: QuestionSet) -> list[Example]:
+    """easy-VQA's training questions with the answers that the set offers, without pictures."""
+    rows = _with_pictures(asked)
+    return [replace(e, columns={n: e.columns[n] for n in ("choices", "label")}) for e in rows]
+
+
+def _with_pictures(asked: QuestionSet) -> list[Example]:
+    """The same as they are scored: a picture, which nobody is shown, tells two of them apart."""
+    kinds = asked.questions[0].example.columns["choices"]
+    rows = [e for e in load_task("easy_vqa", "train") if e.answer in kinds]
+    offered = [{"choices": kinds, "label": kinds.index(e.answer)} for e in rows]
+    return [replace(e, columns={**e.columns, **c}) for e, c in zip(rows, offered, strict=True)]
+
+
+def _config(how: Mapping) -> CEMConfig:
+    return CEMConfig(max_new_tokens=SHOT_TOKENS, **how)
+
+
+UNSEEN = {
+    "arc_challenge": Unseen("arc_challenge", _choices("arc_challenge"), "choice"),
+    "easy_vqa": Unseen("easy_vqa", _same_answers, "choice"),
+    "easy_vqa_more": Unseen("easy_vqa", _same_answers, "choice", _with_pictures),
+    "gsm8k": Unseen("gsm8k", _choices("gsm8k"), "numeric"),
+    "humaneval": Unseen(
+        "humaneval", lambda asked: [show_first_test(e) for e in load_task("mbpp", "train")], "code"
+    ),
+}
+
+
+def on_unseen_sets(
+    lab: Laboratory,
+    subject_of: Callable[[], Subject],
+    names: Sequence[str],
+    limit: int,
+    max_new_tokens: int,
+    lora: Callable[[], Learnt] | None,
+) -> list[Cell]:
+    """A row a set and strategy: base, each skill, dispatchers, found mixtures, LoRA, the oracle."""
+    rows: list[Cell] = []
+    with lab.attached():
+        subject = subject_of()
+        adapter = lora() if lora else None
+        for name in names:
+            asked = UNSEEN[name].asked(limit)
+            budget = None if asked.verdict == LIKELIHOOD else max_new_tokens
+            ways = list(_variants(lab, subject, UNSEEN[name], asked, adapter))
+            found, right = _drained(lab, evaluate(subject, [asked], ways, True, budget))
+            singles = {skill: right[skill] for skill in subject.skills if skill in right}
+            extra = {way.name: _of_mixture(way, right, singles) for way in ways if way.shots}
+            rows += [
+                r.as_dict() | {"task": name} | extra.get(r.strategy, {}) for r in found.results
+            ]
+    return rows
+
+
+def _of_mixture(way: Variant, right: Mapping[str, Right], singles: Mapping[str, Right]) -> Cell:
+    """α, and mean, low, high of the paired difference to the single expert with most right."""
+    alpha = {"alpha": dict(way.needed.alpha)}
+    if way.name not in right or not singles:
+        return alpha
+    best = max(singles, key=lambda name: sum(singles[name]))
+    over = paired_difference(singles[best], right[way.name])
+    return alpha | {"best_single": best, "over_best_single": list(over)}
+
+
+def _variants(
+    lab: Laboratory, subject: Subject, unseen: Unseen, asked: QuestionSet, lora: Learnt | None
+):
+    yield base(subject)
+    for skill in subject.skills:
+        yield mixed(subject, skill, Mixture({skill: 1.0}))
+    chosen = asked.verdict == LIKELIHOOD
+    for end in ("", f":{HARD}") if chosen else ("",):  # what is written takes minutes a variant
+        yield asking(subject, f"{PROMPT}{end}")
+        yield asking(subject, f"{CLASSIFIER}{end}")
+    searched = EVERYWHERE | (WHERE_CHOSEN if chosen else {})
+    for name, how in searched.items():
+        found = _found(lab, subject, unseen, asked, _config(how))
+        yield mixed(subject, name, found.mixture, found.shot_prompts)
+    if lora is not None:
+        yield _as_variant(lora)
+
+
+def _as_variant(lora: Learnt) -> Variant:
+    key = ["lora", str(lora.key)]
+    return Held("LoRA of arc_easy", key, lora.flat.numel(), lora.holding)
+
+
+def _found(
+    lab: Laboratory, subject: Subject, unseen: Unseen, asked: QuestionSet, config: CEMConfig
+) -> Found:
+    shots = draw_shots(unseen.shots(asked), config)
+    experts = {name: subject.experts[name].z for name in subject.skills}
+    svf, folder = subject.svf, lab.book.folder / "searches"
+    events = search(subject.loaded, svf, experts, shots, unseen.reward, config, folder)
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        stage = f"Searching a mixture for {unseen.name}: {event.best_accuracy:.2f}"
+        lab.report(Progress(stage, event.number, event.total, "generations"))
+
+
+def _drained(lab: Laboratory, events) -> tuple[Evaluation, dict[str, Right]]:
+    """The evaluation, and 1.0 or 0.0 a prompt of each strategy."""
+    right: dict[str, dict[int, float]] = {}
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value, {n: [v for _, v in sorted(r.items())] for n, r in right.items()}
+        if isinstance(event, Scored):
+            own = right.setdefault(event.strategy, {})
+            own |= {record.index: float(record.right) for record in event.records}
+            stage = f"{event.task} {event.strategy}, {event.correct} right"
+            lab.report(Progress(stage, event.done, event.total, "prompts"))
+
+
+def pass_times(rows: Sequence[Mapping]) -> list[Cell]:
+    """Seconds of both passes of each dispatcher, and pass 1 as a share of pass 2 (Table 3)."""
+    return [
+        {
+            "set": row["task"],
+            "strategy": row["strategy"],
+            "first_pass_s": row["first_pass_s"],
+            "second_pass_s": row["second_pass_s"],
+            "share": round(row["first_pass_s"] / row["second_pass_s"], 4),
+        }
+        for row in rows
+        if row["first_pass_s"] and row["second_pass_s"]
     ]

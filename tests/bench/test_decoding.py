@@ -3,7 +3,7 @@ import torch
 
 from t2local.bench import decoding as bench
 from t2local.bench.speed import twin
-from t2local.evaluation.bench_rows import random_z
+from t2local.bench.table import random_z
 from t2local.models.decode.int8 import why_not
 from t2local.svf import attach
 

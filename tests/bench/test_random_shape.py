@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from t2local.bench.shape import SHAPES, random_shape
 from t2local.models.load.quantized import nf4_problem
-from t2local.models.random_shape import SHAPES, random_shape
 
 CPU = torch.device("cpu")
 

@@ -65,7 +65,7 @@ def test_more_memory_than_the_card_has_is_refused(monkeypatch):
 
 def test_the_decomposition_row_of_the_table_is_the_one_that_is_measured():
     """Its name says how many matrices are really decomposed: four shapes in Llama-3-8B."""
-    from t2local.models.random_shape import SHAPES
+    from t2local.bench.shape import SHAPES
 
     size = SHAPES["llama3-8b"]
     small = size.num_key_value_heads * size.head_dim

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2local.bench import speed
-from t2local.evaluation.bench_rows import interleaved, ratio
+from t2local.bench.table import interleaved, ratio
 from t2local.svf import attach
 from tests.svf.support import logits, random_z
 

@@ -1,4 +1,4 @@
-from t2local.training.bench_wait import waits_while_training
+from t2local.bench.training_step import waits_while_training
 
 
 def test_a_chat_gets_the_model_again_and_again_while_a_run_trains(loaded, svf):

@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from t2local import paths
-from t2local.bench.table import RATIO_BARS, ROW_BARS, Bar, print_table
+from t2local.bench.table import RATIO_BARS, ROW_BARS, Bar, Row, print_table
 from t2local.cli.bench import _sampled
-from t2local.evaluation.bench_rows import Row
 from t2local.experts import Expert, ExpertStore
 from t2local.models.load.embedded import NAME
 from t2local.svf import attach

@@ -2,7 +2,7 @@
 
 import torch
 
-from t2local.proof.book import Book
+from t2local.experiments.laboratory import Book
 
 
 def test_a_cell_is_made_once_and_anew_for_other_parts(tmp_path):

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from t2local.adapt.dispatch import LABELS, label_probabilities
-from t2local.experiments.laboratory import Laboratory
+from t2local.experiments import laboratory
+from t2local.experiments.laboratory import Book, Laboratory
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER
-from t2local.proof import dispatch
-from t2local.proof.book import Book
 from t2local.tasks.datasets import Curriculum
 from t2local.tasks.rows import Example
 
@@ -17,7 +16,7 @@ ROWS = tuple(Example(f"message {i * i} " * (1 + i % 4), LABELS[i % 4]) for i in 
 
 def test_counts_are_what_pass_one_calls_each_message(tiny_loaded, tmp_path, monkeypatch):
     source = Curriculum("topics", (), (), ROWS)
-    monkeypatch.setattr(dispatch, "curriculum", lambda name: source)
+    monkeypatch.setattr(laboratory, "curriculum", lambda name: source)
     loaded = tiny_loaded("llama")
     lab = Laboratory(loaded, Book(tmp_path, ("test",)), lambda event: None)
     with lab.attached() as svf:
@@ -30,9 +29,9 @@ def test_counts_are_what_pass_one_calls_each_message(tiny_loaded, tmp_path, monk
                 shares = [label_probabilities(loaded, [row.prompt])[0] for row in ROWS]
             called = [max(share, key=share.get) for share in shares]
             expected.append(sum(c == row.answer for c, row in zip(called, ROWS, strict=True)))
-    found = dispatch.confusion(lab, {"classifier": reader})
+    found = laboratory.confusion(lab, {"classifier": reader})
     assert [row["strategy"] for row in found] == ["prompt", "classifier"]
     assert [row["accuracy"] * row["n"] for row in found] == pytest.approx(expected)
     assert all(sum(map(sum, row["counts"])) == len(ROWS) for row in found)
-    monkeypatch.setattr(dispatch, "first_pass", None)
-    assert dispatch.confusion(lab, {"classifier": reader}) == found
+    monkeypatch.setattr(laboratory, "first_pass", None)
+    assert laboratory.confusion(lab, {"classifier": reader}) == found

@@ -1,7 +1,7 @@
 """A proof's tables say what its rows say."""
 
-from t2local.proof.report import as_markdown
-from t2local.proof.strategies import pass_times
+from t2local.experiments.proof import as_markdown
+from t2local.experiments.sections import pass_times
 
 MEASURED = {
     "variant": "SVF", "set": "arc_easy", "n": 300, "adapted": 0.5, "base": 0.4, "difference": 0.1,

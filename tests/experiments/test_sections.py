@@ -5,12 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2local.experiments import sections
-from t2local.experiments.laboratory import Laboratory
+from t2local.experiments import laboratory, sections
+from t2local.experiments.laboratory import ARITHMETIC, TRAINED, Book, Laboratory, MeasuredSet
 from t2local.experts import Expert
-from t2local.proof import copies
-from t2local.proof.book import Book
-from t2local.proof.measured_sets import ARITHMETIC, TRAINED, MeasuredSet
 from t2local.tasks.datasets import Curriculum
 from t2local.tasks.rows import Example
 
@@ -90,7 +87,7 @@ def test_the_corner_of_a_composition_without_experts_is_the_base_model(lab, sets
 
 def test_a_transferred_expert_meets_a_model_of_other_weights(lab, sets):
     before = {n: p.clone() for n, p in lab.loaded.model.named_parameters()}
-    other = copies.fine_tuned(lab, STEPS)
+    other = laboratory.fine_tuned(lab, STEPS)
     weights = dict(other.loaded.model.named_parameters())
     assert any(not torch.equal(weights[name], p) for name, p in before.items())
     assert all(torch.equal(p, before[n]) for n, p in lab.loaded.model.named_parameters())

@@ -7,12 +7,11 @@ from t2local.adapt.cem import CEMConfig
 from t2local.adapt.few_shot import draw_shots
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
 from t2local.evaluation.variants import Subject
-from t2local.experiments.laboratory import Laboratory
+from t2local.experiments import sections
+from t2local.experiments.laboratory import Book, Laboratory
+from t2local.experiments.sections import Unseen, on_unseen_sets
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER, SKILL
-from t2local.proof import strategies
-from t2local.proof.book import Book
-from t2local.proof.strategies import Unseen, on_unseen_sets
 from t2local.tasks.rows import Example
 
 SMALL = {"population": 4, "generations": 1, "shots": 3}
@@ -31,12 +30,12 @@ def rows(tiny_loaded, tmp_path, monkeypatch):
     asked = QuestionSet(
         "colours", "math", tuple(Question(e, e.prompt) for e in choices(0, 12)), LIKELIHOOD
     )
-    monkeypatch.setattr(strategies, "question_set", lambda name, limit: asked)
+    monkeypatch.setattr(sections, "question_set", lambda name, limit: asked)
     shots = Unseen("colours", lambda asked: choices(20, 40), "choice")
-    monkeypatch.setitem(strategies.UNSEEN, "colours", shots)
-    small = {name: how | SMALL for name, how in strategies.WHERE_CHOSEN.items()}
-    monkeypatch.setattr(strategies, "EVERYWHERE", {"few-shot": SMALL})
-    monkeypatch.setattr(strategies, "WHERE_CHOSEN", small)
+    monkeypatch.setitem(sections.UNSEEN, "colours", shots)
+    small = {name: how | SMALL for name, how in sections.WHERE_CHOSEN.items()}
+    monkeypatch.setattr(sections, "EVERYWHERE", {"few-shot": SMALL})
+    monkeypatch.setattr(sections, "WHERE_CHOSEN", small)
     loaded = tiny_loaded("llama")
     lab = Laboratory(loaded, Book(tmp_path, ("test",)), lambda event: None)
 
@@ -58,14 +57,14 @@ def rows(tiny_loaded, tmp_path, monkeypatch):
 def test_every_strategy_answers_the_same_prompts(rows):
     assert {row["n"] for row in rows.values()} == {12}
     assert {"base", "math", "code", "prompt", "classifier", "few-shot", "oracle"} <= set(rows)
-    assert set(strategies.WHERE_CHOSEN) <= set(rows)
+    assert set(sections.WHERE_CHOSEN) <= set(rows)
     best = max(rows[name]["correct"] for name in ("base", "math", "code"))
     assert rows["oracle"]["correct"] >= best
 
 
 def test_a_mixture_is_compared_with_the_single_expert_that_has_most_right(rows):
     best = max(("math", "code"), key=lambda name: rows[name]["correct"])
-    for name in ("few-shot", *strategies.WHERE_CHOSEN):
+    for name in ("few-shot", *sections.WHERE_CHOSEN):
         mean, low, high = rows[name]["over_best_single"]
         assert rows[name]["best_single"] == best
         assert mean == pytest.approx((rows[name]["correct"] - rows[best]["correct"]) / 12)

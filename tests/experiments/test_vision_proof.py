@@ -5,8 +5,7 @@ import json
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.experiments.vision_proof import EXPERTS, MIXTURE, PicturePlan, prove_pictures
-from t2local.models.small_llava import Tower
+from t2local.experiments.vision_proof import EXPERTS, MIXTURE, PicturePlan, Tower, prove_pictures
 from t2local.tasks.benchmarks import DATA_VARIABLE
 from tests.pictures import COLOURS, painted
 

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from t2local.errors import T2LocalError
+from t2local.experiments.vision_proof import IMAGE_TOKEN, Tower, save_small_llava
 from t2local.models import vision
 from t2local.models.chat_format import render_chat, render_prompt
 from t2local.models.decode.generate import Decoder, Sampling, generate_batch
 from t2local.models.decode.scoring import choice_log_likelihoods
 from t2local.models.load.loader import count_parameters, describe, load_model
-from t2local.models.small_llava import IMAGE_TOKEN, Tower, save_small_llava
 from t2local.models.vision import FIRST_ID
 from t2local.progress import drain
 from tests.conftest import build_tiny, byte_tokenizer
