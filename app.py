@@ -7,8 +7,8 @@ from t2local.ui.launch import run
 
 
 def make_engine(options: argparse.Namespace) -> object:
-    from t2local.engine.choice import at_start  # heavy: not for --help
     from t2local.engine.engine import Engine
+    from t2local.engine.loading import at_start
 
     first = at_start(options.model, options.quantize, options.basis)
     how = (first.quantize, first.basis, first.targets, first.why, options.precision)

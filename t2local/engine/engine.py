@@ -18,13 +18,10 @@ from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import Controls, offered
 from t2local.adapt.mixer import Adapter
 from t2local.engine.chats import ChatStore
-from t2local.engine.choice import ASKED, Choice
 from t2local.engine.downloads import Downloads
-from t2local.engine.drafts import Drafts
 from t2local.engine.jobs import Jobs
-from t2local.engine.library import LibraryDesk
-from t2local.engine.loading import Opened
-from t2local.engine.model_slot import ModelDesk
+from t2local.engine.loading import ASKED, Choice, Opened
+from t2local.engine.model_slot import Answers, ModelDesk, Uses
 from t2local.engine.requests import (
     ChatRequest,
     EngineStatus,
@@ -33,9 +30,8 @@ from t2local.engine.requests import (
     Spectrum,
 )
 from t2local.engine.searches import AdaptingDesk
-from t2local.engine.shelf import Shelf, expert_info
-from t2local.engine.training import TrainingDesk
-from t2local.engine.uses import Answers, Uses
+from t2local.engine.shelf import LibraryDesk, Shelf, expert_info
+from t2local.engine.training import Drafts, TrainingDesk
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.models.decode.out_of_memory import shortage_told

@@ -12,8 +12,8 @@ from pathlib import Path
 from t2local.adapt.answer_stream import BASE, FEW_SHOT
 from t2local.adapt.dispatch import STRATEGIES, asking_strategies
 from t2local.engine.engine import Engine
+from t2local.engine.model_slot import Uses
 from t2local.engine.shelf import Shelf
-from t2local.engine.uses import Uses
 from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import question_set
 from t2local.evaluation.measure import Event, evaluate

@@ -1,28 +1,106 @@
-"""From a choice to a model that answers: weights, bases, experts, adapter, a warm classifier.
+"""From a choice to a model that answers: weights, bases, experts, mixer, a warm classifier.
 
+`Choice` says which model, how, and why this one; `sizing` what it would take on this machine.
 `Opened` is all there is of a loaded model; whoever drops it (and the answers begun with it) frees
-the memory. Knows nothing of what was loaded before.
+the memory.
 """
 
+import json
+import os
 from collections.abc import Callable, Collection, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from pathlib import Path
 
 from t2local import paths
 from t2local.adapt.mixer import Adapter, CapturedMixtures, may_rebuild
 from t2local.adapt.two_pass import PACK_AFTER, Workshop
-from t2local.engine.choice import EXACT, Choice
 from t2local.engine.preview import Previews
-from t2local.engine.requests import EngineStatus
+from t2local.engine.requests import EngineStatus, known
 from t2local.engine.shelf import Shelf
 from t2local.experts import Expert
 from t2local.models.decode import cuda_graphs, int8
 from t2local.models.decode.int8 import Packer
 from t2local.models.decode.prefix_cache import PrefixCache
-from t2local.models.fit.estimate import PACK_BYTES, REBUILT_COPIES
-from t2local.models.load.loader import LoadedModel, basis_for, load_model
+from t2local.models.fit.anatomy import Anatomy, anatomy_of
+from t2local.models.fit.automatic import Fit, judged, preferred_plans
+from t2local.models.fit.estimate import BASES, PACK_BYTES, REBUILT_COPIES, Estimate, Plan, estimate
+from t2local.models.fit.memory import Machine
+from t2local.models.load.hub import LocalModel, local_models
+from t2local.models.load.loader import LoadedModel, basis_for, choose_quantization, load_model
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Mixture, SVFModel, attaching
 from t2local.svf.basis import DTYPES
+
+# --- Which model is loaded, how, and why this one: asked for, chosen last time, or the default.
+#
+# The last model that was chosen in the page is one small file in the user's data; a damaged one
+# counts as none.
+
+ASKED = "asked for with --model"
+FROM_ENVIRONMENT = "named by T2LOCAL_MODEL"
+LAST = "chosen last time"
+DEFAULT = "comes with the app"
+HERE = "chosen in this page"
+AUTO, EXACT = "auto", "exact"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model and how to hold it, in the words of the command line. `why`: one of the above."""
+
+    source: str
+    quantize: str = AUTO
+    basis: str = AUTO
+    targets: str = "all"
+    why: str = HERE
+    precision: str = AUTO  # "exact": answers in float32 only, no 8-bit copies
+
+    @property
+    def asked(self) -> str:
+        """What a person calls it: the id, or a path's last part."""
+        path = Path(self.source).expanduser()
+        return path.name if path.is_absolute() or path.exists() else self.source
+
+
+def at_start(model: str | None = None, quantize: str = AUTO, basis: str = AUTO) -> Choice:
+    """What the page opens with: `model`, else `T2LOCAL_MODEL`, else the last choice, else embedded.
+
+    `quantize` and `basis` count before those of the last choice where they are not "auto".
+    """
+    if model:
+        return Choice(model, quantize, basis, why=ASKED)
+    if os.environ.get("T2LOCAL_MODEL"):
+        return Choice(paths.default_model(), quantize, basis, why=FROM_ENVIRONMENT)
+    last = last_choice()
+    if last is None:
+        return default(quantize, basis)
+    given = {"quantize": quantize, "basis": basis}
+    return replace(last, **{name: value for name, value in given.items() if value != AUTO})
+
+
+def default(quantize: str = AUTO, basis: str = AUTO) -> Choice:
+    """The embedded model, whatever was chosen before."""
+    return Choice("embedded", quantize, basis, why=DEFAULT)
+
+
+def remember(choice: Choice) -> None:
+    """Open with this model next time. Raises `T2LocalError` when the disk does not take it."""
+    with paths.atomic_write(_file()) as temporary:
+        temporary.write_text(json.dumps(asdict(choice), indent=1), encoding="utf-8")
+
+
+def last_choice() -> Choice | None:
+    """What was remembered, None where nothing readable is."""
+    try:
+        values = json.loads(_file().read_text(encoding="utf-8"))
+        return Choice(**{n: str(v) for n, v in known(Choice, values).items()} | {"why": LAST})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _file() -> Path:
+    return paths.home() / "model.json"
 
 
 @dataclass(frozen=True)
@@ -152,3 +230,81 @@ def _why_not_packed(choice: Choice, loaded: LoadedModel) -> str:
     if not may_rebuild(loaded):
         return "the model is too large for copies beside it"
     return "so small a model is fast enough" if loaded.resident_bytes < PACK_BYTES else ""
+
+
+# --- What a model would take on this machine, before anything of it is loaded or fetched.
+#
+# Puts `models.anatomy`, `estimate` and `fit` together for one model and a person's wishes. Pure
+# but for reading a configuration.
+
+KINDS = ("none", "int8", "nf4")
+VERDICTS = ("fits", "tight")  # worth having, the better first
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How somebody wants a model held; "auto" leaves it to this machine's memory."""
+
+    quantize: str = AUTO
+    basis: str = AUTO
+    targets: str = AUTO
+    context: int | None = None  # tokens of a chat
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """One model's memory here. `table`: every quantisation × basis for `fit`'s targets."""
+
+    source: str
+    parts: Anatomy
+    machine: Machine
+    fit: Fit
+    table: tuple[Estimate, ...]
+
+    @property
+    def plan(self) -> Plan:
+        return self.fit.estimate.plan
+
+    def quantize(self, wish: Wish) -> str:
+        """What to ask `load_model` for: "auto" where it comes to this plan by itself.
+
+        A checkpoint that is stored in 4 bits stays loadable so.
+        """
+        automatic = choose_quantization(AUTO, self.parts.parameters)
+        same = wish.quantize == AUTO and automatic == self.plan.quantization
+        return AUTO if same else self.plan.quantization
+
+
+def sizing(source: str, machine: Machine, wish: Wish | None = None) -> Sizing:
+    """The best plan that obeys `wish`. Raises `T2LocalError` as `anatomy_of`."""
+    wish = wish or Wish()
+    parts = anatomy_of(source)
+    fit = _best(parts, machine, wish)
+    found = fit.estimate
+    ways = product(KINDS, BASES)
+    plans = [replace(found.plan, quantization=kind, basis=basis) for kind, basis in ways]
+    table = tuple(estimate(parts, plan, found.context) for plan in plans)
+    return Sizing(source, parts, machine, fit, table)
+
+
+def on_disk(source: str) -> LocalModel | None:
+    """The model as it lies on this machine, None where it has to be fetched first."""
+    path = Path(source).expanduser()
+    if path.exists():
+        size = path.stat().st_size if path.is_file() else 0
+        return LocalModel(source, path.name, "gguf" if path.is_file() else "folder", size, path)
+    return next((model for model in local_models() if model.source == source), None)
+
+
+def _best(parts: Anatomy, machine: Machine, wish: Wish) -> Fit:
+    """The first preferred plan that fits; else one that is tight; else the smallest."""
+    context = min(wish.context, parts.context_length) if wish.context else None
+    preferred = preferred_plans(parts, machine.device, wish.quantize, wish.basis)
+    plans = [plan for plan in preferred if wish.targets in (AUTO, plan.targets)]
+    found = [estimate(parts, plan, context) for plan in plans]
+    for verdict in VERDICTS:
+        for candidate in found:
+            if candidate.verdict(machine.memory_bytes) == verdict:
+                return judged(parts, candidate, machine.memory_bytes)
+    smallest = min(found, key=lambda candidate: candidate.total_bytes)
+    return judged(parts, smallest, machine.memory_bytes)

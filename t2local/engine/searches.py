@@ -13,8 +13,8 @@ from t2local import paths
 from t2local.adapt.answer_stream import FEW_SHOT
 from t2local.adapt.cem import CEMConfig
 from t2local.adapt.few_shot import Found, Generation, draw_shots, search
+from t2local.engine.model_slot import Uses
 from t2local.engine.shelf import Shelf
-from t2local.engine.uses import Uses
 from t2local.experts.mixture_file import MixtureFile, MixtureStore
 from t2local.models.decode.out_of_memory import Work, shortage_told
 from t2local.models.load.loader import LoadedModel

@@ -1,20 +1,21 @@
-"""What the Train page asks for: rows as the model reads them, a try-out, runs and their reports.
+"""What the Train page asks for: rows as the model reads them, a dry run, runs and their reports.
 
-Everything that lasts is on disk (`tasks.drafts`, `training.runs`), so any page, also after a
-restart, gets the same answers. Knows nothing of gradio.
+Everything that lasts is on disk (`tasks.uploads`, `training.runs`), so any page, also after a
+restart, gets the same answers. Experts still in training can be offered to the chat as drafts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from t2local import paths
 from t2local.adapt.answering import prompt_ids
-from t2local.engine.choice import Choice
 from t2local.engine.jobs import BUSY, FINISHED, Jobs, JobStatus
-from t2local.engine.uses import Uses
+from t2local.engine.loading import Choice
+from t2local.engine.model_slot import Uses
 from t2local.errors import T2LocalError
-from t2local.experts import ExpertStore
+from t2local.experts import Expert, ExpertStore
 from t2local.models.load.loader import LoadedModel, model_slug
 from t2local.svf import SVFModel
 from t2local.tasks.datasets import curriculum
@@ -164,3 +165,45 @@ class TrainingDesk:
         taken = {stored.path.stem for stored in ExpertStore(loaded.slug).files()}
         if name in taken | self.names_in_training():
             raise T2LocalError(f"There is an expert '{name}' already; choose another name.")
+
+
+# --- Experts still in training, offered to the chat as they were after some step. Never on disk.
+
+
+class Drafts:
+    """At most one a run: the newest that somebody asked for. From any thread."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+        self._lock = threading.Lock()  # around `_by_run`; runs are asked without it
+        self._by_run: dict[str, Expert] = {}
+
+    def take(self, run: str) -> Expert:
+        """What a run in progress is now. Raises `T2LocalError` where there is no such `z`."""
+        draft = self._jobs.snapshot(run)
+        with self._lock:
+            self._by_run[run] = draft
+        return draft
+
+    def clear(self) -> None:
+        """Forget all: another model is loaded."""
+        with self._lock:
+            self._by_run.clear()
+
+    def drop(self, expert: str) -> None:
+        """The finished expert takes its drafts' place."""
+        self._keep(lambda run: self._jobs.status(run).expert != expert)
+
+    def besides(self, names: Collection[str]) -> list[Expert]:
+        """Drafts of runs that go on; an expert of the same name comes first."""
+        self._keep(lambda run: self._jobs.status(run).stage in BUSY)
+        with self._lock:
+            return [draft for draft in self._by_run.values() if draft.name not in names]
+
+    def _keep(self, wanted: Callable[[str], bool]) -> None:
+        with self._lock:
+            runs = list(self._by_run)
+        over = [run for run in runs if not wanted(run)]
+        with self._lock:
+            for run in over:
+                self._by_run.pop(run, None)

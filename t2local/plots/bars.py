@@ -1,14 +1,11 @@
-"""What pass 1 thought of a prompt, and what pass 2 mixed: two bar charts.
+"""Bar charts and clouds: pass 1's probabilities, the mixture, a model's memory, a search."""
 
-Plain values in, plotly figures out; no value is looked up here. An empty mapping gives an empty
-figure that says so.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import plotly.graph_objects as go
 
+from t2local.adapt.few_shot import Generation
 from t2local.plots import theme
 
 ROW_PIXELS = 34
@@ -66,4 +63,160 @@ def _horizontal(bars: list[Bar], span: tuple[float, float], number: str) -> go.F
     theme.style(figure, 40 + ROW_PIXELS * len(bars))
     figure.update_xaxes(range=span, nticks=5)
     figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure
+
+
+# --- Where a model's memory goes: one stacked bar for a chat, one for training, and what there
+# is.
+#
+# Plain values in, plotly figures out; bytes are shown as GB of 10⁹.
+
+GB = 10**9
+COLOURS = {
+    "weights": "#4e988c",
+    "bases": "#d98a1f",
+    "copies": "#8a7a5c",
+    "KV cache": "#6b74e6",
+    "training step": "#c25ec4",
+    "reserve": theme.BASE_COLOUR,
+}
+HEIGHT = 160
+
+
+class Part(NamedTuple):
+    """One coloured piece: `row` is the bar it belongs to."""
+
+    row: str
+    name: str
+    gb: float
+    colour: str
+
+
+def memory_parts(rows: Mapping[str, Mapping[str, int]]) -> list[Part]:
+    """`rows`: a bar's name -> part -> bytes; parts of no size are left out."""
+    return [
+        Part(row, name, n_bytes / GB, COLOURS.get(name, theme.colour(name)))
+        for row, parts in rows.items()
+        for name, n_bytes in parts.items()
+        if n_bytes
+    ]
+
+
+def plot_memory(rows: Mapping[str, Mapping[str, int]], memory_bytes: int) -> go.Figure:
+    """Stacked bars of `memory_parts` with a line at the memory there is."""
+    parts = memory_parts(rows)
+    if not parts:
+        return theme.empty("Choose a model to see where its memory goes", HEIGHT)
+    figure = theme.style(go.Figure(), HEIGHT)
+    for name in dict.fromkeys(part.name for part in parts):
+        mine = [part for part in parts if part.name == name]
+        figure.add_bar(
+            x=[part.gb for part in mine],
+            y=[part.row for part in mine],
+            name=name,
+            orientation="h",
+            marker={"color": mine[0].colour},
+            hovertemplate=f"{name}: %{{x:.2f}} GB<extra></extra>",
+        )
+    there = memory_bytes / GB
+    totals = [sum(p.gb for p in parts if p.row == row) for row in rows]
+    figure.add_vline(there, line={"color": theme.NEGATIVE, "width": 2, "dash": "dot"})
+    figure.update_layout(
+        barmode="stack",
+        showlegend=True,
+        legend={
+            "orientation": "h",
+            "y": -0.3,
+            "x": 0,
+            "font": {"size": 11},
+            "traceorder": "normal",
+        },
+        margin={"l": 8, "r": 12, "t": 8, "b": 8},
+    )
+    figure.update_xaxes(range=[0, 1.08 * max(there, *totals)], ticksuffix=" GB", nticks=6)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure
+
+
+# --- A mixture search as it converges: the cloud of α of a generation, and the best score of
+# each.
+#
+# Generations in, plotly figures out. A search without generations gives an empty figure that says
+# so.
+
+CLOUD_HEIGHT = 260
+_SPREAD = 0.28  # half the width of an expert's cloud, of the distance between two
+
+
+class Cloud(NamedTuple):
+    """Points of one expert: `x` its place with a spread, `alpha`, `elite`: which are elites."""
+
+    x: list[float]
+    alpha: list[float]
+    elite: list[bool]
+
+
+def cloud(generation: Generation, k: int) -> Cloud:
+    """The candidates' α of expert `k`, each candidate at the same side of every expert's place."""
+    count = len(generation.cloud)
+    x = [k + _SPREAD * (2 * i / max(1, count - 1) - 1) for i in range(count)]
+    elites = set(generation.elites)
+    return Cloud(x, [row[k] for row in generation.cloud], [i in elites for i in range(count)])
+
+
+def plot_cloud(generations: Sequence[Generation]) -> go.Figure:
+    """α of every candidate of the newest generation, elites filled, the best so far as a line."""
+    if not generations:
+        return theme.empty("Each dot will be one mixture that is tried", CLOUD_HEIGHT)
+    now, figure = generations[-1], go.Figure()
+    theme.style(figure, CLOUD_HEIGHT)
+    for k, name in enumerate(now.experts):
+        points, colour = cloud(now, k), theme.colour(name)
+        marker = {
+            "size": [9 if elite else 6 for elite in points.elite],
+            "opacity": [1.0 if elite else 0.35 for elite in points.elite],
+            "color": colour,
+        }
+        figure.add_scatter(
+            x=points.x, y=points.alpha, mode="markers", marker=marker, name=name,
+            hovertemplate="α %{y:.2f}<extra>" + name + "</extra>",
+        )  # fmt: skip
+        best = now.best[k]
+        figure.add_scatter(
+            x=[k - 0.4, k + 0.4], y=[best, best], mode="lines", line={"color": colour, "width": 3},
+            hovertemplate="best so far: α %{y:.2f}<extra>" + name + "</extra>",
+        )  # fmt: skip
+    figure.update_xaxes(
+        tickvals=list(range(len(now.experts))), ticktext=list(now.experts), showgrid=False,
+        range=[-0.6, len(now.experts) - 0.4],
+    )  # fmt: skip
+    figure.update_yaxes(title="α")
+    return figure
+
+
+def plot_best(generations: Sequence[Generation]) -> go.Figure:
+    """Right answers on the examples, in %: the best so far and the generation's mean."""
+    if not generations:
+        return theme.empty("The curve begins with the first generation", 200)
+    numbers = [g.number for g in generations]
+    means = [sum(g.accuracy) / len(g.accuracy) for g in generations]
+    figure = go.Figure(
+        [
+            go.Scatter(
+                x=numbers, y=[g.best_accuracy for g in generations], name="best so far",
+                mode="lines+markers", line={"color": theme.POSITIVE, "width": 2},
+                hovertemplate="generation %{x}: %{y:.0%}<extra>best so far</extra>",
+            ),
+            go.Scatter(
+                x=numbers, y=means, name="mean of all tried", mode="lines+markers",
+                line={"color": theme.INK, "width": 1.5, "dash": "dot"},
+                hovertemplate="generation %{x}: %{y:.0%}<extra>mean</extra>",
+            ),
+        ]
+    )  # fmt: skip
+    theme.style(figure, 200)
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.2, "x": 0})
+    figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", title="right")
+    span = [0.5, max(2, generations[-1].total) + 0.5]
+    figure.update_xaxes(range=span, title="generation", nticks=8)
     return figure

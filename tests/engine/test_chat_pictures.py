@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from t2local.adapt.answer_stream import BASE, Dispatched, Done
-from t2local.engine import chat_pictures
+from t2local.engine import chats
 from t2local.engine.chats import ChatStore
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
@@ -56,7 +56,7 @@ def test_a_model_that_reads_text_only_is_given_the_text(chat):
 
 
 def test_a_picture_that_is_gone_is_left_out(store, chat):
-    chat_pictures.forget(store.pictures_folder / chat.id)
+    chats.forget(store.pictures_folder / chat.id)
     assert store.load(chat.id).turns() == ({"role": "user", "content": "What colour is it?"},)
 
 
@@ -92,7 +92,7 @@ def test_what_is_no_picture_is_refused_and_nothing_is_kept(store, red, tmp_path)
 def test_too_large_and_too_many_are_refused(store, red, monkeypatch):
     with pytest.raises(T2LocalError, match="17 pictures were attached; send at most 16"):
         store.keep_pictures("a" * 32, [red] * 17)
-    monkeypatch.setattr(chat_pictures, "MOST_BYTES", 10)
+    monkeypatch.setattr(chats, "MOST_BYTES", 10)
     with pytest.raises(T2LocalError, match=r"'red\.png' has .* make it smaller"):
         store.keep_pictures("a" * 32, [red])
 

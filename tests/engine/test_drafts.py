@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2local.engine.drafts import Drafts
 from t2local.engine.jobs import FINISHED, RUNNING
+from t2local.engine.training import Drafts
 
 
 class Runs:

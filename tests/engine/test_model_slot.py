@@ -9,10 +9,10 @@ import torch
 
 from t2local.adapt.answer_stream import Dispatched, Done
 from t2local.adapt.cem import CEMConfig
-from t2local.engine import choice
-from t2local.engine.choice import Choice, at_start, last_choice
+from t2local.engine import loading
 from t2local.engine.engine import Engine
 from t2local.engine.jobs import FINISHED, INTERRUPTED, RUNNING
+from t2local.engine.loading import Choice, at_start, last_choice
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
@@ -193,11 +193,11 @@ def test_the_last_choice_is_opened_next_time(engine, other, monkeypatch):
     engine.switch(other, targets="mlp", basis="int8")
     assert settled(engine).basis == "int8"
     again = at_start()
-    assert again == Choice(other, "auto", "int8", "mlp", why=choice.LAST)
+    assert again == Choice(other, "auto", "int8", "mlp", why=loading.LAST)
     assert at_start(basis="fp32").basis == "fp32"
-    assert at_start("some/model") == Choice("some/model", why=choice.ASKED)
+    assert at_start("some/model") == Choice("some/model", why=loading.ASKED)
     monkeypatch.setenv("T2LOCAL_MODEL", "env/model")
-    assert at_start() == Choice("env/model", why=choice.FROM_ENVIRONMENT)
+    assert at_start() == Choice("env/model", why=loading.FROM_ENVIRONMENT)
 
 
 def test_a_damaged_memory_of_the_last_choice_counts_as_none(home):
@@ -208,12 +208,12 @@ def test_a_damaged_memory_of_the_last_choice_counts_as_none(home):
 
 
 def test_a_last_choice_that_is_gone_gives_way_to_the_default(model_folder, monkeypatch):
-    monkeypatch.setattr(choice, "default", lambda: Choice(str(model_folder), why=choice.DEFAULT))
-    engine = Engine("/nowhere/at-all", why=choice.LAST)
+    monkeypatch.setattr(loading, "default", lambda: Choice(str(model_folder), why=loading.DEFAULT))
+    engine = Engine("/nowhere/at-all", why=loading.LAST)
     engine.start()
     status = settled(engine)
     assert status.ready
-    assert status.why == choice.DEFAULT
+    assert status.why == loading.DEFAULT
     assert "at-all" in status.note
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from t2local.engine.sizing import Wish, on_disk, sizing
+from t2local.engine.loading import Wish, on_disk, sizing
 from t2local.errors import T2LocalError
 from t2local.models.fit.memory import Machine, named_card
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from t2local.engine.uses import Answers
+from t2local.engine.model_slot import Answers
 
 
 @pytest.fixture

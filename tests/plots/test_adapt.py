@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from t2local.adapt.few_shot import Generation
 from t2local.plots import plot_best, plot_cloud
-from t2local.plots.adapt import cloud
+from t2local.plots.bars import cloud
 
 NOW = Generation(
     1, 4, ("math", "code"), ((0.1, 0.9), (0.5, 0.2), (1.0, 0.0)), (2, 0), (0.2, 0.1, 0.6),

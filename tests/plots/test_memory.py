@@ -1,4 +1,4 @@
-from t2local.plots.memory import memory_parts, plot_memory
+from t2local.plots.bars import memory_parts, plot_memory
 
 ROWS = {"chat": {"weights": 5 * 10**9, "KV cache": 0}, "training": {"weights": 5 * 10**9}}
 

@@ -20,7 +20,7 @@ from t2local.evaluation.measure import RowFailed, Scored
 from t2local.evaluation.report import write_report
 from t2local.evaluation.tally import Evaluation, Record, Result
 from t2local.evaluation.variants import ORACLE
-from t2local.plots.evaluation import Score
+from t2local.plots.accuracies import Score
 from t2local.progress import CancelToken
 from t2local.ui.errors import shown
 from t2local.ui.evaluate.layout import EvaluateTab

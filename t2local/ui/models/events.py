@@ -11,8 +11,8 @@ import gradio as gr
 
 from t2local import plots
 from t2local.engine.downloads import DONE, FAILED, STOPPED, Download
+from t2local.engine.loading import Sizing, Wish, on_disk, sizing
 from t2local.engine.requests import EngineStatus
-from t2local.engine.sizing import Sizing, Wish, on_disk, sizing
 from t2local.errors import T2LocalError
 from t2local.models.fit.automatic import offers
 from t2local.models.fit.catalogue import entries, find

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from t2local import plots
-from t2local.engine.choice import AUTO
+from t2local.engine.loading import AUTO
 from t2local.models.fit.estimate import BASES, DEFAULT_CONTEXT
 from t2local.ui.assets import asset
 from t2local.ui.messages import term

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+from t2local.engine.loading import Sizing
 from t2local.engine.requests import EngineStatus
-from t2local.engine.sizing import Sizing
 from t2local.models.fit.automatic import Offer
 from t2local.models.fit.catalogue import Entry, find
 from t2local.models.fit.estimate import GB, Estimate

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
+from t2local.engine.loading import sizing
 from t2local.engine.requests import EngineStatus
-from t2local.engine.sizing import sizing
 from t2local.models.fit.automatic import offers
 from t2local.models.fit.memory import named_card
 from t2local.ui.models import view as cards
