@@ -1,6 +1,7 @@
 """`experts import|export|transfer`: experts of other models and programs, in and out.
 
 A t2local expert file goes in and out without a model; the others load one, for its singular values.
+One that comes from elsewhere is measured beside the base model.
 """
 
 import argparse
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from t2local import paths
+from t2local.adapt.mixer import holding
 from t2local.cli.common import BASIS_DTYPES, QUANTIZATIONS, log, open_model
-from t2local.cli.measure import add_measure_arguments, measured, rows_to_measure
 from t2local.errors import T2LocalError
-from t2local.experts import Expert, Library, read_expert
+from t2local.experts import Expert, HeldOut, Library, read_expert
 from t2local.experts.expert import IN_ORDER, check_free, free_name, transfer_warning
 from t2local.experts.library import from_mixture
 from t2local.experts.reference import import_reference
@@ -21,7 +22,13 @@ from t2local.experts.store import check_fits
 from t2local.experts.transfer import ORDERS, transfer
 from t2local.export.lora_export import RANK, export_lora
 from t2local.export.merged import DTYPE, DTYPES, export_merged
-from t2local.models.load.loader import model_slug
+from t2local.models.load.loader import LoadedModel, model_slug
+from t2local.statistics import paired_difference
+from t2local.svf import SVFModel
+from t2local.tasks.datasets import CURRICULA, curriculum
+from t2local.tasks.files import read_examples
+from t2local.tasks.rows import Example
+from t2local.training.validation import score_greedy
 
 Report = Callable[[dict[str, Any]], None]
 SUFFIX = ".safetensors"  # of t2local's own expert files
@@ -204,3 +211,62 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _rank(text: str) -> int | str:
     return text if text == FULL else int(text)
+
+
+# --- An expert's accuracy beside the base model's, for commands that bring an expert from
+# elsewhere.
+#
+# The rows of a file, or the held-out rows of a curriculum; answers are greedy, the interval
+# paired.
+
+
+def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--data`, `--reward`, `--limit` and `--max-new-tokens`: measure before and after."""
+    named = ", ".join(CURRICULA)
+    parser.add_argument("--data", metavar="FILE", help=f"measure on it: a file, or {named}")
+    parser.add_argument("--reward", metavar="NAME", help="how answers to --data are scored")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N rows only")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+
+
+def rows_to_measure(arguments: argparse.Namespace) -> Sequence[Example]:
+    """The rows that `--data` names, none without it. Raises `T2LocalError` for a bad file."""
+    if not arguments.data:
+        return ()
+    if not arguments.reward:
+        raise T2LocalError("--data needs --reward, such as choice, numeric or exact.")
+    if arguments.data in CURRICULA:
+        rows = curriculum(arguments.data).held_out
+    else:
+        file = read_examples(Path(arguments.data).expanduser())
+        if file.bad_rows:
+            row, reason = file.bad_rows[0]
+            raise T2LocalError(
+                f"'{arguments.data}' has {len(file.bad_rows)} bad rows, the first is row {row} "
+                f"({reason}); mend or remove them and start again."
+            )
+        rows = file.examples
+    if arguments.limit is not None and arguments.limit < 1:
+        raise T2LocalError(f"--limit is {arguments.limit}; it must be 1 or more.")
+    return rows[: arguments.limit]
+
+
+def measured(
+    loaded: LoadedModel,
+    svf: SVFModel,
+    expert: Expert,
+    rows: Sequence[Example],
+    arguments: argparse.Namespace,
+) -> HeldOut:
+    """Accuracy of base model and expert on the same rows."""
+    right, sigma = [], svf.singular_values
+    on_device = {name: row.to(sigma[name].device) for name, row in expert.z.items()}
+    for stage, z in (("base", {}), (expert.name, on_device)):
+        log(f"measuring {stage} on {len(rows)} rows")
+        around = holding(loaded, svf, z)
+        scored = score_greedy(loaded, around, rows, arguments.reward, arguments.max_new_tokens)
+        right.append(scored.right)
+    base, own = right
+    _, low, high = paired_difference(base, own)
+    n = len(rows)
+    return HeldOut(n, sum(base) / n, sum(own) / n, (low, high), Path(arguments.data).name)

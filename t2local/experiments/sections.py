@@ -1,4 +1,4 @@
-"""What is compared, a function a claim: each gives rows of plain values. Numbers as in the README."""
+"""What is compared, a function a claim: each gives rows of plain values, numbered as the claims."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the current numbers are worth: greedy answers to rows, a dry run, and what was forgotten.
+"""What the current numbers are worth: greedy answers, a dry run, what was forgotten.
 
 Forgetting is measured on tasks the expert was not trained on: the same rows are answered greedily by
 the base model and under the trained numbers, so the interval is one of the paired difference. An

@@ -1,11 +1,17 @@
-"""The paper's words, explained to somebody who has never read it.
+"""Words for a person: a user's mistakes as messages, the paper's terms, prompts to begin with."""
 
-`term` marks a word in HTML; the page shows the sentence when it is pointed at, focused or tapped.
-"""
-
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
+from typing import Any
+
+import gradio as gr
 
 from t2local.adapt.dispatch import STRATEGIES
+from t2local.errors import T2LocalError
+from t2local.plots import theme
 
 
 def _who_decides() -> str:
@@ -91,3 +97,78 @@ def term(word: str, label: str | None = None) -> str:
         f'<span class="term" tabindex="0" data-tip="{escape(TERMS[word], quote=True)}">'
         f"{escape(label or word)}</span>"
     )
+
+
+# --- One decorator that turns a user's mistake into one message on the page.
+#
+# A `try` around a generator function catches nothing, so generators get their own branch.
+# Anything but a `T2LocalError` is a programmer's mistake and passes through.
+
+
+def shown(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback whose `T2LocalError` appears as a message on the page."""
+    if inspect.isgeneratorfunction(callback):
+
+        @functools.wraps(callback)
+        def stream(*args: Any, **kwargs: Any) -> Any:
+            try:
+                yield from callback(*args, **kwargs)
+            except T2LocalError as error:
+                raise as_message(error) from error
+
+        return stream
+
+    @functools.wraps(callback)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return callback(*args, **kwargs)
+        except T2LocalError as error:
+            raise as_message(error) from error
+
+    return call
+
+
+def as_message(error: T2LocalError) -> gr.Error:
+    """Plain text: a file name or a prompt in the sentence is never read as markup."""
+    return gr.Error(escape(str(error)), duration=12, print_exception=False)
+
+
+# --- Six prompts for an empty chat: one for each expert, two mixed ones, one for none of them.
+
+
+@dataclass(frozen=True)
+class Example:
+    prompt: str
+    shows: str
+    colour: str
+
+
+EXAMPLES = (
+    Example(
+        "A spider has 8 legs. How many legs do 7 spiders have together?",
+        "math",
+        theme.colour("math"),
+    ),
+    Example(
+        "Write a Python function that returns the even numbers of a list.",
+        "code",
+        theme.colour("code"),
+    ),
+    Example(
+        "Which object conducts electricity best: a wooden spoon, a copper wire or a glass cup?",
+        "reasoning",
+        theme.colour("reasoning"),
+    ),
+    Example(
+        "Write a Python program that adds up 3.50, 4.25 and 1.75, and tell me the total.",
+        "math and code together",
+        theme.colour("code"),
+    ),
+    Example(
+        "A plant grows 2 cm a day in the sun and 1 cm in the shade. Why, and how tall is it after "
+        "3 days of each?",
+        "reasoning and math together",
+        theme.colour("reasoning"),
+    ),
+    Example("Hi! How are you doing today?", "small talk: no expert", theme.colour("other")),
+)

@@ -14,22 +14,19 @@ from t2local.engine.chats import Chat
 from t2local.errors import T2LocalError
 from t2local.ui.adapt.events import AdaptEvents
 from t2local.ui.adapt.layout import create_adapt_tab
-from t2local.ui.assets import FOLDER, asset
-from t2local.ui.chat.events import ChatEvents
+from t2local.ui.chat.events import ChatEvents, WheelEvents
 from t2local.ui.chat.layout import ChatTab, create_chat_tab, message_update
-from t2local.ui.errors import shown
 from t2local.ui.evaluate.events import EvaluateEvents
 from t2local.ui.evaluate.layout import create_evaluate_tab
 from t2local.ui.experts.events import ExpertsEvents
 from t2local.ui.experts.layout import create_experts_tab
 from t2local.ui.experts.view import experts_html
+from t2local.ui.messages import shown
 from t2local.ui.models.events import ModelsEvents
 from t2local.ui.models.layout import create_models_tab
-from t2local.ui.style import header_html
-from t2local.ui.theme import page_theme
+from t2local.ui.style import FOLDER, asset, header_html, page_theme
 from t2local.ui.train.events import CHAT, TrainEvents
 from t2local.ui.train.layout import create_train_tab
-from t2local.ui.wheel_events import WheelEvents
 
 POLL_S, IDLE_POLL_S = 0.5, 4.0  # while a model is loaded; to see that another page changes it
 TITLE = "t2local"

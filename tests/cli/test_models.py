@@ -3,7 +3,7 @@ import json
 import pytest
 
 from t2local.cli.main import main
-from t2local.cli.models_table import fetching_line
+from t2local.cli.models import fetching_line
 from t2local.models.load.hub import FetchProgress
 
 LLAMA_3_8B = "meta-llama/Meta-Llama-3-8B-Instruct"

@@ -31,7 +31,7 @@ def sets():
 @pytest.fixture
 def lab(tiny_loaded, tmp_path, monkeypatch):
     source = Curriculum("colours", ROWS[:12], ROWS[12:18], ROWS[18:])
-    for module in (sections, copies):
+    for module in (sections, laboratory):
         monkeypatch.setattr(module, "curriculum", lambda name: source)
     loaded = tiny_loaded("llama")
     said = []

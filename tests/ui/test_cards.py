@@ -5,13 +5,20 @@ from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.plots import theme
-from t2local.ui.card import describe_change, dispatch_card
-from t2local.ui.chat.view import steer_marks, transcript_html
-from t2local.ui.chat_list import SHOWN, chat_list_html, shown_rows
-from t2local.ui.examples import EXAMPLES
+from t2local.ui.chat.view import (
+    SHOWN,
+    chat_list_html,
+    describe_change,
+    dispatch_card,
+    line_html,
+    next_tokens_html,
+    shown_rows,
+    steer_marks,
+    transcript_html,
+    visible,
+)
 from t2local.ui.experts.layout import experts_html
-from t2local.ui.line import line_html
-from t2local.ui.next_tokens import next_tokens_html, visible
+from t2local.ui.messages import EXAMPLES
 from t2local.ui.style import READY_HINT, header_html, hint
 from tests.ui.fake_engine import FakeEngine
 

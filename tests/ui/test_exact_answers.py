@@ -6,7 +6,7 @@ from t2local.adapt.answer_stream import Done
 from t2local.models.decode.sampling import Sampling
 from t2local.ui.chat.turns import _timing
 from t2local.ui.chat.view import transcript_html
-from t2local.ui.settings import create_sampling
+from t2local.ui.forms import create_sampling
 from tests.ui.test_cards import ANSWER, CHAT
 
 DONE = Done(("It is 56.",), 5, 0.1, 0.2, "stop", 30, 512)

@@ -6,7 +6,7 @@ import pytest
 
 from t2local.errors import T2LocalError
 from t2local.ui import launch
-from t2local.ui.errors import shown
+from t2local.ui.messages import shown
 
 
 @pytest.fixture

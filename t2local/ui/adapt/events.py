@@ -22,10 +22,10 @@ from t2local.progress import CancelToken
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import keep_text, read_upload, suggest_reward, with_choices
 from t2local.ui.adapt.layout import QUICK, AdaptTab
-from t2local.ui.card import signed
 from t2local.ui.chat.layout import ChatTab
-from t2local.ui.errors import shown
-from t2local.ui.mixer import mixer_update
+from t2local.ui.chat.view import signed
+from t2local.ui.chat.wheel import mixer_update
+from t2local.ui.messages import shown
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"

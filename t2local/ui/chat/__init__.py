@@ -1,1 +1,1 @@
-"""The Chat tab: layout, events, view, the wheel at its right, and an answer from asking to saving."""
+"""The Chat tab: layout, events, view, the wheel at its right, an answer from asking to saving."""

@@ -1,9 +1,4 @@
-"""What the Chat tab does: each callback reads its inputs, asks the engine, presents the answer.
-
-A browser tab is known to the engine by gradio's `session_hash`, so two tabs never share a mixture.
-After every answer `settle` draws the chat from disk again: the page shows what is kept, also after
-an error.
-"""
+"""What the Chat tab does: each callback reads its inputs, asks the engine, presents the answer."""
 
 import functools
 import time
@@ -17,11 +12,17 @@ from t2local.engine.chats import Chat
 from t2local.errors import T2LocalError
 from t2local.ui.chat import turns
 from t2local.ui.chat.layout import ChatTab, drafted
-from t2local.ui.chat.view import transcript_html
-from t2local.ui.chat_list import SHOWN, chat_list_html, shown_rows
-from t2local.ui.errors import shown
-from t2local.ui.line import line_html
-from t2local.ui.mixer import mixer_update
+from t2local.ui.chat.view import (
+    SHOWN,
+    chat_list_html,
+    hint_html,
+    line_html,
+    next_tokens_html,
+    shown_rows,
+    transcript_html,
+)
+from t2local.ui.chat.wheel import mixer_update
+from t2local.ui.messages import shown
 
 EMPTY_MESSAGE = {"text": "", "files": []}
 FRAME_S = 0.04  # the transcript is redrawn at most this often
@@ -216,3 +217,66 @@ class ChatEvents:
 def last_dispatch(chat: Chat) -> dict:
     answers = [message for message in chat.messages if message.dispatch]
     return dict(answers[-1].dispatch) if answers else {}
+
+
+# --- What the right column does: steers a running answer, redraws next-token bars and plots.
+#
+# Steering has its own `concurrency_id`, so that a moved slider reaches an answer that is being
+# spoken; drawing has another, so that it never delays steering.
+
+STEER = {"concurrency_id": "steer", "concurrency_limit": 8, "trigger_mode": "always_last"}
+DRAW = {"concurrency_id": "draw", "concurrency_limit": 4, "trigger_mode": "always_last"}
+NOTHING_YET = "Write a message, then move a slider: the bars show how the answer would begin."
+
+
+class WheelEvents:
+    """Binds the wheel of a `ChatTab` to an engine; holds no state of its own."""
+
+    def __init__(self, engine: Any, tab: ChatTab) -> None:
+        self.engine, self.tab, self.wheel = engine, tab, tab.wheel
+        self.inputs = {tab.chat_id, tab.message, tab.plots_open, *tab.wheel.inputs}
+        self.inputs.add(tab.wheel.plots.matrix)
+
+    def bind(self, after_answers: list[Any]) -> None:
+        """`after_answers`: streams after which bars and plots are drawn anew."""
+        wheel, plots, quiet = self.wheel, self.wheel.plots, {"show_progress": "hidden"}
+        moved = [slider.input for slider in wheel.sliders]
+        gr.on(moved, shown(self.steer), self.inputs, None, **STEER, **quiet)
+        gr.on(moved, shown(self.bars), self.inputs, wheel.next_tokens, **DRAW, **quiet)
+        wheel.mixer.input(None, None, wheel.strategy, js="() => 'manual'")
+        let_go = [slider.release for slider in wheel.sliders]
+        gr.on(
+            [*let_go, plots.matrix.input],
+            shown(self.plots),
+            self.inputs,
+            plots.outputs,
+            **DRAW,
+            **quiet,
+        )
+        opened = plots.accordion.expand(lambda: True, None, self.tab.plots_open, **quiet)
+        opened.then(shown(self.plots), self.inputs, plots.outputs, **quiet)
+        plots.accordion.collapse(lambda: False, None, self.tab.plots_open, **quiet)
+        for stream in after_answers:
+            drawn = stream.then(shown(self.bars), self.inputs, wheel.next_tokens, **quiet)
+            drawn.then(shown(self.plots), self.inputs, plots.outputs, **quiet)
+
+    def steer(self, values: dict, request: gr.Request) -> None:
+        self.engine.steer(request.session_hash, self.wheel.mixture(values))
+
+    def bars(self, values: dict, request: gr.Request) -> str:
+        chat = self.engine.chats.load_or_new(values[self.tab.chat_id])
+        asked = self.wheel.asked(values, compare=False)
+        text, files = drafted(values[self.tab.message])
+        status = self.engine.status
+        question = turns.preview(chat, text, files, asked, status.sees)
+        if question is None or not status.ready:
+            return hint_html(NOTHING_YET)
+        mixture = asked.controls.mixture
+        return next_tokens_html(self.engine.next_tokens(request.session_hash, question, mixture))
+
+    def plots(self, values: dict) -> dict:
+        if not values[self.tab.plots_open] or not self.engine.status.ready:
+            return {self.wheel.plots.matrix: gr.skip()}
+        chat = self.engine.chats.load_or_new(values[self.tab.chat_id])
+        mixture, matrix = self.wheel.mixture(values), values[self.wheel.plots.matrix]
+        return self.wheel.plots.draw(self.engine, last_dispatch(chat), mixture, matrix)

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import gradio as gr
 
 from t2local.engine.requests import EngineStatus
-from t2local.ui.assets import asset
-from t2local.ui.chat.view import welcome_html
+from t2local.ui.chat.view import chat_list_html, welcome_html
 from t2local.ui.chat.wheel import Wheel, create_wheel
-from t2local.ui.chat_list import chat_list_html
-from t2local.ui.style import hint
+from t2local.ui.style import asset, hint
 
 BROWSER_KEY = "t2local-last-chat"
 LONGEST_PASTE = 10_000_000  # characters; above it gradio would make a file of them

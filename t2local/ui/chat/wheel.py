@@ -1,29 +1,134 @@
-"""The right column: who decides, how much of each expert, how tokens are drawn.
+"""The right column: who decides, how much of each expert, how tokens are drawn, the plots."""
 
-Builds the components and reads them into `Controls`, `Mixture` and `Asked`; the events are in
-`wheel_events`.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from t2local import plots
 from t2local.adapt.dispatch import offered
 from t2local.engine.chats import Chat
 from t2local.engine.requests import (
     Controls,
+    ExpertInfo,
     controls_from_json,
     sampling_from_json,
 )
+from t2local.plots import theme
 from t2local.svf.mixing import Mixture
 from t2local.ui.chat.turns import Asked
+from t2local.ui.chat.view import hint_html
+from t2local.ui.forms import Form, create_gains, create_sampling
 from t2local.ui.messages import term
-from t2local.ui.mixer import create_mixer, mixer_update, read_alpha
-from t2local.ui.next_tokens import hint_html
-from t2local.ui.plots_panel import PlotsPanel, create_plots_panel
-from t2local.ui.settings import Form, create_gains, create_sampling
+from t2local.ui.style import asset
+
+# --- The α sliders: one component whose value is `{expert: α}`, however many experts there are.
+#
+# `input` fires while a slider moves, `release` when it is let go. Double click sets 0.
+
+LOW, HIGH, STEP = -1.0, 2.0, 0.05
+NONE = "This model has no experts yet: the base model answers. Train one in the tab Train."
+TEMPLATE = """
+${Object.entries(value).map(([name, alpha]) => {
+  const safe = name.replace(/[&<>"']/g, (c) => "&#" + c.charCodeAt(0) + ";");
+  const shown = (Math.abs(alpha) < 0.005 ? 0 : alpha).toFixed(2).replace("-", "−");
+  return `<label class="mix" style="--c:${colours[name] ?? colours.base}">
+    <span class="mix-name">${safe}</span>
+    <span class="rail"><i style="left:calc(8px + (100% - 16px) * ${(Math.min(alpha, 0) + 1) / 3});
+      width:calc((100% - 16px) * ${Math.abs(alpha) / 3})"></i>
+    <input type="range" min="LOW" max="HIGH" step="STEP" value="${alpha}" data-expert="${safe}"
+      aria-label="α for ${safe}"></span><output>${shown}</output></label>`;
+}).join("")}
+${Object.keys(value).length ? `<div class="mix rest" style="--c:${colours.base}">
+  <span class="mix-name">base</span><span>the rest to 1</span><output>${
+    (1 - Object.values(value).reduce((a, b) => a + b, 0)).toFixed(2).replace("-", "−")
+  }</output></div>` : `<p class="quiet">${none}</p>`}
+"""
+
+
+def create_mixer() -> gr.HTML:
+    template = TEMPLATE.replace("LOW", f"{LOW:g}").replace("HIGH", f"{HIGH:g}")
+    return gr.HTML(
+        {},
+        html_template=template.replace("STEP", f"{STEP:g}"),
+        js_on_load=asset("mixer.js"),
+        apply_default_css=False,
+        elem_id="mixer",
+        colours={"base": theme.BASE_COLOUR},
+        none="The experts of the loaded model appear here.",
+    )
+
+
+def mixer_update(experts: Sequence[ExpertInfo], alpha: Mapping[str, float]) -> gr.HTML:
+    """A slider for each skill, at `alpha` (0 where it names none)."""
+    names = [expert.name for expert in experts if expert.kind == "skill" and expert.usable]
+    colours = {name: theme.colour(name) for name in (*names, "base")}
+    value = {name: round(alpha.get(name, 0.0), 3) for name in names}
+    return gr.HTML(value=value, colours=colours, none=NONE)
+
+
+def read_alpha(value: Mapping[str, float] | None) -> dict[str, float]:
+    """The component's value as α's within the sliders' range; a 0 is left out."""
+    alpha = {str(n): min(HIGH, max(LOW, float(a))) for n, a in (value or {}).items()}
+    return {name: a for name, a in alpha.items() if a != 0.0}
+
+
+# --- The plots accordion: dispatch, mixture, heat map of |z − 1|, spectrum of a chosen matrix.
+
+
+@dataclass(frozen=True)
+class PlotsPanel:
+    accordion: gr.Accordion
+    matrix: gr.Dropdown
+    dispatch: gr.Plot
+    mixture: gr.Plot
+    heatmap: gr.Plot
+    spectrum: gr.Plot
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.matrix, self.dispatch, self.mixture, self.heatmap, self.spectrum]
+
+    def draw(
+        self, engine: Any, dispatch: Mapping[str, Any], mixture: Mixture, matrix: str | None
+    ) -> dict[Any, Any]:
+        """All four figures for the last dispatch and the present sliders."""
+        names = engine.matrix_names()
+        matrix = matrix if matrix in names else next(iter(names), None)
+        sigma, z = (), ()
+        if matrix is not None:
+            spectrum = engine.spectrum(matrix, mixture)
+            sigma, z = spectrum.sigma, spectrum.z
+        alpha = {name: a * mixture.strength for name, a in mixture.alpha.items()}
+        return {
+            self.matrix: gr.Dropdown(choices=names, value=matrix),
+            self.dispatch: plots.plot_dispatch(dispatch.get("probabilities") or {}),
+            self.mixture: plots.plot_mixture(alpha),
+            self.heatmap: plots.plot_heatmap(engine.deltas(mixture)),
+            self.spectrum: plots.plot_spectrum(sigma, z),
+        }
+
+
+def create_plots_panel(accordion: gr.Accordion) -> PlotsPanel:
+    """Four plots, each under one line that says what it shows."""
+    _caption(f"{term('dispatch')}: how likely each kind of task was for the last prompt.")
+    dispatch = gr.Plot(show_label=False, container=False, elem_id="plot-dispatch")
+    _caption(f"{term('mixture')}: {term('α')} × {term('strength')}; the base model has the rest.")
+    mixture = gr.Plot(show_label=False, container=False, elem_id="plot-mixture")
+    _caption(f"{term('heat map')}: |{term('z')} − 1| by layer and matrix, where the model changes.")
+    heatmap = gr.Plot(show_label=False, container=False, elem_id="plot-heatmap")
+    _caption(f"One matrix: its {term('σ')} before, σ⊙{term('z')} after, and z − 1 by rank.")
+    matrix = gr.Dropdown(
+        [], label="matrix", show_label=False, container=False, elem_id="matrix", filterable=True
+    )
+    spectrum = gr.Plot(show_label=False, container=False, elem_id="plot-spectrum")
+    return PlotsPanel(accordion, matrix, dispatch, mixture, heatmap, spectrum)
+
+
+def _caption(html: str) -> None:
+    gr.HTML(f'<p class="caption">{html}</p>', apply_default_css=False, js_on_load=None)
+
 
 SOFT, HARD = "soft", "hard"
 

@@ -22,9 +22,9 @@ from t2local.evaluation.tally import Evaluation, Record, Result
 from t2local.evaluation.variants import ORACLE
 from t2local.plots.accuracies import Score
 from t2local.progress import CancelToken
-from t2local.ui.errors import shown
 from t2local.ui.evaluate.layout import EvaluateTab
 from t2local.ui.evaluate.view import ALL, confusion_html, samples_html, status_html, table_html
+from t2local.ui.messages import shown
 
 QUIET = {"show_progress": "hidden"}
 Cell = tuple[str, str]  # task, strategy

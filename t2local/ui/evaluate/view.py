@@ -11,7 +11,7 @@ from t2local.evaluation.report import trained_text
 from t2local.evaluation.tally import Confusion, Record, Result
 from t2local.plots import theme
 from t2local.statistics import wilson
-from t2local.ui.card import signed
+from t2local.ui.chat.view import signed
 from t2local.ui.messages import term
 
 ALL, RIGHT, WRONG = "all", "right", "wrong"

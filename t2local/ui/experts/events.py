@@ -12,11 +12,10 @@ import gradio as gr
 
 from t2local import plots
 from t2local.ui.chat.layout import ChatTab
-from t2local.ui.errors import shown
+from t2local.ui.chat.wheel import mixer_update, read_alpha
 from t2local.ui.experts.layout import ExpertsTab
-from t2local.ui.experts.view import experts_html, trash_html
-from t2local.ui.experts_compare import picked_html
-from t2local.ui.mixer import mixer_update, read_alpha
+from t2local.ui.experts.view import experts_html, picked_html, trash_html
+from t2local.ui.messages import shown
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"

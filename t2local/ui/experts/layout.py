@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from t2local.ui.assets import asset
 from t2local.ui.experts.view import experts_html
+from t2local.ui.style import asset
 
 
 @dataclass(frozen=True)

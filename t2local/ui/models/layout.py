@@ -11,8 +11,8 @@ import gradio as gr
 from t2local import plots
 from t2local.engine.loading import AUTO
 from t2local.models.fit.estimate import BASES, DEFAULT_CONTEXT
-from t2local.ui.assets import asset
 from t2local.ui.messages import term
+from t2local.ui.style import asset
 
 LEAST_CONTEXT, CONTEXT_STEP = 256, 256
 QUANTISATIONS = [

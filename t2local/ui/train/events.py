@@ -18,16 +18,25 @@ from t2local.errors import T2LocalError
 from t2local.tasks.uploads import Draft, keep_rows, keep_text, read_draft
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import FITTED, lasting, with_fitting
-from t2local.ui.assets import FOLDER
 from t2local.ui.chat.layout import ChatTab
-from t2local.ui.errors import shown
+from t2local.ui.chat.wheel import mixer_update, read_alpha
 from t2local.ui.experts.layout import experts_html
-from t2local.ui.mixer import mixer_update, read_alpha
+from t2local.ui.messages import shown
+from t2local.ui.style import FOLDER
 from t2local.ui.train.layout import TrainTab, try_button
-from t2local.ui.train.view import ROWS_SHOWN, estimate_html, reward_html, rows_html, tried_html
-from t2local.ui.train_answers import answers_html
-from t2local.ui.train_compare import label, runs_html, when
-from t2local.ui.train_live import NO_RUN, live_html
+from t2local.ui.train.view import (
+    NO_RUN,
+    ROWS_SHOWN,
+    answers_html,
+    estimate_html,
+    label,
+    live_html,
+    reward_html,
+    rows_html,
+    runs_html,
+    tried_html,
+    when,
+)
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"

@@ -14,9 +14,7 @@ from t2local.training.config import SVF, TrainConfig
 from t2local.training.dry_run import LENGTHS
 from t2local.ui.forms import TrainForm, create_train_form
 from t2local.ui.messages import term
-from t2local.ui.train.view import NO_ROWS, REWARDS, estimate_html
-from t2local.ui.train_compare import NOTHING
-from t2local.ui.train_live import NO_RUN
+from t2local.ui.train.view import NO_ROWS, NO_RUN, NOTHING, REWARDS, estimate_html
 
 OWN_STEPS = "the steps below"
 SAMPLES = {

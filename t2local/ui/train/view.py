@@ -1,16 +1,23 @@
-"""What the Train tab says of a person's rows, of the reward, and of the base model's try-out.
+"""The Train tab as HTML: a person's rows, the dry run, a run in words, runs side by side."""
 
-Pure functions of values to HTML; every text of a file is escaped.
-"""
-
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
+from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, QUEUED, RUNNING, STOPPING
+from t2local.engine.training import RunReport
+from t2local.experts import HeldOut
+from t2local.plots import theme
 from t2local.tasks.datasets import Curriculum, split_rows
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import Draft
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import Sample, TryOut, in_words, run_seconds
+from t2local.training.reports import Curves
+from t2local.training.validation import in_words as said
+from t2local.ui.forms import USUAL, way_of
 from t2local.ui.messages import term
 
 REWARDS = {
@@ -153,3 +160,189 @@ def _sample(sample: Sample) -> str:
 def _cut(text: str, most: int) -> str:
     text = " ".join(text.split())
     return escape(text if len(text) <= most else text[: most - 1] + "…")
+
+
+# --- A run in words: how far it is, what to watch, and what came of it.
+#
+# Pure functions of a `RunReport` to HTML.
+
+STAGES = {
+    QUEUED: "waits for its turn",
+    RUNNING: "learning",
+    PAUSED: "paused",
+    STOPPING: "stopping",
+    FINISHED: "finished",
+    FAILED: "failed",
+    INTERRUPTED: "cut off",
+}
+NO_RUN = (
+    '<div class="live"><p class="quiet">Runs appear here. A run goes on when this page is closed, '
+    "and is kept on disk: after a restart it can be resumed.</p></div>"
+)
+PAUSED_HINT = "Paused: the model is all yours in the chat. Resume whenever you like."
+
+
+def live_html(report: RunReport) -> str:
+    status, plan = report.status, report.plan
+    share = 100 * status.step / max(1, status.steps)
+    message = PAUSED_HINT if status.stage == PAUSED else status.message
+    kind = "note" if status.stage in (FAILED, INTERRUPTED) else "quiet"
+    said = f'<p class="{kind}">{escape(message)}</p>' if message else ""
+    texts = [*report.warnings, *(text for _, text in report.curves.notices)]
+    notes = "".join(f'<p class="note">{escape(text)}</p>' for text in texts)
+    return (
+        f'<div class="live" style="--c:{theme.colour(status.expert)}">'
+        f'<h4><span class="chip">{escape(status.expert)}</span>'
+        f'<small data-stage="{escape(status.stage)}">{STAGES[status.stage]}</small>'
+        f"{_way(plan.config)}</h4>"
+        f'<div class="bar-line"><i style="width:{share:.1f}%"></i></div>'
+        f'<p class="tally">{_facts(report)}</p>{said}{_held_out(report.held_out)}'
+        f"{_forgotten(report.forgetting)}{notes}</div>"
+    )
+
+
+def _way(config: TrainConfig) -> str:
+    """How it learns, where that is not the usual way."""
+    way = way_of(config)
+    return "" if way == USUAL else f"<small>{escape(way)}</small>"
+
+
+def _facts(report: RunReport) -> str:
+    status, run = report.status, report.curves
+    facts = [f"step <b>{status.step}</b> of {status.steps}"]
+    if report.live and status.eta_s is not None:
+        facts.append(f"{in_words(status.eta_s)} to go")
+    if run.steps:
+        facts.append(f"reward <b>{run.reward[-1]:+.2f}</b>".replace("-", "−"))
+        facts.append(f"{run.tokens_per_s[-1]:.0f} tokens/s")
+    if run.memory_bytes:
+        facts.append(f"{run.memory_bytes / 2**30:.1f} GB beside the model")
+    if run.checks:
+        best = max(check.accuracy for check in run.checks)
+        facts.append(f"best check <b>{100 * best:.0f} %</b>")
+    return " · ".join(facts)
+
+
+def _forgotten(measured: Sequence[Mapping[str, Any]]) -> str:
+    """What the other experts' tasks have lost or gained, a line each."""
+    if not measured:
+        return ""
+    lines = "".join(f"<li>{escape(said(HeldOut.from_dict(task)))}</li>" for task in measured)
+    return (
+        f"<details><summary>{term('forgetting', 'What it forgot')}: other experts' tasks, before → "
+        f"after</summary><ul>{lines}</ul></details>"
+    )
+
+
+def _held_out(held_out: Mapping[str, Any] | None) -> str:
+    """Before and after, with what the difference may be by chance."""
+    if not held_out:
+        return ""
+    base, trained = float(held_out["base"]), float(held_out["trained"])
+    low, high = (100 * float(x) for x in held_out["ci95_difference"])
+    verdict = "It helps." if low > 0 else "It harms." if high < 0 else "That may still be chance."
+    span = f"{low:+.0f} to {high:+.0f}".replace("-", "−")
+    return (
+        f'<div class="before-after"><span class="scale"><i style="--w:{100 * base:.1f}%"></i>'
+        f'<i class="after" style="--w:{100 * trained:.1f}%"></i></span>'
+        f'<p class="result"><b>{100 * base:.0f} % → {100 * trained:.0f} %</b> right on '
+        f"{held_out['n']} {term('held out', 'held-out')} rows<br>difference {span} points (95 %). "
+        f"<em>{verdict}</em></p></div>"
+    )
+
+
+# --- What a run has learnt, to read: base and current answers to the same prompts, side by side.
+#
+# Pure functions of a run's curves to HTML. Words that only one of the two says are marked.
+
+LONGEST = 600  # characters of an answer
+MOST_CHECKS = 8  # earlier ones that can be opened
+
+
+def answers_html(run: Curves) -> str:
+    """The newest check, and the earlier ones folded; "" before the first."""
+    if not run.answers:
+        return ""
+    newest, *earlier = run.answers[::-1]
+    folded = "".join(
+        f"<details><summary>{_when(step)}</summary>{_table(rows)}</details>"
+        for step, rows in earlier[:MOST_CHECKS]
+    )
+    return (
+        f'<div class="answers"><h4>{term("base", "Base")} and now, {_when(newest[0]).lower()}</h4>'
+        f"{_table(newest[1])}{folded}</div>"
+    )
+
+
+def marked(base: str, current: str) -> tuple[str, str]:
+    """Both texts as HTML; words that stand in one alone are in `<del>` or `<ins>`."""
+    before, after = (re.findall(r"\s+|\w+|[^\w\s]", text[:LONGEST]) for text in (base, current))
+    left, right = [], []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, before, after, False).get_opcodes():
+        old, new = escape("".join(before[a:b])), escape("".join(after[c:d]))
+        same = kind == "equal" or not (old + new).strip()
+        left.append(old if same or not old else f"<del>{old}</del>")
+        right.append(new if same or not new else f"<ins>{new}</ins>")
+    return "".join(left), "".join(right)
+
+
+def _when(step: int) -> str:
+    return f"After step {step}" if step else "Before the first step"
+
+
+def _table(rows: Sequence[tuple[str, str, str]]) -> str:
+    body = ""
+    for prompt, base, current in rows:
+        left, right = marked(base, current)
+        body += (
+            f'<tr class="asked"><td colspan="2">{escape(prompt)}</td></tr>'
+            f"<tr><td><pre>{left}</pre></td><td><pre>{right}</pre></td></tr>"
+        )
+    return (
+        '<div class="scroll"><table class="answers"><thead><tr><th>the base model</th>'
+        f"<th>with the current z</th></tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+# --- Runs laid over each other: their curves in one figure, and what came of each in a table.
+#
+# Pure functions of `RunReport`s to HTML.
+
+NOTHING = '<p class="quiet">Choose two runs or more to lay them over each other.</p>'
+
+
+def runs_html(reports: Sequence[RunReport]) -> str:
+    """One line a run; figures of runs that are not over are left open."""
+    if not reports:
+        return NOTHING
+    rows = "".join(_row(report) for report in reports)
+    return (
+        '<div class="scroll"><table class="compared"><thead><tr><th>run</th><th>how</th>'
+        f"<th>numbers</th><th>steps</th><th>minutes</th><th>{term('held out', 'held-out')}</th>"
+        f"<th>difference (95 %)</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def label(report: RunReport) -> str:
+    """The expert's name, how it learns and when it began; in the figure's legend."""
+    return f"{report.status.expert} · {way_of(report.plan.config)} · {when(report.status.run)}"
+
+
+def when(folder: str) -> str:
+    """`20260131-091500-name` as `2026-01-31 09:15`."""
+    return f"{folder[:4]}-{folder[4:6]}-{folder[6:8]} {folder[9:11]}:{folder[11:13]}"
+
+
+def _row(report: RunReport) -> str:
+    result, held_out = report.result, report.held_out
+    cells = [escape(report.status.expert), escape(way_of(report.plan.config))]
+    cells += [f"{result['numbers']:,}" if "numbers" in result else "–", str(report.status.step)]
+    cells.append(f"{result['train_s'] / 60:.1f}" if "train_s" in result else "–")
+    if held_out:
+        low, high = (100 * float(x) for x in held_out["ci95_difference"])
+        before, after = 100 * held_out["base"], 100 * held_out["trained"]
+        cells.append(f"{before:.0f} → {after:.0f} % of {held_out['n']}")
+        cells.append(f"{low:+.0f} to {high:+.0f}".replace("-", "−"))
+    else:
+        cells += ["–", "–"]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

@@ -7,7 +7,7 @@ from t2local.engine.training import RunReport
 from t2local.training.reports import Curves
 from t2local.training.runs import Plan
 from t2local.ui.train.events import TrainEvents
-from t2local.ui.train_answers import answers_html, marked
+from t2local.ui.train.view import answers_html, marked
 
 
 def plain(html):

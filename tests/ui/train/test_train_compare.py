@@ -3,7 +3,7 @@ from t2local.engine.training import RunReport
 from t2local.training.config import TrainConfig
 from t2local.training.reports import Curves
 from t2local.training.runs import Plan
-from t2local.ui.train_compare import NOTHING, label, runs_html
+from t2local.ui.train.view import NOTHING, label, runs_html
 
 RESULT = {
     "numbers": 97920,
