@@ -73,7 +73,7 @@ class Done:
     context_used: int
     context_length: int
     timings: Mapping[str, float] = field(default_factory=dict)
-    packed_tokens: int = 0  # of `tokens`, those that came from an 8-bit copy of the weights
+    int8_tokens: int = 0  # of `tokens`, those that came from an 8-bit copy of the weights
 
     @property
     def tokens_per_s(self) -> float:

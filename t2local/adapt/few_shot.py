@@ -19,9 +19,9 @@ from torch import Tensor
 
 from t2local import paths
 from t2local.adapt import cem
+from t2local.adapt.applier import may_rebuild
 from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT, CEMConfig, Search
-from t2local.adapt.mixer import may_rebuild
 from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Dispatched, Done, Steered, Token
+from t2local.adapt.applier import Applier, MixtureKey
 from t2local.adapt.context import check_messages, check_pictures, fit
 from t2local.adapt.dispatch import Available, Controls, Reading, first_pass, strategy_of
-from t2local.adapt.mixer import Adapter, MixtureKey
 from t2local.models.decode.generate import Decoder, Quick
-from t2local.models.decode.out_of_memory import shortage_told
+from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.decode.prefix_cache import Kept, PrefixCache
 from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import LoadedModel
@@ -71,7 +71,7 @@ class Workshop:
     """
 
     loaded: LoadedModel
-    adapter: Adapter
+    applier: Applier
     prefixes: PrefixCache
     lock: Callable[[], AbstractContextManager]
     warnings: Mapping[str, str] = field(default_factory=dict)  # experts to be used with care
@@ -81,7 +81,7 @@ class Workshop:
         """Give back what can be made again: kept caches, captured steps. Waits for the lock."""
         with self.lock():
             self.prefixes.clear()
-            self.adapter.release()
+            self.applier.release()
 
 
 def dispatch(workshop: Workshop, message: str, controls: Controls) -> Dispatch:
@@ -90,13 +90,13 @@ def dispatch(workshop: Workshop, message: str, controls: Controls) -> Dispatch:
     @contextmanager
     def under(reader: Mixture) -> Iterator[None]:
         with workshop.lock():
-            workshop.adapter.settle(reader)
-            with workshop.adapter.using(reader):
+            workshop.applier.settle(reader)
+            with workshop.applier.using(reader):
                 yield
 
     started, available = time.perf_counter(), workshop.available
     (decision,) = first_pass(Reading(workshop.loaded, available, under), [message], controls)
-    workshop.adapter.check(decision.mixture)
+    workshop.applier.check(decision.mixture)
     reader = strategy_of(controls.strategy).reader_of(available) if controls.asks else ""
     used = [*filter(None, [reader]), *decision.mixture.alpha]
     words = [decision.note, *(workshop.warnings.get(name, "") for name in used)]
@@ -123,7 +123,7 @@ def answer(
     check_messages(messages)
     check_pictures(workshop.loaded, messages)
     question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
-    with shortage_told(workshop.loaded, workshop.forget):
+    with out_of_memory_told(workshop.loaded, workshop.forget):
         decision = dispatch(workshop, question, controls)
         fitted = fit(workshop.loaded, messages, sampling.max_new_tokens, continue_last)
         if fitted.note:
@@ -144,16 +144,16 @@ def _speak(
     compare: bool,
 ) -> Generator[Event, None, None]:
     """Pass 2: the answer's tokens under the decided mixture, or whatever the wheel says next."""
-    adapter, mixture, rows = workshop.adapter, decision.mixture, 2 if compare else 1
+    applier, mixture, rows = workshop.applier, decision.mixture, 2 if compare else 1
     seconds, said, cancelled, whole = 0.0, [""] * rows, False, True
     since = 0  # tokens that were said when the mixture last changed
     may_pack = not (compare or sampling.exact) and sampling.max_new_tokens >= WORTH_PACKING
-    exact = sampling.exact and adapter.packs
+    exact = sampling.exact and applier.packs
     with workshop.lock():
         started = time.perf_counter()
         if not compare:
-            adapter.settle_if_repeated(mixture)
-        key = PrefixKey(adapter.key(mixture), compare, exact)
+            applier.settle_if_repeated(mixture)
+        key = PrefixKey(applier.key(mixture), compare, exact)
         kept = workshop.prefixes.take(key, prompt, rows)
         decoder = Decoder(workshop.loaded, prompt, sampling, rows, kept)
         seconds += time.perf_counter() - started
@@ -163,8 +163,8 @@ def _speak(
                 cancelled = True
                 break
             turned = steering.take()
-            if turned is not None and adapter.key(turned) != adapter.key(mixture):
-                adapter.check(turned)
+            if turned is not None and applier.key(turned) != applier.key(mixture):
+                applier.check(turned)
                 mixture, since = turned, decoder.n_tokens
                 with workshop.lock():
                     decoder.forget()
@@ -172,15 +172,15 @@ def _speak(
             if may_pack and (decoder.n_tokens - since >= PACK_AFTER or sampling.repeatable):
                 with workshop.lock():
                     started = time.perf_counter()
-                    packing = adapter.pack_on(mixture)
+                    packing = applier.pack_on(mixture)
                     seconds += time.perf_counter() - started
                 if packing and decoder.n_tokens == 0:  # repeated, it must not change on the way
                     continue
             whole = False  # an error inside a forward leaves layers of different lengths
             with workshop.lock():
                 started = time.perf_counter()
-                quick = None if compare else adapter.quick(mixture, may_pack)
-                reading = _next_token(adapter, mixture, decoder, quick, compare)
+                quick = None if compare else applier.quick(mixture, may_pack)
+                reading = _next_token(applier, mixture, decoder, quick, compare)
                 seconds += time.perf_counter() - started
             whole = True
             if reading:
@@ -193,7 +193,7 @@ def _speak(
     finally:
         with workshop.lock():
             kept = decoder.kept() if whole else None
-            workshop.prefixes.put(PrefixKey(adapter.key(mixture), compare, exact), kept)
+            workshop.prefixes.put(PrefixKey(applier.key(mixture), compare, exact), kept)
     yield Done(
         texts=tuple(said),
         tokens=sum(len(row) for row in decoder.said),
@@ -202,12 +202,12 @@ def _speak(
         finish="cancelled" if cancelled else "length" if not all(decoder.finished) else "stop",
         context_used=decoder.context_used,
         context_length=workshop.loaded.context_length,
-        packed_tokens=decoder.n_quick if adapter.packs else 0,
+        int8_tokens=decoder.n_quick if applier.packs else 0,
     )
 
 
 def _next_token(
-    adapter: Adapter,
+    applier: Applier,
     mixture: Mixture,
     decoder: Decoder,
     quick: Quick | None,
@@ -218,7 +218,7 @@ def _next_token(
     if logits is not None:
         decoder.push(decoder.sample(logits))
         return False
-    with adapter.using(mixture, beside_base=compare):
+    with applier.using(mixture, beside_base=compare):
         reading = decoder.read(PREFILL_TOKENS)
         if not reading:
             decoder.push(decoder.sample(decoder.logits()))

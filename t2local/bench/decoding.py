@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from t2local.adapt.mixer import Adapter
+from t2local.adapt.applier import Applier
 from t2local.bench.speed import Measured
 from t2local.bench.table import Row, interleaved, ratio
 from t2local.models.decode.generate import Decoder, Sampling
-from t2local.models.decode.int8 import PackedModel, PackedSteps, Packer
+from t2local.models.decode.int8 import Int8Model, Int8Steps, Packer
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture, SVFModel, Z
 
@@ -26,7 +26,7 @@ GENERATE, ONE = "transformers generate", "its first token"
 EXACT, BASE, ADAPTED = "ours, float32", "packed", "packed, adapted"
 
 
-def packed_decoding(
+def int8_decoding(
     loaded: LoadedModel,
     untouched: PreTrainedModel,
     svf: SVFModel,
@@ -39,11 +39,11 @@ def packed_decoding(
 
     `untouched`: a twin of the model without SVF, for `generate` and the exact loop.
     """
-    adapter = Adapter(svf, {EXPERT: z}, packer=Packer(loaded))
+    applier = Applier(svf, {EXPERT: z}, packer=Packer(loaded))
     mixtures = {BASE: Mixture(), ADAPTED: Mixture({EXPERT: 1.0})}
-    packing = {name: interleaved({name: lambda m=m: _pack(adapter, m)}, 1, 0)[name][0]
+    packing = {name: interleaved({name: lambda m=m: _pack(applier, m)}, 1, 0)[name][0]
                for name, m in mixtures.items()}  # fmt: skip
-    packed = {name: adapter.packed(mixture) for name, mixture in mixtures.items()}
+    packed = {name: applier.packed(mixture) for name, mixture in mixtures.items()}
     plain = replace(loaded, model=untouched)
     seconds = _seconds(plain, packed, prompt, tokens, rounds)
     rows = [Row(NAME, n, tokens / statistics.median(t), "tokens/s") for n, t in seconds.items()]
@@ -57,21 +57,21 @@ def packed_decoding(
     return Measured([*rows, *errors], ratios)
 
 
-def _pack(adapter: Adapter, mixture: Mixture) -> None:
-    while adapter.pack_on(mixture):
+def _pack(applier: Applier, mixture: Mixture) -> None:
+    while applier.pack_on(mixture):
         pass
 
 
 def _seconds(
     plain: LoadedModel,
-    packed: Mapping[str, PackedModel],
+    packed: Mapping[str, Int8Model],
     prompt: Sequence[int],
     tokens: int,
     rounds: int,
 ) -> dict[str, list[float]]:
     """Seconds that each way takes for `tokens` tokens, a value a round."""
     ids = torch.tensor([list(prompt)])
-    ways = {EXACT: None, **{name: PackedSteps(model) for name, model in packed.items()}}
+    ways = {EXACT: None, **{name: Int8Steps(model) for name, model in packed.items()}}
     greedy = Sampling(0.0, repetition_penalty=1.0, max_new_tokens=(rounds + 2) * tokens)
     decoders = {name: Decoder(plain, prompt, greedy) for name in ways}
     for decoder in decoders.values():
@@ -112,20 +112,20 @@ def _errors(
     loaded: LoadedModel,
     svf: SVFModel,
     z: Z,
-    packed: Mapping[str, PackedModel],
+    packed: Mapping[str, Int8Model],
     words: Sequence[int],
     n_prompt: int,
 ) -> list[Row]:
     """How far packed logits are from float32's, and what of the expert's change is left."""
     matrices = svf.rebuild(z)
 
-    def logits(name: str, model: PackedModel | None) -> Tensor:  # [T, V], centred
+    def logits(name: str, model: Int8Model | None) -> Tensor:  # [T, V], centred
         with svf.using_rebuilt(matrices if name == ADAPTED else {}):
             decoder = Decoder(loaded, words[:n_prompt], Sampling(max_new_tokens=len(words)))
             found = [decoder.logits()]
             for token in words[n_prompt:]:
                 decoder.push(torch.tensor([token]))
-                found.append(decoder.logits(PackedSteps(model) if model else None))
+                found.append(decoder.logits(Int8Steps(model) if model else None))
         found = torch.cat(found[1:])
         return found - found.mean(dim=-1, keepdim=True)
 

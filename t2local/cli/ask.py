@@ -105,9 +105,9 @@ def _listen(engine: Engine, request: ChatRequest, speak: bool) -> tuple[Dispatch
                 if speak:
                     print()
                 log(f"{done.tokens_per_s:.1f} tokens/s, {done.tokens} tokens, {done.finish}")
-                if done.packed_tokens:
+                if done.int8_tokens:
                     log(
-                        f"{done.packed_tokens} of them from weights rounded to 8 bits, for speed; "
+                        f"{done.int8_tokens} of them from weights rounded to 8 bits, for speed; "
                         "--precision exact does without"
                     )
     return dispatch, done

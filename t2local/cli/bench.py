@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from t2local import paths
 from t2local.bench import exactness, llama_cpp, speed
 from t2local.bench.decoding import BASE as PACKED
-from t2local.bench.decoding import packed_decoding
+from t2local.bench.decoding import int8_decoding
 from t2local.bench.search import POPULATION, search_generation
 from t2local.bench.shape import add_shape_arguments, run_shape
 from t2local.bench.speed import ANSWER_TOKENS, Measured, first_pass, preview, start_seconds
@@ -209,7 +209,7 @@ def _packed(
     skills = (f.expert for f in ExpertStore(loaded.slug).files() if f.expert)
     z = next((e.z for e in skills if e.kind == SKILL), None) or random_z(svf, seed=0)
     tokens, rounds = effort.decode_tokens, effort.rounds
-    own = packed_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
+    own = int8_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
     if problem := llama_cpp.problem(loaded.name):
         log(problem)
         return own

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from t2local import paths
-from t2local.adapt.mixer import holding
+from t2local.adapt.applier import holding
 from t2local.cli.common import BASIS_DTYPES, QUANTIZATIONS, log, open_model
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, HeldOut, Library, read_expert
@@ -25,7 +25,7 @@ from t2local.export.merged import DTYPE, DTYPES, export_merged
 from t2local.models.load.loader import LoadedModel, model_slug
 from t2local.statistics import paired_difference
 from t2local.svf import SVFModel
-from t2local.tasks.datasets import CURRICULA, curriculum
+from t2local.tasks.datasets import DATASETS, dataset
 from t2local.tasks.files import read_examples
 from t2local.tasks.rows import Example
 from t2local.training.validation import score_greedy
@@ -216,13 +216,13 @@ def _rank(text: str) -> int | str:
 # --- An expert's accuracy beside the base model's, for commands that bring an expert from
 # elsewhere.
 #
-# The rows of a file, or the held-out rows of a curriculum; answers are greedy, the interval
+# The rows of a file, or the held-out rows of a dataset; answers are greedy, the interval
 # paired.
 
 
 def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
     """`--data`, `--reward`, `--limit` and `--max-new-tokens`: measure before and after."""
-    named = ", ".join(CURRICULA)
+    named = ", ".join(DATASETS)
     parser.add_argument("--data", metavar="FILE", help=f"measure on it: a file, or {named}")
     parser.add_argument("--reward", metavar="NAME", help="how answers to --data are scored")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N rows only")
@@ -235,8 +235,8 @@ def rows_to_measure(arguments: argparse.Namespace) -> Sequence[Example]:
         return ()
     if not arguments.reward:
         raise T2LocalError("--data needs --reward, such as choice, numeric or exact.")
-    if arguments.data in CURRICULA:
-        rows = curriculum(arguments.data).held_out
+    if arguments.data in DATASETS:
+        rows = dataset(arguments.data).held_out
     else:
         file = read_examples(Path(arguments.data).expanduser())
         if file.bad_rows:

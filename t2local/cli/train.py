@@ -1,4 +1,4 @@
-"""`train`: one expert from a file or a curriculum, headless."""
+"""`train`: one expert from a file or a dataset, headless."""
 
 import argparse
 import shlex
@@ -12,19 +12,19 @@ from t2local.cli.common import REWARD_HELP, add_model_arguments, log, open_model
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
-from t2local.tasks.datasets import CURRICULA, curriculum
+from t2local.tasks.datasets import DATASETS, dataset
 from t2local.tasks.uploads import suggest_reward
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import with_fitting
 from t2local.training.processes import Processes
 from t2local.training.reports import DryRun, Held, Notice, StepReport, Validation
-from t2local.training.runner import ADAPTER_FOLDER, conduct, summary
+from t2local.training.runner import ADAPTER_FOLDER, running, summary
 from t2local.training.runs import Plan, Run
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("train", help="train an expert by SVF reinforcement learning")
-    parser.add_argument("--data", metavar="FILE", help=f"a file, or one of {', '.join(CURRICULA)}")
+    parser.add_argument("--data", metavar="FILE", help=f"a file, or one of {', '.join(DATASETS)}")
     parser.add_argument("--reward", metavar="NAME", help=REWARD_HELP)
     parser.add_argument("--name", help="the new expert's name")
     parser.add_argument("--resume", metavar="RUN", help='go on with a run cut off; "last" works')
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     def adopt(expert: Expert) -> None:
         saved.append(ExpertStore(loaded.slug).save(expert))
 
-    work = conduct(training, loaded, svf, adopt, processes=processes)
+    work = running(training, loaded, svf, adopt, processes=processes)
     trained = drain(work, log_event if processes.is_main else None)
     if not processes.is_main:
         return
@@ -81,7 +81,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
             )
     given = {f.name: getattr(arguments, f.name) for f in fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
-    source = curriculum(arguments.data, given.get("seed", TrainConfig.seed))
+    source = dataset(arguments.data, given.get("seed", TrainConfig.seed))
     if source.note:
         log(source.note)
     rows = [*source.train, *source.validation, *source.held_out]

@@ -14,9 +14,9 @@ import torch
 from t2local import paths
 from t2local.adapt import two_pass
 from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Token
+from t2local.adapt.applier import Applier
 from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import Controls, offered
-from t2local.adapt.mixer import Adapter
 from t2local.engine.chats import ChatStore
 from t2local.engine.downloads import Downloads
 from t2local.engine.jobs import Jobs
@@ -34,7 +34,7 @@ from t2local.engine.shelf import LibraryDesk, Shelf, expert_info
 from t2local.engine.training import Drafts, TrainingDesk
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
-from t2local.models.decode.out_of_memory import shortage_told
+from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import drain
 from t2local.svf import Mixture, SVFModel
@@ -165,27 +165,27 @@ class Engine:
 
     def deltas(self, mixture: Mixture) -> dict[str, float]:
         """Matrix name -> rms of `z − 1` under a mixture: the heat map."""
-        adapter = self._checked(mixture)
-        z = adapter.z_of(mixture)
+        applier = self._checked(mixture)
+        z = applier.z_of(mixture)
         rms = {name: float((row - 1).square().mean().sqrt()) for name, row in z.items()}
-        return {name: rms.get(name, 0.0) for name in adapter.svf.matrix_names}
+        return {name: rms.get(name, 0.0) for name in applier.svf.matrix_names}
 
     def spectrum(self, matrix_name: str, mixture: Mixture) -> Spectrum:
         """σ and z of one matrix. Raises `T2LocalError` for a name that is not adapted."""
-        adapter = self._checked(mixture)
-        sigma = adapter.svf.singular_values.get(matrix_name)
+        applier = self._checked(mixture)
+        sigma = applier.svf.singular_values.get(matrix_name)
         if sigma is None:
             raise T2LocalError(
                 f"'{matrix_name}' is not an adapted matrix of this model; choose one such as "
-                f"'{adapter.svf.matrix_names[0]}'."
+                f"'{applier.svf.matrix_names[0]}'."
             )
-        z = adapter.z_of(mixture).get(matrix_name, torch.ones_like(sigma))
+        z = applier.z_of(mixture).get(matrix_name, torch.ones_like(sigma))
         return Spectrum(tuple(sigma.tolist()), tuple(z.tolist()))
 
-    def _checked(self, mixture: Mixture) -> Adapter:
-        adapter = self._ready().workshop.adapter
-        adapter.check(mixture)
-        return adapter
+    def _checked(self, mixture: Mixture) -> Applier:
+        applier = self._ready().workshop.applier
+        applier.check(mixture)
+        return applier
 
     # --- answering
 
@@ -223,7 +223,7 @@ class Engine:
         with self._answers.moment():
             opened = self._ready()
             controls = self._controls(request)
-            with shortage_told(opened.loaded, opened.workshop.forget):
+            with out_of_memory_told(opened.loaded, opened.workshop.forget):
                 return two_pass.dispatch(opened.workshop, question, controls)
 
     def steer(self, session: str, mixture: Mixture) -> None:
@@ -232,7 +232,7 @@ class Engine:
         if running is None:
             self._checked(mixture)
             return
-        running.workshop.adapter.check(mixture)
+        running.workshop.applier.check(mixture)
         running.steering.steer(mixture)
 
     def stop(self, session: str) -> None:
@@ -246,7 +246,7 @@ class Engine:
         """The `k` likeliest next tokens of base and adapted model after the words so far."""
         with self._answers.moment():
             opened = self._ready()
-            opened.workshop.adapter.check(mixture)
+            opened.workshop.applier.check(mixture)
             running = self._answers.running(session)
             said = running.said if running else ""
             return opened.previews.bars(opened.workshop, request.messages, said, mixture, k)

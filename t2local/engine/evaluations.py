@@ -21,7 +21,7 @@ from t2local.evaluation.questions import QuestionSet
 from t2local.evaluation.tally import Evaluation
 from t2local.evaluation.variants import HARD, ORACLE, Held, Subject, Variant, asking, base, mixed
 from t2local.experts.mixture_file import MixtureFile, MixtureStore, read_mixture
-from t2local.models.decode.out_of_memory import Work, shortage_told
+from t2local.models.decode.out_of_memory import Work, out_of_memory_told
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel
@@ -88,7 +88,7 @@ class EvaluatingDesk:
         """All variants on all tasks; see `evaluation.run`. Raises `T2LocalError`, `Cancelled`."""
         with self.uses.of("A measurement on the page Evaluate"):
             loaded, _ = self.model()
-            with shortage_told(loaded, self.forget, MEASUREMENT):
+            with out_of_memory_told(loaded, self.forget, MEASUREMENT):
                 return (yield from self._run(plan, cancel))
 
     def _run(

@@ -34,7 +34,7 @@ from t2local.training.forecast import Forecast
 from t2local.training.methods import SVFMethod
 from t2local.training.recipe import lessons, make_expert
 from t2local.training.reports import Checkpoint, Held, StepReport, TrainState
-from t2local.training.runner import conduct
+from t2local.training.runner import running
 from t2local.training.runs import Plan, Run
 
 
@@ -216,7 +216,7 @@ class Jobs:
         job.state = job.run.state()
         step = job.state.step if job.state else 0
         job.tell(step=step, message="Trying the base model")
-        work = conduct(job.run, loaded, svf, self._finished, job.cancel)
+        work = running(job.run, loaded, svf, self._finished, job.cancel)
         while job.goes_on():
             started = time.monotonic()
             try:

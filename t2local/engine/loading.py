@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 
 from t2local import paths
-from t2local.adapt.mixer import Adapter, CapturedMixtures, may_rebuild
+from t2local.adapt.applier import Applier, GraphMixtures, may_rebuild
 from t2local.adapt.two_pass import PACK_AFTER, Workshop
 from t2local.engine.preview import Previews
 from t2local.engine.requests import EngineStatus, known
@@ -127,11 +127,11 @@ class Opened:
         """
         shelf = Shelf.read(self.loaded, self.svf)
         shelf = shelf.with_drafts(besides(shelf.usable))
-        adapter = _adapter(self.choice, self.loaded, self.svf, shelf)
+        applier = _adapter(self.choice, self.loaded, self.svf, shelf)
         with self.svf.lock:
-            adapter.take_over(self.workshop.adapter)
+            applier.take_over(self.workshop.applier)
         workshop = replace(
-            self.workshop, adapter=adapter, warnings=shelf.warnings, available=shelf.available
+            self.workshop, applier=applier, warnings=shelf.warnings, available=shelf.available
         )
         return replace(self, shelf=shelf, workshop=workshop)
 
@@ -139,11 +139,11 @@ class Opened:
         """Rebuild the classifier's matrices where that is allowed: pass 1 then costs no rebuild."""
         if self.reader is not None:
             with self.svf.lock:
-                self.workshop.adapter.settle(self.reader)
+                self.workshop.applier.settle(self.reader)
 
     def status(self, serial: int) -> EngineStatus:
         """What the page shows of it. `serial`: how many models were opened before."""
-        loaded, choice, copies = self.loaded, self.choice, self.workshop.adapter.copies_bytes
+        loaded, choice, copies = self.loaded, self.choice, self.workshop.applier.copies_bytes
         vectors = self.svf.model.get_submodule(self.svf.matrix_names[0]).basis.vectors
         return EngineStatus(
             "Ready",
@@ -168,21 +168,21 @@ class Opened:
 
     def now(self, status: EngineStatus) -> EngineStatus:
         """`status` with the memory that its copies take at this moment."""
-        copies = self.workshop.adapter.copies_bytes
+        copies = self.workshop.applier.copies_bytes
         resident = status.resident_bytes - status.copies_bytes + copies
         return replace(status, resident_bytes=resident, copies_bytes=copies)
 
     def decoding(self) -> str:
         """How answers are written here, with the reason; on a GPU a step is captured for trial."""
-        adapter, why = self.workshop.adapter, cuda_graphs.why_not(self.loaded)
+        applier, why = self.workshop.applier, cuda_graphs.why_not(self.loaded)
         if not why:
             with self.svf.lock:
-                why = adapter.capture_problem()
+                why = applier.capture_problem()
         elif not self.loaded.device.startswith("cuda"):
-            why = _why_not_packed(self.choice, self.loaded)
+            why = _why_not_int8(self.choice, self.loaded)
         if why:
             return f"plain steps ({why})"
-        if adapter.packs:
+        if applier.packs:
             return f"8-bit copies of the weights, from {PACK_AFTER} tokens of a long answer on"
         return "captured steps (CUDA graphs)"
 
@@ -212,16 +212,16 @@ def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Prog
     return opened
 
 
-def _adapter(choice: Choice, loaded: LoadedModel, svf: SVFModel, shelf: Shelf) -> Adapter:
+def _adapter(choice: Choice, loaded: LoadedModel, svf: SVFModel, shelf: Shelf) -> Applier:
     experts = {name: expert.z for name, expert in shelf.usable.items()}
     copies = REBUILT_COPIES if may_rebuild(loaded) else 0
-    packer = None if _why_not_packed(choice, loaded) else Packer(loaded)
-    steps = cuda_graphs.CapturedSteps(loaded) if not cuda_graphs.why_not(loaded) else None
-    mixtures = CapturedMixtures(svf, steps) if steps else None
-    return Adapter(svf, experts, copies, shelf.mixable, packer, mixtures)
+    packer = None if _why_not_int8(choice, loaded) else Packer(loaded)
+    steps = cuda_graphs.GraphSteps(loaded) if not cuda_graphs.why_not(loaded) else None
+    mixtures = GraphMixtures(svf, steps) if steps else None
+    return Applier(svf, experts, copies, shelf.mixable, packer, mixtures)
 
 
-def _why_not_packed(choice: Choice, loaded: LoadedModel) -> str:
+def _why_not_int8(choice: Choice, loaded: LoadedModel) -> str:
     """Why answers are not written from 8-bit copies, in a few words; "" where they are."""
     if choice.precision == EXACT:
         return "exact answers were asked for"

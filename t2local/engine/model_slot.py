@@ -27,7 +27,7 @@ from t2local.svf.basis import DTYPES
 
 # --- Who works with the model, so that it is not taken away meanwhile.
 #
-# A search, an evaluation, a try-out announce themselves in `Uses` for as long as they last:
+# A search, an evaluation, a dry run announce themselves in `Uses` for as long as they last:
 # another model is refused. Answers, previews and the like are over soon and are in `Answers`:
 # another model ends them and waits.
 

@@ -12,7 +12,7 @@ import torch
 from t2local.adapt.context import check_messages, fit
 from t2local.adapt.two_pass import Workshop, peek
 from t2local.engine.requests import NextTokens
-from t2local.models.decode.out_of_memory import ANSWER, Work, shortage_told
+from t2local.models.decode.out_of_memory import ANSWER, Work, out_of_memory_told
 from t2local.models.decode.prefix_cache import PrefixCache
 from t2local.svf import Mixture
 
@@ -39,7 +39,7 @@ class Previews:
         messages, goes_on = so_far(messages, said)
         check_messages(messages)
         ids = fit(workshop.loaded, messages, ANSWER_TOKENS, goes_on).ids
-        with shortage_told(workshop.loaded, lambda: self._forget(workshop), PREVIEW):
+        with out_of_memory_told(workshop.loaded, lambda: self._forget(workshop), PREVIEW):
             base = self._likeliest(workshop, ids, Mixture(), k)
             adapted = base if mixture.is_base else self._likeliest(workshop, ids, mixture, k)
         return NextTokens(base, adapted, seconds=time.perf_counter() - started)
@@ -53,9 +53,9 @@ class Previews:
     def _likeliest(
         self, workshop: Workshop, ids: list[int], mixture: Mixture, k: int
     ) -> tuple[tuple[str, float], ...]:
-        tokenizer, adapter = workshop.loaded.tokenizer, workshop.adapter
-        with workshop.lock(), adapter.using(mixture):
-            key = adapter.key(mixture)
+        tokenizer, applier = workshop.loaded.tokenizer, workshop.applier
+        with workshop.lock(), applier.using(mixture):
+            key = applier.key(mixture)
             probabilities, kept = peek(workshop.loaded, ids, self._kept.take(key, ids))
             self._kept.put(key, kept)
         values, tokens = probabilities.topk(min(k, len(probabilities)))

@@ -16,7 +16,7 @@ from t2local.adapt.few_shot import Found, Generation, draw_shots, search
 from t2local.engine.model_slot import Uses
 from t2local.engine.shelf import Shelf
 from t2local.experts.mixture_file import MixtureFile, MixtureStore
-from t2local.models.decode.out_of_memory import Work, shortage_told
+from t2local.models.decode.out_of_memory import Work, out_of_memory_told
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel
@@ -50,7 +50,7 @@ class AdaptingDesk:
             found = search(
                 loaded, svf, experts, shots, reward, config, paths.home() / "searches", cancel
             )
-            with shortage_told(loaded, self.forget, SEARCH):
+            with out_of_memory_told(loaded, self.forget, SEARCH):
                 return (yield from found)
 
     def file_of(self, found: Found, reward: str, config: CEMConfig) -> MixtureFile:

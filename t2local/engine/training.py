@@ -18,10 +18,10 @@ from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.models.load.loader import LoadedModel, model_slug
 from t2local.svf import SVFModel
-from t2local.tasks.datasets import curriculum
+from t2local.tasks.datasets import dataset
 from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
-from t2local.training.dry_run import TryOut, lasting, try_out
+from t2local.training.dry_run import DryRunReport, dry_run_report, lasting
 from t2local.training.reports import Curves, curves, warnings
 from t2local.training.runner import other_tasks
 from t2local.training.runs import Plan, Run
@@ -31,7 +31,7 @@ MOST_LISTED = 30
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run as a page shows it. `result`: what `training.conduct.summary` says, once finished."""
+    """A run as a page shows it. `result`: what `training.running.summary` says, once finished."""
 
     status: JobStatus
     plan: Plan
@@ -62,7 +62,7 @@ class TrainingDesk:
     model: Callable[[], tuple[LoadedModel, SVFModel]]
     uses: Uses = field(default_factory=Uses)
     loading: Mapping[str, str] = field(default_factory=dict)
-    _tried: dict[tuple[str, str, TrainConfig], TryOut] = field(default_factory=dict)
+    _tried: dict[tuple[str, str, TrainConfig], DryRunReport] = field(default_factory=dict)
 
     def begin_with(self, choice: Choice) -> None:
         """Another model: later runs train on it, and what was tried on the old one is forgotten."""
@@ -89,16 +89,16 @@ class TrainingDesk:
         loaded, _ = self.model()
         return loaded.tokenizer.decode(prompt_ids(loaded, example))
 
-    def try_out(self, source: str, reward: str, config: TrainConfig) -> TryOut:
+    def dry_run_report(self, source: str, reward: str, config: TrainConfig) -> DryRunReport:
         """The base model's answers and rewards on a file's rows; remembered. `T2LocalError`."""
         key = source, reward, config
         tried = self._tried.get(key)  # another model may empty it at any time
         if tried is None:
-            lessons = curriculum(source, config.seed, config.held_out_share)
-            with self.uses.of("A try-out of the base model"):
+            lessons = dataset(source, config.seed, config.held_out_share)
+            with self.uses.of("A dry run of the base model"):
                 loaded, svf = self.model()
                 others = other_tasks("", lessons, loaded.slug)
-                tried = try_out(loaded, svf, lessons, reward, config, others)
+                tried = dry_run_report(loaded, svf, lessons, reward, config, others)
                 self._tried[key] = tried
         return tried
 
@@ -108,7 +108,7 @@ class TrainingDesk:
         Raises `T2LocalError`: a name that is taken or cannot be one, nothing to learn from.
         """
         self.check_name(name)
-        tried = self.try_out(source, reward, config)
+        tried = self.dry_run_report(source, reward, config)
         if tried.problem:
             raise T2LocalError(tried.problem)
         plan = Plan(name, source, reward, lasting(length, tried, config), **self.loading)

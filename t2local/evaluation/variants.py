@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import torch
 
 from t2local.adapt.answer_stream import BASE, Dispatch
+from t2local.adapt.applier import holding
 from t2local.adapt.dispatch import Available, Controls, Reading, first_pass, strategy_of
-from t2local.adapt.mixer import holding
 from t2local.errors import T2LocalError
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER, SKILL

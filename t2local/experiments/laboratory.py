@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 from t2local import paths
 from t2local.adapt.answer_stream import CLASSIFIER, OTHER, PROMPT
 from t2local.adapt.answering import CHOICE, batches
+from t2local.adapt.applier import holding
 from t2local.adapt.dispatch import (
     LABELS,
     Available,
@@ -30,7 +31,6 @@ from t2local.adapt.dispatch import (
     classification_prompt,
     first_pass,
 )
-from t2local.adapt.mixer import holding
 from t2local.evaluation.benchmark_tasks import question_set
 from t2local.evaluation.tally import key_of
 from t2local.experts import Expert
@@ -39,7 +39,7 @@ from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress
 from t2local.statistics import paired_difference, wilson
 from t2local.svf import SVFModel, Z, attach
-from t2local.tasks.datasets import Curriculum, curriculum, with_prompts
+from t2local.tasks.datasets import Dataset, dataset, with_prompts
 from t2local.tasks.rows import Example
 from t2local.training.config import LORA, NEXT_TOKEN, TrainConfig
 from t2local.training.loop import train
@@ -124,12 +124,12 @@ class MeasuredSet:
 
 def measured_sets(limit: int) -> dict[str, MeasuredSet]:
     """At most `limit` rows each. Raises `T2LocalError` where benchmark files are missing."""
-    topics = with_prompts(curriculum("topics"), classification_prompt).held_out
+    topics = with_prompts(dataset("topics"), classification_prompt).held_out
     every = max(1, len(topics) // limit)  # its kinds follow each other
     rows: dict[str, Sequence[Example]] = {
-        TRAINED: curriculum("arc-easy").held_out,
+        TRAINED: dataset("arc-easy").held_out,
         HARDER: [q.example for q in question_set("arc_challenge", limit).questions],
-        ARITHMETIC: curriculum("svamp-equations").held_out,
+        ARITHMETIC: dataset("svamp-equations").held_out,
         TOPICS: topics[::every],
     }
     return {name: MeasuredSet(name, tuple(given[:limit])) for name, given in rows.items()}
@@ -179,9 +179,7 @@ class Laboratory:
             self._svf.detach()
             self._svf = None
 
-    def learn(
-        self, name: str, source: Curriculum, config: TrainConfig, last: bool = False
-    ) -> Learnt:
+    def learn(self, name: str, source: Dataset, config: TrainConfig, last: bool = False) -> Learnt:
         """Train (or recall) a variant on the attached matrices, by the reward `choice`.
 
         `last`: what the last step left, instead of what validated best.
@@ -269,7 +267,7 @@ def fine_tuned(lab: Laboratory, steps: int) -> Laboratory:
     """A laboratory around the fine-tuned copy."""
     from t2local.training.lora import ADAPTER  # PEFT alone takes 60 MB of memory
 
-    source = curriculum("svamp-equations")
+    source = dataset("svamp-equations")
     config = TrainConfig(
         method=LORA, objective=NEXT_TOKEN, learning_rate=RATE, steps=steps, validate_every=steps
     )
@@ -295,7 +293,7 @@ SKILLS = tuple(label for label in LABELS if label != OTHER)
 
 def confusion(lab: Laboratory, experts: Mapping[str, Expert]) -> list[Cell]:
     """A row a dispatcher: accuracy with its interval, and counts by true and called kind."""
-    rows, reader = curriculum("topics").held_out, experts[CLASSIFIER]
+    rows, reader = dataset("topics").held_out, experts[CLASSIFIER]
     messages = [row.prompt for row in rows]
     found = []
     with lab.attached() as svf:

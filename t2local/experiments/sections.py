@@ -29,7 +29,7 @@ from t2local.progress import Progress
 from t2local.statistics import paired_difference
 from t2local.svf import Mixture, compose
 from t2local.tasks.benchmarks import load_task, show_first_test
-from t2local.tasks.datasets import Curriculum, curriculum
+from t2local.tasks.datasets import Dataset, dataset
 from t2local.tasks.rows import Example
 from t2local.training.config import LORA, NEXT_TOKEN, TrainConfig
 
@@ -40,11 +40,11 @@ GRID = (0.0, 1 / 3, 2 / 3, 1.0)
 Sets = Mapping[str, MeasuredSet]
 
 
-def source_and_config(steps: int) -> tuple[Curriculum, TrainConfig]:
-    return curriculum("arc-easy"), TrainConfig(steps=steps, validate_every=max(steps // 4, 1))
+def source_and_config(steps: int) -> tuple[Dataset, TrainConfig]:
+    return dataset("arc-easy"), TrainConfig(steps=steps, validate_every=max(steps // 4, 1))
 
 
-def as_lora(lab: Laboratory, source: Curriculum, config: TrainConfig) -> TrainConfig:
+def as_lora(lab: Laboratory, source: Dataset, config: TrainConfig) -> TrainConfig:
     """LoRA at the rate that validates best; on an attached model."""
     tried = [replace(config, method=LORA, learning_rate=rate) for rate in LORA_RATES]
     learnt = [lab.learn(f"LoRA at {c.learning_rate:g}", source, c) for c in tried]
@@ -271,11 +271,11 @@ def on_unseen_sets(
     rows: list[Cell] = []
     with lab.attached():
         subject = subject_of()
-        adapter = lora() if lora else None
+        applier = lora() if lora else None
         for name in names:
             asked = UNSEEN[name].asked(limit)
             budget = None if asked.verdict == LIKELIHOOD else max_new_tokens
-            ways = list(_variants(lab, subject, UNSEEN[name], asked, adapter))
+            ways = list(_variants(lab, subject, UNSEEN[name], asked, applier))
             found, right = _drained(lab, evaluate(subject, [asked], ways, True, budget))
             singles = {skill: right[skill] for skill in subject.skills if skill in right}
             extra = {way.name: _of_mixture(way, right, singles) for way in ways if way.shots}

@@ -35,7 +35,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 )
 
 from t2local import paths
-from t2local.adapt.mixer import holding
+from t2local.adapt.applier import holding
 from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel, load_model
 from t2local.progress import drain

@@ -113,7 +113,7 @@ ENOUGH_PROMPTS = 10  # with fewer, each row is held out in turn
 
 
 @dataclass(frozen=True)
-class Curriculum:
+class Dataset:
     """Disjoint `train`, `validation` and `held_out` rows. `source`: what a card says of them.
 
     `leave_one_out`: there are too few rows to set any aside, so all three are the same; each row is
@@ -138,21 +138,21 @@ class Curriculum:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def curriculum(source: str, seed: int = 0, held_out_share: float = HELD_OUT_SHARE) -> Curriculum:
-    """The examples that `source` names: a curriculum or a file of the user's.
+def dataset(source: str, seed: int = 0, held_out_share: float = HELD_OUT_SHARE) -> Dataset:
+    """The examples that `source` names: a dataset or a file of the user's.
 
-    `held_out_share`: of a file's rows; curricula by name have their own held-out rows.
+    `held_out_share`: of a file's rows; datasets by name have their own held-out rows.
     Raises `T2LocalError` for a name that is neither, for missing benchmark files, bad rows, or
     fewer than 5 examples.
     """
-    if source in CURRICULA:
-        return CURRICULA[source](seed)
+    if source in DATASETS:
+        return DATASETS[source](seed)
     path = Path(source).expanduser()
     if not path.exists():
         raise T2LocalError(
-            f"'{source}' is neither a file nor a curriculum; "
+            f"'{source}' is neither a file nor a dataset; "
             "give a CSV, TSV, JSON, JSONL, Parquet or spreadsheet file (.xlsx, .xls, .ods), "
-            f"or one of {', '.join(CURRICULA)}."
+            f"or one of {', '.join(DATASETS)}."
         )
     file = read_upload(path)
     if file.bad_rows:
@@ -174,21 +174,21 @@ def split_rows(
     examples: Sequence[Example],
     seed: int = 0,
     held_out_share: float = HELD_OUT_SHARE,
-) -> Curriculum:
+) -> Dataset:
     """A person's rows in three: a share is held out, a part of the rest validates.
 
-    Fewer than 10 different prompts are not divided: see `Curriculum.leave_one_out`.
+    Fewer than 10 different prompts are not divided: see `Dataset.leave_one_out`.
     """
     if len({e.group for e in examples}) < ENOUGH_PROMPTS:
         rows = list(examples)
-        return Curriculum(source, rows, rows, rows, leave_one_out=True)
+        return Dataset(source, rows, rows, rows, leave_one_out=True)
     rest, held_out = split_held_out(examples, held_out_share, seed, at_least=2)
     train, validation = split_held_out(rest, VALIDATION_SHARE, seed)
-    return Curriculum(source, train, validation, held_out)
+    return Dataset(source, train, validation, held_out)
 
 
-def folds(source: Curriculum) -> list[Curriculum]:
-    """One curriculum a prompt: its rows are held out, all others train and validate."""
+def folds(source: Dataset) -> list[Dataset]:
+    """One dataset a prompt: its rows are held out, all others train and validate."""
     parts = []
     for group in dict.fromkeys(e.group for e in source.held_out):
         rest = [e for e in source.train if e.group != group]
@@ -197,9 +197,9 @@ def folds(source: Curriculum) -> list[Curriculum]:
     return parts
 
 
-def _arc_easy(seed: int) -> Curriculum:
+def _arc_easy(seed: int) -> Dataset:
     held_out = _sample(load_task("arc_easy", "test"), HELD_OUT_ROWS, seed)
-    return Curriculum(
+    return Dataset(
         "ARC-Easy, answers scored by likelihood",
         load_task("arc_easy", "train"),
         _sample(load_task("arc_easy", "validation"), 100, seed),
@@ -207,17 +207,17 @@ def _arc_easy(seed: int) -> Curriculum:
     )
 
 
-def _svamp_equations(seed: int) -> Curriculum:
+def _svamp_equations(seed: int) -> Dataset:
     """SVAMP as a choice: which of four true equations answers the problem?"""
     rows = [c for e in load_task("svamp", "train") if (c := arithmetic_choices(e))]
     held_out = [c for e in load_task("svamp", "test") if (c := arithmetic_choices(e))]
     train, validation = split_held_out(rows, VALIDATION_SHARE, seed)
-    return Curriculum(
+    return Dataset(
         "SVAMP, the right equation among wrong ones", train, validation, held_out[:HELD_OUT_ROWS]
     )
 
 
-def _mbpp(seed: int) -> Curriculum:
+def _mbpp(seed: int) -> Dataset:
     """MBPP as its authors prompt it, with the first test shown; held out: MBPP's test split."""
     train, validation, held_out = (
         [show_first_test(e) for e in load_task("mbpp", split)]
@@ -225,7 +225,7 @@ def _mbpp(seed: int) -> Curriculum:
     )
     prompts = {e.prompt for e in (*train, *validation)}
     fresh = [e for e in held_out if e.prompt not in prompts]
-    return Curriculum(
+    return Dataset(
         "MBPP, programs run against their tests",
         [e for e in train if len(e.answer) < 400],
         _sample(validation, 48, seed),
@@ -233,11 +233,11 @@ def _mbpp(seed: int) -> Curriculum:
     )
 
 
-def _topics(seed: int) -> Curriculum:
+def _topics(seed: int) -> Dataset:
     """Messages with their kind: mathematics, code, reasoning or other (small talk)."""
     rows = topic_labels("train", 140, seed)
     train, validation = split_held_out(rows, VALIDATION_SHARE, seed)
-    return Curriculum(
+    return Dataset(
         "GSM8K, SVAMP, MBPP, ARC and small talk, labelled by kind",
         train,
         validation,
@@ -245,7 +245,7 @@ def _topics(seed: int) -> Curriculum:
     )
 
 
-CURRICULA: dict[str, Callable[[int], Curriculum]] = {
+DATASETS: dict[str, Callable[[int], Dataset]] = {
     "arc-easy": _arc_easy,
     "svamp-equations": _svamp_equations,
     "mbpp": _mbpp,
@@ -253,7 +253,7 @@ CURRICULA: dict[str, Callable[[int], Curriculum]] = {
 }
 
 
-def with_prompts(source: Curriculum, wrap: Callable[[str], str]) -> Curriculum:
+def with_prompts(source: Dataset, wrap: Callable[[str], str]) -> Dataset:
     """The same rows with each prompt rewritten by `wrap`."""
 
     def rewritten(rows: Sequence[Example]) -> list[Example]:

@@ -19,9 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
 from t2local.errors import T2LocalError
 from t2local.pictures import data_uri, picture_kind
 from t2local.tasks.rewards.math_worker import held_bytes
@@ -250,6 +247,8 @@ MOST_UNPACKED_BYTES = 2**30
 
 def parquet_rows(name: str, content: bytes) -> RowsRead:
     """All rows. Raises `T2LocalError` for a damaged file, or one that is too large unpacked."""
+    import pyarrow.parquet  # a tenth of a second that most starts can do without
+
     try:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]

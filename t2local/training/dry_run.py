@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from t2local.adapt.answering import CHOICE, action_of, answer_examples, prompt_ids
+from t2local.adapt.applier import holding
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
-from t2local.adapt.mixer import holding
 from t2local.errors import T2LocalError
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
-from t2local.tasks.datasets import Curriculum
+from t2local.tasks.datasets import Dataset
 from t2local.tasks.rewards.named import rewards_of
 from t2local.tasks.rows import Example, shown, too_long
 from t2local.training.config import NEXT_TOKEN, TrainConfig
@@ -44,7 +44,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class TryOut:
+class DryRunReport:
     """`problem`: why nothing can be learnt, "" if all is well. `step_s`: seconds a training step;
     `answer_s`: seconds a held-out row; the counts are of rows. `leave_one_out`: each row is held
     out in turn. `memory_bytes`: what a step takes beside the model; `free_bytes`: what there is.
@@ -68,14 +68,14 @@ class TryOut:
         return self.memory_bytes <= self.free_bytes
 
 
-def try_out(
+def dry_run_report(
     loaded: LoadedModel,
     svf: SVFModel,
-    source: Curriculum,
+    source: Dataset,
     reward: str,
     config: TrainConfig,
     others: Sequence[OtherTask] = (),
-) -> TryOut:
+) -> DryRunReport:
     """Answers of the base model with their rewards, and measured times.
 
     `others`: tasks on which forgetting will be measured. Raises `T2LocalError` where the reward
@@ -103,14 +103,14 @@ def try_out(
     step_s *= min(config.prompts_per_step, len(source.train)) / len(rows[:TRIED])
     memory = step_bytes(loaded, source.train, config), free_bytes(loaded.device)
     sampled_s = trial.seconds.get("sampling", 0.0) / len(rows[:TRIED])
-    return TryOut(
+    return DryRunReport(
         samples, problem, step_s, answer_s, *counts, source.leave_one_out, *memory,
         dry_s=sampled_s * min(DRY_RUN_PROMPTS, len(source.train)),
         others_s=sum(other_seconds(loaded, svf, others)),
     )  # fmt: skip
 
 
-def steps_within(seconds: float, tried: TryOut, config: TrainConfig) -> int:
+def steps_within(seconds: float, tried: DryRunReport, config: TrainConfig) -> int:
     """How many steps fit into a time, measuring included; at least a few."""
     fixed = (tried.validation + 2 * tried.held_out) * tried.answer_s
     a_step = tried.step_s + tried.validation * tried.answer_s / config.validate_every
@@ -119,19 +119,19 @@ def steps_within(seconds: float, tried: TryOut, config: TrainConfig) -> int:
     return max(FEWEST_STEPS, min(MOST_STEPS, int(steps)))
 
 
-def run_seconds(tried: TryOut, config: TrainConfig) -> float:
+def run_seconds(tried: DryRunReport, config: TrainConfig) -> float:
     """How long a run takes to its very end, by the measured times."""
     answers = (1 + checks(config)) * tried.validation + 2 * tried.held_out
     a_training = tried.dry_s + config.steps * tried.step_s + answers * tried.answer_s
     return _trainings(tried) * a_training + tried.others_s
 
 
-def _trainings(tried: TryOut) -> int:
+def _trainings(tried: DryRunReport) -> int:
     """Left out in turn, each row takes a training of its own."""
     return 1 + tried.held_out if tried.leave_one_out else 1
 
 
-def lasting(length: str, tried: TryOut, config: TrainConfig) -> TrainConfig:
+def lasting(length: str, tried: DryRunReport, config: TrainConfig) -> TrainConfig:
     """The configuration with the steps that a length of `LENGTHS` allows; others stay as set."""
     if length not in LENGTHS:
         return config
@@ -159,7 +159,7 @@ def _trial_step(
     return time.perf_counter() - started, batch
 
 
-def _refusal(loaded, svf, source: Curriculum, reward: str, config: TrainConfig) -> str:
+def _refusal(loaded, svf, source: Dataset, reward: str, config: TrainConfig) -> str:
     """Why the run itself would refuse these rows; choices need no sampling to know."""
     try:
         dry_run(policy_for(loaded, svf, source.train, reward, config), source.train, config.seed)
@@ -227,7 +227,7 @@ def _tokens(answer: str, reward: str) -> float:
 BEGINNING = 40  # characters of a prompt that a message shows
 
 
-def check_lengths(loaded: LoadedModel, source: Curriculum, config: TrainConfig) -> None:
+def check_lengths(loaded: LoadedModel, source: Dataset, config: TrainConfig) -> None:
     """Raises `T2LocalError` where a prompt and its answer take more tokens than the model reads."""
     others = () if source.leave_one_out else (*source.validation, *source.held_out)
     examples = [*source.train, *others]

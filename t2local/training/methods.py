@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from t2local.adapt.mixer import holding
+from t2local.adapt.applier import holding
 from t2local.models.decode.generate import Around
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z

@@ -21,7 +21,7 @@ from t2local.progress import CancelToken, Progress, drain
 from t2local.provenance import origin
 from t2local.statistics import paired_difference
 from t2local.svf import SVFModel, Z
-from t2local.tasks.datasets import Curriculum, curriculum, folds, with_prompts
+from t2local.tasks.datasets import Dataset, dataset, folds, with_prompts
 from t2local.tasks.rewards.named import check_reward, parts_of
 from t2local.tasks.uploads import with_choices
 from t2local.training.dry_run import check_lengths
@@ -42,7 +42,7 @@ from t2local.training.validation import OtherTask, Scored, as_card, forgetting, 
 def leave_one_out(
     loaded: LoadedModel,
     svf: SVFModel,
-    source: Curriculum,
+    source: Dataset,
     plan: Plan,
     method: Method,
     processes: Processes | None = None,
@@ -88,7 +88,7 @@ class Trained:
 def train_expert(
     loaded: LoadedModel,
     svf: SVFModel,
-    source: Curriculum,
+    source: Dataset,
     plan: Plan,
     labels: tuple[str, ...] = (),
     cancel: CancelToken | None = None,
@@ -155,7 +155,7 @@ def _later(cancel: CancelToken | None, processes: Processes | None) -> CancelTok
 def _measured(
     loaded: LoadedModel,
     svf: SVFModel,
-    source: Curriculum,
+    source: Dataset,
     plan: Plan,
     method: Method,
     outcome: TrainOutcome,
@@ -185,9 +185,9 @@ def _held_out_reward(base: Scored, trained: Scored) -> dict[str, Any]:
     return {"base": base.mean, "trained": trained.mean, "ci95_difference": interval}
 
 
-def lessons(plan: Plan) -> tuple[Curriculum, tuple[str, ...]]:
+def lessons(plan: Plan) -> tuple[Dataset, tuple[str, ...]]:
     """A run's examples, and the labels if it trains a classifier. Raises `T2LocalError`."""
-    source = curriculum(plan.source, plan.config.seed, plan.config.held_out_share)
+    source = dataset(plan.source, plan.config.seed, plan.config.held_out_share)
     if CHOICE in {name for _, name in parts_of(plan.reward)}:
         source = _listing_choices(source)
     check_reward(plan.reward, [*source.train, *source.held_out])
@@ -196,7 +196,7 @@ def lessons(plan: Plan) -> tuple[Curriculum, tuple[str, ...]]:
     return with_prompts(source, classification_prompt), LABELS
 
 
-def _listing_choices(source: Curriculum) -> Curriculum:
+def _listing_choices(source: Dataset) -> Dataset:
     """Rows without choices get all kinds of answers there are as theirs."""
     rows = with_choices([*source.train, *source.validation, *source.held_out])
     first, second = len(source.train), len(source.train) + len(source.validation)

@@ -19,7 +19,7 @@ from t2local.experts.expert import free_name, is_taken
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import SVFModel
-from t2local.tasks.datasets import DECIDING, Curriculum, probes
+from t2local.tasks.datasets import DECIDING, Dataset, probes
 from t2local.tasks.rows import Example
 from t2local.training.config import LORA
 from t2local.training.forecast import Agenda, other_seconds
@@ -66,7 +66,7 @@ FEWEST_ROWS = 4  # fewer say nothing
 MOST_EXPERTS = 4  # of the user's own, the newest ones
 
 
-def other_tasks(own: str, source: Curriculum, model_slug: str) -> tuple[OtherTask, ...]:
+def other_tasks(own: str, source: Dataset, model_slug: str) -> tuple[OtherTask, ...]:
     """The tasks of all experts but `own`, without rows that `source` holds.
 
     A user's expert of a shipped one's name stands in its place. Raises `T2LocalError` where the
@@ -84,7 +84,7 @@ def _shipped() -> dict[str, tuple[Example, ...]]:
     return sets | {DECIDING: tuple(asked)}
 
 
-def _earlier(own: str, source: Curriculum, model_slug: str) -> list[OtherTask]:
+def _earlier(own: str, source: Dataset, model_slug: str) -> list[OtherTask]:
     """Tasks of the user's newest experts for this model, oldest first."""
     files = ExpertStore(model_slug).files()
     mine = {f.expert.name: f.expert for f in files if f.expert and not f.shipped}
@@ -122,7 +122,7 @@ def _newest_first() -> Iterator[Run]:
 ADAPTER_FOLDER = "adapter"
 
 
-def conduct(
+def running(
     run: Run,
     loaded: LoadedModel,
     svf: SVFModel,

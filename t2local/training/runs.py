@@ -36,7 +36,7 @@ Event = DryRun | StepReport | Validation | Answers | Notice | Checkpoint
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is told. `source`: a curriculum or a file; `model` and below: what to load."""
+    """What a run is told. `source`: a dataset or a file; `model` and below: what to load."""
 
     name: str
     source: str

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from t2local.adapt.answering import CHOICE, action_of, choice_tokens, prompt_ids
-from t2local.adapt.mixer import may_rebuild
+from t2local.adapt.applier import may_rebuild
 from t2local.errors import T2LocalError
 from t2local.models.decode.generate import Around
 from t2local.models.decode.out_of_memory import free_memory

@@ -1,7 +1,7 @@
 """What the current numbers are worth: greedy answers, a dry run, what was forgotten.
 
-Forgetting is measured on tasks the expert was not trained on: the same rows are answered greedily by
-the base model and under the trained numbers, so the interval is one of the paired difference. An
+Forgetting is measured on tasks the expert was not trained on: the same rows are answered greedily
+by the base model and under the trained numbers, so the interval is one of the paired difference. An
 expert alone at full strength is measured, the hardest case: mixed into an answer it weighs less.
 Departure from the paper, which does not measure it.
 """

@@ -155,7 +155,7 @@ EXAMPLES = (
         theme.colour("code"),
     ),
     Example(
-        "Which object conducts electricity best: a wooden spoon, a copper wire or a glass cup?",
+        "Which object runs electricity best: a wooden spoon, a copper wire or a glass cup?",
         "reasoning",
         theme.colour("reasoning"),
     ),

@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
+from t2local.adapt.applier import Applier
 from t2local.adapt.dispatch import Available
-from t2local.adapt.mixer import Adapter
 from t2local.adapt.two_pass import Workshop
 from t2local.models.decode.prefix_cache import PrefixCache
 from t2local.svf import attach
@@ -24,5 +24,5 @@ def workshop(tiny_loaded):
     experts = {"math": random_z(svf, 1), "code": random_z(svf, 2), "reader": random_z(svf, 3)}
     lock = threading.RLock()
     available = Available(("math", "code"), ("math", "code"), "reader", ("math", "code", "other"))
-    adapter = Adapter(svf, experts)
-    return Workshop(loaded, adapter, PrefixCache(), lambda: lock, available=available)
+    applier = Applier(svf, experts)
+    return Workshop(loaded, applier, PrefixCache(), lambda: lock, available=available)

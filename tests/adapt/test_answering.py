@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2local.adapt.answering import NOT_FINITE, TOO_LONG, answer_batch, answer_examples, prompt_ids
-from t2local.adapt.mixer import holding
+from t2local.adapt.applier import holding
 from t2local.evaluation.measure import evaluate
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
 from t2local.evaluation.variants import Subject, mixed

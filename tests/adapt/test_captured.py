@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from t2local.adapt.answer_stream import Steered, Token
+from t2local.adapt.applier import Applier, GraphMixtures
 from t2local.adapt.dispatch import Controls
-from t2local.adapt.mixer import Adapter, CapturedMixtures
 from t2local.adapt.two_pass import Steering, Workshop, answer
-from t2local.models.decode.cuda_graphs import CapturedSteps, StepDecoder, why_not
+from t2local.models.decode.cuda_graphs import GraphSteps, StepDecoder, why_not
 from t2local.models.decode.prefix_cache import PrefixCache
 from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import describe
@@ -66,10 +66,10 @@ def captures(monkeypatch):
 def capturing(workshop, captures, monkeypatch):
     """The workshop with captured steps; the model never ends by itself."""
     monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
-    before = workshop.adapter
-    steps = CapturedMixtures(before.svf, CapturedSteps(workshop.loaded))
-    adapter = Adapter(before.svf, before.experts, captured=steps)
-    return replace(workshop, adapter=adapter, prefixes=PrefixCache())
+    before = workshop.applier
+    steps = GraphMixtures(before.svf, GraphSteps(workshop.loaded))
+    applier = Applier(before.svf, before.experts, captured=steps)
+    return replace(workshop, applier=applier, prefixes=PrefixCache())
 
 
 def speak(workshop, mixture, sampling=GREEDY, ask=ASK, **options):
@@ -191,32 +191,30 @@ def test_without_memory_for_a_fixed_cache_the_forward_answers(workshop, capturin
 
     monkeypatch.setattr(StepDecoder, "take_over", none_left)
     assert speak(capturing, MATH)[-1].texts == speak(workshop, MATH)[-1].texts
-    assert capturing.adapter.quick(MATH, may_pack=True) is None
+    assert capturing.applier.quick(MATH, may_pack=True) is None
 
 
 def test_graphs_outlive_a_restock_and_see_the_retrained_expert(workshop, capturing, captures):
     speak(capturing, MATH)
-    before = capturing.adapter
+    before = capturing.applier
     experts = {**before.experts, "math": random_z(before.svf, 7)}
-    steps = CapturedMixtures(before.svf, CapturedSteps(workshop.loaded))
-    adapter = Adapter(before.svf, experts, captured=steps)
-    adapter.take_over(before)
-    exact = replace(workshop, adapter=Adapter(before.svf, experts))
-    found = speak(replace(capturing, adapter=adapter), MATH)[-1].texts
+    steps = GraphMixtures(before.svf, GraphSteps(workshop.loaded))
+    applier = Applier(before.svf, experts, captured=steps)
+    applier.take_over(before)
+    exact = replace(workshop, applier=Applier(before.svf, experts))
+    found = speak(replace(capturing, applier=applier), MATH)[-1].texts
     assert found == speak(exact, MATH)[-1].texts
     assert captures == ["adapted 0"]
 
 
 def test_a_graph_serves_experts_of_some_matrices_with_their_branches_alone(workshop, capturing):
-    svf = workshop.adapter.svf
+    svf = workshop.applier.svf
     part = {n: row for n, row in random_z(svf, 5).items() if "mlp" in n}
-    adapter = Adapter(
-        svf, {"math": part}, captured=CapturedMixtures(svf, CapturedSteps(workshop.loaded))
-    )
-    with adapter.quick(MATH, may_pack=True).around():
+    applier = Applier(svf, {"math": part}, captured=GraphMixtures(svf, GraphSteps(workshop.loaded)))
+    with applier.quick(MATH, may_pack=True).around():
         assert {n for n, layer in svf.layers.items() if n in layer.in_force.deltas} == set(part)
-    exact = replace(workshop, adapter=Adapter(svf, {"math": part}))
-    found = replace(capturing, adapter=adapter)
+    exact = replace(workshop, applier=Applier(svf, {"math": part}))
+    found = replace(capturing, applier=applier)
     assert speak(found, MATH)[-1].texts == speak(exact, MATH)[-1].texts
 
 
@@ -232,10 +230,10 @@ def test_on_a_gpu_captured_tokens_are_plain_ones_and_no_z_is_captured_twice(
     assert why_not(loaded) == ""
     svf = attach(loaded.model)
     experts = {"math": random_z(svf, 1), "code": random_z(svf, 2)}
-    steps = CapturedSteps(loaded)
-    adapters = Adapter(svf, experts), Adapter(svf, experts, captured=CapturedMixtures(svf, steps))
+    steps = GraphSteps(loaded)
+    adapters = Applier(svf, experts), Applier(svf, experts, captured=GraphMixtures(svf, steps))
     plain, capturing = (
-        Workshop(loaded, adapter, PrefixCache(), lambda: svf.lock) for adapter in adapters
+        Workshop(loaded, applier, PrefixCache(), lambda: svf.lock) for applier in adapters
     )
     for mixture in (MATH, CODE, Mixture(), Mixture({"math": -0.5}), MATH):
         assert speak(capturing, mixture)[-1].texts == speak(plain, mixture)[-1].texts

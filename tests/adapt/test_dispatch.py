@@ -67,7 +67,7 @@ def test_probabilities_sum_to_one_over_the_labels(workshop):
 
 def test_the_classifier_expert_changes_what_pass_one_says(workshop):
     base = label_probabilities(workshop.loaded, ASKED[:1])
-    with workshop.adapter.using(Mixture({"reader": 1.0})):
+    with workshop.applier.using(Mixture({"reader": 1.0})):
         adapted = label_probabilities(workshop.loaded, ASKED[:1])
     assert base != adapted
 
@@ -91,7 +91,7 @@ def test_without_a_question_the_user_decides():
 
 
 def reading(workshop):
-    return Reading(workshop.loaded, workshop.available, workshop.adapter.using)
+    return Reading(workshop.loaded, workshop.available, workshop.applier.using)
 
 
 @pytest.mark.parametrize("strategy", ["prompt", "classifier"])

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from t2local.adapt.answering import score_choices
+from t2local.adapt.applier import Applier
 from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT, LAYERS, MATRIX, CEMConfig, begin, population
 from t2local.adapt.few_shot import draw_shots, search
-from t2local.adapt.mixer import Adapter
 from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import CancelToken, drain
 from t2local.svf import attach
@@ -67,7 +67,7 @@ def test_the_mixture_found_gives_the_z_of_the_best_candidate(made, sharing):
     loaded, svf, experts = made
     config = CEMConfig(population=6, generations=2, sharing=sharing)
     found = drain(search(loaded, svf, experts, CHOICES, "choice", config))
-    z = Adapter(svf, experts).z_of(found.mixture)
+    z = Applier(svf, experts).z_of(found.mixture)
     with svf.using(z), torch.no_grad():
         scored = score_choices(loaded, CHOICES)
     pairs = zip(scored, CHOICES, strict=True)

@@ -7,8 +7,8 @@ import torch
 
 from t2local.adapt import two_pass
 from t2local.adapt.answer_stream import Done, Steered, Token
+from t2local.adapt.applier import BASE_KEY, Applier
 from t2local.adapt.dispatch import Controls
-from t2local.adapt.mixer import BASE_KEY, Adapter
 from t2local.adapt.two_pass import Steering, answer
 from t2local.models.decode.int8 import Packer, float_product
 from t2local.models.decode.prefix_cache import PrefixCache
@@ -29,10 +29,10 @@ def packing(workshop, monkeypatch):
     monkeypatch.setattr("t2local.models.fit.anatomy.ENGINES", {torch.backends.quantized.engine})
     workshop.loaded.model.generation_config.eos_token_id = None
     monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
-    before = workshop.adapter
+    before = workshop.applier
     packer = Packer(workshop.loaded, float_product)
-    adapter = Adapter(before.svf, before.experts, packer=packer)
-    return replace(workshop, adapter=adapter, prefixes=PrefixCache())
+    applier = Applier(before.svf, before.experts, packer=packer)
+    return replace(workshop, applier=applier, prefixes=PrefixCache())
 
 
 def speak(workshop, mixture, sampling=GREEDY, **options):
@@ -43,8 +43,8 @@ def speak(workshop, mixture, sampling=GREEDY, **options):
 def test_a_packed_answer_is_the_exact_one_where_products_are_exact(workshop, packing, mixture):
     exact = speak(workshop, mixture)[-1]
     packed = speak(packing, mixture)[-1]
-    assert packing.adapter.packed(mixture) is not None
-    assert workshop.adapter.packed(mixture) is None
+    assert packing.applier.packed(mixture) is not None
+    assert workshop.applier.packed(mixture) is None
     assert (packed.texts, packed.tokens) == (exact.texts, exact.tokens)
     again = speak(packing, mixture)[-1]  # from the kept copy and the kept prefix
     assert again.texts == exact.texts
@@ -55,16 +55,16 @@ def test_an_answer_to_be_repeated_is_packed_before_its_first_token(packing):
         events = answer(packing, ASK, Controls("manual", mixture=MATH), sampling)
         next(events)  # what was decided
         next(events)  # a token
-        assert packing.adapter.packed(MATH) is not None
+        assert packing.applier.packed(MATH) is not None
         events.close()
-        packing.adapter._packed.clear()
+        packing.applier._packed.clear()
 
 
 def test_others_are_packed_between_tokens_once_they_go_on(packing):
     ready = {}
     for event in answer(packing, ASK, Controls("manual", mixture=MATH), SAMPLED):
         if isinstance(event, Token):
-            ready[event.tokens] = packing.adapter.packed(MATH) is not None
+            ready[event.tokens] = packing.applier.packed(MATH) is not None
     after = [n for n, packed in ready.items() if packed]
     assert min(after) > two_pass.PACK_AFTER
     assert ready[max(ready)]
@@ -74,18 +74,18 @@ def test_others_are_packed_between_tokens_once_they_go_on(packing):
 def test_side_by_side_and_short_answers_stay_exact(packing, options):
     short = replace(GREEDY, max_new_tokens=64 if options else two_pass.WORTH_PACKING - 1)
     speak(packing, MATH, short, **options)
-    assert packing.adapter.packed(MATH) is None
+    assert packing.applier.packed(MATH) is None
 
 
 def test_what_came_from_8_bits_is_counted_and_none_where_answers_are_to_be_exact(workshop, packing):
     packed = speak(packing, MATH)[-1]
-    assert packed.packed_tokens == packed.tokens - 1  # the first comes with the prompt
+    assert packed.int8_tokens == packed.tokens - 1  # the first comes with the prompt
     exact = speak(packing, MATH, replace(GREEDY, exact=True))[-1]
-    assert exact.packed_tokens == 0
-    assert speak(workshop, MATH)[-1].packed_tokens == 0
+    assert exact.int8_tokens == 0
+    assert speak(workshop, MATH)[-1].int8_tokens == 0
     assert len(packing.prefixes._kept) == 2, "nor is a prefix taken over"
     sampled = speak(packing, CODE, SAMPLED)[-1]
-    assert 0 < sampled.packed_tokens < sampled.tokens - two_pass.PACK_AFTER
+    assert 0 < sampled.int8_tokens < sampled.tokens - two_pass.PACK_AFTER
 
 
 def test_a_turn_of_the_wheel_goes_back_to_the_branch_at_once(workshop, packing):
@@ -111,30 +111,30 @@ def test_stopping_while_it_is_packed_leaves_nothing_half_done(packing):
     last = list(events)[-1]
     assert isinstance(last, Done)
     assert last.finish == "cancelled"
-    assert packing.adapter.packed(MATH) is None
+    assert packing.applier.packed(MATH) is None
     assert speak(packing, MATH)[-1].finish == "length"
 
 
 def test_another_mixture_gives_up_what_is_half_packed_and_few_copies_are_kept(packing):
-    adapter = packing.adapter
-    adapter.pack_on(MATH)
+    applier = packing.applier
+    applier.pack_on(MATH)
     mixtures = [Mixture({"math": a}) for a in (0.1, 0.2, 0.3, 0.4)]
     for mixture in mixtures:
-        while adapter.pack_on(mixture):
+        while applier.pack_on(mixture):
             pass
-    assert [adapter.packed(m) is not None for m in mixtures] == [False, True, True, True]
-    assert adapter.packed(MATH) is None
+    assert [applier.packed(m) is not None for m in mixtures] == [False, True, True, True]
+    assert applier.packed(MATH) is None
 
 
 def test_copies_outlive_a_restock_where_their_experts_do(packing):
-    adapter = packing.adapter
+    applier = packing.applier
     for mixture in (Mixture(), MATH, CODE):
-        while adapter.pack_on(mixture):
+        while applier.pack_on(mixture):
             pass
-    retrained = {**adapter.experts, "code": adapter.experts["reader"]}
-    after = Adapter(adapter.svf, retrained, packer=Packer(packing.loaded, float_product))
-    after.take_over(adapter)
+    retrained = {**applier.experts, "code": applier.experts["reader"]}
+    after = Applier(applier.svf, retrained, packer=Packer(packing.loaded, float_product))
+    after.take_over(applier)
     assert after.key(Mixture()) == BASE_KEY
-    assert after.packed(Mixture()) is adapter.packed(Mixture())
-    assert after.packed(MATH) is adapter.packed(MATH)
+    assert after.packed(Mixture()) is applier.packed(Mixture())
+    assert after.packed(MATH) is applier.packed(MATH)
     assert after.packed(CODE) is None

@@ -69,9 +69,9 @@ def test_a_classifier_that_gives_nan_sends_the_message_to_the_base_model_and_say
     workshop, value, soft
 ):
     broken = {
-        n: torch.full_like(row, value) for n, row in workshop.adapter.experts["reader"].items()
+        n: torch.full_like(row, value) for n, row in workshop.applier.experts["reader"].items()
     }
-    workshop.adapter.experts["reader"] = broken
+    workshop.applier.experts["reader"] = broken
     first, *_, done = events(workshop, Controls(CLASSIFIER, soft))
     decision = first.dispatch
     assert decision.mixture.is_base

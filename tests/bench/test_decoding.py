@@ -18,7 +18,7 @@ def test_speeds_and_errors_are_measured_and_the_model_is_left_alone(tiny_loaded)
     ids = torch.arange(5, 25)[None]
     before = loaded.model(ids).logits
     z = random_z(svf, rms=0.2)
-    measured = bench.packed_decoding(loaded, untouched, svf, z, [50, 60, 70], 4, 2)
+    measured = bench.int8_decoding(loaded, untouched, svf, z, [50, 60, 70], 4, 2)
     assert torch.equal(loaded.model(ids).logits, before)
     values = {row.variant: row.value for row in measured.rows}
     speeds = [values[name] for name in (bench.GENERATE, bench.EXACT, bench.BASE, bench.ADAPTED)]

@@ -7,7 +7,7 @@ import torch
 
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
-from t2local.models.decode.cuda_graphs import CapturedSteps, StepDecoder
+from t2local.models.decode.cuda_graphs import GraphSteps, StepDecoder
 from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 
@@ -49,7 +49,7 @@ def test_where_steps_are_captured_it_is_tried(model_folder, monkeypatch, problem
 
     monkeypatch.setattr(StepDecoder, "__init__", built)
     found = opened(model_folder)
-    assert isinstance(found.workshop.adapter._captured.steps, CapturedSteps)
+    assert isinstance(found.workshop.applier._captured.steps, GraphSteps)
     expected = f"plain steps ({problem})" if problem else "captured steps (CUDA graphs)"
     assert found.decoding() == expected
     assert found.decoding() == expected
@@ -64,11 +64,11 @@ def test_the_status_counts_the_copies_there_are(engine, model_folder, packable):
     assert before.resident_bytes == before.basis_bytes + before.copies_bytes + (
         base.resident_bytes - base.basis_bytes - base.copies_bytes
     )
-    assert before.copies_bytes == whole._ready().workshop.adapter.copies_bytes > 0  # the classifier
+    assert before.copies_bytes == whole._ready().workshop.applier.copies_bytes > 0  # the classifier
     asked = ChatRequest(ASK, Controls("manual", mixture=Mixture({"math": 1.0})), LONG)
     whole._ready().loaded.model.generation_config.eos_token_id = None
     done = list(whole.answer("s", asked))[-1]
     after = whole.status
-    assert done.packed_tokens > 0
+    assert done.int8_tokens > 0
     assert after.copies_bytes > before.copies_bytes
     assert after.resident_bytes - after.copies_bytes == before.resident_bytes - before.copies_bytes

@@ -33,9 +33,9 @@ def mixture_file(path, mixture, **task):
 def test_every_strategy_that_is_offered_can_be_measured(desk, engine, rows, tmp_path):
     loaded, svf = engine._trained_model()
     method = LoRAMethod(loaded, svf, rank=2, alpha=4, seed=0)
-    method.save(method.start(), tmp_path / "adapter")
+    method.save(method.start(), tmp_path / "applier")
     found = mixture_file(tmp_path / "m.json", Mixture({"math": 0.5, "code": 0.2}))
-    names = (*desk.names(), found, f"lora:{tmp_path / 'adapter'}")
+    names = (*desk.names(), found, f"lora:{tmp_path / 'applier'}")
     assert {"base", "math", "prompt", "classifier:hard", "oracle"} <= set(names)
     results = drain(desk.run(EvaluationPlan((rows,), names, limit=6))).results
     assert {result.strategy for result in results} == set(names)

@@ -117,7 +117,7 @@ def test_a_lora_run_has_no_z_to_snapshot(engine, data):
     name = engine.jobs.start(plan(data, config=lora))
     with pytest.raises(T2LocalError, match="LoRA adapter, which is no z"):
         engine.jobs.snapshot(name)
-    assert "adapter lies" in wait(engine, name, FINISHED, FAILED).message
+    assert "applier lies" in wait(engine, name, FINISHED, FAILED).message
     assert "red" not in [e.name for e in engine.experts()]
 
 

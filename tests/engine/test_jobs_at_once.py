@@ -24,7 +24,7 @@ def fake(monkeypatch):
     """Runs that take steps until they are stopped; one called "broken" fails at its first."""
     begun, steps = Counter(), Counter()
 
-    def conduct(run, loaded, svf, adopt, cancel):
+    def running(run, loaded, svf, adopt, cancel):
         begun[run.name] += 1
         while not cancel.cancelled:
             steps[run.name] += 1
@@ -33,7 +33,7 @@ def fake(monkeypatch):
             yield Progress("at work", steps[run.name], 0)
         return SimpleNamespace(expert=None)
 
-    monkeypatch.setattr("t2local.engine.jobs.conduct", conduct)
+    monkeypatch.setattr("t2local.engine.jobs.running", running)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # threads take turns in the middle of everything
     jobs = Jobs(lambda: (None, None), print)

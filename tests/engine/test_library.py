@@ -3,7 +3,7 @@
 import pytest
 
 from t2local.adapt.answer_stream import Done, Steered, Token
-from t2local.adapt.mixer import Adapter
+from t2local.adapt.applier import Applier
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.models.decode.sampling import Sampling
@@ -99,12 +99,12 @@ def test_a_preview_of_an_expert_that_is_deleted_meanwhile_is_as_before(engine, m
     controls = Controls("manual", mixture=Mixture({"math": 1.0}))
     asked = ChatRequest(ASK, controls, GREEDY)
     before = engine.next_tokens("s", asked, controls.mixture)
-    check = Adapter.check
+    check = Applier.check
 
-    def checked(adapter, mixture):
-        check(adapter, mixture)
+    def checked(applier, mixture):
+        check(applier, mixture)
         engine.library.delete("math")
 
-    monkeypatch.setattr(Adapter, "check", checked)
+    monkeypatch.setattr(Applier, "check", checked)
     found = engine.next_tokens("s", asked, controls.mixture)
     assert [word for word, _ in found.adapted] == [word for word, _ in before.adapted]

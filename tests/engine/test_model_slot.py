@@ -220,8 +220,8 @@ def test_a_last_choice_that_is_gone_gives_way_to_the_default(model_folder, monke
 def test_the_classifier_stays_warm_when_experts_change(engine):
     def copy():
         """What pass 1 would read with at once, None where it would have to rebuild first."""
-        adapter, reader = engine._ready().workshop.adapter, engine._ready().reader
-        return adapter._rebuilt.get(adapter.key(reader))
+        applier, reader = engine._ready().workshop.applier, engine._ready().reader
+        return applier._rebuilt.get(applier.key(reader))
 
     at_first = copy()
     assert at_first
@@ -233,8 +233,8 @@ def test_the_classifier_stays_warm_when_experts_change(engine):
     while copy() is None:
         assert time.monotonic() < deadline, "another one is rebuilt in the background"
         time.sleep(0.01)
-    adapter, reading = engine._ready().workshop.adapter, engine._ready().reader
-    fresh = adapter.svf.rebuild(adapter.z_of(reading))
+    applier, reading = engine._ready().workshop.applier, engine._ready().reader
+    fresh = applier.svf.rebuild(applier.z_of(reading))
     assert all(torch.equal(copy()[name], matrix) for name, matrix in fresh.items())
 
 

@@ -15,7 +15,7 @@ import torch
 from t2local.adapt.answer_stream import Dispatched, Done, Steered
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
-from t2local.models.decode.out_of_memory import shortage_told
+from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 from tests.engine.watched import RED, Watched
@@ -53,7 +53,7 @@ def watched(request, model_folder, engine, monkeypatch, often):
         monkeypatch.setattr("t2local.models.decode.cuda_graphs.why_not", lambda loaded: "")
         monkeypatch.setattr("t2local.models.decode.cuda_graphs.SMALLEST", 128)
         engine = Engine(str(model_folder)).load()
-        assert engine._ready().workshop.adapter._captured is not None
+        assert engine._ready().workshop.applier._captured is not None
     found = Watched(engine, monkeypatch)
     found.adopt()
     yield found
@@ -105,7 +105,7 @@ def training(watched: Watched) -> None:
             watched.asking("code"),
             watched.maybe_short("steps"),
             watched.svf.using(z),  # still held when memory runs out
-            shortage_told(watched.loaded, watched.engine._forget),
+            out_of_memory_told(watched.loaded, watched.engine._forget),
         ):
             watched.loaded.model(ids).logits.square().mean().backward()
             assert all(row.grad is not None for row in z.values())
@@ -164,7 +164,7 @@ def test_ten_thousand_operations_without_an_error_or_a_wrong_z(watched):
     assert sum(watched.done[kind] for kind in SHARES) >= 5000
     assert watched.check_logits() >= SHARES["tokens"]
     assert sum(n for kind, n in watched.done.items() if kind.startswith("short")) >= 8
-    captured = watched.engine._ready().workshop.adapter._captured
+    captured = watched.engine._ready().workshop.applier._captured
     assert captured is None or len(captured._filled) >= 1
     assert watched.svf.lock._owner is None
     assert not watched.engine._answers._moments

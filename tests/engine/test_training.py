@@ -70,24 +70,24 @@ def test_a_taken_or_impossible_name_is_refused_before_anything_runs(engine, data
 
 
 def test_a_try_out_shows_what_the_base_model_earns_and_changes_nothing(engine, data):
-    before = engine.desk.try_out(data, "choice", QUICK)
+    before = engine.desk.dry_run_report(data, "choice", QUICK)
     assert {sample.reward for sample in before.samples} <= {1.0, -1.0}
     assert before.problem == ""
     assert before.step_s > 0
     assert (before.train, before.validation, before.held_out) == (15, 3, 6)
-    assert engine.desk.try_out(data, "choice", QUICK) is before, "remembered"
+    assert engine.desk.dry_run_report(data, "choice", QUICK) is before, "remembered"
 
 
 def test_what_cannot_teach_is_refused_with_the_reason(engine, tmp_path):
     same = [{"prompt": f"p {i}?", "answer": "red", "choices": ["blue", "grey"]} for i in range(24)]
     source = written(tmp_path / "hopeless.jsonl", same)
-    assert "Nothing to learn" in engine.desk.try_out(source, "exact", QUICK).problem
+    assert "Nothing to learn" in engine.desk.dry_run_report(source, "exact", QUICK).problem
     with pytest.raises(T2LocalError, match="Nothing to learn"):
         engine.desk.start("red", source, "exact", OWN, QUICK)
     texts = [{"prompt": f"p {i}?", "answer": "zebra"} for i in range(24)]
     source = written(tmp_path / "texts.jsonl", texts)
-    assert "nothing to learn" in engine.desk.try_out(source, "exact", QUICK).problem
-    assert "needs a column" in engine.desk.try_out(source, "code", QUICK).problem
+    assert "nothing to learn" in engine.desk.dry_run_report(source, "exact", QUICK).problem
+    assert "needs a column" in engine.desk.dry_run_report(source, "code", QUICK).problem
 
 
 def test_a_prompt_is_shown_as_the_model_reads_it(engine):
@@ -111,7 +111,7 @@ def test_a_failed_run_says_why(engine, data, tmp_path):
 
 
 def test_a_length_is_turned_into_steps_that_fit(engine, data):
-    tried = engine.desk.try_out(data, "choice", QUICK)
+    tried = engine.desk.dry_run_report(data, "choice", QUICK)
     minute = lasting("a minute", tried, QUICK)
     assert minute.steps >= 4
     assert steps_within(600, tried, QUICK) >= steps_within(60, tried, QUICK)
@@ -132,7 +132,7 @@ def test_a_try_out_is_announced_before_it_takes_the_model_and_outlives_its_memor
     desk, taken, model = engine.desk, [], engine.desk.model
 
     def announced():
-        with pytest.raises(T2LocalError, match="try-out"), engine.uses.nobody():
+        with pytest.raises(T2LocalError, match="dry run"), engine.uses.nobody():
             pass
         taken.append(True)
         return model()
@@ -146,5 +146,5 @@ def test_a_try_out_is_announced_before_it_takes_the_model_and_outlives_its_memor
     of = engine.uses.of
     monkeypatch.setattr(engine.uses, "of", emptied)
     monkeypatch.setattr(desk, "model", announced)
-    assert desk.try_out(data, "choice", QUICK).problem == ""
+    assert desk.dry_run_report(data, "choice", QUICK).problem == ""
     assert taken == [True]

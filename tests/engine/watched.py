@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from t2local.adapt.applier import Applier
 from t2local.adapt.context import fit
-from t2local.adapt.mixer import Adapter
 from t2local.engine.engine import Engine
 from t2local.engine.preview import Previews
 from t2local.errors import T2LocalError
@@ -21,7 +21,7 @@ RED = "red"  # the expert that is adopted again and again, each time with anothe
 VERSIONS = 4
 SHORT = 100  # every such forward finds no memory
 GUARDED = {
-    Adapter: (
+    Applier: (
         "using", "settle", "settle_if_repeated", "take_over", "packed", "quick", "pack_on",
         "release",
     ),

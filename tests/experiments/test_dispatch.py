@@ -8,15 +8,15 @@ from t2local.experiments import laboratory
 from t2local.experiments.laboratory import Book, Laboratory
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER
-from t2local.tasks.datasets import Curriculum
+from t2local.tasks.datasets import Dataset
 from t2local.tasks.rows import Example
 
 ROWS = tuple(Example(f"message {i * i} " * (1 + i % 4), LABELS[i % 4]) for i in range(37))
 
 
 def test_counts_are_what_pass_one_calls_each_message(tiny_loaded, tmp_path, monkeypatch):
-    source = Curriculum("topics", (), (), ROWS)
-    monkeypatch.setattr(laboratory, "curriculum", lambda name: source)
+    source = Dataset("topics", (), (), ROWS)
+    monkeypatch.setattr(laboratory, "dataset", lambda name: source)
     loaded = tiny_loaded("llama")
     lab = Laboratory(loaded, Book(tmp_path, ("test",)), lambda event: None)
     with lab.attached() as svf:

@@ -8,7 +8,7 @@ import torch
 from t2local.experiments import laboratory, sections
 from t2local.experiments.laboratory import ARITHMETIC, TRAINED, Book, Laboratory, MeasuredSet
 from t2local.experts import Expert
-from t2local.tasks.datasets import Curriculum
+from t2local.tasks.datasets import Dataset
 from t2local.tasks.rows import Example
 
 WORDS = ("red", "green", "blue", "grey")
@@ -30,9 +30,9 @@ def sets():
 
 @pytest.fixture
 def lab(tiny_loaded, tmp_path, monkeypatch):
-    source = Curriculum("colours", ROWS[:12], ROWS[12:18], ROWS[18:])
+    source = Dataset("colours", ROWS[:12], ROWS[12:18], ROWS[18:])
     for module in (sections, laboratory):
-        monkeypatch.setattr(module, "curriculum", lambda name: source)
+        monkeypatch.setattr(module, "dataset", lambda name: source)
     loaded = tiny_loaded("llama")
     said = []
     made = Laboratory(loaded, Book(tmp_path / "book", (loaded.name,)), said.append)

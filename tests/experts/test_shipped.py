@@ -2,8 +2,8 @@
 
 import pytest
 
+from t2local.adapt.applier import Applier
 from t2local.adapt.dispatch import label_probabilities
-from t2local.adapt.mixer import Adapter
 from t2local.experts import ExpertStore, read_expert
 from t2local.experts.expert import CLASSIFIER
 from t2local.experts.store import check_fits
@@ -61,10 +61,10 @@ def test_every_card_says_what_was_measured_and_how_to_repeat_it(experts):
 
 def test_the_classifier_tells_the_subjects_apart(experts, svf, embedded):
     reader = next(e for e in experts.values() if e.kind == CLASSIFIER)
-    adapter = Adapter(svf, {reader.name: reader.z})
+    applier = Applier(svf, {reader.name: reader.z})
     questions = [(text, label) for label, texts in ASKED.items() for text in texts]
     questions += [(text, "other") for text in small_talk("held_out")[:14]]
-    with adapter.using(Mixture({reader.name: 1.0})):
+    with applier.using(Mixture({reader.name: 1.0})):
         shares = [label_probabilities(embedded, [t], reader.labels)[0] for t, _ in questions]
     right = [max(s, key=s.get) == label for s, (_, label) in zip(shares, questions, strict=True)]
     assert sum(right) >= 0.9 * len(right), [

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks.datasets import curriculum, with_prompts
+from t2local.tasks.datasets import dataset, with_prompts
 from tests.tasks.workbook_files import xlsx
 
 
@@ -19,14 +19,14 @@ def forty(tmp_path):
 
 
 def test_the_three_parts_are_disjoint_and_complete(forty):
-    parts = curriculum(forty)
+    parts = dataset(forty)
     prompts = [{e.prompt for e in p} for p in (parts.train, parts.validation, parts.held_out)]
     assert sum(map(len, prompts)) == len(set.union(*prompts)) == 40
 
 
 def test_the_hash_says_which_rows(forty):
-    parts = curriculum(forty)
-    assert parts.sha256 == curriculum(forty).sha256
+    parts = dataset(forty)
+    assert parts.sha256 == dataset(forty).sha256
     assert parts.sha256 != with_prompts(parts, str.upper).sha256
     assert with_prompts(parts, str.upper).train[0].prompt == parts.train[0].prompt.upper()
 
@@ -41,27 +41,27 @@ def test_the_hash_says_which_rows(forty):
 )
 def test_too_few_or_bad_rows_are_refused(tmp_path, rows, word):
     with pytest.raises(T2LocalError, match=word):
-        curriculum(write(tmp_path / "few.jsonl", rows))
+        dataset(write(tmp_path / "few.jsonl", rows))
 
 
 def test_an_unknown_source_is_named_with_what_there_is():
     with pytest.raises(T2LocalError, match=r"'nothing\.csv' is neither.*arc-easy"):
-        curriculum("nothing.csv")
+        dataset("nothing.csv")
 
 
 def test_the_held_out_share_is_adjustable(forty):
-    assert len(curriculum(forty, held_out_share=0.5).held_out) == 20
-    assert len(curriculum(forty).held_out) == 10
+    assert len(dataset(forty, held_out_share=0.5).held_out) == 20
+    assert len(dataset(forty).held_out) == 10
 
 
 def test_what_was_read_of_a_workbook_is_said(tmp_path):
     rows = [["prompt", "answer"], *([f"question {i}", str(i)] for i in range(12))]
     path = tmp_path / "mine.xlsx"
     path.write_bytes(xlsx({"Mails": rows, "Old": rows}))
-    assert "Only the sheet 'Mails' is read" in curriculum(str(path)).note
+    assert "Only the sheet 'Mails' is read" in dataset(str(path)).note
 
 
 def test_the_hint_names_every_kind_of_file():
     for kind in ("CSV", "Parquet", "spreadsheet"):
         with pytest.raises(T2LocalError, match=kind):
-            curriculum("nothing")
+            dataset("nothing")

@@ -2,7 +2,7 @@ import pytest
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.tasks.datasets import curriculum
+from t2local.tasks.datasets import dataset
 from t2local.tasks.files import read_examples
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import keep_rows, keep_text, read_draft, write_rows
@@ -33,7 +33,7 @@ def test_columns_and_earlier_turns_survive(tmp_path):
 
 def test_a_choice_is_kept_with_its_choices(tmp_path):
     draft = read_draft(table(tmp_path, f"prompt,answer\n{TWENTY}"))
-    lessons = curriculum(str(keep_rows(draft, "choice", False)))
+    lessons = dataset(str(keep_rows(draft, "choice", False)))
     assert lessons.train[0].columns["choices"] == ["no", "yes"]
 
 

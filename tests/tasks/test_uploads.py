@@ -14,7 +14,7 @@ from PIL import Image
 from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import question_set
 from t2local.tasks import files, uploads
-from t2local.tasks.datasets import curriculum
+from t2local.tasks.datasets import dataset
 from t2local.tasks.uploads import Uploads, read_draft, read_upload
 from t2local.ui.adapt.events import AdaptEvents
 from t2local.ui.adapt.layout import create_adapt_tab
@@ -52,7 +52,7 @@ def test_training_searching_and_evaluating_share_one_parse(tmp_path, parses):
     path = table(tmp_path)
     draft = read_draft(str(path))
     assert read_draft(str(path)) == draft
-    assert curriculum(str(path)).note == ""
+    assert dataset(str(path)).note == ""
     assert len(question_set(str(path)).questions) == 12
     assert parses == ["rows.csv"]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t2local.adapt.mixer import holding
+from t2local.adapt.applier import holding
 from t2local.svf import attach
 from t2local.tasks.rows import Example
 from t2local.training.step_memory import StepWork

@@ -12,7 +12,7 @@ from t2local.training.reports import (
     StepReport,
     Validation,
 )
-from t2local.training.runner import conduct
+from t2local.training.runner import running
 from t2local.training.runs import Plan, Run
 from t2local.training.validation import OtherTask, forgetting
 
@@ -91,7 +91,7 @@ def test_a_runs_first_event_says_what_it_has_to_do_and_the_last_that_nothing_is_
         events.append(event)
         forecast.listen(event, 0.5)
 
-    drain(conduct(run, loaded, svf, lambda expert: None), listen)
+    drain(running(run, loaded, svf, lambda expert: None), listen)
     assert isinstance(events[0], Agenda)
     assert (events[0].validation, events[0].held_out) == (1, 3)
     assert forecast.remaining_s == pytest.approx(3 * 0.5), "the trained one's answers"

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from t2local.adapt.mixer import holding
+from t2local.adapt.applier import holding
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import attach
 from t2local.tasks.rows import Example

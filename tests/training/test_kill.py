@@ -12,7 +12,7 @@ import torch
 from t2local.progress import drain
 from t2local.svf import attach
 from t2local.training.config import TrainConfig
-from t2local.training.runner import conduct
+from t2local.training.runner import running
 from t2local.training.runs import Plan, Run
 
 KILLS = 20
@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def finish(run, loaded, svf):
-    return drain(conduct(run, loaded, svf, lambda expert: None))
+    return drain(running(run, loaded, svf, lambda expert: None))
 
 
 @pytest.mark.timeout(240)

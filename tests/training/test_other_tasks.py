@@ -6,14 +6,14 @@ import random
 import pytest
 
 from t2local.experts import ExpertStore
-from t2local.tasks.datasets import Curriculum
+from t2local.tasks.datasets import Dataset
 from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.recipe import lessons, make_expert
 from t2local.training.runner import MOST_CHOICES, MOST_EXPERTS, MOST_TEXTS, other_tasks
 from t2local.training.runs import Plan, Run
 
-NOTHING = Curriculum("", [], [], [])
+NOTHING = Dataset("", [], [], [])
 
 
 @pytest.fixture
@@ -68,10 +68,10 @@ def test_at_most_so_many_rows_and_fewer_to_write(earlier, loaded):
 def test_rows_that_the_new_expert_has_are_not_another_tasks(earlier, loaded):
     _, source = earlier("mails")
     some = random.Random(0).sample(list(source.held_out), 3)
-    task = other_tasks("new", Curriculum("", some, [], []), loaded.slug)[-1]
+    task = other_tasks("new", Dataset("", some, [], []), loaded.slug)[-1]
     assert len(task.rows) == len(source.held_out) - 3
     assert not {e.prompt for e in task.rows} & {e.prompt for e in some}
-    everything = Curriculum("", source.held_out, source.train, source.validation)
+    everything = Dataset("", source.held_out, source.train, source.validation)
     assert "mails" not in names("new", everything, loaded)
 
 

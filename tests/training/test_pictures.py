@@ -17,7 +17,7 @@ from t2local.progress import drain
 from t2local.svf import attach
 from t2local.tasks.files import read_examples
 from t2local.training.config import TrainConfig
-from t2local.training.runner import conduct
+from t2local.training.runner import running
 from t2local.training.runs import Plan, Run
 from tests.pictures import painted
 
@@ -49,7 +49,7 @@ def seeing(llava):
 def test_an_expert_learns_what_only_the_picture_tells(seeing, data):
     config = TrainConfig(steps=12, learning_rate=5e-2, validate_every=6, prompts_per_step=6)
     run = Run.create(Plan("colours", str(data), "choice", config))
-    trained = drain(conduct(run, *seeing, lambda expert: None))
+    trained = drain(running(run, *seeing, lambda expert: None))
     assert all(".language_model." in name for name in trained.expert.z)
     examples = read_examples(data).examples
     with torch.no_grad(), seeing[1].using(trained.expert.z):
@@ -61,7 +61,7 @@ def test_training_without_eyes_is_refused(tiny_loaded, data):
     loaded = tiny_loaded("llama")
     run = Run.create(Plan("colours", str(data), "choice", TrainConfig(steps=1)))
     with pytest.raises(T2LocalError, match="8 rows have a picture, but tiny-llama reads text"):
-        drain(conduct(run, loaded, attach(loaded.model), lambda expert: None))
+        drain(running(run, loaded, attach(loaded.model), lambda expert: None))
 
 
 def test_every_row_is_read_with_its_own_picture(seeing, data):

@@ -4,7 +4,7 @@ import torch
 from t2local.experts import ExpertStore
 from t2local.experts.store import check_fits
 from t2local.progress import CancelToken, Progress, drain
-from t2local.tasks.datasets import Curriculum
+from t2local.tasks.datasets import Dataset
 from t2local.training.config import TrainConfig
 from t2local.training.recipe import train_expert
 from t2local.training.reports import MEASURING_FORGOTTEN
@@ -14,7 +14,7 @@ from t2local.training.validation import OtherTask
 
 @pytest.fixture
 def trained(loaded, svf, colours):
-    source = Curriculum("colours", colours[:8], colours[8:10], colours[10:])
+    source = Dataset("colours", colours[:8], colours[8:10], colours[10:])
     config = TrainConfig(steps=3, prompts_per_step=4, learning_rate=2e-2, validate_every=3)
     plan = Plan("red", "colours", "choice", config, "Says red", command="t2local train")
     return drain(train_expert(loaded, svf, source, plan)).expert
@@ -42,7 +42,7 @@ def test_a_trained_expert_fits_the_model_it_was_trained_on_and_survives_its_file
 
 
 def test_a_stop_while_forgetting_is_measured_keeps_the_expert(loaded, svf, colours):
-    source = Curriculum("colours", colours[:8], colours[8:10], colours[10:])
+    source = Dataset("colours", colours[:8], colours[8:10], colours[10:])
     config = TrainConfig(steps=2, prompts_per_step=4, validate_every=2)
     others = [OtherTask(name, tuple(colours[:4])) for name in ("first", "second")]
     cancel = CancelToken()

@@ -5,7 +5,7 @@ import pytest
 from t2local.adapt.answering import prompt_ids
 from t2local.errors import T2LocalError
 from t2local.progress import drain
-from t2local.tasks.datasets import Curriculum
+from t2local.tasks.datasets import Dataset
 from t2local.tasks.rows import Example
 from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.dry_run import check_lengths
@@ -16,8 +16,8 @@ SHORT = Example("Short?", "yes")
 
 
 def all_rows(*rows):
-    """Rows of a curriculum too small to set any aside: each counts once."""
-    return Curriculum("rows", rows, rows, rows, leave_one_out=True)
+    """Rows of a dataset too small to set any aside: each counts once."""
+    return Dataset("rows", rows, rows, rows, leave_one_out=True)
 
 
 def room(loaded, example):
@@ -47,7 +47,7 @@ def test_a_choice_counts_its_longest_choice(loaded):
 
 def test_a_run_is_refused_with_the_number_of_rows_and_the_first(loaded, svf):
     long = [Example(f"Long {i}: {'x' * 600}\nand on", "a") for i in range(2)]
-    source = Curriculum("rows", [SHORT, long[0]], [SHORT], [long[1]])
+    source = Dataset("rows", [SHORT, long[0]], [SHORT], [long[1]])
     plan = Plan("e", "rows", "exact", TrainConfig(steps=1), "", command="")
     with pytest.raises(T2LocalError) as refused:
         drain(train_expert(loaded, svf, source, plan))

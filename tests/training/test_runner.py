@@ -12,7 +12,7 @@ from t2local.experts import Expert, ExpertStore, HeldOut
 from t2local.progress import drain
 from t2local.training.config import LORA, TrainConfig
 from t2local.training.reports import Held, Notice, StepReport
-from t2local.training.runner import ADAPTER_FOLDER, conduct
+from t2local.training.runner import ADAPTER_FOLDER, running
 from t2local.training.runs import Plan, Run
 from t2local.training.validation import OtherTask
 
@@ -26,7 +26,7 @@ def new_run(data, **config):
 
 def test_a_run_ends_with_its_expert_and_a_summary_on_disk(loaded, svf, data):
     adopted, run = [], new_run(data)
-    trained = drain(conduct(run, loaded, svf, adopted.append))
+    trained = drain(running(run, loaded, svf, adopted.append))
     assert adopted == [trained.expert]
     assert trained.expert.training["run"] == run.name
     result = json.loads((run.folder / "expert.json").read_text())
@@ -38,21 +38,21 @@ def test_a_run_ends_with_its_expert_and_a_summary_on_disk(loaded, svf, data):
 def test_forgetting_on_other_tasks_stands_on_the_card(loaded, svf, data, colours, monkeypatch):
     task = OtherTask("colours", tuple(colours[:4]))
     monkeypatch.setattr("t2local.training.runner.other_tasks", lambda *_: (task,))
-    trained = drain(conduct(new_run(data), loaded, svf, lambda expert: None))
+    trained = drain(running(new_run(data), loaded, svf, lambda expert: None))
     (measured,) = trained.expert.training["forgetting"]
     assert (measured["task"], measured["n"]) == ("colours", 4)
 
 
 def test_a_lora_run_leaves_an_adapter_and_no_expert(loaded, svf, data):
     run = new_run(data, method=LORA)
-    trained = drain(conduct(run, loaded, svf, pytest.fail))
+    trained = drain(running(run, loaded, svf, pytest.fail))
     assert trained.expert is None
     assert (run.folder / ADAPTER_FOLDER / "adapter_model.safetensors").is_file()
     assert json.loads((run.folder / "expert.json").read_text())["method"] == LORA
 
 
 def test_a_full_disk_holds_the_run_until_there_is_room(loaded, svf, data, monkeypatch):
-    whole = drain(conduct(new_run(data), loaded, svf, lambda expert: None))
+    whole = drain(running(new_run(data), loaded, svf, lambda expert: None))
     run, held = new_run(data), []
     record = Run.record
 
@@ -62,7 +62,7 @@ def test_a_full_disk_holds_the_run_until_there_is_room(loaded, svf, data, monkey
         record(self, event)
 
     monkeypatch.setattr(Run, "record", full_at_step_2)
-    work = conduct(run, loaded, svf, lambda expert: None)
+    work = running(run, loaded, svf, lambda expert: None)
     trained = drain(work, lambda e: held.append(e) if isinstance(e, Held) else None)
     assert [h.reason for h in held] == ["The disk is full."] * 3
     assert torch.equal(trained.outcome.flat, whole.outcome.flat)
@@ -79,7 +79,7 @@ class HalfWritten(io.BufferedRandom):
 
 def test_half_a_line_is_taken_back_when_the_disk_is_full(loaded, svf, data, monkeypatch):
     run = new_run(data)
-    drain(conduct(run, loaded, svf, lambda expert: None))
+    drain(running(run, loaded, svf, lambda expert: None))
     before = (run.folder / "metrics.jsonl").read_bytes()
     opening = lambda path, mode, **_: HalfWritten(io.FileIO(path, "a+"))  # noqa: E731
     monkeypatch.setattr(pathlib.Path, "open", opening)
@@ -99,7 +99,7 @@ def named_red(loaded, svf):
 
 def test_an_expert_that_took_the_runs_name_meanwhile_is_kept(loaded, svf, data):
     store, run, told = named_red(loaded, svf), new_run(data), []
-    work = conduct(run, loaded, svf, store.save)
+    work = running(run, loaded, svf, store.save)
     trained = drain(work, lambda e: told.append(e.text) if isinstance(e, Notice) else None)
     assert trained.expert.name == "red-2"
     assert told == ["Another expert is called 'red' by now: this one is kept as 'red-2'."]
@@ -111,7 +111,7 @@ def test_an_expert_that_took_the_runs_name_meanwhile_is_kept(loaded, svf, data):
 
 def test_an_expert_left_by_the_same_run_is_replaced(loaded, svf, data):
     store, run = ExpertStore(loaded.slug), new_run(data)
-    drain(conduct(run, loaded, svf, store.save))
+    drain(running(run, loaded, svf, store.save))
     (run.folder / "expert.json").unlink()  # killed before it was written
-    assert drain(conduct(run, loaded, svf, store.save)).expert.name == "red"
+    assert drain(running(run, loaded, svf, store.save)).expert.name == "red"
     assert [f.path.stem for f in store.files()] == ["red"]

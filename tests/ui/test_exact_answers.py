@@ -19,7 +19,7 @@ def shown(done: Done) -> str:
 
 def test_an_answer_from_8_bit_weights_says_so_and_how_to_do_without():
     assert "8-bit weights" not in shown(DONE)
-    html = shown(replace(DONE, packed_tokens=4))
+    html = shown(replace(DONE, int8_tokens=4))
     assert "8-bit weights</span>" in html
     assert "exact answers" in html
 

@@ -197,7 +197,7 @@ def why_not(loaded: LoadedModel) -> str:
     return positions_problem(loaded.model.config)
 
 
-class CapturedCache:
+class GraphCache:
     """Keys and values of one sequence in the fixed cache, which is in use while this is alive."""
 
     def __init__(self, decoder: StepDecoder) -> None:
@@ -212,7 +212,7 @@ class CapturedCache:
         return self.decoder.ordinary()
 
 
-class CapturedSteps:
+class GraphSteps:
     """The fixed cache of `loaded` and the graphs on it. `problem`: why there will be no more.
 
     Guarded by the model's lock (`SVFModel.lock`), which the caller holds.
@@ -221,10 +221,10 @@ class CapturedSteps:
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self._decoder: StepDecoder | None = None
-        self._in_use: weakref.ref[CapturedCache] | None = None
+        self._in_use: weakref.ref[GraphCache] | None = None
         self.problem = ""
 
-    def take(self, ordinary: DynamicCache, n_tokens: int) -> CapturedCache | None:
+    def take(self, ordinary: DynamicCache, n_tokens: int) -> GraphCache | None:
         """The fixed cache with what `ordinary` holds and room for `n_tokens` in all.
 
         None while another answer has it, and where there is a `problem`.
@@ -237,11 +237,11 @@ class CapturedSteps:
         except torch.OutOfMemoryError:
             self._give_up(f"there is no memory for a fixed cache of {n_tokens:,} tokens")
             return None
-        cache = CapturedCache(decoder)
+        cache = GraphCache(decoder)
         self._in_use = weakref.ref(cache)
         return cache
 
-    def step(self, cache: CapturedCache, tokens: Tensor, variant: str, around: Around) -> Tensor:
+    def step(self, cache: GraphCache, tokens: Tensor, variant: str, around: Around) -> Tensor:
         """As `StepDecoder.step`; what could not be captured ran as it is, and is a `problem`."""
         logits = cache.decoder.step(tokens, variant, around)
         if cache.decoder.problem:
@@ -280,14 +280,14 @@ class CapturedSteps:
 class Variant:
     """Captured steps under what `around()` puts in force; `name` as in `StepDecoder.step`."""
 
-    steps: CapturedSteps
+    steps: GraphSteps
     name: str
     around: Around
 
-    def begin(self, ordinary: DynamicCache, n_tokens: int) -> CapturedCache | None:
-        """See `CapturedSteps.take`."""
+    def begin(self, ordinary: DynamicCache, n_tokens: int) -> GraphCache | None:
+        """See `GraphSteps.take`."""
         return self.steps.take(ordinary, n_tokens)
 
-    def step(self, cache: CapturedCache, tokens: Tensor) -> Tensor:
+    def step(self, cache: GraphCache, tokens: Tensor) -> Tensor:
         """Next-token logits `[1, V]` after one more token `[1]`."""
         return self.steps.step(cache, tokens, self.name, self.around)

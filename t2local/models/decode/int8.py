@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from t2local.models.fit.anatomy import eight_bit_products, packing_problem
+from t2local.models.fit.anatomy import eight_bit_products, int8_problem
 from t2local.models.fit.estimate import product_bytes
 from t2local.models.load.loader import LoadedModel
 
@@ -34,7 +34,7 @@ Product = Callable[[Tensor], Tensor]  # [B, n] -> [B, m]
 
 
 @dataclass(frozen=True)
-class PackedLayer:
+class Int8Layer:
     """One decoder layer: two norms' weights `[h]` and four products, q/k/v and gate/up stacked."""
 
     attention_norm: Tensor
@@ -46,10 +46,10 @@ class PackedLayer:
 
 
 @dataclass(frozen=True)
-class PackedModel:
+class Int8Model:
     """All that a step needs. `cosines`, `sines`: `[T, d]`; the first half of the sines is −sin."""
 
-    layers: tuple[PackedLayer, ...]
+    layers: tuple[Int8Layer, ...]
     embedding: Tensor  # [V, h] float32
     norm: Tensor
     head: Product
@@ -68,7 +68,7 @@ def why_not(loaded: LoadedModel) -> str:
         return "only float32 models on the CPU are packed"
     if loaded.spread:
         return "its layers are spread over memory and disk"
-    if problem := packing_problem(type(loaded.model).__name__, loaded.model.config):
+    if problem := int8_problem(type(loaded.model).__name__, loaded.model.config):
         return problem
     if not eight_bit_products():
         return "this processor has no 8-bit products (AVX-512 VNNI)"
@@ -101,7 +101,7 @@ class Packer:
         )
 
     @torch.no_grad()
-    def packing(self, matrices: Matrices) -> Generator[None, None, PackedModel]:
+    def packing(self, matrices: Matrices) -> Generator[None, None, Int8Model]:
         """Pack the weights that `matrices` gives; yields after each layer, for others to go on."""
         model, config = self._loaded.model, self._loaded.model.config
         if self._shared is None:
@@ -114,7 +114,7 @@ class Packer:
             layers.append(self._layer(f"model.layers.{index}.", matrices))
             yield
         norm, head, cosines, sines = self._shared
-        return PackedModel(
+        return Int8Model(
             layers=tuple(layers),
             embedding=model.get_input_embeddings().weight,
             norm=norm,
@@ -128,7 +128,7 @@ class Packer:
             own_bytes=config.num_hidden_layers * self._layer_bytes(),
         )
 
-    def _layer(self, prefix: str, matrices: Matrices) -> PackedLayer:
+    def _layer(self, prefix: str, matrices: Matrices) -> Int8Layer:
         model, largest = self._loaded.model, self._largest
 
         def weights(names: tuple[str, ...]) -> list[Tensor]:
@@ -155,7 +155,7 @@ class Packer:
         of_qkv = smoothing(largest[prefix + attention[0]], qkv)
         of_mlp = smoothing(largest[prefix + "mlp.up_proj"], gate_up)
         product = self._product
-        return PackedLayer(
+        return Int8Layer(
             attention_norm=norm("input_layernorm") / of_qkv,
             qkv=product(qkv * of_qkv, bias(attention)),
             out=product(out, bias(("self_attn.o_proj",))),
@@ -283,10 +283,10 @@ class FastCache:
 
 
 @dataclass(frozen=True)
-class PackedSteps:
+class Int8Steps:
     """The steps of a packed model, as `Decoder.quickly` takes them."""
 
-    model: PackedModel
+    model: Int8Model
 
     def begin(self, ordinary: DynamicCache, n_tokens: int) -> FastCache:
         """Take the cache over; it grows by itself, whatever `n_tokens` come to be."""
@@ -298,7 +298,7 @@ class PackedSteps:
 
 
 @torch.no_grad()
-def fast_step(model: PackedModel, cache: FastCache, token: int) -> Tensor:
+def fast_step(model: Int8Model, cache: FastCache, token: int) -> Tensor:
     """Next-token logits `[1, V]` after `token`, which joins the cache."""
     cache.make_room()
     here, size, kv_heads = cache.length, model.head_size, model.kv_heads

@@ -43,7 +43,7 @@ ANSWER = Work("This answer", "shorten the chat or begin a new one")
 
 
 @contextlib.contextmanager
-def shortage_told(
+def out_of_memory_told(
     loaded: LoadedModel, forget: Callable[[], None], work: Work = ANSWER
 ) -> Iterator[None]:
     """Turn a shortage inside the block into a `T2LocalError`; the model stays usable.

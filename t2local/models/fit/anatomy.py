@@ -52,7 +52,7 @@ FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 ENGINES = {"x86", "fbgemm"}
 
 
-def packing_problem(family: str, config: PreTrainedConfig) -> str:
+def int8_problem(family: str, config: PreTrainedConfig) -> str:
     """Why a model of the class `family` is not packed, in a few words; "" when it can be."""
     if family not in FAMILIES or config.hidden_act != "silu":
         return f"{family} is not among the families that are packed"
@@ -126,7 +126,7 @@ TARGETS = ("all", "mlp", "attention")
 def anatomy(config: PreTrainedConfig, name: str = "this model") -> Anatomy:
     """Take the model of `config` apart. Raises `T2LocalError` when no language model is in it."""
     model = _on_meta(config, name)
-    packable = not packing_problem(type(model).__name__, config)
+    packable = not int8_problem(type(model).__name__, config)
     text = config.get_text_config()
     heads = text.num_attention_heads
     return Anatomy(

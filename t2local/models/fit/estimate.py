@@ -10,14 +10,14 @@ from t2local.models.fit.anatomy import TARGETS, Anatomy, eight_bit_products
 
 # --- What is kept beside a small model so that answers come faster, and how large that is.
 #
-# Rebuilt matrices of mixtures that stay (`adapt.adapter`) and their 8-bit copies on a CPU
+# Rebuilt matrices of mixtures that stay (`adapt.applier`) and their 8-bit copies on a CPU
 # (`packed`). The sizes are those of as many copies as there can be; a chat begins with none. How
 # fbgemm lays a packed matrix out was measured (PyTorch 2.13, AVX-512 VNNI).
 
 REBUILD_BYTES = 2 * 2**30  # a model up to this size may keep rebuilt copies beside it
 REBUILT_COPIES = 2  # the classifier's, and the mixture used again and again
 PACK_BYTES = 100 * 2**20  # a smaller model answers at once as it is
-PACKED_COPIES = 3  # a quarter of the model's size each: the base model's and two mixtures'
+INT8_COPIES = 3  # a quarter of the model's size each: the base model's and two mixtures'
 
 BLOCK, PARTS = 512, 6  # inputs of a packed matrix in a block; the last is cut to sixths of one
 ROWS = 48  # that are packed together
@@ -37,7 +37,7 @@ def packed_bytes(parts: Anatomy) -> int:
     sizes = {True: 0, False: 0}  # adapted: in every copy; the head: once
     for matrix in parts.matrices:
         sizes[matrix.adapted] += product_bytes(matrix.out_features, matrix.in_features)
-    return PACKED_COPIES * sizes[True] + sizes[False] + rotary_bytes(parts)
+    return INT8_COPIES * sizes[True] + sizes[False] + rotary_bytes(parts)
 
 
 def product_bytes(m: int, n: int) -> int:

@@ -185,7 +185,7 @@ def _timing(done: Done) -> dict[str, Any]:
         "tokens": done.tokens,
         "tokens_per_s": done.tokens_per_s,
         "finish": done.finish,
-        "packed_tokens": done.packed_tokens,
+        "packed_tokens": done.int8_tokens,
         "context_used": done.context_used,
         "context_length": done.context_length,
     }

@@ -181,7 +181,7 @@ class TrainEvents:
 
     def tried(self, values: dict) -> dict:
         step, config = self.step, self.step.form.read(values)
-        tried = self.desk.try_out(self._kept(values), self._reward(values), config)
+        tried = self.desk.dry_run_report(self._kept(values), self._reward(values), config)
         estimate = estimate_html(tried, lasting(values[step.length], tried, config))
         return {step.tried: tried, step.tried_shown: tried_html(tried), step.estimate: estimate}
 

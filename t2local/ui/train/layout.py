@@ -43,7 +43,7 @@ class DataStep:
 
 @dataclass(frozen=True)
 class RunStep:
-    """`tried`: the last try-out of these rows, None before."""
+    """`tried`: the last dry run of these rows, None before."""
 
     group: gr.Column
     reward: gr.Dropdown

@@ -10,11 +10,11 @@ from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, QUEUED, R
 from t2local.engine.training import RunReport
 from t2local.experts import HeldOut
 from t2local.plots import theme
-from t2local.tasks.datasets import Curriculum, split_rows
+from t2local.tasks.datasets import Dataset, split_rows
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import Draft
 from t2local.training.config import TrainConfig
-from t2local.training.dry_run import Sample, TryOut, in_words, run_seconds
+from t2local.training.dry_run import DryRunReport, Sample, in_words, run_seconds
 from t2local.training.reports import Curves
 from t2local.training.validation import in_words as said
 from t2local.ui.forms import USUAL, way_of
@@ -56,7 +56,7 @@ def rows_html(draft: Draft, as_read: Sequence[str], held_out_share: float) -> st
     )
 
 
-def _parts(parts: Curriculum) -> str:
+def _parts(parts: Dataset) -> str:
     if parts.leave_one_out:
         return (
             "too few to set any aside, so all are learnt from, and each is "
@@ -78,7 +78,7 @@ def reward_html(draft: Draft, reward: str) -> str:
     )
 
 
-def tried_html(tried: TryOut) -> str:
+def tried_html(tried: DryRunReport) -> str:
     """What the base model says to a few rows and what it earns for it."""
     rows = "".join(_sample(sample) for sample in tried.samples)
     problem = f'<p class="note">{escape(tried.problem)}</p>' if tried.problem else ""
@@ -91,7 +91,7 @@ def tried_html(tried: TryOut) -> str:
     )
 
 
-def estimate_html(tried: TryOut | None, config: TrainConfig) -> str:
+def estimate_html(tried: DryRunReport | None, config: TrainConfig) -> str:
     """Time and memory of a run, as far as they are known."""
     if tried is None:
         return '<p class="quiet">How long that is in steps is measured when it starts.</p>'

@@ -8,7 +8,7 @@ import torch
 from transformers import DynamicCache
 
 from t2local.models.decode import cuda_graphs
-from t2local.models.decode.cuda_graphs import CapturedSteps, StepDecoder, Variant
+from t2local.models.decode.cuda_graphs import GraphSteps, StepDecoder, Variant
 from t2local.models.decode.generate import Decoder, Sampling
 from t2local.svf import attach
 from tests.svf.support import random_z, relative
@@ -81,7 +81,7 @@ def test_a_cache_is_taken_over_and_given_back_as_the_forward_filled_it(tiny, fam
 def test_the_fixed_cache_is_as_large_as_the_longest_answer_needs(tiny_loaded, monkeypatch):
     monkeypatch.setattr(cuda_graphs, "SMALLEST", 16)
     loaded = tiny_loaded()
-    steps, sizes = CapturedSteps(loaded), []
+    steps, sizes = GraphSteps(loaded), []
     for prompt, more in ((5, 8), (5, 30), (40, 400), (5, 200), (5, 10)):
         decoder = Decoder(loaded, list(range(3, 3 + prompt)), Sampling(max_new_tokens=more))
         decoder.push(decoder.sample(decoder.logits()))

@@ -6,7 +6,7 @@ from t2local.models.decode.generate import Decoder, Sampling
 from t2local.models.decode.int8 import (
     ROOM,
     FastCache,
-    PackedSteps,
+    Int8Steps,
     Packer,
     fast_step,
     float_product,
@@ -98,7 +98,7 @@ def test_a_cache_grows_without_losing_what_it_holds(packable):
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(max_new_tokens=12, seed=3)])
 def test_the_decoder_says_the_same_and_stops_at_the_same_place(packable, sampling):
     loaded = packable()
-    model = PackedSteps(packed(loaded))
+    model = Int8Steps(packed(loaded))
 
     def said(quick):
         decoder = Decoder(loaded, PROMPT, sampling)
@@ -116,7 +116,7 @@ def test_the_decoder_says_the_same_and_stops_at_the_same_place(packable, samplin
 
 def test_a_kept_cache_serves_either_way_and_steps_may_take_turns(packable):
     loaded = packable()
-    model = PackedSteps(packed(loaded))
+    model = Int8Steps(packed(loaded))
     ordinary, fast = (Decoder(loaded, PROMPT, GREEDY) for _ in range(2))
     for turn in range(9):
         serving = model if turn % 3 else None

@@ -8,7 +8,7 @@ import torch
 from t2local.adapt.dispatch import Controls
 from t2local.adapt.two_pass import answer
 from t2local.errors import T2LocalError
-from t2local.models.decode.out_of_memory import out_of_memory, shortage_told
+from t2local.models.decode.out_of_memory import out_of_memory, out_of_memory_told
 from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 from tests.adapt.conftest import workshop
@@ -56,7 +56,7 @@ def test_a_shortage_in_a_layer_is_one_sentence_and_the_next_answer_is_right(
 
 def test_what_helps_depends_on_the_model(workshop):
     small = replace(workshop.loaded, quantization="nf4", device="cuda:0")
-    with pytest.raises(T2LocalError) as told, shortage_told(small, lambda: None):
+    with pytest.raises(T2LocalError) as told, out_of_memory_told(small, lambda: None):
         raise SHORTAGES[0]
     assert "the GPU's memory" in str(told.value)
     assert "nf4" not in str(told.value)
@@ -72,7 +72,7 @@ def test_caches_go_and_the_failed_tensors_with_them(tiny_loaded):
 
     with (
         pytest.raises(T2LocalError),
-        shortage_told(tiny_loaded(), lambda: forgotten.append(True)),
+        out_of_memory_told(tiny_loaded(), lambda: forgotten.append(True)),
     ):
         forward()
     assert forgotten == [True]
@@ -81,5 +81,8 @@ def test_caches_go_and_the_failed_tensors_with_them(tiny_loaded):
 
 def test_another_error_stays_what_it_is(tiny_loaded):
     assert not out_of_memory(RuntimeError("shapes do not match"))
-    with pytest.raises(RuntimeError, match="shapes"), shortage_told(tiny_loaded(), lambda: None):
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        out_of_memory_told(tiny_loaded(), lambda: None),
+    ):
         raise RuntimeError("shapes do not match")

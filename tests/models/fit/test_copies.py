@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 from t2local.adapt.adapter import Adapter
 from t2local.models.anatomy import anatomy
-from t2local.models.copies import PACKED_COPIES, REBUILT_COPIES, packed_bytes, rebuilt_bytes
+from t2local.models.copies import INT8_COPIES, REBUILT_COPIES, packed_bytes, rebuilt_bytes
 from t2local.models.freed import blocks_returned_when_freed
 from t2local.models.load import describe
 from t2local.models.memory import return_freed_memory
@@ -40,7 +40,7 @@ loaded = describe(AutoModelForCausalLM.from_config(config), byte_tokenizer(), "b
 svf = attach(loaded.model, "all", "int8")
 expert = {name: torch.full((rank,), 1.1) for name, rank in svf.ranks.items()}
 adapter = Adapter(svf, {"one": expert}, REBUILT_COPIES, packer=Packer(loaded))
-mixtures = [Mixture({"one": a / 10}) for a in range(1, PACKED_COPIES + 3)]
+mixtures = [Mixture({"one": a / 10}) for a in range(1, INT8_COPIES + 3)]
 parts, found = anatomy(config), []
 
 def measured(make, estimated):

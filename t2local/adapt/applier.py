@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from t2local.errors import T2LocalError
-from t2local.models.decode.cuda_graphs import CapturedSteps, Variant
+from t2local.models.decode.cuda_graphs import GraphSteps, Variant
 from t2local.models.decode.generate import Around, Quick
-from t2local.models.decode.int8 import PackedModel, PackedSteps, Packer
-from t2local.models.fit.estimate import PACKED_COPIES, REBUILD_BYTES
+from t2local.models.decode.int8 import Int8Model, Int8Steps, Packer
+from t2local.models.fit.estimate import INT8_COPIES, REBUILD_BYTES
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Gains, Mixture, SVFModel, Z, compose
 from t2local.svf.fused import ZBuffer
@@ -32,13 +32,13 @@ from t2local.svf.fused import ZBuffer
 # experts. Nothing is captured again while sliders move.
 
 
-class CapturedMixtures:
+class GraphMixtures:
     """`steps` under mixtures of `svf`'s experts; outlives the experts that come and go.
 
     Guarded by the model's lock (`SVFModel.lock`), which the caller holds.
     """
 
-    def __init__(self, svf: SVFModel, steps: CapturedSteps) -> None:
+    def __init__(self, svf: SVFModel, steps: GraphSteps) -> None:
         self.steps = steps
         self._svf = svf
         self._buffers: dict[frozenset[str], tuple[str, ZBuffer]] = {}  # their variants' names
@@ -72,7 +72,7 @@ Alpha = tuple[tuple[str, float], ...]  # expert and weight, by name, without zer
 
 @dataclass(frozen=True)
 class MixtureKey:
-    """Equal only for mixtures that give the same `z`; see `Adapter.key`.
+    """Equal only for mixtures that give the same `z`; see `Applier.key`.
 
     `generation`: of the experts that the names stand for, None for the base model alone. The other
     fields are those of `Mixture`.
@@ -115,7 +115,7 @@ def holding(loaded: LoadedModel, svf: SVFModel, z: Z) -> Around:
 _GENERATIONS = itertools.count()
 
 
-class Adapter:
+class Applier:
     """Experts by name on one model. `rebuild_limit`: rebuilt copies kept (0: never rebuild).
 
     `mixable`: the experts that people may mix (None: all); a classifier only decides. `packer`:
@@ -133,7 +133,7 @@ class Adapter:
         rebuild_limit: int = 0,
         mixable: Collection[str] | None = None,
         packer: Packer | None = None,
-        captured: CapturedMixtures | None = None,
+        captured: GraphMixtures | None = None,
     ) -> None:
         self.svf = svf
         self._mixable = tuple(experts if mixable is None else mixable)
@@ -144,8 +144,8 @@ class Adapter:
         self._captured = captured
         self._matrices = {matrix for z in self.experts.values() for matrix in z}
         self._packer = packer
-        self._packed: OrderedDict[MixtureKey, PackedModel] = OrderedDict()
-        self._packing: tuple[MixtureKey, Generator[None, None, PackedModel]] | None = None
+        self._packed: OrderedDict[MixtureKey, Int8Model] = OrderedDict()
+        self._packing: tuple[MixtureKey, Generator[None, None, Int8Model]] | None = None
         self._last: tuple[MixtureKey, Z] = (BASE_KEY, {})
         self._last_applied = BASE_KEY
 
@@ -198,7 +198,7 @@ class Adapter:
         while len(self._rebuilt) > self._limit:
             self._rebuilt.popitem(last=False)
 
-    def take_over(self, before: "Adapter") -> None:
+    def take_over(self, before: "Applier") -> None:
         """Keep those copies of `before` whose experts are here with the same `z`.
 
         `before`: of the same model, so that one lock guards both.
@@ -233,7 +233,7 @@ class Adapter:
         """Whether quick steps, where there are any, come from 8-bit copies."""
         return self._packer is not None
 
-    def packed(self, mixture: Mixture) -> PackedModel | None:
+    def packed(self, mixture: Mixture) -> Int8Model | None:
         """The 8-bit copy for this mixture, None while there is none."""
         return self._packed.get(self.key(mixture))
 
@@ -244,7 +244,7 @@ class Adapter:
         """
         packed = self.packed(mixture) if may_pack else None
         if packed is not None:
-            return PackedSteps(packed)
+            return Int8Steps(packed)
         if self._captured is None:
             return None
         return self._captured.under(self.key(mixture), self.z_of(mixture), self._matrices)
@@ -286,7 +286,7 @@ class Adapter:
             next(under_way[1])
         except StopIteration as packed:
             self._packed[key] = packed.value
-            while len(self._packed) > PACKED_COPIES:
+            while len(self._packed) > INT8_COPIES:
                 self._packed.popitem(last=False)
             return False
         self._packing = under_way
