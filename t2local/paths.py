@@ -51,6 +51,10 @@ def runs_dir() -> Path:
     return home() / "runs"
 
 
+def jobs_dir() -> Path:
+    return home() / "jobs"
+
+
 def default_model() -> str:
     """What to load when nobody says: `T2LOCAL_MODEL`, or the embedded model."""
     return os.environ.get("T2LOCAL_MODEL") or "embedded"

@@ -16,10 +16,15 @@ Result = TypeVar("Result")
 QUEUED, RUNNING, PAUSED, STOPPING = "queued", "running", "paused", "stopping"
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 NEXT = {  # stage -> the stages that may follow it
-    QUEUED: (RUNNING, PAUSED, STOPPING),
-    RUNNING: (PAUSED, STOPPING, FINISHED, FAILED),
+    QUEUED: (RUNNING, PAUSED, STOPPING, INTERRUPTED),
+    RUNNING: (PAUSED, STOPPING, FINISHED, FAILED, INTERRUPTED),
     PAUSED: (QUEUED, RUNNING, STOPPING, FINISHED, FAILED, INTERRUPTED),
-    STOPPING: (PAUSED, FINISHED, FAILED),  # paused: by a person, or because the disk is full
+    STOPPING: (
+        PAUSED,
+        FINISHED,
+        FAILED,
+        INTERRUPTED,
+    ),  # paused: by a person, or because the disk is full
     FINISHED: (),
     FAILED: (QUEUED,),
     INTERRUPTED: (QUEUED,),

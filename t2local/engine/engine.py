@@ -19,6 +19,7 @@ from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import Controls, offered
 from t2local.engine.chats import ChatStore
 from t2local.engine.downloads import Downloads
+from t2local.engine.job_record import KINDS
 from t2local.engine.jobs import Jobs
 from t2local.engine.loading import ASKED, Choice, Opened
 from t2local.engine.model_slot import Answers, ModelDesk, Uses
@@ -31,7 +32,7 @@ from t2local.engine.requests import (
 )
 from t2local.engine.searches import AdaptingDesk
 from t2local.engine.shelf import LibraryDesk, Shelf, expert_info
-from t2local.engine.training import Drafts, TrainingDesk
+from t2local.engine.training import Drafts, Training
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.models.decode.out_of_memory import out_of_memory_told
@@ -59,11 +60,13 @@ class Engine:
         choice = Choice(model or paths.default_model(), quantize, basis, targets, why, precision)
         self.models = ModelDesk(choice, self.uses, self._let_go)
         self._answers = Answers()
-        self.jobs = Jobs(self._trained_model, self.adopt)
-        self._drafts = Drafts(self.jobs)
-        self.desk = TrainingDesk(self.jobs, self._trained_model, self.uses)
-        self.desk.begin_with(choice)
-        self.library = LibraryDesk(self._trained_model, self.restock, self.desk.names_in_training)
+        self.jobs = Jobs()
+        self.training = Training(self.jobs, self._trained_model, self.adopt, self.uses)
+        self.training.begin_with(choice)
+        self._drafts = Drafts(self.training)
+        self.library = LibraryDesk(
+            self._trained_model, self.restock, self.training.names_in_training
+        )
         self.adapting = AdaptingDesk(
             self._trained_model, lambda: self._shelf, self.uses, self._forget
         )
@@ -93,10 +96,11 @@ class Engine:
         why). Raises `T2LocalError` at once for what cannot be loaded, and while a run, a search or
         an evaluation uses the model.
         """
-        if busy := self.jobs.busy():
+        for job in self.jobs.busy():
+            kind = KINDS[job.kind]
             raise T2LocalError(
-                f"Training '{busy[0]}' is using the model; pause or stop it in the tab Train, then "
-                "load another model."
+                f"{kind.label} '{job.name}' is using the model; pause or stop it in the tab "
+                f"{kind.tab}, then load another model."
             )
         precision = self.models.choice.precision
         choice = Choice(source.strip(), quantize, basis, targets, precision=precision)
@@ -106,7 +110,7 @@ class Engine:
         """Nobody holds the old model when this returns, abandoned answers aside."""
         self.jobs.let_go(LAST_WORDS_S)
         self._drafts.clear()
-        self.desk.begin_with(self.models.choice)
+        self.training.begin_with(self.models.choice)
         self._answers.end(LAST_WORDS_S)
 
     def adopt(self, expert: Expert) -> None:

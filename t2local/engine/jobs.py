@@ -1,259 +1,344 @@
-"""Training runs in the background: a queue, one worker, pause, stop, and what became of each run.
+"""Long work in the background: one kind of job for all of it.
 
-A run's record is its folder on disk (`training.runs`); this module only drives it, so a restarted
-server finds every run again and goes on with one that was cut off. The trainer shares the loaded
-model with the chat, one forward at a time.
+Training, a search, an evaluation, a download, loading a model, an answer: each is a `Work`, a
+generator of events. A job goes on when the page is closed, any tab finds it again by its id, and
+`stop`, `pause` and `resume` mean the same for all. Jobs of one lane wait for each other; the model
+itself is shared with chats forward by forward, through its fair lock (`svf.model`). A restarted
+server lists what was cut off and takes it up again (`resume`), as far as its kind can.
 """
 
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from t2local.errors import T2LocalError
-from t2local.experts import Expert
-from t2local.models.load.loader import LoadedModel
+from t2local import paths
+from t2local.engine.job_record import KINDS, JobStatus, Kind, Record
+from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import (
-    BUSY,
     FAILED,
     FINISHED,
     INTERRUPTED,
     PAUSED,
     QUEUED,
-    RUNNING,
-    STOPPING,
     LongWork,
     Progress,
     check_next,
 )
-from t2local.svf import SVFModel
-from t2local.training.config import SVF
-from t2local.training.forecast import Forecast
-from t2local.training.methods import SVFMethod
-from t2local.training.recipe import lessons, make_expert
-from t2local.training.reports import Checkpoint, Held, StepReport, TrainState
-from t2local.training.runner import running
-from t2local.training.runs import Plan, Run
+
+MOST_LISTED = 100
+LEFT = "Left when another model was loaded; resume it on its own model."
+
+
+class Work:
+    """One piece of long work. A kind of job is a subclass that says what is done.
+
+    `settings`: what `resume` makes it from again, as JSON values; None for what leaves no record of
+    its own here (a training run has its folder, an answer its chat). `lane`: jobs of one lane run
+    one after another.
+    """
+
+    kind: Kind
+    settings: Mapping[str, Any] | None = None
+    keeps_events = True  # else only the latest
+    stopping = "Stopping …"  # a sentence for the time until it has stopped
+
+    def __init__(self, id: str, name: str, steps: int = 0, lane: str = "") -> None:
+        self.id, self.name, self.steps = id, name, steps
+        self.lane = lane or self.kind.name
+
+    def run(self, job: "Job") -> Generator[Any, None, str]:
+        """The work itself: events as they come, a closing sentence in the end.
+
+        Raises `T2LocalError`, and `Cancelled` once `job.cancel` says so.
+        """
+        raise NotImplementedError
+
+    def figures(self, event: Any, seconds: float) -> Mapping[str, Any]:
+        """What an event that took `seconds` changes in the `JobStatus`."""
+        if isinstance(event, Progress):
+            return {"step": event.done, "steps": event.total, "message": event.stage}
+        return {}
+
+    def line(self, event: Any) -> Mapping[str, Any] | None:
+        """An event as JSON for the job's record; None for one that need not be kept."""
+        return None
+
+    def stopped(self, status: JobStatus) -> str:
+        """A sentence for work that was stopped before its end."""
+        return "Stopped."
+
+
+class Job(LongWork):
+    """A work of this process. `events`: what it told, or the latest alone."""
+
+    def __init__(self, work: Work, changed: threading.Condition) -> None:
+        status = JobStatus(
+            work.id, work.kind.name, work.name, QUEUED, steps=work.steps, started_s=time.time()
+        )
+        super().__init__(work.name, status, changed)
+        self.work = work
+        self.events: list[Any] = []
+        self.count = 0  # of all events so far
+
+    def take(self, event: Any, seconds: float) -> None:
+        with self.changed:
+            if not self.work.keeps_events:
+                self.events.clear()
+            self.events.append(event)
+            self.count += 1
+            self.tell(**self.work.figures(event, seconds))
 
 
 @dataclass(frozen=True)
-class JobStatus:
-    """Where a run stands. `message`: a sentence for a person.
+class Elsewhere:
+    """Records of jobs that another module keeps.
 
-    `eta_s`: seconds until its expert is there, None while unknown.
+    `status`: by id, None for an id that is none of these; raises `T2LocalError` for a damaged one.
+    `statuses`: of the newest ones.
     """
 
-    run: str
-    expert: str
-    stage: str
-    step: int = 0
-    steps: int = 0
-    message: str = ""
-    eta_s: float | None = None
-
-
-class _Job(LongWork):
-    """A run of this process. `state`: after its last step."""
-
-    def __init__(self, run: Run, plan: Plan, changed: threading.Condition) -> None:
-        status = JobStatus(run.name, plan.name, QUEUED, steps=plan.config.steps)
-        super().__init__(plan.name, status, changed)
-        self.run, self.forecast = run, Forecast()
-        self.state: TrainState | None = None
+    status: Callable[[str], JobStatus | None]
+    statuses: Callable[[], Sequence[JobStatus]]
 
 
 class Jobs:
-    """`model`: gives the loaded model and its SVF; `finished`: is called with each new expert.
+    """All jobs of the process, and the records of earlier ones.
 
-    `_changed` guards the table of jobs, the job at work and every job's stage. Neither `model` nor
-    `finished` is called under it.
+    `_changed` guards the table of jobs, the lanes and every job's stage; work itself runs outside
+    it, and no other lock is taken under it.
     """
 
-    def __init__(
-        self,
-        model: Callable[[], tuple[LoadedModel, SVFModel]],
-        finished: Callable[[Expert], None],
-    ) -> None:
-        self._model, self._finished = model, finished
+    def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._jobs: dict[str, _Job] = {}
-        self._queue: queue.Queue[_Job] = queue.Queue()
-        self._at_work: _Job | None = None
-        self._worker: threading.Thread | None = None
+        self._jobs: dict[str, Job] = {}
+        self._lanes: dict[str, queue.SimpleQueue[Job]] = {}
+        self._at_work: set[Job] = set()
+        self._makers: dict[str, Callable[[str, Mapping[str, Any]], Work]] = {}
+        self._elsewhere: dict[str, Elsewhere] = {}
 
-    def start(self, plan: Plan) -> str:
-        """Queue a new run and give its name. Raises `T2LocalError` for data that cannot serve."""
-        lessons(plan)  # bad rows are told now, not from the queue
-        run = Run.create(plan)
+    def register(
+        self,
+        kind: Kind,
+        make: Callable[[str, Mapping[str, Any]], Work],
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        """`make`: a work from an id and its settings, for `resume`. `elsewhere`: where jobs of this
+        kind have their record, if not here.
+        """
+        self._makers[kind.name] = make
+        if elsewhere is not None:
+            self._elsewhere[kind.name] = elsewhere
+
+    # --- starting and stopping
+
+    def start(self, work: Work) -> str:
+        """Queue a work and give its id. Raises `T2LocalError` when its record cannot be written."""
         with self._changed:
-            self._enqueue(run)
-        return run.name
+            job = Job(work, self._changed)
+            if work.settings is not None:
+                Record.of(work.id).begin(job.status, work.settings)
+            self._jobs.pop(work.id, None)  # resumed, it goes to the end of its lane
+            self._jobs[work.id] = job
+            lane = self._lanes.get(work.lane)
+            if lane is None:
+                lane = self._lanes[work.lane] = queue.SimpleQueue()
+                name = f"lane {work.lane}"
+                threading.Thread(target=self._serve, args=(lane,), daemon=True, name=name).start()
+            lane.put(job)
+        return work.id
 
-    def resume(self, name: str) -> None:
-        """Let a paused run go on, or take up one that failed or was cut off.
+    def resume(self, id: str) -> None:
+        """Let a paused job go on, or take up one that failed, was stopped or cut off.
 
         One that waits its turn or is at work goes on as it is. Raises `T2LocalError` for one that
-        is stopping or finished.
+        is stopping, finished or unknown.
         """
         with self._changed:
-            job = self._jobs.get(name)
-            if job is not None and job.status.stage in BUSY:
+            job = self._jobs.get(id)
+            if job is not None and job.status.live:
                 job.resume()
                 return
-            run = Run.open(name)
-            now = job.status.stage if job else FINISHED if run.finished else INTERRUPTED
-            check_next(run.plan().name, now, QUEUED)
-            self._enqueue(run)
+            status = self.status(id)
+            kind = KINDS[status.kind]
+            if not kind.resumes:
+                raise T2LocalError(
+                    f"{kind.label} '{status.name}' cannot be taken up again; start it anew in the "
+                    f"tab {kind.tab}."
+                )
+            check_next(status.name, status.stage, QUEUED)
+            folder = Record.of(id).folder
+            settings = Record(folder).read()[1] if folder.is_dir() else {}
+            self.start(self._makers[status.kind](id, settings))
 
-    def pause(self, name: str) -> None:
-        """Hold a run after its current step; its model is free for the chat meanwhile.
+    def pause(self, id: str) -> None:
+        """Hold a job after its current step; its model is free for the chat meanwhile.
 
-        Nothing happens to a run that has ended: it ended while somebody reached for the button.
+        Nothing happens to a job that has ended: it ended while somebody reached for the button.
         Raises `T2LocalError` for one that was cut off or never was.
         """
         with self._changed:
-            if not self._is_over(name):
-                self._find(name).pause("Paused: resume it to go on.")
+            if job := self._reached(id):
+                job.pause("Paused: resume it to go on.")
 
-    def stop(self, name: str) -> None:
-        """End a run after its current step; its best checkpoint becomes the expert.
-
-        A run that has ended is left alone, as by `pause`. Raises `T2LocalError` likewise.
-        """
+    def stop(self, id: str) -> None:
+        """End a job after its current step; one that has ended is left alone, as by `pause`."""
         with self._changed:
-            if not self._is_over(name):
-                self._find(name).stop("Stopping: the best checkpoint is kept.")
-
-    def busy(self) -> list[str]:
-        """Experts of the runs that are at work or about to be; paused ones aside."""
-        with self._changed:
-            found = [job.status for job in self._jobs.values()]
-        return [status.expert for status in found if status.stage in (QUEUED, RUNNING, STOPPING)]
+            if job := self._reached(id):
+                job.stop(job.work.stopping)
 
     def let_go(self, timeout_s: float) -> None:
-        """Leave paused runs as they are on disk: they can be taken up on the same model again.
+        """The model goes: what uses it is left as it is on disk, to be taken up on it again.
 
         One may still be in its last step, which is waited for.
         """
         with self._changed:
-            left = [job for job in self._jobs.values() if job.status.stage == PAUSED]
+            jobs = list(self._jobs.values())
+            left = [job for job in jobs if job.status.live and job.work.kind.uses_model]
             for job in left:
-                job.tell(stage=INTERRUPTED)
-                del self._jobs[job.run.name]  # its folder says all there is
-            self._changed.wait_for(lambda: self._at_work not in left, timeout_s)
+                job.tell(stage=INTERRUPTED, message=LEFT, eta_s=None)
+                if job.work.settings is None:
+                    del self._jobs[job.work.id]  # its own record says all there is
+            self._changed.wait_for(lambda: not self._at_work & set(left), timeout_s)
 
-    def snapshot(self, name: str) -> Expert:
-        """The `z` of a run in progress, as an expert called after its step.
+    def _reached(self, id: str) -> "Job | None":
+        """The job that a person reaches for; None where it has ended. `_changed` is held."""
+        job = self._jobs.get(id)
+        if job is not None:
+            return job
+        status = self.status(id)
+        if status.stage != FINISHED:
+            raise T2LocalError(f"'{status.name}' is not running; resume it first.")
+        return None
 
-        Raises `T2LocalError`: not running, before the first step, or no `z` at all (LoRA).
-        """
-        job, plan = self._find(name), Run.open(name).plan()
-        if plan.config.method != SVF:
-            raise T2LocalError(
-                f"'{plan.name}' trains a LoRA adapter, which is no z and cannot be mixed; "
-                "its answers beside the base model's are shown with the run."
-            )
-        if job.state is None or job.state.step == 0:
-            raise T2LocalError(f"'{plan.name}' has taken no step yet; wait for the first one.")
-        loaded, svf = self._model()
-        z = SVFMethod(loaded, svf).z(job.state.flat)
-        named = replace(plan, name=f"{plan.name}-step-{job.state.step}")
-        return make_expert(loaded, svf, z, named)
+    # --- looking
 
-    def status(self, name: str) -> JobStatus:
-        """Raises `T2LocalError` for an unknown run."""
+    def find(self, id: str) -> Job | None:
+        """The job of this process with this id."""
         with self._changed:
-            jobs = dict(self._jobs)
-        if name not in jobs:
-            return status_on_disk(Run.open(name))
-        status = jobs[name].status
+            return self._jobs.get(id)
+
+    def status(self, id: str) -> JobStatus:
+        """Raises `T2LocalError` for an unknown or damaged job."""
+        with self._changed:
+            job = self._jobs.get(id)
+            if job is not None:
+                return self._status(job)
+        for elsewhere in self._elsewhere.values():
+            if status := elsewhere.status(id):
+                return status
+        return Record.of(id).read()[0]
+
+    def live(self, kind: Kind | None = None) -> list[JobStatus]:
+        """Queued, running, paused and stopping jobs, the oldest first."""
+        with self._changed:
+            jobs = list(self._jobs.values())
+            found = [self._status(job) for job in jobs if job.status.live]
+        return [status for status in found if kind is None or status.kind == kind.name]
+
+    def history(self, kind: Kind | None = None, most: int = MOST_LISTED) -> list[JobStatus]:
+        """All jobs that are known, the newest first, live ones and earlier processes' included."""
+        found = {status.id: status for status in self._recorded(most)}
+        for name, elsewhere in self._elsewhere.items():
+            if kind is None or kind.name == name:
+                found |= {status.id: status for status in elsewhere.statuses()}
+        with self._changed:
+            found |= {id: self._status(job) for id, job in self._jobs.items()}
+        chosen = [s for s in found.values() if kind is None or s.kind == kind.name]
+        return sorted(chosen, key=lambda status: status.started_s, reverse=True)[:most]
+
+    def busy(self) -> list[JobStatus]:
+        """Jobs that are using the model or about to; paused ones aside."""
+        return [s for s in self.live() if KINDS[s.kind].uses_model and s.stage != PAUSED]
+
+    def follow(self, id: str) -> Iterator[Any]:
+        """The latest event of a running job, whenever there is a newer one, until it has ended.
+
+        Events may be passed over by a slow listener. Ends at once for an unknown job.
+        """
+        job, seen = self.find(id), 0
+        while job is not None:
+            with self._changed:
+                self._changed.wait_for(lambda: job.count > seen or not job.status.live)  # noqa: B023
+                if job.count == seen:
+                    return
+                seen, event = job.count, job.events[-1]
+            yield event
+
+    def wait(self, id: str, timeout_s: float | None = None) -> JobStatus:
+        """Wait until a job has ended (or the time is over), and give its status."""
+        job = self.find(id)
+        if job is not None:
+            with self._changed:
+                self._changed.wait_for(lambda: not job.status.live, timeout_s)
+        return self.status(id)
+
+    def _status(self, job: Job) -> JobStatus:
+        """With how many are ahead of it in its lane. `_changed` is held."""
+        status = job.status
         if status.stage != QUEUED:
             return status
-        before = list(jobs.values())[: list(jobs).index(name)]
-        ahead = sum(job.status.stage in BUSY for job in before)
+        mates = [j for j in self._jobs.values() if j.work.lane == job.work.lane]
+        ahead = sum(mate.status.live for mate in mates[: mates.index(job)])
         return replace(status, message=f"{ahead} ahead of it." if ahead else "")
 
-    def _find(self, name: str) -> _Job:
-        with self._changed:
-            if name not in self._jobs:
-                raise T2LocalError(f"Run '{name}' is not running; resume it first.")
-            return self._jobs[name]
+    def _recorded(self, most: int) -> list[JobStatus]:
+        found = sorted(paths.jobs_dir().glob("*/job.json"), reverse=True)
+        statuses = []
+        for path in found[:most]:
+            try:
+                statuses.append(Record(path.parent).read()[0])
+            except T2LocalError:
+                continue
+        return statuses
 
-    def _is_over(self, name: str) -> bool:
-        """Finished before this process began; what it has run itself knows its own stage."""
-        return name not in self._jobs and Run.open(name).finished
+    # --- the workers
 
-    def _enqueue(self, run: Run) -> None:
-        self._jobs.pop(run.name, None)  # resumed, it goes to the end of the queue
-        job = self._jobs[run.name] = _Job(run, run.plan(), self._changed)
-        self._queue.put(job)
-        if self._worker is None or not self._worker.is_alive():
-            self._worker = threading.Thread(target=self._work, daemon=True, name="train")
-            self._worker.start()
-
-    def _work(self) -> None:
+    def _serve(self, lane: "queue.SimpleQueue[Job]") -> None:
         while True:
-            job = self._queue.get()
+            job = lane.get()
             with self._changed:
-                self._at_work = job
+                self._at_work.add(job)
             try:
                 if job.take_up():
                     self._drive(job)
+            except Cancelled:
+                job.end(INTERRUPTED, message=job.work.stopped(job.status), eta_s=None)
             except T2LocalError as error:
-                job.end(FAILED, message=str(error))
+                job.end(FAILED, message=str(error), eta_s=None)
             except Exception as error:
-                job.end(FAILED, message=f"{type(error).__name__}: {error}")
-                logging.getLogger(__name__).exception("run %s failed", job.run.name)
+                job.end(FAILED, message=f"{type(error).__name__}: {error}", eta_s=None)
+                logging.getLogger(__name__).exception("%s %s failed", job.work.kind.name, job.name)
+            self._written(job)
             with self._changed:
-                self._at_work = None
+                self._at_work.discard(job)
                 self._changed.notify_all()
 
-    def _drive(self, job: _Job) -> None:
-        """One run from where it stands to its expert."""
-        loaded, svf = self._model()
-        job.state = job.run.state()
-        step = job.state.step if job.state else 0
-        job.tell(step=step, message="Trying the base model")
-        work = running(job.run, loaded, svf, self._finished, job.cancel)
-        while job.goes_on():
-            started = time.monotonic()
-            try:
-                event = next(work)
-            except StopIteration as end:
-                trained = end.value
-                break
-            job.forecast.listen(event, time.monotonic() - started)
-            self._listen(job, event)
-        else:
+    def _drive(self, job: Job) -> None:
+        work, record = job.work.run(job), Record.of(job.work.id)
+        try:
+            while job.goes_on():
+                began = time.monotonic()
+                try:
+                    event = next(work)
+                except StopIteration as end:
+                    job.end(FINISHED, message=end.value or "", eta_s=None)
+                    return
+                line = job.work.line(event) if job.work.settings is not None else None
+                if line is not None:
+                    record.append(line)
+                job.take(event, time.monotonic() - began)
+        finally:
             work.close()
+
+    def _written(self, job: Job) -> None:
+        """The record says how it ended; where that cannot be written, the log does."""
+        if job.work.settings is None:
             return
-        name = trained.expert.name if trained.expert else job.status.expert
-        ready = f"'{name}' is ready."
-        if trained.expert is None:
-            ready = f"'{name}' is measured; its adapter lies in the run's folder."
-        job.end(FINISHED, expert=name, message=ready, eta_s=None)
-
-    def _listen(self, job: _Job, event) -> None:
-        figures = {"eta_s": job.forecast.remaining_s}
-        if isinstance(event, StepReport):
-            figures |= {"step": event.step, "message": ""}
-        elif isinstance(event, Checkpoint):
-            job.state = event.state
-        elif isinstance(event, Held):
-            job.pause(f"Paused. {event.reason}")
-        elif isinstance(event, Progress):
-            figures["message"] = event.stage
-        job.tell(**figures)
-
-
-def status_on_disk(run: Run) -> JobStatus:
-    """What a run's folder says of it when no worker drives it."""
-    plan, state = run.plan(), run.state()
-    step = state.step if state else 0
-    if run.finished:
-        name = run.result().get("expert") or plan.name  # another one where that was taken
-        return JobStatus(run.name, name, FINISHED, step, plan.config.steps)
-    message = f"Cut off after step {step}: resume it to go on."
-    return JobStatus(run.name, plan.name, INTERRUPTED, step, plan.config.steps, message)
+        try:
+            Record.of(job.work.id).write(job.status, job.work.settings)
+        except T2LocalError:
+            logging.getLogger(__name__).exception("the end of %s is not recorded", job.work.id)

@@ -5,28 +5,44 @@ restart, gets the same answers. Experts still in training can be offered to the 
 """
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from t2local import paths
 from t2local.adapt.answering import prompt_ids
-from t2local.engine.jobs import BUSY, FINISHED, Jobs, JobStatus
+from t2local.engine.job_record import TRAINING, JobStatus
+from t2local.engine.jobs import Elsewhere, Job, Jobs, Work
 from t2local.engine.loading import Choice
 from t2local.engine.model_slot import Uses
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.models.load.loader import LoadedModel, model_slug
+from t2local.progress import BUSY, FINISHED, INTERRUPTED, Progress
 from t2local.svf import SVFModel
 from t2local.tasks.datasets import dataset
 from t2local.tasks.rows import Example
-from t2local.training.config import TrainConfig
+from t2local.training.config import SVF, TrainConfig
 from t2local.training.dry_run import DryRunReport, dry_run_report, lasting
-from t2local.training.reports import Curves, curves, warnings
-from t2local.training.runner import other_tasks
+from t2local.training.forecast import Forecast
+from t2local.training.methods import SVFMethod
+from t2local.training.recipe import lessons, make_expert
+from t2local.training.reports import (
+    Checkpoint,
+    Curves,
+    Held,
+    StepReport,
+    TrainState,
+    curves,
+    warnings,
+)
+from t2local.training.runner import other_tasks, running
 from t2local.training.runs import Plan, Run
 
 MOST_LISTED = 30
+
+Adopt = Callable[[Expert], Any]
 
 
 @dataclass(frozen=True)
@@ -54,15 +70,73 @@ class RunReport:
         return self.result.get("forgetting", ())
 
 
-@dataclass
-class TrainingDesk:
-    """`loading`: the `Plan` fields that say which model is loaded, and how."""
+class RunWork(Work):
+    """One run from where its folder stands to its expert. `state`: after its last step."""
 
-    jobs: Jobs
-    model: Callable[[], tuple[LoadedModel, SVFModel]]
-    uses: Uses = field(default_factory=Uses)
-    loading: Mapping[str, str] = field(default_factory=dict)
-    _tried: dict[tuple[str, str, TrainConfig], DryRunReport] = field(default_factory=dict)
+    kind = TRAINING
+    keeps_events = False  # the run's folder does
+    stopping = "Stopping: the best checkpoint is kept."
+
+    def __init__(
+        self, run: Run, model: Callable[[], tuple[LoadedModel, SVFModel]], adopt: Adopt
+    ) -> None:
+        plan = run.plan()
+        super().__init__(run.name, plan.name, plan.config.steps)
+        self.training_run, self.plan = run, plan
+        self._model, self._adopt = model, adopt
+        self.forecast = Forecast()
+        self.state: TrainState | None = None
+
+    def run(self, job: Job) -> Generator[Any, None, str]:
+        loaded, svf = self._model()
+        self.state = self.training_run.state()
+        job.tell(step=self.state.step if self.state else 0, message="Trying the base model")
+        work = running(self.training_run, loaded, svf, self._adopt, job.cancel)
+        while True:
+            began = time.monotonic()
+            try:
+                event = next(work)
+            except StopIteration as end:
+                expert = end.value.expert
+                break
+            self.forecast.listen(event, time.monotonic() - began)
+            if isinstance(event, Checkpoint):
+                self.state = event.state
+            elif isinstance(event, Held):
+                job.pause(f"Paused. {event.reason}")
+            yield event
+        if expert is None:
+            return f"'{job.status.name}' is measured; its adapter lies in the run's folder."
+        job.tell(name=expert.name)
+        return f"'{expert.name}' is ready."
+
+    def figures(self, event: Any, seconds: float) -> Mapping[str, Any]:
+        figures = {"eta_s": self.forecast.remaining_s}
+        if isinstance(event, StepReport):
+            figures |= {"step": event.step, "message": ""}
+        elif isinstance(event, Progress):
+            figures["message"] = event.stage
+        return figures
+
+
+class Training:
+    """Runs of the loaded model. `model`: it and its SVF; `adopt`: called with each new expert.
+
+    `loading`: the `Plan` fields that say which model is loaded, and how.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        model: Callable[[], tuple[LoadedModel, SVFModel]],
+        adopt: Adopt,
+        uses: Uses | None = None,
+    ) -> None:
+        self.jobs, self.model, self.adopt = jobs, model, adopt
+        self.uses = uses or Uses()
+        self.loading: Mapping[str, str] = {}
+        self._tried: dict[tuple[str, str, TrainConfig], DryRunReport] = {}
+        jobs.register(TRAINING, self._again, Elsewhere(self._recorded, self._all_recorded))
 
     def begin_with(self, choice: Choice) -> None:
         """Another model: later runs train on it, and what was tried on the old one is forgotten."""
@@ -73,16 +147,20 @@ class TrainingDesk:
         }
         self._tried.clear()
 
-    def resume(self, name: str) -> None:
-        """As `Jobs.resume`; raises `T2LocalError` for a run that was begun on another model."""
-        model = Run.open(name).plan().model
+    def _again(self, name: str, settings: Mapping[str, Any]) -> RunWork:
+        """A run to be taken up. Raises `T2LocalError` for one that was begun on another model."""
+        run = Run.open(name)
+        model = run.plan().model
         loaded, _ = self.model()
         if model_slug(model) != loaded.slug:
             raise T2LocalError(
                 f"This run trains '{model}', and '{loaded.name}' is loaded; load that model in the "
                 "tab Models, then resume the run."
             )
-        self.jobs.resume(name)
+        return self._work(run)
+
+    def _work(self, run: Run) -> RunWork:
+        return RunWork(run, self.model, self.adopt)
 
     def as_read(self, example: Example) -> str:
         """The prompt with the model's chat template around it."""
@@ -112,7 +190,32 @@ class TrainingDesk:
         if tried.problem:
             raise T2LocalError(tried.problem)
         plan = Plan(name, source, reward, lasting(length, tried, config), **self.loading)
-        return self.jobs.start(plan)
+        return self.queue(plan)
+
+    def queue(self, plan: Plan) -> str:
+        """Queue a new run and give its name. Raises `T2LocalError` for data that cannot serve."""
+        lessons(plan)  # bad rows are told now, not from the queue
+        return self.jobs.start(self._work(Run.create(plan)))
+
+    def snapshot(self, name: str) -> Expert:
+        """The `z` of a run in progress, as an expert called after its step.
+
+        Raises `T2LocalError`: not running, before the first step, or no `z` at all (LoRA).
+        """
+        job, plan = self.jobs.find(name), Run.open(name).plan()
+        if job is None:
+            raise T2LocalError(f"Run '{name}' is not running; resume it first.")
+        if plan.config.method != SVF:
+            raise T2LocalError(
+                f"'{plan.name}' trains a LoRA adapter, which is no z and cannot be mixed; "
+                "its answers beside the base model's are shown with the run."
+            )
+        state = job.work.state
+        if state is None or state.step == 0:
+            raise T2LocalError(f"'{plan.name}' has taken no step yet; wait for the first one.")
+        loaded, svf = self.model()
+        z = SVFMethod(loaded, svf).z(state.flat)
+        return make_expert(loaded, svf, z, replace(plan, name=f"{plan.name}-step-{state.step}"))
 
     def runs(self) -> list[tuple[str, str]]:
         """(expert, run) of the newest runs on disk, the newest first; unreadable ones left out."""
@@ -152,6 +255,19 @@ class TrainingDesk:
         """Experts to be: those of runs that are not over yet."""
         return {expert for expert, run in self.runs() if self._is_live(run)}
 
+    def _recorded(self, name: str) -> JobStatus | None:
+        folder = paths.runs_dir() / name
+        return status_on_disk(Run(folder)) if (folder / "run.json").is_file() else None
+
+    def _all_recorded(self) -> list[JobStatus]:
+        found = []
+        for _, name in self.runs():
+            try:
+                found.append(status_on_disk(Run.open(name)))
+            except T2LocalError:  # damaged, which its report says
+                continue
+        return found
+
     def _is_live(self, name: str) -> bool:
         try:
             return self.jobs.status(name).stage in BUSY
@@ -167,20 +283,34 @@ class TrainingDesk:
             raise T2LocalError(f"There is an expert '{name}' already; choose another name.")
 
 
+def status_on_disk(run: Run) -> JobStatus:
+    """What a run's folder says of it when no worker drives it."""
+    plan, state = run.plan(), run.state()
+    step = state.step if state else 0
+    began = (run.folder / "run.json").stat().st_mtime
+    about = run.name, TRAINING.name
+    if run.finished:
+        name = run.result().get("expert") or plan.name  # another one where that was taken
+        return JobStatus(*about, name, FINISHED, step, plan.config.steps, started_s=began)
+    message = f"Cut off after step {step}: resume it to go on."
+    steps = plan.config.steps
+    return JobStatus(*about, plan.name, INTERRUPTED, step, steps, message, started_s=began)
+
+
 # --- Experts still in training, offered to the chat as they were after some step. Never on disk.
 
 
 class Drafts:
     """At most one a run: the newest that somebody asked for. From any thread."""
 
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
+    def __init__(self, training: Training) -> None:
+        self._training, self._jobs = training, training.jobs
         self._lock = threading.Lock()  # around `_by_run`; runs are asked without it
         self._by_run: dict[str, Expert] = {}
 
     def take(self, run: str) -> Expert:
         """What a run in progress is now. Raises `T2LocalError` where there is no such `z`."""
-        draft = self._jobs.snapshot(run)
+        draft = self._training.snapshot(run)
         with self._lock:
             self._by_run[run] = draft
         return draft
@@ -192,7 +322,7 @@ class Drafts:
 
     def drop(self, expert: str) -> None:
         """The finished expert takes its drafts' place."""
-        self._keep(lambda run: self._jobs.status(run).expert != expert)
+        self._keep(lambda run: self._jobs.status(run).name != expert)
 
     def besides(self, names: Collection[str]) -> list[Expert]:
         """Drafts of runs that go on; an expert of the same name comes first."""

@@ -6,22 +6,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2local.engine.jobs import FINISHED, RUNNING
 from t2local.engine.training import Drafts
+from t2local.progress import FINISHED, RUNNING
 
 
 class Runs:
-    """As `Jobs`: run `r7` makes the expert `e7`; those in `over` are finished."""
+    """As `Training` and its `Jobs`: run `r7` makes `e7`; those in `over` are finished."""
 
     def __init__(self):
-        self.over = set()
+        self.over, self.jobs = set(), self
 
     def snapshot(self, run):
         return SimpleNamespace(name=f"e{run[1:]}-step-1")
 
     def status(self, run):
         stage = FINISHED if run in self.over else RUNNING
-        return SimpleNamespace(expert=f"e{run[1:]}", stage=stage)
+        return SimpleNamespace(name=f"e{run[1:]}", stage=stage)
 
 
 @pytest.fixture

@@ -5,10 +5,12 @@ import pytest
 
 from t2local.adapt.answer_stream import Dispatched
 from t2local.engine.engine import Engine
-from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, RUNNING, Jobs
+from t2local.engine.jobs import Jobs
 from t2local.engine.requests import ChatRequest, Controls
+from t2local.engine.training import Training
 from t2local.errors import DiskFull, T2LocalError
 from t2local.models.decode.sampling import Sampling
+from t2local.progress import FAILED, FINISHED, INTERRUPTED, PAUSED, RUNNING
 from t2local.svf import Mixture
 from t2local.training.config import TrainConfig
 from t2local.training.runs import Plan, Run
@@ -50,7 +52,7 @@ def wait(engine, name, *stages, timeout_s=60):
 
 
 def test_a_run_ends_with_an_expert_that_answers_at_once(engine, data):
-    name = engine.jobs.start(plan(data))
+    name = engine.training.queue(plan(data))
     assert wait(engine, name, FINISHED, FAILED).stage == FINISHED
     assert "red" in [e.name for e in engine.experts()]
     asked = ChatRequest(
@@ -61,7 +63,7 @@ def test_a_run_ends_with_an_expert_that_answers_at_once(engine, data):
 
 
 def test_chat_works_while_a_run_trains(engine, data):
-    name = engine.jobs.start(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 400})))
+    name = engine.training.queue(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 400})))
     wait(engine, name, RUNNING)
     asked = ChatRequest(ASK, Controls("base"), Sampling(temperature=0, max_new_tokens=8))
     during = list(engine.answer("s", asked))[-1].texts
@@ -71,7 +73,7 @@ def test_chat_works_while_a_run_trains(engine, data):
 
 
 def test_a_paused_run_waits_and_goes_on(engine, data):
-    name = engine.jobs.start(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 60})))
+    name = engine.training.queue(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 60})))
     wait(engine, name, RUNNING)
     engine.jobs.pause(name)
     assert engine.jobs.status(name).stage == PAUSED
@@ -81,7 +83,7 @@ def test_a_paused_run_waits_and_goes_on(engine, data):
 
 
 def test_a_restarted_server_finds_a_cut_off_run_and_goes_on(engine, data, model_folder):
-    run = Run.create(plan(data))
+    run = Run.create(plan(data, model=str(model_folder)))
     again = Engine(str(model_folder)).load()
     assert again.jobs.status(run.name).stage == INTERRUPTED
     again.jobs.resume(run.name)
@@ -90,22 +92,22 @@ def test_a_restarted_server_finds_a_cut_off_run_and_goes_on(engine, data, model_
 
 def test_what_cannot_be_trained_says_so(engine, data, tmp_path):
     with pytest.raises(T2LocalError, match="neither a file"):
-        engine.jobs.start(plan("nothing.csv"))
+        engine.training.queue(plan("nothing.csv"))
     hopeless = tmp_path / "hopeless.jsonl"
     rows = [
         {"prompt": f"colour {i}?", "answer": "red", "choices": ["blue", "grey"]} for i in range(24)
     ]
     hopeless.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    name = engine.jobs.start(plan(str(hopeless), reward="exact"))
+    name = engine.training.queue(plan(str(hopeless), reward="exact"))
     assert "Nothing to learn from" in wait(engine, name, FAILED).message
 
 
 def test_the_current_z_of_a_running_run_is_an_expert_named_after_its_step(engine, data):
-    name = engine.jobs.start(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 400})))
+    name = engine.training.queue(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 400})))
     while engine.jobs.status(name).step < 2:
         time.sleep(0.01)
     engine.jobs.pause(name)
-    expert = engine.jobs.snapshot(name)
+    expert = engine.training.snapshot(name)
     assert expert.name.startswith("red-step-")
     assert expert.rms > 0
     engine.jobs.stop(name)
@@ -114,10 +116,10 @@ def test_the_current_z_of_a_running_run_is_an_expert_named_after_its_step(engine
 
 def test_a_lora_run_has_no_z_to_snapshot(engine, data):
     lora = TrainConfig(**{**vars(QUICK), "method": "lora"})
-    name = engine.jobs.start(plan(data, config=lora))
+    name = engine.training.queue(plan(data, config=lora))
     with pytest.raises(T2LocalError, match="LoRA adapter, which is no z"):
-        engine.jobs.snapshot(name)
-    assert "applier lies" in wait(engine, name, FINISHED, FAILED).message
+        engine.training.snapshot(name)
+    assert "adapter lies" in wait(engine, name, FINISHED, FAILED).message
     assert "red" not in [e.name for e in engine.experts()]
 
 
@@ -131,7 +133,7 @@ def test_a_full_disk_pauses_the_run_and_says_so(engine, data, monkeypatch):
         record(self, event)
 
     monkeypatch.setattr(Run, "record", maybe)
-    name = engine.jobs.start(plan(data))
+    name = engine.training.queue(plan(data))
     status = wait(engine, name, PAUSED)
     assert "The disk is full" in status.message
     full[0] = False
@@ -140,7 +142,7 @@ def test_a_full_disk_pauses_the_run_and_says_so(engine, data, monkeypatch):
 
 
 def test_a_draft_answers_until_the_expert_takes_its_place(engine, data):
-    name = engine.jobs.start(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 400})))
+    name = engine.training.queue(plan(data, config=TrainConfig(**{**vars(QUICK), "steps": 400})))
     while engine.jobs.status(name).step < 2:
         time.sleep(0.01)
     engine.jobs.pause(name)
@@ -158,9 +160,10 @@ def test_a_draft_answers_until_the_expert_takes_its_place(engine, data):
 
 
 def test_a_click_that_comes_after_the_end_changes_nothing(engine, data):
-    name = engine.jobs.start(plan(data))
+    name = engine.training.queue(plan(data))
     ended = wait(engine, name, FINISHED)
-    again = Jobs(engine._trained_model, engine.adopt)  # as after a restart
+    again = Jobs()  # as after a restart
+    Training(again, engine._trained_model, engine.adopt)
     for jobs in (engine.jobs, again):
         jobs.pause(name)
         jobs.stop(name)

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, RUNNING, Jobs
+from t2local.engine.jobs import Jobs
+from t2local.engine.training import Training
 from t2local.errors import T2LocalError
-from t2local.progress import Progress
+from t2local.models.load.loader import model_slug
+from t2local.progress import FAILED, FINISHED, INTERRUPTED, PAUSED, RUNNING, Progress
 from t2local.training.runs import Plan, Run
 from tests.engine.test_jobs import wait
 
@@ -33,10 +35,11 @@ def fake(monkeypatch):
             yield Progress("at work", steps[run.name], 0)
         return SimpleNamespace(expert=None)
 
-    monkeypatch.setattr("t2local.engine.jobs.running", running)
+    monkeypatch.setattr("t2local.engine.training.running", running)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # threads take turns in the middle of everything
-    jobs = Jobs(lambda: (None, None), print)
+    jobs, loaded = Jobs(), SimpleNamespace(slug=model_slug("embedded"))
+    Training(jobs, lambda: (loaded, None), print)
     yield SimpleNamespace(jobs=jobs, begun=begun, steps=steps)
     sys.setswitchinterval(before)
 

@@ -11,13 +11,12 @@ from t2local.adapt.answer_stream import Dispatched, Done
 from t2local.adapt.cem import CEMConfig
 from t2local.engine import loading
 from t2local.engine.engine import Engine
-from t2local.engine.jobs import FINISHED, INTERRUPTED, RUNNING
 from t2local.engine.loading import Choice, at_start, last_choice
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
 from t2local.models.decode.sampling import Sampling
-from t2local.progress import drain
+from t2local.progress import FINISHED, INTERRUPTED, RUNNING, drain
 from t2local.svf import Mixture, attaching
 from t2local.tasks.rows import Example
 from t2local.training.runs import Run
@@ -97,7 +96,7 @@ def test_when_the_new_one_fails_the_old_one_is_loaded_again(engine, model_folder
     assert "broken" in status.note
     assert "'tiny-llama' is loaded instead" in status.note
     assert list(engine.answer("s", request()))[-1].texts == before
-    assert engine.desk.loading["model"] == str(model_folder)
+    assert engine.training.loading["model"] == str(model_folder)
     assert last_choice() is None
 
 
@@ -143,7 +142,7 @@ def test_a_run_at_work_keeps_its_model_and_a_paused_one_is_left_on_disk(
     engine, other, data, model_folder
 ):
     asked = plan(data, config=type(QUICK)(**{**vars(QUICK), "steps": 400}), model=str(model_folder))
-    name = engine.jobs.start(asked)
+    name = engine.training.queue(asked)
     while wait(engine, name, RUNNING).step < 2:
         time.sleep(0.01)
     with pytest.raises(T2LocalError, match=r"'red'.*pause or stop"):
@@ -158,16 +157,16 @@ def test_a_run_at_work_keeps_its_model_and_a_paused_one_is_left_on_disk(
     assert engine.jobs.status(name).stage == INTERRUPTED
     assert Run.open(name).state().step >= 1
     with pytest.raises(T2LocalError, match="load that model"):
-        engine.desk.resume(name)
+        engine.jobs.resume(name)
     engine.switch(str(model_folder))
     settled(engine)
-    engine.desk.resume(name)
+    engine.jobs.resume(name)
     engine.jobs.stop(name)
 
 
 @pytest.mark.usefixtures("no_other_tasks")
 def test_a_run_that_has_ended_keeps_no_model_whatever_it_is_told(engine, other, data):
-    name = engine.jobs.start(plan(data))
+    name = engine.training.queue(plan(data))
     wait(engine, name, FINISHED)
     engine.jobs.stop(name)
     engine.jobs.pause(name)

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 import pytest
 
 from t2local.engine.engine import Engine
-from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED
 from t2local.errors import T2LocalError
+from t2local.progress import FAILED, FINISHED, INTERRUPTED
 from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import in_words, lasting, run_seconds, steps_within
@@ -34,28 +34,28 @@ def written(path, rows):
 
 def finished(engine, name):
     deadline = time.monotonic() + 60
-    while engine.desk.report(name).live:
+    while engine.training.report(name).live:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return engine.desk.report(name)
+    return engine.training.report(name)
 
 
 def test_a_run_is_reported_until_its_expert_is_there(engine, data):
-    name = engine.desk.start("red", data, "choice", OWN, QUICK)
-    assert engine.desk.current() == name
+    name = engine.training.start("red", data, "choice", OWN, QUICK)
+    assert engine.training.current() == name
     report = finished(engine, name)
     assert report.status.stage == FINISHED, report.status
     assert len(report.curves.steps) == 3
     assert report.held_out["n"] == 6
-    assert engine.desk.runs() == [("red", name)]
+    assert engine.training.runs() == [("red", name)]
     assert "red" in [e.name for e in engine.experts()]
 
 
 def test_a_restarted_desk_finds_the_run_that_was_cut_off(engine, data, model_folder):
-    run = Run.create(Plan("red", data, "choice", QUICK))
+    run = Run.create(Plan("red", data, "choice", QUICK, model=str(model_folder)))
     again = Engine(str(model_folder)).load()
-    assert again.desk.current() == run.name
-    report = again.desk.report(run.name)
+    assert again.training.current() == run.name
+    report = again.training.report(run.name)
     assert report.status.stage == INTERRUPTED
     assert not report.live
     assert report.held_out is None
@@ -64,46 +64,47 @@ def test_a_restarted_desk_finds_the_run_that_was_cut_off(engine, data, model_fol
 def test_a_taken_or_impossible_name_is_refused_before_anything_runs(engine, data):
     for name, words in (("math", "already"), ("a/b", "cannot be"), ("", "cannot be")):
         with pytest.raises(T2LocalError, match=words):
-            engine.desk.start(name, data, "choice", OWN, QUICK)
-    assert engine.desk.runs() == []
-    assert engine.desk.current() is None
+            engine.training.start(name, data, "choice", OWN, QUICK)
+    assert engine.training.runs() == []
+    assert engine.training.current() is None
 
 
 def test_a_try_out_shows_what_the_base_model_earns_and_changes_nothing(engine, data):
-    before = engine.desk.dry_run_report(data, "choice", QUICK)
+    before = engine.training.dry_run_report(data, "choice", QUICK)
     assert {sample.reward for sample in before.samples} <= {1.0, -1.0}
     assert before.problem == ""
     assert before.step_s > 0
     assert (before.train, before.validation, before.held_out) == (15, 3, 6)
-    assert engine.desk.dry_run_report(data, "choice", QUICK) is before, "remembered"
+    assert engine.training.dry_run_report(data, "choice", QUICK) is before, "remembered"
 
 
 def test_what_cannot_teach_is_refused_with_the_reason(engine, tmp_path):
     same = [{"prompt": f"p {i}?", "answer": "red", "choices": ["blue", "grey"]} for i in range(24)]
     source = written(tmp_path / "hopeless.jsonl", same)
-    assert "Nothing to learn" in engine.desk.dry_run_report(source, "exact", QUICK).problem
+    assert "Nothing to learn" in engine.training.dry_run_report(source, "exact", QUICK).problem
     with pytest.raises(T2LocalError, match="Nothing to learn"):
-        engine.desk.start("red", source, "exact", OWN, QUICK)
+        engine.training.start("red", source, "exact", OWN, QUICK)
     texts = [{"prompt": f"p {i}?", "answer": "zebra"} for i in range(24)]
     source = written(tmp_path / "texts.jsonl", texts)
-    assert "nothing to learn" in engine.desk.dry_run_report(source, "exact", QUICK).problem
-    assert "needs a column" in engine.desk.dry_run_report(source, "code", QUICK).problem
+    assert "nothing to learn" in engine.training.dry_run_report(source, "exact", QUICK).problem
+    assert "needs a column" in engine.training.dry_run_report(source, "code", QUICK).problem
 
 
 def test_a_prompt_is_shown_as_the_model_reads_it(engine):
-    assert "<|im_start|>user\nhello<|im_end|>" in engine.desk.as_read(Example("hello", ""))
+    assert "<|im_start|>user\nhello<|im_end|>" in engine.training.as_read(Example("hello", ""))
 
 
 def test_a_damaged_run_is_left_out_of_the_list(engine, data):
     run = Run.create(Plan("red", data, "choice", QUICK))
     (run.folder / "run.json").write_text("{", encoding="utf-8")
-    assert engine.desk.runs() == []
+    assert engine.training.runs() == []
     with pytest.raises(T2LocalError, match="cannot be read"):
-        engine.desk.report(run.name)
+        engine.training.report(run.name)
 
 
 def test_a_failed_run_says_why(engine, data, tmp_path):
-    run = Run.create(Plan("red", str(tmp_path / "gone.csv"), "choice", QUICK))
+    gone, model = str(tmp_path / "gone.csv"), engine.training.loading["model"]
+    run = Run.create(Plan("red", gone, "choice", QUICK, model=model))
     engine.jobs.resume(run.name)
     report = finished(engine, run.name)
     assert report.status.stage == FAILED
@@ -111,7 +112,7 @@ def test_a_failed_run_says_why(engine, data, tmp_path):
 
 
 def test_a_length_is_turned_into_steps_that_fit(engine, data):
-    tried = engine.desk.dry_run_report(data, "choice", QUICK)
+    tried = engine.training.dry_run_report(data, "choice", QUICK)
     minute = lasting("a minute", tried, QUICK)
     assert minute.steps >= 4
     assert steps_within(600, tried, QUICK) >= steps_within(60, tried, QUICK)
@@ -129,7 +130,7 @@ def test_a_try_out_is_announced_before_it_takes_the_model_and_outlives_its_memor
     engine, data, monkeypatch
 ):
     """Another model cannot come in between; what it empties when it comes is not missed."""
-    desk, taken, model = engine.desk, [], engine.desk.model
+    desk, taken, model = engine.training, [], engine.training.model
 
     def announced():
         with pytest.raises(T2LocalError, match="dry run"), engine.uses.nobody():

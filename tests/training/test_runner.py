@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import torch
 
-from t2local.engine.jobs import status_on_disk
+from t2local.engine.training import status_on_disk
 from t2local.errors import DiskFull
 from t2local.experts import Expert, ExpertStore, HeldOut
 from t2local.progress import drain
@@ -106,7 +106,7 @@ def test_an_expert_that_took_the_runs_name_meanwhile_is_kept(loaded, svf, data):
     assert {float(row.min()) for row in store.load("red").z.values()} == {1.5}
     assert store.load("red-2").training["run"] == run.name
     assert run.result()["expert"] == "red-2"
-    assert status_on_disk(run).expert == "red-2"
+    assert status_on_disk(run).name == "red-2"
 
 
 def test_an_expert_left_by_the_same_run_is_replaced(loaded, svf, data):

@@ -21,7 +21,7 @@ from t2local.engine.requests import (
     NextTokens,
     Spectrum,
 )
-from t2local.engine.training import TrainingDesk
+from t2local.engine.training import Training
 from t2local.errors import T2LocalError
 from t2local.svf.mixing import Mixture
 from tests.ui.fake_library import FakeLibrary
@@ -64,7 +64,8 @@ class FakeEngine:
         self._running: set[str] = set()
         self._mixtures: dict[str, Mixture] = {}
         self._lock = threading.Lock()
-        self.desk = TrainingDesk(Jobs(_no_model, lambda expert: None), _no_model)
+        self.jobs = Jobs()
+        self.training = Training(self.jobs, _no_model, lambda expert: None)
         self.library = FakeLibrary(shipped_experts)
 
     def start(self) -> None:

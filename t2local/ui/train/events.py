@@ -1,4 +1,4 @@
-"""What the Train tab does: each callback reads its inputs, asks the desk, presents the answer.
+"""What the Train tab does: each callback reads its inputs, asks the engine, presents the answer.
 
 The page holds nothing of a run but its name: a timer reads the run's folder again and again, so a
 reload, a second tab and a restarted server show the same.
@@ -12,9 +12,9 @@ from typing import Any
 import gradio as gr
 
 from t2local import plots
-from t2local.engine.jobs import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
 from t2local.engine.training import RunReport
 from t2local.errors import T2LocalError
+from t2local.progress import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
 from t2local.tasks.uploads import Draft, keep_rows, keep_text, read_draft
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import FITTED, lasting, with_fitting
@@ -44,7 +44,7 @@ SHOW_RUN = "() => document.getElementById('train-run').scrollIntoView({behavior:
 
 
 class TrainEvents:
-    """Binds a `TrainTab` to an engine's desk.
+    """Binds a `TrainTab` to an engine.
 
     `experts`: the Experts tab's component; `tabs`: the page's, to go to the chat.
     """
@@ -52,7 +52,7 @@ class TrainEvents:
     def __init__(
         self, engine: Any, tab: TrainTab, chat: ChatTab, experts: gr.HTML, tabs: gr.Tabs
     ) -> None:
-        self.engine, self.desk, self.chat = engine, engine.desk, chat
+        self.engine, self.training, self.chat = engine, engine.training, chat
         self.experts, self.tabs = experts, tabs
         self.data, self.step, self.live = tab.data, tab.step, tab.live
         data, step, live = tab.data, tab.step, tab.live
@@ -84,8 +84,8 @@ class TrainEvents:
         live, here = self.live, {self.live.run, self.live.drawn, self.chat.wheel.mixer}
         gr.on([page.load, own.select], shown(self.refreshed), None, self.run_shown, **QUIET)
         live.run.input(shown(self.picked), here, self.run_shown, **QUIET)
-        jobs = self.desk.jobs
-        acts = {live.pause: jobs.pause, live.resume: self.desk.resume, live.stop: jobs.stop}
+        jobs = self.training.jobs
+        acts = {live.pause: jobs.pause, live.resume: jobs.resume, live.stop: jobs.stop}
         for button, act in acts.items():
             callback = functools.partial(self.acted, act)
             button.click(shown(callback), here, self.run_shown, **QUIET)
@@ -164,7 +164,7 @@ class TrainEvents:
 
     def _as_read(self, draft: Draft) -> list[str]:
         first = draft.file.examples[:ROWS_SHOWN]
-        return [self.desk.as_read(e) if self.engine.status.ready else e.prompt for e in first]
+        return [self.training.as_read(e) if self.engine.status.ready else e.prompt for e in first]
 
     def _draft(self, values: dict) -> Draft:
         data = self.data
@@ -181,7 +181,7 @@ class TrainEvents:
 
     def tried(self, values: dict) -> dict:
         step, config = self.step, self.step.form.read(values)
-        tried = self.desk.dry_run_report(self._kept(values), self._reward(values), config)
+        tried = self.training.dry_run_report(self._kept(values), self._reward(values), config)
         estimate = estimate_html(tried, lasting(values[step.length], tried, config))
         return {step.tried: tried, step.tried_shown: tried_html(tried), step.estimate: estimate}
 
@@ -193,7 +193,7 @@ class TrainEvents:
     def named(self, values: dict) -> str:
         """Why a name cannot be, under its field."""
         try:
-            self.desk.check_name((values[self.step.name] or "").strip())
+            self.training.check_name((values[self.step.name] or "").strip())
         except T2LocalError as error:
             return f'<p class="note">{escape(str(error))}</p>'
         return ""
@@ -201,7 +201,7 @@ class TrainEvents:
     def started(self, values: dict) -> dict:
         step, source, config = self.step, self._kept(values), self.step.form.read(values)
         name, reward, length = values[step.name].strip(), self._reward(values), values[step.length]
-        return self._show(self.desk.start(name, source, reward, length, config))
+        return self._show(self.training.start(name, source, reward, length, config))
 
     def _reasons(self, draft: Draft, reward: str) -> dict:
         """What a reward that was not tried yet brings with it."""
@@ -232,7 +232,7 @@ class TrainEvents:
 
     def refreshed(self) -> dict:
         """A page that is opened, or comes to this tab, finds the run in progress."""
-        run = self.desk.current()
+        run = self.training.current()
         return self._show(run) if run else {self.live.status: NO_RUN}
 
     def picked(self, values: dict) -> dict:
@@ -243,19 +243,19 @@ class TrainEvents:
         return self._show(values[self.live.run])
 
     def ticked(self, values: dict) -> dict:
-        report = self.desk.report(values[self.live.run])
+        report = self.training.report(values[self.live.run])
         update = self._present(report, values[self.live.drawn])
         alpha = read_alpha(values[self.chat.wheel.mixer])
         return update if report.live else update | self._arrive(alpha)
 
     def tried_in_chat(self, values: dict) -> dict:
         """The chat with this expert alone at α = 1, or with what it is so far, chosen by hand."""
-        report, strategy = self.desk.report(values[self.live.run]), "manual"
-        name = self.engine.draft(values[self.live.run]) if report.live else report.status.expert
+        report, strategy = self.training.report(values[self.live.run]), "manual"
+        name = self.engine.draft(values[self.live.run]) if report.live else report.status.name
         return {self.tabs: gr.Tabs(selected=CHAT), **self._arrive({name: 1.0}, strategy)}
 
     def laid_over(self, values: dict) -> dict:
-        reports = self.desk.reports(values[self.live.compared] or [])
+        reports = self.training.reports(values[self.live.compared] or [])
         curves = [(label(report), report.curves) for report in reports]
         return {self.live.overlay: plots.plot_runs(curves), self.live.table: runs_html(reports)}
 
@@ -271,18 +271,18 @@ class TrainEvents:
 
     def _show(self, run: str) -> dict:
         """A run and the list of all, drawn anew."""
-        choices = [(f"{name} · {when(folder)}", folder) for name, folder in self.desk.runs()]
+        choices = [(f"{name} · {when(folder)}", folder) for name, folder in self.training.runs()]
         listed = gr.Dropdown(choices=choices, value=run, visible=True)
         several = gr.Dropdown(choices=choices)
         return {
             self.live.run: listed,
             self.live.compared: several,
-            **self._present(self.desk.report(run), ()),
+            **self._present(self.training.report(run), ()),
         }
 
     def _present(self, report: RunReport, drawn: tuple) -> dict:
         live, stage, run = self.live, report.status.stage, report.curves
-        now = (report.status.run, len(run.answers), len(run.checks), len(run.steps))
+        now = (report.status.id, len(run.answers), len(run.checks), len(run.steps))
         update = {
             live.status: live_html(report),
             live.pause: gr.Button(visible=stage == RUNNING),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from t2local.engine.jobs import FINISHED, PAUSED, RUNNING
 from t2local.engine.training import RunReport
+from t2local.progress import FINISHED, PAUSED, RUNNING
 from t2local.tasks.rewards import REWARDS as KNOWN
 from t2local.training.config import SVF, TrainConfig
 from t2local.training.dry_run import LENGTHS

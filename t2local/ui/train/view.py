@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from t2local.engine.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, QUEUED, RUNNING, STOPPING
 from t2local.engine.training import RunReport
 from t2local.experts import HeldOut
 from t2local.plots import theme
+from t2local.progress import FAILED, FINISHED, INTERRUPTED, PAUSED, QUEUED, RUNNING, STOPPING
 from t2local.tasks.datasets import Dataset, split_rows
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import Draft
@@ -191,8 +191,8 @@ def live_html(report: RunReport) -> str:
     texts = [*report.warnings, *(text for _, text in report.curves.notices)]
     notes = "".join(f'<p class="note">{escape(text)}</p>' for text in texts)
     return (
-        f'<div class="live" style="--c:{theme.colour(status.expert)}">'
-        f'<h4><span class="chip">{escape(status.expert)}</span>'
+        f'<div class="live" style="--c:{theme.colour(status.name)}">'
+        f'<h4><span class="chip">{escape(status.name)}</span>'
         f'<small data-stage="{escape(status.stage)}">{STAGES[status.stage]}</small>'
         f"{_way(plan.config)}</h4>"
         f'<div class="bar-line"><i style="width:{share:.1f}%"></i></div>'
@@ -325,7 +325,7 @@ def runs_html(reports: Sequence[RunReport]) -> str:
 
 def label(report: RunReport) -> str:
     """The expert's name, how it learns and when it began; in the figure's legend."""
-    return f"{report.status.expert} · {way_of(report.plan.config)} · {when(report.status.run)}"
+    return f"{report.status.name} · {way_of(report.plan.config)} · {when(report.status.id)}"
 
 
 def when(folder: str) -> str:
@@ -335,7 +335,7 @@ def when(folder: str) -> str:
 
 def _row(report: RunReport) -> str:
     result, held_out = report.result, report.held_out
-    cells = [escape(report.status.expert), escape(way_of(report.plan.config))]
+    cells = [escape(report.status.name), escape(way_of(report.plan.config))]
     cells += [f"{result['numbers']:,}" if "numbers" in result else "–", str(report.status.step)]
     cells.append(f"{result['train_s'] / 60:.1f}" if "train_s" in result else "–")
     if held_out:

@@ -2,8 +2,9 @@ import re
 from dataclasses import replace
 from types import SimpleNamespace
 
-from t2local.engine.jobs import RUNNING, JobStatus
+from t2local.engine.job_record import JobStatus
 from t2local.engine.training import RunReport
+from t2local.progress import RUNNING
 from t2local.training.reports import Curves
 from t2local.training.runs import Plan
 from t2local.ui.train.events import TrainEvents
@@ -43,7 +44,7 @@ def test_the_newest_check_stands_open_and_earlier_ones_are_folded():
 
 def test_answers_are_sent_again_only_when_there_are_new_ones():
     """Sent again, an earlier check that a person has unfolded would fold at every step."""
-    rows, status = [("How many?", "4", "56")], JobStatus("run-1", "sums", RUNNING)
+    rows, status = [("How many?", "4", "56")], JobStatus("run-1", "training", "sums", RUNNING)
 
     def sent(curves, drawn, folder="run-1"):
         report = RunReport(replace(status, run=folder), Plan("sums", "", ""), curves)

@@ -1,5 +1,6 @@
-from t2local.engine.jobs import FINISHED, RUNNING, JobStatus
+from t2local.engine.job_record import JobStatus
 from t2local.engine.training import RunReport
+from t2local.progress import FINISHED, RUNNING
 from t2local.training.config import TrainConfig
 from t2local.training.reports import Curves
 from t2local.training.runs import Plan
@@ -14,7 +15,7 @@ RESULT = {
 
 def report(name, stage, result, **config):
     plan = Plan(name, "mails.csv", "choice", TrainConfig(**config))
-    return RunReport(JobStatus("run", name, stage, 7, 20), plan, Curves(), (), result)
+    return RunReport(JobStatus("run", "training", name, stage, 7, 20), plan, Curves(), (), result)
 
 
 def test_a_finished_run_says_what_came_of_it():

@@ -1,0 +1,132 @@
+"""What is kept of a job: its kind, its status, and its record on disk.
+
+A record is a folder below the user's `jobs`: `job.json` (status and settings), `events.jsonl` (one
+event a line), and whatever files came of it. A record that says "running" was cut off.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from t2local import paths
+from t2local.errors import T2LocalError
+from t2local.progress import BUSY, INTERRUPTED
+
+CUT_OFF = "Cut off when the program ended; resume it to go on."
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of long work. `label`: what a person calls it; `tab`: where it is started and shown.
+
+    `uses_model`: the model is not taken away while it is at work (an answer ends when it goes).
+    """
+
+    name: str
+    label: str
+    tab: str
+    uses_model: bool = True
+    resumes: bool = True  # what was stopped or cut off can be taken up again
+
+
+TRAINING = Kind("training", "Training", "Train")
+SEARCH = Kind("search", "Search", "Adapt")
+EVALUATION = Kind("evaluation", "Evaluation", "Evaluate")
+DOWNLOAD = Kind("download", "Download", "Models", uses_model=False)
+LOADING = Kind("loading", "Loading", "Models", uses_model=False, resumes=False)
+ANSWER = Kind("answer", "Answer", "Chat", uses_model=False, resumes=False)
+KINDS = {kind.name: kind for kind in (TRAINING, SEARCH, EVALUATION, DOWNLOAD, LOADING, ANSWER)}
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """Where a job stands. `name`: what it makes or works on; `message`: a sentence for a person.
+
+    `step` of `steps` (0 while unknown) in the kind's own unit: steps, generations, answers, bytes.
+    `eta_s`: seconds until it is done, None while unknown. `started_s`: since 1970.
+    """
+
+    id: str
+    kind: str
+    name: str
+    stage: str
+    step: int = 0
+    steps: int = 0
+    message: str = ""
+    eta_s: float | None = None
+    started_s: float = 0.0
+
+    @property
+    def live(self) -> bool:
+        return self.stage in BUSY
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+
+class Record:
+    """What is on disk of one job: `job.json`, one event a line in `events.jsonl`, results."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def of(cls, id: str) -> "Record":
+        return cls(paths.jobs_dir() / id)
+
+    def begin(self, status: JobStatus, settings: Mapping[str, Any]) -> None:
+        """Written before the first step; what an earlier try left is dropped."""
+        self.write(status, settings)
+        self._events.unlink(missing_ok=True)
+
+    def write(self, status: JobStatus, settings: Mapping[str, Any]) -> None:
+        with paths.atomic_write(self.folder / "job.json") as temporary:
+            values = {"status": asdict(status), "settings": dict(settings)}
+            temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        with paths.saving(self._events), self._events.open("ab") as file:
+            file.write((json.dumps(event) + "\n").encode())
+
+    def read(self) -> tuple[JobStatus, dict[str, Any]]:
+        """The status and the settings. Raises `T2LocalError` when they are damaged or missing."""
+        try:
+            values = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+            status = JobStatus(**values["status"])
+            if status.kind not in KINDS or status.id != self.folder.name:
+                raise ValueError("it is another job's")
+            settings = dict(values["settings"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise T2LocalError(
+                f"The record of job '{self.folder.name}' cannot be read ({error}); start it again."
+            ) from error
+        if status.live:
+            status = replace(status, stage=INTERRUPTED, message=CUT_OFF, eta_s=None)
+        return status, settings
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The events so far; a line cut off by a crash is passed over."""
+        if not self._events.is_file():
+            return
+        for line in self._events.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+    @property
+    def _events(self) -> Path:
+        return self.folder / "events.jsonl"
+
+
+def new_id(name: str) -> str:
+    """An id that sorts by time: `20260101-120000-name`, with a number where it is taken."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{paths.slug(name)[:60]}"
+    found, number = stem, 2
+    while (paths.jobs_dir() / found).exists():
+        found, number = f"{stem}-{number}", number + 1
+    return found
