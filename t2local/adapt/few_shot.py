@@ -193,7 +193,7 @@ class _StateFile:
                 *(torch.tensor(stored[name]) for name in ("mean", "spread", "best")),
                 tuple(stored["best_scores"]),
             )
-            return found, [Generation(**_tuples(values)) for values in stored["generations"]]
+            return found, [generation_from_json(values) for values in stored["generations"]]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -210,11 +210,13 @@ class _StateFile:
             temporary.write_text(json.dumps(stored), encoding="utf-8")
 
 
-def _tuples(values: Mapping) -> dict:
-    """JSON's lists as the tuples they were."""
-    return {
-        name: tuple(tuple(v) if isinstance(v, list) else v for v in value)
-        if isinstance(value, list)
-        else value
-        for name, value in values.items()
-    }
+def generation_from_json(values: Mapping) -> Generation:
+    """The inverse of `asdict`: JSON's lists as the tuples they were."""
+    return Generation(
+        **{
+            name: tuple(tuple(v) if isinstance(v, list) else v for v in value)
+            if isinstance(value, list)
+            else value
+            for name, value in values.items()
+        }
+    )

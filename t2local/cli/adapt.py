@@ -63,14 +63,14 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     listed = CHOICE in {name for _, name in parts_of(reward)}
     rows = with_choices(file.examples) if listed else file.examples
     engine = Engine(arguments.model or paths.default_model(), arguments.quantize, arguments.basis)
-    desk = engine.load(log_progress).adapting
-    found = drain(desk.search(rows, reward, config), _log_generation)
+    searches = engine.load(log_progress).searches
+    found = drain(searches.search(rows, reward, config), _log_generation)
     if not math.isfinite(found.accuracy):
         raise T2LocalError("Every candidate gave NaN; check the experts with `experts list`.")
-    mixture = desk.file_of(found, reward, config)
+    mixture = searches.file_of(found, reward, config)
     write_mixture(mixture, arguments.out)
     if arguments.name:
-        desk.keep(arguments.name, mixture)
+        searches.keep(arguments.name, mixture)
     log(f"saved {arguments.out}")
     report(
         {

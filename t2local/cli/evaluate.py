@@ -11,7 +11,7 @@ import torch
 from t2local.adapt.dispatch import asking_strategies
 from t2local.cli.common import add_model_arguments, log, log_progress
 from t2local.engine.engine import Engine
-from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
+from t2local.engine.evaluations import EvaluationPlan
 from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline, question_set
 from t2local.evaluation.measure import RowFailed, Scored
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     for task in plan.tasks:  # a mistake is told before the model is loaded
         question_set(task, plan.limit, plan.seed, plan.written, plan.reward)
     engine = Engine(arguments.model, arguments.quantize, arguments.basis).load(log_progress)
-    found = drain(EvaluatingDesk.of(engine).run(plan), _log_event)
+    found = drain(engine.evaluations.run(plan), _log_event)
     about = _about(engine, plan)
     if arguments.out:
         for path in write_report(found, about, arguments.out):

@@ -19,6 +19,7 @@ from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import Controls, offered
 from t2local.engine.chats import ChatStore
 from t2local.engine.downloads import Downloads
+from t2local.engine.evaluations import Evaluations
 from t2local.engine.job_record import KINDS
 from t2local.engine.jobs import Jobs
 from t2local.engine.loading import ASKED, Choice, Opened
@@ -30,7 +31,7 @@ from t2local.engine.requests import (
     NextTokens,
     Spectrum,
 )
-from t2local.engine.searches import AdaptingDesk
+from t2local.engine.searches import Searches
 from t2local.engine.shelf import LibraryDesk, Shelf, expert_info
 from t2local.engine.training import Drafts, Training
 from t2local.errors import T2LocalError
@@ -67,9 +68,8 @@ class Engine:
         self.library = LibraryDesk(
             self._trained_model, self.restock, self.training.names_in_training
         )
-        self.adapting = AdaptingDesk(
-            self._trained_model, lambda: self._shelf, self.uses, self._forget
-        )
+        needs = self.jobs, self._trained_model, lambda: self._shelf, self.uses, self._forget
+        self.searches, self.evaluations = Searches(*needs), Evaluations(*needs)
 
     # --- loading
 
@@ -161,7 +161,7 @@ class Engine:
 
     def strategies(self) -> list[str]:
         """The strategies that are possible with the experts there are, best first."""
-        kept = self.adapting.kept() if self._shelf.skills else ()
+        kept = self.searches.kept() if self._shelf.skills else ()
         return offered(replace(self._shelf.available, kept=kept))
 
     def matrix_names(self) -> list[str]:
@@ -258,5 +258,5 @@ class Engine:
     def _controls(self, request: ChatRequest) -> Controls:
         """The request's, with the mixture that its strategy names."""
         controls = request.controls
-        mixture = self.adapting.resolved(controls.strategy, controls.mixture)
+        mixture = self.searches.resolved(controls.strategy, controls.mixture)
         return replace(controls, mixture=mixture)

@@ -1,32 +1,47 @@
 """What the Evaluate page and the command `evaluate` ask for: strategies by name on tasks.
 
-Runs in its caller's thread and holds the model for one forward at a time, so that chats go on
-beside it. Knows nothing of gradio.
+The page's evaluations are jobs: they go on when it is closed, and any tab finds them with their
+settings and results. The model is held for one forward at a time, so that chats go on beside them.
 """
 
 import difflib
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from t2local import paths
 from t2local.adapt.answer_stream import BASE, FEW_SHOT
 from t2local.adapt.dispatch import STRATEGIES, asking_strategies
-from t2local.engine.engine import Engine
+from t2local.engine.job_record import EVALUATION, JobStatus, Record, new_id
+from t2local.engine.jobs import Job, Jobs, Work
 from t2local.engine.model_slot import Uses
 from t2local.engine.shelf import Shelf
 from t2local.errors import T2LocalError
-from t2local.evaluation.benchmark_tasks import question_set
-from t2local.evaluation.measure import Event, evaluate
+from t2local.evaluation.benchmark_tasks import BENCHMARKS, question_set
+from t2local.evaluation.measure import Event, RowFailed, Scored, evaluate
 from t2local.evaluation.questions import QuestionSet
-from t2local.evaluation.tally import Evaluation
+from t2local.evaluation.tally import (
+    Cell,
+    Evaluation,
+    Result,
+    evaluation_from_json,
+    evaluation_json,
+)
+from t2local.evaluation.tally import (
+    Record as ScoredPrompt,
+)
 from t2local.evaluation.variants import HARD, ORACLE, Held, Subject, Variant, asking, base, mixed
 from t2local.experts.mixture_file import MixtureFile, MixtureStore, read_mixture
-from t2local.models.decode.out_of_memory import Work, out_of_memory_told
+from t2local.models.decode.out_of_memory import Work as Worded
+from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.load.loader import LoadedModel
-from t2local.progress import CancelToken
+from t2local.progress import FINISHED, CancelToken
 from t2local.svf import Mixture, SVFModel
+from t2local.tasks.uploads import keep_file
 
-MEASUREMENT = Work(
+MEASUREMENT = Worded(
     "This measurement", "shorten the answers (`--max-new-tokens`) or measure shorter questions"
 )
 LORA = "lora"
@@ -34,7 +49,7 @@ LORA = "lora"
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """`tasks`: names or files. `strategies`: as `EvaluatingDesk.names`, `few-shot:FILE`,
+    """`tasks`: names or files. `strategies`: as `Evaluations.names`, `few-shot:FILE`,
     `lora:FOLDER`. `limit`: questions of each task, drawn by `seed`; None is all of them.
 
     `written`: choices are answered in words. `reward`: how a file's answers are scored.
@@ -55,21 +70,144 @@ class EvaluationPlan:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise T2LocalError(f"{self.max_new_tokens} new tokens cannot be; choose 1 or more.")
 
+    @property
+    def title(self) -> str:
+        """The tasks in a few words."""
+        names = [Path(task).stem for task in self.tasks if task.strip()]
+        return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+    @property
+    def cells(self) -> int:
+        """How many pairs of a task and a strategy are asked; the oracle asks nothing."""
+        return len(self.tasks) * sum(name != ORACLE for name in self.strategies)
+
+
+@dataclass
+class Growing:
+    """An evaluation as its events have told it so far. Cells are (task, strategy)."""
+
+    results: dict[Cell, Result] = field(default_factory=dict)
+    records: dict[Cell, list[ScoredPrompt]] = field(default_factory=dict)
+    last: Scored | None = None
+
+    def take(self, event: Event) -> None:
+        cell = (event.task, event.strategy)
+        if isinstance(event, RowFailed):
+            self.results[cell] = Result(*cell, 0, 0, trained=None, failed=event.reason)
+            return
+        self.last = event
+        mine = self.records.setdefault(cell, [])
+        mine.extend(event.records)
+        self.results[cell] = Result(
+            *cell,
+            event.done,
+            event.correct,
+            None,
+            sum(record.first_pass_s for record in mine),
+            sum(record.second_pass_s for record in mine),
+            sum(record.tokens for record in mine),
+            None,
+        )
+
 
 @dataclass(frozen=True)
-class EvaluatingDesk:
-    """`model`, `shelf`: of this moment; an error where the model is not ready."""
+class EvaluationReport:
+    """An evaluation as a page shows it. `evaluation`: its result, None before the end.
 
-    model: Callable[[], tuple[LoadedModel, SVFModel]]
-    shelf: Callable[[], Shelf]
-    uses: Uses = field(default_factory=Uses)
-    forget: Callable[[], None] = lambda: None  # gives back what chats keep, when memory runs out
+    `cells`: how many (task, strategy) there will be.
+    """
 
-    @classmethod
-    def of(cls, engine: Engine) -> "EvaluatingDesk":
-        """The desk of an engine's model, which may still be loading."""
-        adapting = engine.adapting
-        return cls(adapting.model, adapting.shelf, engine.uses, adapting.forget)
+    status: JobStatus
+    plan: EvaluationPlan
+    cells: int
+    growing: Growing
+    evaluation: Evaluation | None
+
+
+class EvaluationWork(Work):
+    """One evaluation, from its first question to its results in the job's folder."""
+
+    kind = EVALUATION
+
+    def __init__(self, id: str, plan: EvaluationPlan, evaluations: "Evaluations") -> None:
+        super().__init__(id, plan.title)
+        self.plan, self.settings, self._evaluations = plan, asdict(plan), evaluations
+        self._done: dict[Cell, tuple[int, int]] = {}
+
+    def run(self, job: Job) -> Generator[Event, None, str]:
+        evaluation = yield from self._evaluations.run(self.plan, job.cancel)
+        with paths.atomic_write(results_path(self.id)) as temporary:
+            temporary.write_text(json.dumps(evaluation_json(evaluation)), encoding="utf-8")
+        scored = sum(result.n for result in evaluation.results if result.strategy != ORACLE)
+        return f"{scored} answers."
+
+    def figures(self, event: Event, seconds: float) -> dict[str, Any]:
+        if isinstance(event, RowFailed):
+            return {}
+        self._done[event.task, event.strategy] = (event.done, event.total)
+        begun, cells = len(self._done), self.plan.cells
+        done = sum(done for done, _ in self._done.values())
+        total = sum(total for _, total in self._done.values())
+        return {"step": done, "steps": total * max(cells, begun) // begun}
+
+    def line(self, event: Event) -> dict[str, Any]:
+        return {"event": type(event).__name__, **asdict(event)}
+
+    def stopped(self, status: JobStatus) -> str:
+        return "Stopped. What was scored is kept; Measure goes on from there."
+
+
+class Evaluations:
+    """`model`, `shelf`: of this moment; an error where the model is not ready.
+
+    `forget`: gives back what chats keep, when memory runs out.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        model: Callable[[], tuple[LoadedModel, SVFModel]],
+        shelf: Callable[[], Shelf],
+        uses: Uses,
+        forget: Callable[[], None],
+    ) -> None:
+        self.jobs, self.model, self.shelf = jobs, model, shelf
+        self.uses, self.forget = uses, forget
+        jobs.register(EVALUATION, lambda id, values: self._work(plan_from_json(values), id))
+
+    # --- in the background
+
+    def start(self, plan: EvaluationPlan) -> str:
+        """Begin an evaluation and give its id. Raises `T2LocalError` when it cannot be kept."""
+        tasks = tuple(
+            task if task in BENCHMARKS else str(keep_file(task)) if Path(task).is_file() else task
+            for task in plan.tasks
+        )
+        plan = replace(plan, tasks=tasks)
+        return self.jobs.start(self._work(plan, new_id(plan.title)))
+
+    def _work(self, plan: EvaluationPlan, id: str) -> EvaluationWork:
+        return EvaluationWork(id, plan, self)
+
+    def report(self, id: str) -> EvaluationReport:
+        """All there is to show of an evaluation. Raises `T2LocalError` for an unknown one."""
+        job, growing = self.jobs.find(id), Growing()
+        if job is not None:
+            status, plan, events = self.jobs.status(id), job.work.plan, list(job.events)
+        else:
+            record = Record.of(id)
+            status, settings = record.read()
+            plan = plan_from_json(settings)
+            events = [_event(values) for values in record.events()]
+        for event in events:
+            growing.take(event)
+        path, evaluation = results_path(id), None
+        if status.stage == FINISHED and path.is_file():
+            values = json.loads(path.read_text(encoding="utf-8"))
+            evaluation = evaluation_from_json(values, growing.records)
+        return EvaluationReport(status, plan, plan.cells, growing, evaluation)
+
+    # --- in the caller's thread
 
     def names(self) -> list[str]:
         """The strategies that can be named here, files and folders aside."""
@@ -148,3 +286,22 @@ class EvaluatingDesk:
     def _store(self) -> MixtureStore:
         loaded, _ = self.model()
         return MixtureStore(loaded.slug)
+
+
+def plan_from_json(values: Mapping[str, Any]) -> EvaluationPlan:
+    lists = {name: tuple(values[name]) for name in ("tasks", "strategies")}
+    return EvaluationPlan(**{**values, **lists})
+
+
+def results_path(id: str) -> Path:
+    """Where an evaluation leaves its results."""
+    return Record.of(id).folder / "results.json"
+
+
+def _event(values: Mapping[str, Any]) -> Event:
+    """The inverse of `EvaluationWork.line`."""
+    values = dict(values)
+    if values.pop("event") == RowFailed.__name__:
+        return RowFailed(**values)
+    records = tuple(ScoredPrompt(**record) for record in values.pop("records"))
+    return Scored(**values, records=records)

@@ -8,9 +8,9 @@ server lists what was cut off and takes it up again (`resume`), as far as its ki
 """
 
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -115,7 +115,7 @@ class Jobs:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._jobs: dict[str, Job] = {}
-        self._lanes: dict[str, queue.SimpleQueue[Job]] = {}
+        self._lanes: dict[str, deque[Job]] = {}  # those with a worker
         self._at_work: set[Job] = set()
         self._makers: dict[str, Callable[[str, Mapping[str, Any]], Work]] = {}
         self._elsewhere: dict[str, Elsewhere] = {}
@@ -143,12 +143,13 @@ class Jobs:
                 Record.of(work.id).begin(job.status, work.settings)
             self._jobs.pop(work.id, None)  # resumed, it goes to the end of its lane
             self._jobs[work.id] = job
-            lane = self._lanes.get(work.lane)
-            if lane is None:
-                lane = self._lanes[work.lane] = queue.SimpleQueue()
-                name = f"lane {work.lane}"
-                threading.Thread(target=self._serve, args=(lane,), daemon=True, name=name).start()
-            lane.put(job)
+            if work.lane in self._lanes:
+                self._lanes[work.lane].append(job)
+            else:
+                self._lanes[work.lane] = deque([job])
+                threading.Thread(
+                    target=self._serve, args=(work.lane,), daemon=True, name=f"lane {work.lane}"
+                ).start()
         return work.id
 
     def resume(self, id: str) -> None:
@@ -297,11 +298,9 @@ class Jobs:
 
     # --- the workers
 
-    def _serve(self, lane: "queue.SimpleQueue[Job]") -> None:
-        while True:
-            job = lane.get()
-            with self._changed:
-                self._at_work.add(job)
+    def _serve(self, lane: str) -> None:
+        """One job of a lane after another; the worker ends with the last one."""
+        while job := self._next(lane):
             try:
                 if job.take_up():
                     self._drive(job)
@@ -312,10 +311,19 @@ class Jobs:
             except Exception as error:
                 job.end(FAILED, message=f"{type(error).__name__}: {error}", eta_s=None)
                 logging.getLogger(__name__).exception("%s %s failed", job.work.kind.name, job.name)
-            self._written(job)
+            self._record_end(job)
             with self._changed:
                 self._at_work.discard(job)
                 self._changed.notify_all()
+
+    def _next(self, lane: str) -> Job | None:
+        with self._changed:
+            if not self._lanes[lane]:
+                del self._lanes[lane]
+                return None
+            job = self._lanes[lane].popleft()
+            self._at_work.add(job)
+            return job
 
     def _drive(self, job: Job) -> None:
         work, record = job.work.run(job), Record.of(job.work.id)
@@ -334,7 +342,7 @@ class Jobs:
         finally:
             work.close()
 
-    def _written(self, job: Job) -> None:
+    def _record_end(self, job: Job) -> None:
         """The record says how it ended; where that cannot be written, the log does."""
         if job.work.settings is None:
             return

@@ -1,38 +1,145 @@
-"""What the Adapt page and the command `adapt` ask for: a search over a file's rows, kept mixtures.
+"""What the Adapt page and the command `adapt` ask for: searches over a file's rows, kept mixtures.
 
-A search runs in its caller's thread and holds the model for one forward at a time, so that chats go
-on beside it. Its state is in the user's data: the same request goes on where it was left. Knows
-nothing of gradio.
+The page's searches are jobs: they go on when it is closed, and any tab finds them with their
+settings and results. The model is held for one forward at a time, so that chats go on beside a
+search. Its state is in the user's data: the same request goes on where it was left.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from t2local import paths
 from t2local.adapt.answer_stream import FEW_SHOT
-from t2local.adapt.cem import CEMConfig
-from t2local.adapt.few_shot import Found, Generation, draw_shots, search
+from t2local.adapt.cem import LEAST_SHOTS, MOST_SHOTS, CEMConfig
+from t2local.adapt.few_shot import Found, Generation, draw_shots, generation_from_json, search
+from t2local.engine.job_record import SEARCH, JobStatus, Record, new_id
+from t2local.engine.jobs import Job, Jobs, Work
 from t2local.engine.model_slot import Uses
 from t2local.engine.shelf import Shelf
-from t2local.experts.mixture_file import MixtureFile, MixtureStore
-from t2local.models.decode.out_of_memory import Work, out_of_memory_told
+from t2local.errors import T2LocalError
+from t2local.experts.mixture_file import (
+    MixtureFile,
+    MixtureStore,
+    read_mixture,
+    write_mixture,
+)
+from t2local.models.decode.out_of_memory import Work as Worded
+from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.load.loader import LoadedModel
-from t2local.progress import CancelToken
+from t2local.progress import FINISHED, CancelToken
 from t2local.svf import Mixture, SVFModel
+from t2local.tasks.rewards.named import parts_of
 from t2local.tasks.rows import Example
+from t2local.tasks.uploads import CHOICE, keep_file, read_upload, with_choices
 
-SEARCH = Work("This search", "shorten its answers (`--max-new-tokens`) or give it shorter rows")
+WORDS = Worded("This search", "shorten its answers (`--max-new-tokens`) or give it shorter rows")
 
 
 @dataclass(frozen=True)
-class AdaptingDesk:
-    """`model`, `shelf`: of this moment; an error where the model is not ready."""
+class SearchPlan:
+    """What a search is told. `source`: a file of examples; `name`: of the mixture to be."""
 
-    model: Callable[[], tuple[LoadedModel, SVFModel]]
-    shelf: Callable[[], Shelf]
-    uses: Uses = field(default_factory=Uses)
-    forget: Callable[[], None] = lambda: None  # gives back what chats keep, when memory runs out
+    name: str
+    source: str
+    reward: str
+    config: CEMConfig
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "SearchPlan":
+        return cls(**{**values, "config": CEMConfig(**values["config"])})
+
+    def examples(self) -> list[Example]:
+        """Raises `T2LocalError` for a file that cannot be read, or too few or many rows."""
+        return few_examples(self.source, self.reward)
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """A search as a page shows it. `found`: its mixture, None before the end."""
+
+    status: JobStatus
+    plan: SearchPlan
+    generations: tuple[Generation, ...]
+    found: MixtureFile | None
+
+
+class SearchWork(Work):
+    """One search, from its first generation to its mixture in the job's folder."""
+
+    kind = SEARCH
+
+    def __init__(self, id: str, plan: SearchPlan, searches: "Searches") -> None:
+        super().__init__(id, plan.name, plan.config.generations)
+        self.plan, self.settings, self._searches = plan, plan.as_json(), searches
+
+    def run(self, job: Job) -> Generator[Generation, None, str]:
+        plan = self.plan
+        rows = plan.examples()
+        found = yield from self._searches.search(rows, plan.reward, plan.config, job.cancel)
+        file = self._searches.file_of(found, plan.reward, plan.config)
+        write_mixture(file, mixture_path(self.id))
+        return f"The best mixture has {100 * found.accuracy:.0f} % of the examples right."
+
+    def figures(self, event: Generation, seconds: float) -> dict[str, Any]:
+        left = event.total - event.number
+        return {"step": event.number, "steps": event.total, "eta_s": left * seconds or None}
+
+    def line(self, event: Generation) -> dict[str, Any]:
+        return asdict(event)
+
+    def stopped(self, status: JobStatus) -> str:
+        return f"Stopped after generation {status.step}; Search goes on from there."
+
+
+class Searches:
+    """`model`, `shelf`: of this moment; an error where the model is not ready.
+
+    `forget`: gives back what chats keep, when memory runs out.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        model: Callable[[], tuple[LoadedModel, SVFModel]],
+        shelf: Callable[[], Shelf],
+        uses: Uses,
+        forget: Callable[[], None],
+    ) -> None:
+        self.jobs, self.model, self.shelf = jobs, model, shelf
+        self.uses, self.forget = uses, forget
+        jobs.register(SEARCH, lambda id, values: self._work(SearchPlan.from_json(values), id))
+
+    # --- in the background
+
+    def start(self, plan: SearchPlan) -> str:
+        """Begin a search and give its id. Raises `T2LocalError` for examples that cannot serve."""
+        plan.examples()  # too few rows are told now, not from the job
+        plan = replace(plan, source=str(keep_file(plan.source)))
+        return self.jobs.start(self._work(plan, new_id(plan.name)))
+
+    def _work(self, plan: SearchPlan, id: str) -> SearchWork:
+        return SearchWork(id, plan, self)
+
+    def report(self, id: str) -> SearchReport:
+        """All there is to show of a search. Raises `T2LocalError` for an unknown one."""
+        job = self.jobs.find(id)
+        if job is not None:
+            status, plan, seen = self.jobs.status(id), job.work.plan, tuple(job.events)
+        else:
+            record = Record.of(id)
+            status, settings = record.read()
+            plan = SearchPlan.from_json(settings)
+            seen = tuple(generation_from_json(values) for values in record.events())
+        path = mixture_path(id)
+        done = status.stage == FINISHED and path.is_file()
+        return SearchReport(status, plan, seen, read_mixture(path) if done else None)
+
+    # --- in the caller's thread
 
     def search(
         self,
@@ -50,7 +157,7 @@ class AdaptingDesk:
             found = search(
                 loaded, svf, experts, shots, reward, config, paths.home() / "searches", cancel
             )
-            with out_of_memory_told(loaded, self.forget, SEARCH):
+            with out_of_memory_told(loaded, self.forget, WORDS):
                 return (yield from found)
 
     def file_of(self, found: Found, reward: str, config: CEMConfig) -> MixtureFile:
@@ -101,3 +208,23 @@ class AdaptingDesk:
     def _store(self) -> MixtureStore:
         loaded, _ = self.model()
         return MixtureStore(loaded.slug)
+
+
+def few_examples(path: str, reward: str) -> list[Example]:
+    """A file's usable rows, ready for `reward`.
+
+    Raises `T2LocalError` where they are fewer than a search needs, or more than it takes.
+    """
+    rows = list(read_upload(Path(path)).examples)
+    if not LEAST_SHOTS <= len(rows) <= MOST_SHOTS:
+        raise T2LocalError(
+            f"There are {len(rows)} usable examples; a search takes {LEAST_SHOTS} to {MOST_SHOTS}: "
+            + ("add some." if len(rows) < LEAST_SHOTS else "keep those that differ most.")
+        )
+    listed = CHOICE in {name for _, name in parts_of(reward)} if reward else False
+    return with_choices(rows) if listed else rows
+
+
+def mixture_path(id: str) -> Path:
+    """Where a search leaves its mixture."""
+    return Record.of(id).folder / "mixture.json"

@@ -92,7 +92,8 @@ class RecordFile:
         return text.split("\n")[:-1]
 
 
-Cells = Mapping[tuple[str, str], Mapping[int, Record]]  # (task, strategy) -> index -> record
+Cell = tuple[str, str]  # task, strategy
+Cells = Mapping[Cell, Mapping[int, Record]]  # index -> record
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,40 @@ class Evaluation:
             ],
             "sources": dict(self.sources),
         }
+
+
+def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    """As JSON values; of the records only the oracle's, which no event tells."""
+    best = {t: part.values() for (t, name), part in evaluation.records.items() if name == ORACLE}
+    return {
+        "model": evaluation.model,
+        "results": [asdict(result) for result in evaluation.results],
+        "confusions": [asdict(confusion) for confusion in evaluation.confusions],
+        "sources": dict(evaluation.sources),
+        "oracle": {task: [asdict(record) for record in part] for task, part in best.items()},
+    }
+
+
+def evaluation_from_json(
+    values: Mapping[str, Any], records: Mapping[Cell, Sequence[Record]]
+) -> Evaluation:
+    """The inverse of `evaluation_json`, with the records of each cell."""
+    results = [
+        Result(**{**r, "difference": tuple(r["difference"]) if r["difference"] else None})
+        for r in values["results"]
+    ]
+    confusions = [
+        Confusion(
+            c["strategy"], tuple(c["topics"]), tuple(c["labels"]), tuple(map(tuple, c["counts"]))
+        )
+        for c in values["confusions"]
+    ]
+    best = {(t, ORACLE): [Record(**r) for r in part] for t, part in values["oracle"].items()}
+    cells = {
+        cell: {record.index: record for record in part}
+        for cell, part in {**records, **best}.items()
+    }
+    return Evaluation(values["model"], tuple(results), tuple(confusions), cells, values["sources"])
 
 
 def summary(

@@ -256,6 +256,22 @@ def keep_text(text: str) -> Path:
     return path
 
 
+def keep_file(path: str) -> Path:
+    """A copy of a file in the user's data, under its own name, where it does not lie there yet.
+
+    What a page uploads is gone when the program ends; long work may want it again.
+    """
+    source, folder = Path(path), paths.home() / "data"
+    if source.resolve().is_relative_to(folder.resolve()):
+        return source
+    content = source.read_bytes()
+    kept = folder / hashlib.sha256(content).hexdigest()[:12] / source.name
+    if not kept.is_file():
+        with paths.atomic_write(kept) as temporary:
+            temporary.write_bytes(content)
+    return kept
+
+
 def write_rows(examples: Sequence[Example], name: str) -> Path:
     """The examples as JSONL: reading the file again gives equal examples."""
     path = paths.home() / "data" / f"{name}-{content_hash(examples)[:8]}.jsonl"

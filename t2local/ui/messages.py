@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -103,6 +104,11 @@ def term(word: str, label: str | None = None) -> str:
 #
 # A `try` around a generator function catches nothing, so generators get their own branch.
 # Anything but a `T2LocalError` is a programmer's mistake and passes through.
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 as `2026-01-31 09:15`, in this machine's time."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def shown(callback: Callable[..., Any]) -> Callable[..., Any]:

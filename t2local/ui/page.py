@@ -71,7 +71,7 @@ def build_app(engine: Any) -> Page:
                 tab = create_chat_tab(engine.status)
             with gr.Tab("Train", id="train") as train_shown:
                 train = create_train_tab()
-            with gr.Tab("Adapt", id="adapt-tab"):
+            with gr.Tab("Adapt", id="adapt-tab") as adapt_shown:
                 adapt = create_adapt_tab()
             with gr.Tab("Experts") as experts_shown:
                 experts = create_experts_tab(engine)
@@ -84,7 +84,7 @@ def build_app(engine: Any) -> Page:
         WheelEvents(engine, tab).bind(chat_events.streams)
         TrainEvents(engine, train, tab, experts.cards, tabs).bind(page, train_shown)
         ExpertsEvents(engine, experts, tab, tabs).bind(page, experts_shown)
-        AdaptEvents(engine, adapt, tab, tabs).bind()
+        AdaptEvents(engine, adapt, tab, tabs).bind(adapt_shown)
         EvaluateEvents(engine, evaluate, evaluate_shown).bind()
         ModelsEvents(engine, models, models_shown, tabs, timer).bind()
         _Opening(engine, tab, chat_events, header, experts.cards, timer).bind(page)

@@ -11,7 +11,7 @@ from t2local.adapt.answer_stream import Dispatched, Done, Steered, Token
 from t2local.adapt.dispatch import STRATEGIES, Strategy
 from t2local.cli.main import main
 from t2local.engine.engine import Engine
-from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
+from t2local.engine.evaluations import EvaluationPlan
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore, read_expert, write_expert
@@ -80,7 +80,7 @@ def test_a_strategy_that_is_added_to_the_table_is_known_everywhere(
     row.write_text(
         '{"prompt": "thing?", "answer": "red", "choices": ["red", "blue"], "label": 0}\n'
     )
-    desk, names = EvaluatingDesk.of(engine), ("by-length", "by-length:hard")
+    desk, names = engine.evaluations, ("by-length", "by-length:hard")
     assert set(names) <= set(desk.names())
     found = drain(desk.run(EvaluationPlan((str(row),), names))).records
     alphas = [next(iter(found["rows", name].values())).alpha for name in names]

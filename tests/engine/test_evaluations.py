@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
+from t2local.engine.evaluations import EvaluationPlan
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import MixtureFile, write_mixture
 from t2local.progress import drain
@@ -13,7 +13,7 @@ from t2local.training.lora import LoRAMethod
 
 @pytest.fixture
 def desk(engine):
-    return EvaluatingDesk.of(engine)
+    return engine.evaluations
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ def test_a_mixture_of_an_expert_that_is_gone_or_of_scored_rows_is_refused(desk, 
 def test_a_search_leaves_its_shots_in_the_file(engine):
     from tests.engine.test_searches import CONFIG, SHOTS
 
-    found = drain(engine.adapting.search(SHOTS, "choice", CONFIG))
-    file = engine.adapting.file_of(found, "choice", CONFIG)
+    found = drain(engine.searches.search(SHOTS, "choice", CONFIG))
+    file = engine.searches.file_of(found, "choice", CONFIG)
     assert set(file.task["shot_prompts"]) == {prompt_hash(shot.prompt) for shot in SHOTS}
 
 

@@ -177,7 +177,7 @@ def test_a_run_that_has_ended_keeps_no_model_whatever_it_is_told(engine, other, 
 
 def test_a_search_keeps_its_model_until_it_is_stopped(engine, other):
     rows = [Example(f"thing {i}?", ("red", "blue")[i % 2]) for i in range(6)]
-    search = engine.adapting.search(rows, "exact", CEMConfig(shots=4))
+    search = engine.searches.search(rows, "exact", CEMConfig(shots=4))
     next(search)
     with pytest.raises(T2LocalError, match="search on the page Adapt is using the model"):
         engine.switch(other)

@@ -24,7 +24,7 @@ def decision(engine, strategy, mixture=None):
 
 
 def test_a_mixture_found_and_kept_is_a_strategy_that_answers(engine):
-    desk = engine.adapting
+    desk = engine.searches
     found = drain(desk.search(SHOTS, "choice", CONFIG))
     assert set(found.mixture.alpha) == {"math", "code"}, "skills only, never the classifier"
     desk.keep("ab", desk.file_of(found, "choice", CONFIG))
@@ -33,7 +33,7 @@ def test_a_mixture_found_and_kept_is_a_strategy_that_answers(engine):
 
 
 def test_strength_scales_a_kept_mixture_and_alphas_of_the_sliders_do_not_count(engine):
-    engine.adapting.keep("m", MixtureFile(Mixture({"math": 0.5})))
+    engine.searches.keep("m", MixtureFile(Mixture({"math": 0.5})))
     chosen = decision(engine, "few-shot:m", Mixture({"code": 1.0}, strength=0.5)).mixture
     assert (dict(chosen.alpha), chosen.strength) == ({"math": 0.5}, 0.5)
 
@@ -41,7 +41,7 @@ def test_strength_scales_a_kept_mixture_and_alphas_of_the_sliders_do_not_count(e
 def test_a_mixture_per_matrix_answers_too(engine):
     name = engine.matrix_names()[0]
     mixture = Mixture({"math": 0.5}, by_matrix={name: {"code": 1.0}})
-    engine.adapting.keep("m", MixtureFile(mixture))
+    engine.searches.keep("m", MixtureFile(mixture))
     assert decision(engine, "few-shot:m").mixture == mixture
     assert decision(engine, "few-shot", mixture).mixture == mixture
 
@@ -54,7 +54,7 @@ def test_a_mixture_per_matrix_answers_too(engine):
     ],
 )
 def test_a_mixture_that_cannot_be_used_here_is_refused(engine, file, words):
-    engine.adapting.keep("m", file)
+    engine.searches.keep("m", file)
     with pytest.raises(T2LocalError, match=words):
         decision(engine, "few-shot:m")
 

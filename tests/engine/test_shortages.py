@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2local.adapt.cem import CEMConfig
-from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
+from t2local.engine.evaluations import EvaluationPlan
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.models.decode.sampling import Sampling
@@ -28,7 +28,7 @@ def measured(engine, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a?", "answer": "b"}\n{"prompt": "c?", "answer": "d"}\n')
     plan = EvaluationPlan((str(path),), ("base", "math"), max_new_tokens=4)
-    results = drain(EvaluatingDesk.of(engine).run(plan)).results
+    results = drain(engine.evaluations.run(plan)).results
     return [(result.strategy, result.n, result.correct) for result in results]
 
 
@@ -40,7 +40,7 @@ WORKS = {
         list(engine.answer("s", request("manual", compare=True)))[-1].texts
     ),
     "a search": lambda engine, _: (
-        drain(engine.adapting.search(SHOTS, "choice", CEMConfig(5, generations=2))).mixture
+        drain(engine.searches.search(SHOTS, "choice", CEMConfig(5, generations=2))).mixture
     ),
     "a measurement": measured,
 }

@@ -11,6 +11,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
+from t2local.engine.searches import few_examples
 from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import question_set
 from t2local.tasks import files, uploads
@@ -57,26 +58,14 @@ def test_training_searching_and_evaluating_share_one_parse(tmp_path, parses):
     assert parses == ["rows.csv"]
 
 
-def test_what_the_adapt_tab_does_with_a_file_parses_it_once(tmp_path, parses, monkeypatch):
-    path, searches = str(table(tmp_path)), []
-
-    class Desk:
-        def search(self, rows, *_):
-            searches.append(len(rows))
-            return iter(())
-
-    class Engine:
-        adapting = Desk()
-
+def test_what_the_adapt_tab_does_with_a_file_parses_it_once(tmp_path, parses):
+    path = str(table(tmp_path))
     with gr.Blocks():
         tab = create_adapt_tab()
-    events = AdaptEvents(Engine(), tab, None, None)
-    monkeypatch.setattr(events, "_config", lambda values: None)
+    events = AdaptEvents(None, tab, None, None)
     update = events.uploaded({tab.file: path})
     assert "12</b> examples" in update[tab.rows]
-    request = gr.Request(session_hash="one")
-    next(events.searched({tab.path: path, tab.reward: "exact"}, request))
-    assert searches == [12]
+    assert len(few_examples(update[tab.path], "exact")) == 12
     assert parses == ["rows.csv"]
 
 

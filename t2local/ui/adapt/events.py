@@ -1,10 +1,9 @@
 """What the Adapt tab does: reads the examples, shows a search as it goes, hands its mixture over.
 
-A search belongs to the browser tab that began it; stopped or left, it is kept, and the same request
-goes on from there.
+A search is a job of the engine's: the page holds its id alone, and a timer asks how it stands. So
+a reload, a second tab and a restarted server show the same search with its settings.
 """
 
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,46 +12,53 @@ import gradio as gr
 
 from t2local import paths, plots
 from t2local.adapt.answer_stream import FEW_SHOT
-from t2local.adapt.cem import LEAST_SHOTS, LIGHT, MOST_SHOTS, CEMConfig
+from t2local.adapt.cem import LIGHT, MOST_SHOTS, CEMConfig
 from t2local.adapt.few_shot import Generation
-from t2local.errors import Cancelled, T2LocalError
-from t2local.experts.mixture_file import MixtureFile
+from t2local.engine.job_record import SEARCH
+from t2local.engine.searches import SearchPlan, few_examples
+from t2local.errors import T2LocalError
 from t2local.plots import theme
-from t2local.progress import CancelToken
+from t2local.progress import FAILED, FINISHED, INTERRUPTED
 from t2local.tasks.rows import Example
-from t2local.tasks.uploads import keep_text, read_upload, suggest_reward, with_choices
-from t2local.ui.adapt.layout import QUICK, AdaptTab
+from t2local.tasks.uploads import keep_text, read_upload, suggest_reward
+from t2local.ui.adapt.layout import QUICK, THOROUGH, AdaptTab
 from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.view import signed
 from t2local.ui.chat.wheel import mixer_update
-from t2local.ui.messages import shown
+from t2local.ui.messages import moment, shown
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"
 SHOWN = 20  # examples listed
-CHOICE = "choice"
+NO_ROWS = "There are no examples yet; type some, or choose a file."
 
 
 class AdaptEvents:
-    """Binds an `AdaptTab` to an engine's `adapting` desk. `tabs`: the page's, to go to the chat."""
+    """Binds an `AdaptTab` to an engine. `tabs`: the page's, to go to the chat."""
 
     def __init__(self, engine: Any, tab: AdaptTab, chat: ChatTab, tabs: gr.Tabs) -> None:
         self.engine, self.tab, self.chat, self.tabs = engine, tab, chat, tabs
-        self._running: dict[str, CancelToken] = {}
 
-    def bind(self) -> None:
+    def bind(self, own: gr.Tab) -> None:
+        """`own`: the tab's own, to see it being opened."""
         tab, wheel = self.tab, self.chat.wheel
         looked = [tab.path, tab.rows, tab.reward, tab.name, tab.start]
         tab.file.upload(shown(self.uploaded), {tab.file}, looked, **QUIET)
         tab.use_typed.click(shown(self.typed), {tab.typed}, looked, **QUIET)
-        plan = {
+        settings = [
             tab.path, tab.reward, tab.effort, tab.sharing, tab.objective, tab.normalised, tab.seed,
-        }  # fmt: skip
-        live = [tab.status, tab.cloud, tab.best, tab.start, tab.stop, tab.keep, tab.found]
-        tab.start.click(shown(self.searched), plan, live, **QUIET)
-        tab.stop.click(self.stopped, None, None, queue=False)
+        ]  # fmt: skip
+        live = [
+            tab.search, tab.status, tab.cloud, tab.best, tab.start, tab.stop, tab.keep, tab.timer,
+        ]  # fmt: skip
+        everything = [*live, *settings, tab.rows, tab.name]
+        tab.start.click(shown(self.searched), {*settings, tab.name}, live, **QUIET)
+        tab.stop.click(shown(self.stopped), {tab.search}, live, **QUIET)
+        tab.timer.tick(shown(self.ticked), {tab.search}, live, **QUIET)
+        tab.search.input(shown(self.picked), {tab.search}, everything, **QUIET)
+        own.select(shown(self.opened), {tab.search}, everything, **QUIET)
         arrived = [self.tabs, wheel.strategy, wheel.mixer]
-        tab.use.click(shown(self.used), {tab.found, tab.name}, arrived, **QUIET)
+        tab.use.click(shown(self.used), {tab.search, tab.name}, arrived, **QUIET)
 
     # the examples ----------------------------------------------------------------------------
 
@@ -63,7 +69,9 @@ class AdaptEvents:
         return self._look(str(keep_text(values[self.tab.typed] or "")))
 
     def _look(self, path: str) -> dict:
-        tab, rows = self.tab, _examples(path)
+        if not path:
+            raise T2LocalError(NO_ROWS)
+        tab, rows = self.tab, few_examples(path, "")
         name = paths.slug(Path(path).stem).replace("_", "-")
         return {
             tab.path: path,
@@ -75,37 +83,76 @@ class AdaptEvents:
 
     # the search ------------------------------------------------------------------------------
 
-    def searched(self, values: dict, request: gr.Request) -> Iterator[dict]:
-        tab, reward = self.tab, values[self.tab.reward]
-        rows, config = _examples(values[tab.path]), self._config(values)
-        rows = with_choices(rows) if reward == CHOICE else rows
-        cancel = self._running[request.session_hash] = CancelToken()
-        seen: list[Generation] = []
-        work = self.engine.adapting.search(rows, reward, config, cancel)
-        yield {
-            tab.status: '<p class="quiet">Trying the first mixtures …</p>',
-            tab.keep: gr.Column(visible=False),
-            **self._acts(running=True),
-        }
-        try:
-            while True:
-                seen.append(next(work))
-                yield self._drawn(seen)
-        except StopIteration as end:
-            file = self.engine.adapting.file_of(end.value, reward, config)
-            yield {tab.found: file, tab.keep: gr.Column(visible=True), **self._acts(running=False)}
-        except Cancelled:
-            note = f"Stopped after generation {len(seen)}; Search goes on from there."
-            yield {tab.status: f'<p class="note">{note}</p>', **self._acts(running=False)}
-        except T2LocalError:
-            yield {tab.status: "", **self._acts(running=False)}
-            raise
-        finally:
-            self._running.pop(request.session_hash, None)
+    def opened(self, values: dict) -> dict:
+        """The search in progress, or the newest, where the page shows none yet."""
+        if values[self.tab.search]:
+            return self._present(values[self.tab.search])
+        found = self.engine.jobs.history(SEARCH, most=1)
+        return self._show(found[0].id) if found else {self.tab.status: gr.skip()}
 
-    def stopped(self, request: gr.Request) -> None:
-        if cancel := self._running.get(request.session_hash):
-            cancel.cancel()
+    def picked(self, values: dict) -> dict:
+        return self._show(values[self.tab.search])
+
+    def searched(self, values: dict) -> dict:
+        if not values[self.tab.path]:
+            raise T2LocalError(NO_ROWS)
+        name = (values[self.tab.name] or "").strip() or "mixture"
+        source, reward = values[self.tab.path], values[self.tab.reward]
+        id = self.engine.searches.start(SearchPlan(name, source, reward, self._config(values)))
+        return {self.tab.search: self._listed(id), **self._present(id)}
+
+    def ticked(self, values: dict) -> dict:
+        return self._present(values[self.tab.search])
+
+    def stopped(self, values: dict) -> dict:
+        self.engine.jobs.stop(values[self.tab.search])
+        return self._present(values[self.tab.search])
+
+    def _show(self, id: str) -> dict:
+        """A search with the settings and the examples it was begun with."""
+        tab, report = self.tab, self.engine.searches.report(id)
+        plan, config = report.plan, report.plan.config
+        update = {
+            tab.search: self._listed(id),
+            tab.reward: plan.reward,
+            tab.effort: QUICK if config.shots == LIGHT["shots"] else THOROUGH,
+            tab.sharing: config.sharing,
+            tab.objective: config.objective,
+            tab.normalised: config.normalised,
+            tab.seed: config.seed,
+            tab.name: plan.name,
+            **self._present(id),
+        }
+        if Path(plan.source).is_file():
+            update |= {tab.path: plan.source}
+            update |= {tab.rows: examples_html(plan.source, few_examples(plan.source, ""))}
+        return update
+
+    def _listed(self, id: str) -> gr.Dropdown:
+        found = self.engine.jobs.history(SEARCH)
+        choices = [(f"{status.name} · {moment(status.started_s)}", status.id) for status in found]
+        return gr.Dropdown(choices=choices, value=id, visible=True)
+
+    def _present(self, id: str) -> dict:
+        """How a search stands."""
+        tab, report = self.tab, self.engine.searches.report(id)
+        seen, status = report.generations, report.status
+        begun = '<p class="quiet">Trying the first mixtures …</p>'
+        words = status_html(seen[-1]) if seen else begun if status.live else ""
+        if status.stage in (FAILED, INTERRUPTED) or (status.live and status.message):
+            words += f'<p class="note">{escape(status.message)}</p>'
+        return {
+            tab.status: words,
+            tab.cloud: plots.plot_cloud(seen),
+            tab.best: plots.plot_best(seen),
+            tab.start: gr.Button(
+                "Search" if status.stage == FINISHED or status.live else "Search on",
+                interactive=not status.live,
+            ),
+            tab.stop: gr.Button(visible=status.live),
+            tab.keep: gr.Column(visible=report.found is not None),
+            tab.timer: gr.Timer(active=status.live),
+        }
 
     def _config(self, values: dict) -> CEMConfig:
         tab = self.tab
@@ -118,28 +165,15 @@ class AdaptEvents:
             seed=int(values[tab.seed] or 0),
         )
 
-    def _drawn(self, seen: list[Generation]) -> dict:
-        tab = self.tab
-        return {
-            tab.status: status_html(seen[-1]),
-            tab.cloud: plots.plot_cloud(seen),
-            tab.best: plots.plot_best(seen),
-        }
-
-    def _acts(self, running: bool) -> dict:
-        return {
-            self.tab.start: gr.Button(interactive=not running),
-            self.tab.stop: gr.Button(visible=running),
-        }
-
     # the mixture -----------------------------------------------------------------------------
 
     def used(self, values: dict) -> dict:
         """Keep the mixture; the chat answers with it, and its sliders stand where it is."""
-        found, name = values[self.tab.found], (values[self.tab.name] or "").strip()
-        if not isinstance(found, MixtureFile):
+        search, name = values[self.tab.search], (values[self.tab.name] or "").strip()
+        found = self.engine.searches.report(search).found if search else None
+        if found is None:
             raise T2LocalError("There is no mixture yet; search for one first.")
-        self.engine.adapting.keep(name, found)
+        self.engine.searches.keep(name, found)
         wheel = self.chat.wheel
         chosen = {"choices": self.engine.strategies(), "value": f"{FEW_SHOT}:{name}"}
         return {
@@ -147,19 +181,6 @@ class AdaptEvents:
             wheel.strategy: gr.Dropdown(**chosen),
             wheel.mixer: mixer_update(self.engine.experts(), found.mixture.alpha),
         }
-
-
-def _examples(path: str | None) -> list[Example]:
-    """A file's usable rows. Raises `T2LocalError` for fewer than a search needs, or more."""
-    if not path:
-        raise T2LocalError("There are no examples yet; type some, or choose a file.")
-    rows = list(read_upload(Path(path)).examples)
-    if not LEAST_SHOTS <= len(rows) <= MOST_SHOTS:
-        raise T2LocalError(
-            f"There are {len(rows)} usable examples; a search takes {LEAST_SHOTS} to {MOST_SHOTS}: "
-            + ("add some." if len(rows) < LEAST_SHOTS else "keep those that differ most.")
-        )
-    return rows
 
 
 def examples_html(path: str, rows: list[Example]) -> str:

@@ -13,6 +13,7 @@ from t2local.tasks.rewards import REWARDS as KNOWN
 from t2local.ui.messages import term
 from t2local.ui.train.view import REWARDS
 
+TICK_S = 0.7
 QUICK, THOROUGH = "quick", "thorough"
 NO_SEARCH = '<p class="quiet">Nothing was searched yet.</p>'
 NO_EXAMPLES = '<p class="quiet">No examples yet. Three are enough to begin, twenty are plenty.</p>'
@@ -20,7 +21,7 @@ NO_EXAMPLES = '<p class="quiet">No examples yet. Three are enough to begin, twen
 
 @dataclass(frozen=True)
 class AdaptTab:
-    """`path`: the file that is looked at; `found`: what the last search ended with, else None."""
+    """`path`: the file that is looked at; `search`: the id of the search that is shown."""
 
     path: gr.State
     file: gr.File
@@ -41,7 +42,8 @@ class AdaptTab:
     keep: gr.Column
     name: gr.Textbox
     use: gr.Button
-    found: gr.State
+    search: gr.Dropdown
+    timer: gr.Timer
 
 
 def create_adapt_tab() -> AdaptTab:
@@ -51,7 +53,7 @@ def create_adapt_tab() -> AdaptTab:
             choices = _create_choices()
         with gr.Column(elem_id="adapt-run", scale=1, min_width=0):
             live = _create_live()
-    return AdaptTab(gr.State(None), **examples, **choices, **live, found=gr.State(None))
+    return AdaptTab(gr.State(None), **examples, **choices, **live)
 
 
 def _create_examples() -> dict:
@@ -110,6 +112,10 @@ def _create_choices() -> dict:
 
 def _create_live() -> dict:
     _html("<h3>The search</h3>")
+    search = gr.Dropdown(
+        [], label="searches", show_label=False, container=False, visible=False,
+        elem_id="adapt-search",
+    )  # fmt: skip
     status = _html(NO_SEARCH, "adapt-status")
     _caption(
         f"Each dot is one {term('mixture')} that was tried; full ones are the best of their "
@@ -125,6 +131,7 @@ def _create_live() -> dict:
         use = gr.Button("Use in chat", variant="primary", elem_id="adapt-use")
     return {
         "status": status, "cloud": cloud, "best": best, "keep": keep, "name": name, "use": use,
+        "search": search, "timer": gr.Timer(TICK_S, active=False),
     }  # fmt: skip
 
 

@@ -1,12 +1,13 @@
-"""What the Evaluate tab does: starts a run, shows it grow, hands out its samples and files.
+"""What the Evaluate tab does: starts an evaluation, shows it grow, hands out its samples and files.
 
-A run belongs to the browser tab that began it; stopped or left, its scored prompts are kept, and
-the same request goes on from there.
+An evaluation is a job of the engine's: the page holds its id alone, and a timer asks how it stands.
+So a reload, a second tab and a restarted server show the same one with its settings; stopped or cut
+off, its scored prompts are kept, and the same request goes on from there.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +15,18 @@ import gradio as gr
 
 from t2local import plots
 from t2local.adapt.answer_stream import BASE
-from t2local.engine.evaluations import EvaluatingDesk, EvaluationPlan
-from t2local.errors import Cancelled, T2LocalError
-from t2local.evaluation.measure import RowFailed, Scored
+from t2local.engine.evaluations import EvaluationPlan, EvaluationReport
+from t2local.engine.job_record import EVALUATION
+from t2local.evaluation.benchmark_tasks import BENCHMARKS
 from t2local.evaluation.report import write_report
-from t2local.evaluation.tally import Evaluation, Record, Result
+from t2local.evaluation.tally import Cell, Evaluation, Record, Result
 from t2local.evaluation.variants import ORACLE
 from t2local.plots.accuracies import Score
-from t2local.progress import CancelToken
 from t2local.ui.evaluate.layout import EvaluateTab
 from t2local.ui.evaluate.view import ALL, confusion_html, samples_html, status_html, table_html
-from t2local.ui.messages import shown
+from t2local.ui.messages import moment, shown
 
 QUIET = {"show_progress": "hidden"}
-Cell = tuple[str, str]  # task, strategy
-
-
-@dataclass
-class _Live:
-    """A run as its events have told it so far."""
-
-    cells: int
-    results: dict[Cell, Result] = field(default_factory=dict)
-    records: dict[Cell, list[Record]] = field(default_factory=dict)
-
-    def take(self, event: Scored | RowFailed) -> None:
-        cell = (event.task, event.strategy)
-        if isinstance(event, RowFailed):
-            self.results[cell] = Result(*cell, 0, 0, trained=None, failed=event.reason)
-            return
-        mine = self.records.setdefault(cell, [])
-        mine.extend(event.records)
-        self.results[cell] = Result(
-            *cell,
-            event.done,
-            event.correct,
-            None,
-            sum(record.first_pass_s for record in mine),
-            sum(record.second_pass_s for record in mine),
-            sum(record.tokens for record in mine),
-            None,
-        )
 
 
 class EvaluateEvents:
@@ -62,67 +34,59 @@ class EvaluateEvents:
 
     def __init__(self, engine: Any, tab: EvaluateTab, shown_tab: gr.Tab) -> None:
         self.engine, self.tab, self.shown_tab = engine, tab, shown_tab
-        self._running: dict[str, CancelToken] = {}
 
     def bind(self) -> None:
         tab = self.tab
-        self.shown_tab.select(shown(self.opened), {tab.strategies}, [tab.strategies], **QUIET)
-        plan = {
+        settings = [
             tab.tasks, tab.file, tab.strategies, tab.limit, tab.seed, tab.written, tab.most_tokens,
-        }  # fmt: skip
-        live = [
-            tab.status, tab.table, tab.figure, tab.confusion, tab.start, tab.stop, tab.files,
-            tab.browse, tab.cell, tab.samples, tab.records,
         ]  # fmt: skip
-        tab.start.click(shown(self.measured), plan, live, **QUIET)
-        tab.stop.click(self.stopped, None, None, queue=False)
-        look = {tab.cell, tab.verdict, tab.records}
+        live = [
+            tab.evaluation, tab.status, tab.table, tab.figure, tab.confusion, tab.start, tab.stop,
+            tab.files, tab.browse, tab.cell, tab.samples, tab.timer,
+        ]  # fmt: skip
+        everything, known = [*live, *settings], {tab.evaluation}
+        opening = {tab.evaluation, tab.strategies}
+        self.shown_tab.select(shown(self.opened), opening, everything, **QUIET)
+        tab.start.click(shown(self.measured), set(settings), live, **QUIET)
+        tab.stop.click(shown(self.stopped), known, live, **QUIET)
+        tab.timer.tick(shown(self.ticked), known, live, **QUIET)
+        tab.evaluation.input(shown(self.picked), known, everything, **QUIET)
         for choice in (tab.cell, tab.verdict):
+            look = {tab.cell, tab.verdict, tab.evaluation}
             choice.input(shown(self.looked), look, [tab.samples], **QUIET)
 
     def opened(self, values: dict) -> dict:
-        """Offer what there is now; what was ticked stays ticked."""
-        if not self.engine.status.ready:
-            return {self.tab.strategies: gr.CheckboxGroup([BASE], value=[BASE])}
-        names = EvaluatingDesk.of(self.engine).names()
-        kept = [name for name in values[self.tab.strategies] if name in names]
-        return {self.tab.strategies: gr.CheckboxGroup(names, value=kept or [BASE])}
+        """Offer what there is now; what was ticked stays ticked. The newest evaluation is shown."""
+        tab, names = self.tab, [BASE]
+        if self.engine.status.ready:
+            names = self.engine.evaluations.names()
+        kept = [name for name in values[tab.strategies] if name in names]
+        update = {tab.strategies: gr.CheckboxGroup(names, value=kept or [BASE])}
+        if values[tab.evaluation]:
+            return update | self._present(values[tab.evaluation])
+        found = self.engine.jobs.history(EVALUATION, most=1)
+        return update | (self._show(found[0].id) if found else {})
 
-    def measured(self, values: dict, request: gr.Request) -> Iterator[dict]:
-        tab, plan = self.tab, self._plan(values)
-        cancel = self._running[request.session_hash] = CancelToken()
-        live = _Live(len(plan.tasks) * sum(name != ORACLE for name in plan.strategies))
-        work = EvaluatingDesk.of(self.engine).run(plan, cancel)
-        yield {
-            tab.status: '<p class="quiet">Reading the questions …</p>',
-            tab.confusion: "",
-            tab.files: gr.File(visible=False),
-            tab.browse: gr.Column(visible=False),
-            **self._acts(running=True),
-        }
-        try:
-            while True:
-                event = next(work)
-                live.take(event)
-                yield self._drawn(live, event)
-        except StopIteration as end:
-            yield self._ended(end.value, plan)
-        except Cancelled:
-            note = "Stopped. What was scored is kept; Measure goes on from there."
-            yield {tab.status: f'<p class="note">{note}</p>', **self._browsable(live.records)}
-        except T2LocalError:
-            yield {tab.status: "", **self._acts(running=False)}
-            raise
-        finally:
-            self._running.pop(request.session_hash, None)
+    def picked(self, values: dict) -> dict:
+        return self._show(values[self.tab.evaluation])
 
-    def stopped(self, request: gr.Request) -> None:
-        if cancel := self._running.get(request.session_hash):
-            cancel.cancel()
+    def measured(self, values: dict) -> dict:
+        id = self.engine.evaluations.start(self._plan(values))
+        return {self.tab.evaluation: self._listed(id), **self._present(id)}
+
+    def ticked(self, values: dict) -> dict:
+        return self._present(values[self.tab.evaluation])
+
+    def stopped(self, values: dict) -> dict:
+        self.engine.jobs.stop(values[self.tab.evaluation])
+        return self._present(values[self.tab.evaluation])
 
     def looked(self, values: dict) -> dict:
-        parts, chosen = list(values[self.tab.records].values()), values[self.tab.cell]
-        records = parts[chosen] if chosen is not None and chosen < len(parts) else []
+        """The choice of a cell is its place among those that have records."""
+        report = self.engine.evaluations.report(values[self.tab.evaluation])
+        parts = list(_records(report).values())
+        place = values[self.tab.cell]
+        records = parts[place] if place is not None and place < len(parts) else []
         return {self.tab.samples: samples_html(records, values[self.tab.verdict])}
 
     def _plan(self, values: dict) -> EvaluationPlan:
@@ -137,52 +101,103 @@ class EvaluateEvents:
             max_new_tokens=int(values[tab.most_tokens]) if values[tab.most_tokens] else None,
         )
 
-    def _drawn(self, live: _Live, event: Scored | RowFailed) -> dict:
-        results = list(live.results.values())
-        drawn = {self.tab.table: table_html(results), self.tab.figure: _figure(results)}
-        if isinstance(event, Scored):
-            drawn[self.tab.status] = status_html(event, live.cells, len(results))
-        return drawn
-
-    def _ended(self, found: Evaluation, plan: EvaluationPlan) -> dict:
-        tab = self.tab
-        records = {cell: list(part.values()) for cell, part in found.records.items()}
-        made = {"limit": plan.limit, "seed": plan.seed, "made in": "the page"}
-        scored = sum(result.n for result in found.results if result.strategy != ORACLE)
+    def _show(self, id: str) -> dict:
+        """An evaluation with the settings it was begun with."""
+        tab, plan = self.tab, self.engine.evaluations.report(id).plan
+        names = self.engine.evaluations.names() if self.engine.status.ready else []
+        offered = list(dict.fromkeys([*names, *plan.strategies]))
+        own = [task for task in plan.tasks if task not in BENCHMARKS and Path(task).is_file()]
         return {
-            tab.status: f'<p class="tally" data-ended="1">Done: <b>{scored}</b> answers.</p>',
-            tab.table: table_html(found.results),
-            tab.figure: _figure(found.results),
-            tab.confusion: confusion_html(found.confusions),
-            tab.files: gr.File(self._files(found, made), visible=True),
-            **self._browsable(records),
+            tab.evaluation: self._listed(id),
+            tab.tasks: [task for task in plan.tasks if task in BENCHMARKS],
+            tab.file: _servable(own[0], Path(tab.file.GRADIO_CACHE)) if own else None,
+            tab.strategies: gr.CheckboxGroup(offered, value=list(plan.strategies)),
+            tab.limit: plan.limit,
+            tab.seed: plan.seed,
+            tab.written: plan.written,
+            tab.most_tokens: plan.max_new_tokens,
+            **self._present(id),
         }
 
-    def _files(self, found: Evaluation, made: Mapping[str, Any]) -> list[str]:
-        """In the folder from which the page may serve files."""
-        cache = Path(self.tab.files.GRADIO_CACHE)
-        cache.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="evaluation-", dir=cache))
-        return [str(path) for path in write_report(found, made, folder)]
+    def _listed(self, id: str) -> gr.Dropdown:
+        found = self.engine.jobs.history(EVALUATION)
+        choices = [(f"{status.name} · {moment(status.started_s)}", status.id) for status in found]
+        return gr.Dropdown(choices=choices, value=id, visible=True)
 
-    def _browsable(self, found: dict[Cell, list[Record]]) -> dict:
-        """The choice of a cell is its place among those that have records."""
-        tab, records = self.tab, {cell: part for cell, part in found.items() if part}
+    def _present(self, id: str) -> dict:
+        """How an evaluation stands."""
+        tab, report = self.tab, self.engine.evaluations.report(id)
+        status, found = report.status, report.evaluation
+        results = list(found.results if found else report.growing.results.values())
+        over = not status.live
+        return {
+            tab.status: _status(report),
+            tab.table: table_html(results) if results else "",
+            tab.figure: _figure(results),
+            tab.confusion: confusion_html(found.confusions) if found else "",
+            tab.files: gr.File(
+                self._files(found, report.plan) if found else None, visible=bool(found)
+            ),
+            tab.start: gr.Button(interactive=over),
+            tab.stop: gr.Button(visible=status.live),
+            tab.timer: gr.Timer(active=status.live),
+            **(
+                self._browsable(_records(report))
+                if over
+                else {tab.browse: gr.Column(visible=False)}
+            ),
+        }
+
+    def _files(self, found: Evaluation, plan: EvaluationPlan) -> list[str]:
+        """In the folder from which the page may serve files."""
+        made = {"limit": plan.limit, "seed": plan.seed, "made in": "the page"}
+        return [str(path) for path in write_report(found, made, _cache(self.tab.files))]
+
+    def _browsable(self, records: Mapping[Cell, Sequence[Record]]) -> dict:
+        tab = self.tab
         choices = [(" · ".join(cell), place) for place, cell in enumerate(records)]
         first = next(iter(records.values()), [])
         return {
             tab.browse: gr.Column(visible=bool(records)),
             tab.cell: gr.Dropdown(choices, value=0 if records else None),
             tab.samples: samples_html(first, ALL) if first else "",
-            tab.records: records,
-            **self._acts(running=False),
         }
 
-    def _acts(self, running: bool) -> dict:
-        return {
-            self.tab.start: gr.Button(interactive=not running),
-            self.tab.stop: gr.Button(visible=running),
-        }
+
+def _records(report: EvaluationReport) -> dict[Cell, list[Record]]:
+    """Those of each cell that has some."""
+    if report.evaluation is None:
+        return {cell: part for cell, part in report.growing.records.items() if part}
+    found = report.evaluation.records.items()
+    return {cell: list(part.values()) for cell, part in found if part}
+
+
+def _status(report: EvaluationReport) -> str:
+    status, growing = report.status, report.growing
+    if report.evaluation is not None:
+        results = report.evaluation.results
+        scored = sum(result.n for result in results if result.strategy != ORACLE)
+        return f'<p class="tally" data-ended="1">Done: <b>{scored}</b> answers.</p>'
+    words = '<p class="quiet">Reading the questions …</p>' if status.live else ""
+    if growing.last is not None and status.live:
+        words = status_html(growing.last, report.cells, len(growing.results))
+    note = "" if status.live and not status.message else status.message
+    return words + (f'<p class="note">{escape(note)}</p>' if note else "")
+
+
+def _cache(component: gr.File) -> Path:
+    """A new folder below the one from which the page may serve files."""
+    cache = Path(component.GRADIO_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="evaluation-", dir=cache))
+
+
+def _servable(path: str, cache: Path) -> str:
+    """A kept upload as a file that the page may show again."""
+    cache.mkdir(parents=True, exist_ok=True)
+    copy = Path(tempfile.mkdtemp(prefix="rows-", dir=cache)) / Path(path).name
+    copy.write_bytes(Path(path).read_bytes())
+    return str(copy)
 
 
 def _figure(results: Sequence[Result]):

@@ -16,6 +16,8 @@ from t2local.ui.messages import term
 NOTHING = '<p class="quiet">Nothing was measured yet.</p>'
 LIMIT = 50  # a few minutes on a laptop
 
+TICK_S = 0.7
+
 
 @dataclass(frozen=True)
 class EvaluateTab:
@@ -39,7 +41,8 @@ class EvaluateTab:
     cell: gr.Dropdown
     verdict: gr.Radio
     samples: gr.HTML
-    records: gr.State
+    evaluation: gr.Dropdown
+    timer: gr.Timer
 
 
 def create_evaluate_tab() -> EvaluateTab:
@@ -48,7 +51,7 @@ def create_evaluate_tab() -> EvaluateTab:
             chosen = {**_create_tasks(), **_create_strategies()}
         with gr.Column(elem_id="evaluate-run", scale=1, min_width=0):
             live = {**_create_results(), **_create_samples()}
-    return EvaluateTab(**chosen, **live, records=gr.State({}))
+    return EvaluateTab(**chosen, **live)
 
 
 def _create_tasks() -> dict:
@@ -105,6 +108,10 @@ def _create_strategies() -> dict:
 
 def _create_results() -> dict:
     _html("<h3>Results</h3>")
+    evaluation = gr.Dropdown(
+        [], label="evaluations", show_label=False, container=False, visible=False,
+        elem_id="evaluate-evaluation",
+    )  # fmt: skip
     status = _html(NOTHING, "evaluate-status")
     _caption(
         f"Right answers with their {term('95 % interval')}; intervals shrink as answers come in."
@@ -120,6 +127,7 @@ def _create_results() -> dict:
     )  # fmt: skip
     return {
         "status": status, "table": table, "figure": figure, "confusion": confusion, "files": files,
+        "evaluation": evaluation, "timer": gr.Timer(TICK_S, active=False),
     }  # fmt: skip
 
 

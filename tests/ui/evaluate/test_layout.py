@@ -1,11 +1,16 @@
 """The Evaluate tab in a browser, on a real engine with a two-layer random model."""
 
+from types import SimpleNamespace
+
 import gradio as gr
 import pytest
 
+from t2local.engine.evaluations import EvaluationPlan, EvaluationReport, Growing
+from t2local.engine.job_record import JobStatus
 from t2local.evaluation.measure import Scored
 from t2local.evaluation.tally import Record
-from t2local.ui.evaluate.events import EvaluateEvents, _Live
+from t2local.progress import INTERRUPTED
+from t2local.ui.evaluate.events import EvaluateEvents
 from t2local.ui.evaluate.layout import create_evaluate_tab
 from t2local.ui.evaluate.view import ALL
 from tests.ui.adapt.test_layout import served_engine
@@ -67,18 +72,23 @@ def test_a_mistake_is_a_sentence_and_a_phone_shows_one_column(open_page, served_
 
 
 def test_answers_of_two_cells_stay_apart_whatever_their_names():
-    with gr.Blocks():
-        tab = create_evaluate_tab()
-        events = EvaluateEvents(None, tab, gr.Tab())
-    live = _Live(3)
+    growing = Growing()
     cells = ("a · b", "c"), ("a", "b · c"), ("a", "empty")
     for (task, strategy), answers in zip(cells, (["one"], ["two"], []), strict=True):
         records = tuple(Record(i, "?", answer, answer, True) for i, answer in enumerate(answers))
-        live.take(Scored(task, strategy, len(records), 1, len(records), records))
-    update = events._browsable(live.records)
+        growing.take(Scored(task, strategy, len(records), 1, len(records), records))
+    report = EvaluationReport(
+        JobStatus("id", "evaluation", "a", INTERRUPTED), EvaluationPlan(("a",), ("c",)), 3, growing,
+        None,
+    )  # fmt: skip
+    engine = SimpleNamespace(evaluations=SimpleNamespace(report=lambda id: report))
+    with gr.Blocks():
+        tab = create_evaluate_tab()
+        events = EvaluateEvents(engine, tab, gr.Tab())
+    update = events.ticked({tab.evaluation: "id"})
     assert [place for _, place in update[tab.cell].choices] == [0, 1]
     for place, answer in enumerate(("one", "two")):
-        values = {tab.records: update[tab.records], tab.cell: place, tab.verdict: ALL}
+        values = {tab.evaluation: "id", tab.cell: place, tab.verdict: ALL}
         html = events.looked(values)[tab.samples]
         assert [word in html for word in ("one", "two")] == [answer == "one", answer == "two"]
     for gone in (None, 2):
