@@ -1,18 +1,21 @@
-"""Downloads of models in the background: the page may be reloaded or closed meanwhile.
+"""Downloads of models, as jobs: the page may be reloaded or closed meanwhile.
 
-One download a model; a cancelled or broken one keeps what has arrived and goes on when it is
-started again. Knows nothing of what is loaded.
+One download a model at a time; a stopped, cut-off or broken one keeps what has arrived and goes on
+when it is started again. Nothing is known here of what is loaded.
 """
 
-import logging
-import threading
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from t2local.errors import Cancelled, T2LocalError
+from t2local.engine.job_record import DOWNLOAD, JobStatus, new_id
+from t2local.engine.jobs import Job, Jobs, Work
 from t2local.models.load.hub import FetchProgress, fetching
-from t2local.progress import CancelToken, Progress
+from t2local.progress import FAILED as JOB_FAILED
+from t2local.progress import FINISHED, INTERRUPTED, Progress
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
+STAGES = {FINISHED: DONE, INTERRUPTED: STOPPED, JOB_FAILED: FAILED}  # else running
 
 
 @dataclass(frozen=True)
@@ -31,56 +34,61 @@ class Download:
         return self.stage == RUNNING
 
 
+class DownloadWork(Work):
+    """Fetching one model."""
+
+    kind = DOWNLOAD
+    keeps_events = False
+
+    def __init__(self, id: str, model_id: str) -> None:
+        super().__init__(id, model_id, lane=f"download {model_id}")
+        self.settings = {"model_id": model_id}
+
+    def run(self, job: Job) -> Generator[Progress, None, str]:
+        yield from fetching(self.name, job.cancel)
+        return f"'{self.name}' is on this machine."
+
+    def stopped(self, status: JobStatus) -> str:
+        return "Stopped; what has arrived is kept, and it goes on from there."
+
+
 class Downloads:
     """Started and stopped from any thread."""
 
-    def __init__(self) -> None:
-        self._found: dict[str, Download] = {}
-        self._cancels: dict[str, CancelToken] = {}
-        self._lock = threading.Lock()
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
+        jobs.register(DOWNLOAD, self._again)
 
     def of(self, model_id: str) -> Download | None:
         """Where this model's last download stands, None where none was started."""
-        return self._found.get(model_id)
+        status = self._last(model_id)
+        if status is None:
+            return None
+        stage = STAGES.get(status.stage, RUNNING)
+        job = self.jobs.find(status.id)
+        last = job.events[-1:] if job is not None and stage == RUNNING else []
+        speed = next((e.bytes_per_s for e in last if isinstance(e, FetchProgress)), 0.0)
+        message = status.message if stage == FAILED else ""
+        return Download(model_id, stage, status.step, status.steps, speed, message)
 
     @property
     def running(self) -> bool:
-        return any(download.running for download in list(self._found.values()))
+        return bool(self.jobs.live(DOWNLOAD))
 
     def start(self, model_id: str) -> None:
         """Begin, or go on with what has arrived; nothing happens while it is running."""
-        with self._lock:
-            found = self._found.get(model_id)
-            if found is not None and found.running:
-                return
-            self._found[model_id] = Download(model_id)
-            self._cancels[model_id] = cancel = CancelToken()
-        threading.Thread(
-            target=self._fetch, args=(model_id, cancel), daemon=True, name="download"
-        ).start()
+        found = self._last(model_id)
+        if found is None or not found.live:
+            self.jobs.start(DownloadWork(new_id(model_id), model_id))
 
     def cancel(self, model_id: str) -> None:
-        if cancel := self._cancels.get(model_id):
-            cancel.cancel()
+        found = self._last(model_id)
+        if found is not None and found.live:
+            self.jobs.stop(found.id)
 
-    def _fetch(self, model_id: str, cancel: CancelToken) -> None:
-        try:
-            for progress in fetching(model_id, cancel):
-                self._tell(model_id, **_figures(progress))
-        except Cancelled:
-            self._tell(model_id, stage=STOPPED, bytes_per_s=0.0)
-        except T2LocalError as error:
-            self._tell(model_id, stage=FAILED, message=str(error))
-        except Exception as error:
-            logging.getLogger(__name__).exception("fetching %s failed", model_id)
-            self._tell(model_id, stage=FAILED, message=f"{type(error).__name__}: {error}")
-        else:
-            self._tell(model_id, stage=DONE, bytes_per_s=0.0)
+    def _again(self, id: str, settings: Mapping[str, Any]) -> DownloadWork:
+        return DownloadWork(id, settings["model_id"])
 
-    def _tell(self, model_id: str, **changes: object) -> None:
-        self._found[model_id] = replace(self._found[model_id], **changes)
-
-
-def _figures(progress: Progress) -> dict[str, float]:
-    speed = progress.bytes_per_s if isinstance(progress, FetchProgress) else 0.0
-    return {"done_bytes": progress.done, "total_bytes": progress.total, "bytes_per_s": speed}
+    def _last(self, model_id: str) -> JobStatus | None:
+        found = self.jobs.history(DOWNLOAD)
+        return next((status for status in found if status.name == model_id), None)

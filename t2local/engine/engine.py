@@ -23,7 +23,7 @@ from t2local.engine.evaluations import Evaluations
 from t2local.engine.job_record import KINDS
 from t2local.engine.jobs import Jobs
 from t2local.engine.loading import ASKED, Choice, Opened
-from t2local.engine.model_slot import Answers, ModelDesk, Uses
+from t2local.engine.model_slot import Answers, ModelSlot, Uses
 from t2local.engine.requests import (
     ChatRequest,
     EngineStatus,
@@ -32,7 +32,7 @@ from t2local.engine.requests import (
     Spectrum,
 )
 from t2local.engine.searches import Searches
-from t2local.engine.shelf import LibraryDesk, Shelf, expert_info
+from t2local.engine.shelf import Keeping, Shelf, expert_info
 from t2local.engine.training import Drafts, Training
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
@@ -57,17 +57,15 @@ class Engine:
         precision: str = "auto",
     ) -> None:
         self.chats = ChatStore()
-        self.uses, self.downloads = Uses(), Downloads()
+        self.jobs, self.uses = Jobs(), Uses()
+        self.downloads = Downloads(self.jobs)
         choice = Choice(model or paths.default_model(), quantize, basis, targets, why, precision)
-        self.models = ModelDesk(choice, self.uses, self._let_go)
+        self.models = ModelSlot(choice, self.jobs, self.uses, self._let_go)
         self._answers = Answers()
-        self.jobs = Jobs()
         self.training = Training(self.jobs, self._trained_model, self.adopt, self.uses)
         self.training.begin_with(choice)
         self._drafts = Drafts(self.training)
-        self.library = LibraryDesk(
-            self._trained_model, self.restock, self.training.names_in_training
-        )
+        self.library = Keeping(self._trained_model, self.restock, self.training.names_in_training)
         needs = self.jobs, self._trained_model, lambda: self._shelf, self.uses, self._forget
         self.searches, self.evaluations = Searches(*needs), Evaluations(*needs)
 

@@ -17,12 +17,14 @@ import torch
 
 from t2local.adapt.two_pass import Steering, Workshop
 from t2local.engine import loading as choices
+from t2local.engine.job_record import LOADING, new_id
+from t2local.engine.jobs import Job, Jobs, Work
 from t2local.engine.loading import Choice, Opened, opening
 from t2local.engine.requests import EngineStatus
 from t2local.errors import Cancelled, T2LocalError
 from t2local.models.fit.memory import return_freed_memory
 from t2local.models.load.loader import EMBEDDED, QUANTIZATIONS, local_path
-from t2local.progress import CancelToken, Progress, drain
+from t2local.progress import CancelToken, Progress
 from t2local.svf.basis import DTYPES
 
 # --- Who works with the model, so that it is not taken away meanwhile.
@@ -132,17 +134,30 @@ class Answers:
 FAILED = "Loading failed"
 
 
-class ModelDesk:
+class LoadWork(Work):
+    """Putting a model in the slot. No record is kept: a start needs no disk to write on."""
+
+    kind = LOADING
+    keeps_events = False
+
+    def __init__(self, slot: "ModelSlot", choice: Choice, otherwise: Choice | None) -> None:
+        super().__init__(new_id(choice.asked), choice.asked)
+        self._slot, self._choice, self._otherwise = slot, choice, otherwise
+
+    def run(self, job: Job) -> Generator[Progress, None, str]:
+        return self._slot.replacing(self._choice, self._otherwise, job.cancel)
+
+
+class ModelSlot:
     """`let_go`: called between two models, until nobody holds the old one."""
 
-    def __init__(self, choice: Choice, uses: Uses, let_go: Callable[[], None]) -> None:
+    def __init__(self, choice: Choice, jobs: Jobs, uses: Uses, let_go: Callable[[], None]) -> None:
         self.choice = choice
         self.status = EngineStatus("Starting")
-        self._uses, self._let_go = uses, let_go
+        self._jobs, self._uses, self._let_go = jobs, uses, let_go
         self._opened: Opened | None = None
         self._lock = threading.RLock()  # around `_opened`
-        self._thread: threading.Thread | None = None
-        self._cancel = CancelToken()
+        self._job = ""  # of the last loading in the background
         self._serial = 0
 
     # --- the model there is
@@ -187,7 +202,7 @@ class ModelDesk:
         """
         check(choice)
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
+            if self._jobs.live(LOADING):
                 raise T2LocalError(
                     f"'{self.choice.asked}' is being loaded; cancel that, or wait until it is done."
                 )
@@ -198,41 +213,50 @@ class ModelDesk:
 
     def cancel(self) -> None:
         """Stop loading after its current step; the model from before comes back."""
-        self._cancel.cancel()
+        if self._job:
+            self._jobs.stop(self._job)
 
     def _begin(self, choice: Choice, otherwise: Choice | None) -> None:
-        self.choice, self._cancel = choice, CancelToken()
-        self._thread = threading.Thread(
-            target=self._load, args=(choice, otherwise), daemon=True, name="load"
-        )
-        self._thread.start()
+        self.choice = choice
+        self._job = self._jobs.start(LoadWork(self, choice, otherwise))
 
-    def _load(self, choice: Choice, otherwise: Choice | None) -> None:
-        """Runs in the background: `choice`, or where that fails `otherwise`."""
+    def replacing(
+        self, choice: Choice, otherwise: Choice | None, cancel: CancelToken
+    ) -> Generator[Progress, None, str]:
+        """Load `choice`, or where that fails `otherwise`; a sentence in the end.
+
+        Raises `T2LocalError` where `choice` is not loaded, whatever stands in its place.
+        """
         self._let_go()
         free_memory()
-        problem = self._try(choice)
+        problem = yield from self._trying(choice, cancel)
         if problem is None:
             self._remember(choice)
-            return
+            return f"'{self.status.model_name}' is loaded."
         free_memory()  # outside the `except` that would still hold what was read so far
         if otherwise is None:
             self.status = EngineStatus(FAILED, error=problem)
-            return
-        self.choice, self._cancel = otherwise, CancelToken()
+            raise T2LocalError(problem)
+        self.choice = otherwise
         self._let_go()  # whoever looked forward to the new one looks back
-        again = self._try(otherwise)
+        again = yield from self._trying(otherwise, CancelToken())
         if again is not None:
             self.status = EngineStatus(FAILED, error=again, note=problem)
-            return
-        self.status = replace(
-            self.status, note=f"{problem} '{self.status.model_name}' is loaded instead."
-        )
+            raise T2LocalError(f"{problem} {again}")
+        note = f"{problem} '{self.status.model_name}' is loaded instead."
+        self.status = replace(self.status, note=note)
+        raise T2LocalError(note)
 
-    def _try(self, choice: Choice) -> str | None:
+    def _trying(self, choice: Choice, cancel: CancelToken) -> Generator[Progress, None, str | None]:
         """Load now; None, or the sentence that says why it failed."""
         try:
-            self._hold(drain(opening(choice, self._cancel), self._tell))
+            work = opening(choice, cancel)
+            while True:
+                progress = next(work)
+                self._tell(progress)
+                yield progress
+        except StopIteration as end:
+            self._hold(end.value)
         except Cancelled:
             return f"Loading '{choice.asked}' was cancelled."
         except T2LocalError as error:

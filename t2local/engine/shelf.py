@@ -128,7 +128,7 @@ def expert_info(entry: Entry) -> ExpertInfo:
 
 
 @dataclass
-class LibraryDesk:
+class Keeping:
     """The experts of the loaded model, one change at a time.
 
     `changed` is called after each change; `in_training`: names that a run will need. All methods

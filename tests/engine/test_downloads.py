@@ -4,6 +4,7 @@ import time
 import pytest
 
 from t2local.engine.downloads import DONE, FAILED, STOPPED, Downloads
+from t2local.engine.jobs import Jobs
 from t2local.errors import T2LocalError
 from t2local.models.load.hub import FetchProgress
 
@@ -36,7 +37,7 @@ def hub(monkeypatch):
 
 def test_a_download_is_followed_to_its_end(hub):
     hub.set()
-    downloads = Downloads()
+    downloads = Downloads(Jobs())
     assert downloads.of("some/model") is None
     downloads.start("some/model")
     found = ended(downloads)
@@ -45,7 +46,7 @@ def test_a_download_is_followed_to_its_end(hub):
 
 
 def test_a_cancelled_download_goes_on_where_it_stopped(hub):
-    downloads = Downloads()
+    downloads = Downloads(Jobs())
     downloads.start("some/model")
     while downloads.of("some/model").done_bytes < TOTAL // 2:
         time.sleep(0.01)
@@ -65,7 +66,7 @@ def test_what_goes_wrong_is_kept_as_a_sentence(monkeypatch):
         yield
 
     monkeypatch.setattr("t2local.engine.downloads.fetching", fetching)
-    downloads = Downloads()
+    downloads = Downloads(Jobs())
     downloads.start("some/model")
     found = ended(downloads)
     assert (found.stage, found.message) == (FAILED, "'some/model' is gated.")

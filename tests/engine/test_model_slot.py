@@ -11,6 +11,7 @@ from t2local.adapt.answer_stream import Dispatched, Done
 from t2local.adapt.cem import CEMConfig
 from t2local.engine import loading
 from t2local.engine.engine import Engine
+from t2local.engine.job_record import LOADING
 from t2local.engine.loading import Choice, at_start, last_choice
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
@@ -35,7 +36,7 @@ def request(mixture=MATH, sampling=LONG):
 def settled(engine, timeout_s=30):
     """Wait for whatever is being loaded."""
     deadline = time.monotonic() + timeout_s
-    while engine.models._thread.is_alive():
+    while engine.jobs.live(LOADING):
         assert time.monotonic() < deadline, engine.status
         time.sleep(0.01)
     return engine.status
