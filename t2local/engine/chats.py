@@ -100,10 +100,6 @@ class Chat:
         last = self.messages[-1] if self.messages else None
         return last if last is not None and last.role == "assistant" else None
 
-    @property
-    def has_pictures(self) -> bool:
-        return any(message.images for message in self.messages)
-
     def turns(self, sees: bool = True) -> tuple[dict[str, Any], ...]:
         """Role, content and pictures of each message, the system prompt first: for a model.
 

@@ -39,19 +39,7 @@ def arithmetic_choices(example: Example, seed: int = 0) -> Example | None:
     `None` where the row allows no such task: no operation in the equation, an equation whose value
     is not the row's answer, or too few different results over its numbers.
     """
-    return _build(example, _parse(str(example.columns.get("equation", ""))), seed)
-
-
-def gsm8k_choices(example: Example, seed: int = 0) -> Example | None:
-    """A GSM8K row (column `solution`) asked for its *last* step: `<<48+24=72>>` and three others.
-
-    `None` as in `arithmetic_choices`.
-    """
-    steps = re.findall(r"<<([^<>=]*)=[^<>]*>>", str(example.columns.get("solution", "")))
-    return _build(example, _parse(steps[-1]) if steps else None, seed)
-
-
-def _build(example: Example, equation: Equation | None, seed: int) -> Example | None:
+    equation = _parse(str(example.columns.get("equation", "")))
     if not isinstance(equation, tuple):
         return None
     right_value = _value(equation)

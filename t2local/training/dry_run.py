@@ -186,7 +186,7 @@ TEXT_PROMPTS = 4  # a step of free text: fewer prompts, for each costs a group o
 CHARACTERS_A_TOKEN, TOKENS_A_WORD = 3, 1.5
 JSON_CHARACTERS_A_TOKEN = 1.5  # models spread it over lines
 ROOM = 16  # tokens beyond the longest answer, so that too long is seen to be too long
-WHOLE_ANSWER = ("json", "json_partial", "exact", "length")  # rewards of all that is said
+WHOLE_ANSWER = ("json", "exact", "length")  # rewards of all that is said
 
 
 FITTED = ("temperature", "prompts_per_step", "learning_rate", "max_new_tokens")
