@@ -48,7 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
         experts,
         models,
         prove,
-        prove_pictures,
         train,
     )
 
@@ -60,7 +59,6 @@ def build_parser() -> argparse.ArgumentParser:
         train,
         evaluate,
         prove,
-        prove_pictures,
         experts,
         models,
         bench,
