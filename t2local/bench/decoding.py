@@ -14,8 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from t2local.adapt.applier import Applier
-from t2local.bench.speed import Measured
-from t2local.bench.table import Row, interleaved, ratio
+from t2local.bench.table import Measured, Row, interleaved, ratio
 from t2local.models.decode.generate import Decoder, Sampling
 from t2local.models.decode.int8 import Int8Model, Int8Steps, Packer
 from t2local.models.load.loader import LoadedModel

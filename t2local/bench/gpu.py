@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from t2local.bench.speed import CHANGES, Measured
-from t2local.bench.table import Row, interleaved, random_z, ratio, timed
+from t2local.bench.speed import CHANGES
+from t2local.bench.table import Measured, Row, interleaved, random_z, ratio, timed
 from t2local.models.decode.cuda_graphs import StepDecoder
 from t2local.models.load.loader import LoadedModel
 from t2local.models.load.quantized import resident_bytes

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import torch
 
-from t2local.bench.speed import Measured
-from t2local.bench.table import Row
+from t2local.bench.table import Measured, Row
 from t2local.errors import T2LocalError
 from t2local.models.load import embedded
 

@@ -16,8 +16,7 @@ from t2local.adapt.answering import answer_examples
 from t2local.adapt.applier import may_rebuild
 from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT
-from t2local.bench.speed import Measured
-from t2local.bench.table import Row, interleaved, random_z, ratio
+from t2local.bench.table import Measured, Row, interleaved, random_z, ratio
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
 from t2local.svf.factored import FactoredModel

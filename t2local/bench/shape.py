@@ -1,14 +1,12 @@
-"""`bench --shape`: the figures of an 8B model in 4 bits, on random weights of its shape.
+"""What `bench --shape` measures: an 8B model in 4 bits, on random weights of its shape.
 
-Without a CUDA GPU a big shape is not run: each row then reads "not measured", with the command that
-fills it. Memory can be capped to that of a smaller card.
+Without a CUDA GPU a big shape is not run: its rows then have no value, and the command that fills
+them is said. Memory can be capped to that of a smaller card.
 """
 
-import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Generator
+from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -18,19 +16,15 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from t2local.bench import gpu
 from t2local.bench.search import search_generation
-from t2local.bench.speed import Measured
-from t2local.bench.table import Bar, Row
+from t2local.bench.table import Bar, Measured, Row
 from t2local.bench.training_step import cost_of_steps, workload
-from t2local.cli.common import log
 from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel, describe
 from t2local.models.load.quantized import keep_weights_as_loaded, require_bitsandbytes
-from t2local.provenance import origin
 from t2local.svf import SVFModel
 
 GIB, GB = 2**30, 1e9
 ON_CPU = ("tiny",)  # shapes that are small enough to run anywhere
-NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -71,38 +65,28 @@ GOALS = tuple(
 )
 
 
-def add_shape_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--shape` and `--vram`."""
-    parser.add_argument(
-        "--shape", choices=sorted(SHAPES), help="random weights of this shape, in 4 bits, on a GPU"
-    )
-    parser.add_argument(
-        "--vram", type=float, metavar="GIB", help="with --shape: use no more of the GPU's memory"
-    )
+def measuring_shape(
+    shape: str, vram_gib: float | None, quick: bool
+) -> Generator[str, None, list[Row]]:
+    """The rows of `SHAPES[shape]`, without values where it cannot be run; says what it does.
 
-
-def run_shape(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
-    """Measure `--shape`, or say what would; reports the same object as `bench`."""
-    shape, cuda = arguments.shape, torch.cuda.is_available()
+    `vram_gib`: use no more of the GPU's memory. Raises `T2LocalError` for more than it has.
+    """
     found: list[Row] = []
-    if cuda or shape in ON_CPU:
-        _cap(arguments.vram)
-        device = torch.device("cuda" if cuda else "cpu")
-        for part in _parts(shape, device, arguments.quick or shape in ON_CPU):
-            found += part.rows
+    if torch.cuda.is_available() or shape in ON_CPU:
+        _cap(vram_gib)
+        found = yield from _found(shape, quick or shape in ON_CPU)
     else:
-        vram = arguments.vram or 12
-        command = f"python -m t2local bench --shape {shape} --vram {vram:g}"
-        log(f"There is no CUDA GPU here: run `{command}` on a machine that has one.")
-    rows = found + _missing(shape, found)
-    name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
-    if arguments.json:
-        listed = [asdict(row) for row in rows]
-        report({**origin(name), "model": f"random-{shape}", "rows": listed, "ratios": {}})
-        return
-    print(f"random-{shape}, nf4, on {name}\n")
-    for row in rows:
-        print(_line(row, () if shape in ON_CPU else GOALS))
+        command = f"python -m t2local bench --shape {shape} --vram {vram_gib or 12:g}"
+        yield f"There is no CUDA GPU here: run `{command}` on a machine that has one."
+    return found + _missing(shape, found)
+
+
+def goals_of(shape: str, row: Row) -> list[Goal]:
+    """What `row` must reach; nothing on a small shape, which is there to see everything run."""
+    if shape in ON_CPU:
+        return []
+    return [goal for goal in GOALS if (goal.name, goal.variant) == (row.name, row.variant)]
 
 
 def _cap(vram_gib: float | None) -> None:
@@ -116,16 +100,17 @@ def _cap(vram_gib: float | None) -> None:
     torch.cuda.set_per_process_memory_fraction(vram_gib / total)
 
 
-def _parts(shape: str, device: torch.device, quick: bool) -> Iterator[Measured]:
+def _found(shape: str, quick: bool) -> Generator[str, None, list[Row]]:
     """Everything in turn; a part for which the memory does not do is left out, and said."""
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
     effort = gpu.QUICK if quick else gpu.FULL
-    log(f"building a random {shape} in 4 bits")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    loaded = random_shape(shape, device, dtype)
-    log("measuring transformers' own generate")
+    yield f"building a random {shape} in 4 bits"
+    loaded = random_shape(shape, device, torch.bfloat16 if on_gpu else torch.float32)
+    yield "measuring transformers' own generate"
     eager_s = gpu.eager_generate_s(loaded, effort)
     svf = gpu.with_random_bases(loaded)
-    log(f"the branch runs as {svf.branch_path}")
+    yield f"the branch runs as {svf.branch_path}"
     parts = {
         "resident memory": lambda: gpu.resident(loaded, svf),
         "decoding": lambda: gpu.decoding(loaded, svf, eager_s, effort),
@@ -136,14 +121,16 @@ def _parts(shape: str, device: torch.device, quick: bool) -> Iterator[Measured]:
         "a mixture search": lambda: _search(loaded, svf, quick),
         "decomposition": lambda: gpu.decomposition(svf),
     }
+    found: list[Row] = []
     for name, measure in parts.items():
-        log(f"measuring {name}")
+        yield f"measuring {name}"
         try:
-            yield measure()
+            found += measure().rows
         except torch.OutOfMemoryError:
-            log(f"{name}: out of memory")
-        if device.type == "cuda":
+            yield f"{name}: out of memory"
+        if on_gpu:
             torch.cuda.empty_cache()
+    return found
 
 
 def _training_step(loaded: LoadedModel, svf: SVFModel, quick: bool) -> Measured:
@@ -177,22 +164,10 @@ def _missing(shape: str, found: list[Row]) -> list[Row]:
     return [Row(goal.name, goal.variant, None, goal.unit) for goal in missing]
 
 
-def _line(row: Row, table: Sequence[Goal]) -> str:
-    goals = [goal for goal in table if (goal.name, goal.variant) == (row.name, row.variant)]
-    value = NOT_MEASURED if row.value is None else f"{row.value:.4g}"
-    line = f"{f'{row.name}: {row.variant}':68} {value:>12} {row.unit:8}"
-    for goal in goals:
-        line += f" {goal.least!s:7} aim {goal.aim!s:7}"
-        if row.value is not None:
-            line += " pass" if goal.least.reached(row.value) else " BELOW"
-    return line.rstrip()
-
-
-# --- Models of a real one's shape with random weights: to measure speed and memory without
-# weights.
+# --- Models of a real one's shape with random weights: they speak nonsense, at its speed.
 #
 # Built layer by layer, each quantised before the next is made, so that nothing larger than the
-# result is ever in memory. They speak nonsense, at the speed of the real model.
+# result is ever in memory.
 
 SPECIAL = ("<pad>", "<s>", "<|im_end|>")
 TEMPLATE = (

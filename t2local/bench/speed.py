@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from t2local.adapt.answer_stream import BASE, Done
 from t2local.adapt.dispatch import asking_strategies
-from t2local.bench.table import Row, interleaved, random_z, ratio, timed
+from t2local.bench.table import Measured, Row, interleaved, random_z, ratio, timed
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.models.decode.generate import Decoder
@@ -30,12 +30,6 @@ from t2local.svf.targets import is_attention
 
 CHANGES = 20  # changes of z timed in each round, since one takes a millisecond
 WARM_UP_TOKENS = 2  # the first reads the prompt
-
-
-@dataclass(frozen=True)
-class Measured:
-    rows: list[Row]
-    ratios: dict[str, float]
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:

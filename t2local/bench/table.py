@@ -15,11 +15,6 @@ import torch
 
 from t2local.svf import SVFModel, Z
 
-# --- What a benchmark gives: named values, and times that a noisy machine does not distort.
-#
-# What is to be compared is repeated in turn, within one run, and compared round by round: a
-# neighbour that takes a core for a while then slows both sides.
-
 
 @dataclass(frozen=True)
 class Row:
@@ -29,6 +24,20 @@ class Row:
     variant: str
     value: float | None
     unit: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a part of a benchmark gives."""
+
+    rows: list[Row]
+    ratios: dict[str, float]
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """The parts' rows and ratios, in their order."""
+    rows = [row for part in parts for row in part.rows]
+    return Measured(rows, {name: value for part in parts for name, value in part.ratios.items()})
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -68,6 +77,13 @@ def random_z(svf: SVFModel, *lead: int, rms: float = 0.03, seed: int = 0) -> Z:
         name: (1 + rms * torch.randn(*lead, rank, generator=generator)).to(devices[name])
         for name, rank in svf.ranks.items()
     }
+
+
+def device_name(device: str) -> str:
+    """In words, of a torch device such as `cpu` or `cuda:0`."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def _wait() -> None:
@@ -123,21 +139,3 @@ RATIO_BARS = {
     "first_pass_prompt_over_answer": Bar("≤", 0.10),
     "first_pass_classifier_over_answer": Bar("≤", 0.10),
 }
-
-
-def print_table(rows: Sequence[Row], ratios: Mapping[str, float]) -> None:
-    """Rows, then ratios; the bar and its mark at the end of those that have one."""
-    for row in rows:
-        print(_line(f"{row.name}: {row.variant}", row.value, row.unit, _bar_of(row)))
-    print()
-    for name, value in ratios.items():
-        print(_line(name.replace("_", " "), value, "", RATIO_BARS.get(name)))
-
-
-def _bar_of(row: Row) -> Bar | None:
-    return ROW_BARS.get((row.name, row.variant))
-
-
-def _line(label: str, value: float, unit: str, bar: Bar | None) -> str:
-    mark = "" if bar is None else f"{bar!s:8} {'pass' if bar.reached(value) else 'BELOW'}"
-    return f"{label:50} {value:>10.4g} {unit:12} {mark}".rstrip()

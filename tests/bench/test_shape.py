@@ -1,4 +1,4 @@
-"""`bench --shape`: every row of the table runs on a tiny shape; a big one says what is missing."""
+"""Every row of the table runs on a tiny shape; a big one says what is missing."""
 
 import argparse
 import math
@@ -6,14 +6,12 @@ import math
 import pytest
 import torch
 
-from t2local.bench import gpu, shape
-from t2local.bench.shape import GOALS, NOT_MEASURED, run_shape
+from t2local.bench import shape
+from t2local.bench.shape import GOALS, goals_of, measuring_shape
+from t2local.bench.table import Measured, Row
 from t2local.errors import T2LocalError
 from t2local.models.load.quantized import nf4_problem
-
-
-def arguments(shape: str, json: bool = True, vram: float | None = None) -> argparse.Namespace:
-    return argparse.Namespace(shape=shape, vram=vram, quick=True, json=json)
+from t2local.progress import drain
 
 
 @pytest.fixture
@@ -21,38 +19,56 @@ def without_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_a_tiny_shape_measures_what_the_table_asks_of_a_big_one(without_cuda, capsys, monkeypatch):
+def test_a_tiny_shape_measures_what_the_table_asks_of_a_big_one(without_cuda, monkeypatch):
     if problem := nf4_problem():
         pytest.skip(f"no NF4 here: {problem}")
     monkeypatch.setattr(shape, "search_generation", small_search)
-    reports = []
-    run_shape(arguments("tiny"), reports.append)
-    (found,) = reports
-    assert found.keys() == {"command", "commit", "machine", "model", "rows", "ratios"}
-    assert all(math.isfinite(row["value"]) and row["value"] > 0 for row in found["rows"])
+    said = []
+    rows = drain(measuring_shape("tiny", None, quick=True), said.append)
+    assert all(math.isfinite(row.value) and row.value > 0 for row in rows)
     small = {"top-8": "top-256", "batch 8": "batch 32", "prefill 64": "prefill 2048"}
     small |= {"14 matrices": "224 matrices", "2 sequences of 64": "8 sequences of 512"}
-    labels = {f"{row['name']}: {row['variant']}" for row in found["rows"]}
+    labels = {f"{row.name}: {row.variant}" for row in rows}
     for less, full in small.items():
         labels = {label.replace(less, full) for label in labels}
     assert labels >= {f"{goal.name}: {goal.variant}" for goal in GOALS}
-    assert "PyTorch products" in capsys.readouterr().err
+    assert any("PyTorch products" in line for line in said)
 
 
-def small_search(*_effort) -> gpu.Measured:
+def small_search(*_effort) -> Measured:
     """The search has tests of its own and takes a minute in 4 bits on a CPU."""
-    return gpu.Measured([], {"search_32_tokens_batched_over_one_by_one": 1.0})
+    return Measured([], {"search_32_tokens_batched_over_one_by_one": 1.0})
 
 
-def test_without_a_gpu_each_row_reads_not_measured_with_one_command(without_cuda, capsys):
-    run_shape(arguments("llama3-8b", json=False, vram=12), None)
-    output = capsys.readouterr()
-    assert output.out.count(NOT_MEASURED) == len(GOALS) == 13
-    assert "python -m t2local bench --shape llama3-8b --vram 12" in output.err
-    assert "pass" not in output.out
-    reports = []
-    run_shape(arguments("llama3-8b"), reports.append)
-    assert {row["value"] for row in reports[0]["rows"]} == {None}
+def test_without_a_gpu_no_row_has_a_value_and_one_command_fills_them(without_cuda):
+    said = []
+    rows = drain(measuring_shape("llama3-8b", 12, quick=True), said.append)
+    assert [(row.name, row.variant) for row in rows] == [(g.name, g.variant) for g in GOALS]
+    assert {row.value for row in rows} == {None}
+    assert "python -m t2local bench --shape llama3-8b --vram 12" in "".join(said)
+
+
+def test_a_part_that_runs_out_of_memory_is_said_and_left_out(without_cuda, monkeypatch):
+    if problem := nf4_problem():
+        pytest.skip(f"no NF4 here: {problem}")
+
+    def too_large(*_arguments) -> Measured:
+        raise torch.OutOfMemoryError
+
+    for part in ("decoding", "batched", "change_of_z", "prefill", "decomposition"):
+        monkeypatch.setattr(shape.gpu, part, too_large)
+    monkeypatch.setattr(shape, "_training_step", too_large)
+    monkeypatch.setattr(shape, "search_generation", too_large)
+    said = []
+    rows = drain(measuring_shape("tiny", None, quick=True), said.append)
+    assert [row.name for row in rows] == ["resident"]
+    assert "prefill: out of memory" in said
+
+
+def test_a_big_shape_has_goals_and_a_tiny_one_none():
+    row = Row(GOALS[0].name, GOALS[0].variant, 0.8, GOALS[0].unit)
+    assert goals_of("llama3-8b", row) == [GOALS[0]]
+    assert goals_of("tiny", row) == []
 
 
 def test_more_memory_than_the_card_has_is_refused(monkeypatch):

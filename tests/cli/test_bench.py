@@ -1,15 +1,18 @@
 """`bench`: the table's marks, and on the embedded model the JSON object with every row."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from t2local import paths
-from t2local.bench.table import RATIO_BARS, ROW_BARS, Bar, Row, print_table
-from t2local.cli.bench import _sampled
+from t2local.bench.shape import GOALS
+from t2local.bench.table import RATIO_BARS, ROW_BARS, Bar, Row
+from t2local.cli.bench import NOT_MEASURED, print_table, run
 from t2local.experts import Expert, ExpertStore
 from t2local.models.load.embedded import NAME
 from t2local.svf import attach
@@ -39,12 +42,22 @@ def test_the_table_shows_each_value_with_its_bar_and_mark(capsys):
     assert all_over_base.endswith("BELOW")
 
 
-def test_samples_of_matrices_meet_every_kind():
-    names = tuple(f"{layer}.{kind}" for layer in range(30) for kind in "qkvogud")
-    chosen = _sampled(names, 20)
-    assert 15 <= len(chosen) <= 20
-    assert {name[-1] for name in chosen} == set("qkvogud")
-    assert _sampled(names, 1000) == names
+def test_a_shape_without_a_gpu_is_a_table_or_an_object_of_rows_not_measured(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = argparse.Namespace(shape="llama3-8b", vram=12, quick=True, json=False)
+    run(asked, None)
+    output = capsys.readouterr()
+    assert output.out.count(NOT_MEASURED) == len(GOALS) == 13
+    assert output.out.count(" aim ") == 13
+    assert "python -m t2local bench --shape llama3-8b --vram 12" in output.err
+    assert "pass" not in output.out
+    reports = []
+    asked.json = True
+    run(asked, reports.append)
+    (found,) = reports
+    assert found.keys() == {"command", "commit", "machine", "model", "rows", "ratios"}
+    assert found["model"] == "random-llama3-8b"
+    assert {row["value"] for row in found["rows"]} == {None}
 
 
 def put_experts(loaded) -> None:
