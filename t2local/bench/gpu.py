@@ -15,6 +15,7 @@ import torch
 
 from t2local.bench.speed import CHANGES
 from t2local.bench.table import Measured, Row, interleaved, random_z, ratio, timed
+from t2local.bench.truncated import truncate, using_truncated
 from t2local.models.decode.cuda_graphs import StepDecoder
 from t2local.models.load.loader import LoadedModel
 from t2local.models.load.quantized import resident_bytes
@@ -61,8 +62,8 @@ def decoding(loaded: LoadedModel, svf: SVFModel, eager_s: float, effort: Effort)
     mlp = {name: row for name, row in z.items() if not is_attention(name)}
     around = _variants(svf, {"all matrices": z, "MLP": mlp})
     for name, part in (("all matrices", z), ("MLP", mlp)):
-        kept = svf.truncate(part, effort.k)
-        around[f"{name}, top-{effort.k}"] = lambda kept=kept: svf.using_truncated(kept)
+        few = truncate(svf, part, effort.k)
+        around[f"{name}, top-{effort.k}"] = lambda few=few: using_truncated(svf, few)
     seconds = _steps(loaded, around, ids, effort.rounds)
     rows = [
         Row("decode, batch 1", name, 1 / statistics.median(taken), "tokens/s")

@@ -4,13 +4,11 @@ from t2local.svf.attachment import attach, attaching
 from t2local.svf.fused import ZBuffer
 from t2local.svf.mixing import Gains, Mixture, Z, compose, mix
 from t2local.svf.model import SVFModel
-from t2local.svf.truncated import Truncated
 
 __all__ = [
     "Gains",
     "Mixture",
     "SVFModel",
-    "Truncated",
     "Z",
     "ZBuffer",
     "attach",

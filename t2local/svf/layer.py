@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from t2local.errors import T2LocalError
 from t2local.svf.basis import Basis
 from t2local.svf.fused import add_branch, add_branches, may_fuse
-from t2local.svf.targets import is_conv1d
+from t2local.svf.targets import is_conv1d, sharing_input
 
 # --- The gradient of `z` through a rebuilt matrix, without the gradient of the matrix.
 #
@@ -64,21 +64,18 @@ class InForce:
     `deltas`: `z − 1`, `[r]`, `[B, 1, r]` or `[B, T, r]`, times the squared scale of an int8 basis;
     a missing one means that the branch is skipped. `matrices`: ready-made `W'` `[m, n]`, used
     instead of base and branch, for an unchanging z; `trained`: that z `[r]`, where it asks for a
-    gradient. `instead`: whole layers that stand in for base and branch. `kept`: the few vectors
-    `[k, r]` that a delta is for, where it is not for the whole basis.
+    gradient. `instead`: whole layers that stand in for base and branch.
     """
 
     deltas: Mapping[str, torch.Tensor] = field(default_factory=dict)
     matrices: Mapping[str, torch.Tensor] = field(default_factory=dict)
     trained: Mapping[str, torch.Tensor] = field(default_factory=dict)
     instead: Mapping[str, nn.Module] = field(default_factory=dict)
-    kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def obey(self, other: "InForce") -> None:
         """Take over all that `other` says."""
         self.deltas, self.matrices = other.deltas, other.matrices
         self.trained, self.instead = other.trained, other.instead
-        self.kept = other.kept
 
 
 class Siblings:
@@ -99,11 +96,10 @@ class Siblings:
         deltas = self._in_force.deltas
         same = self._asked is not None and self._asked[0] is x and self._asked[1] is deltas
         if not same or name not in self._ready:
-            kept = self._in_force.kept
-            vectors = {n: kept.get(n, rows) for n, rows in self._vectors.items() if n in deltas}
-            shapes = {n: (rows.shape, deltas[n].shape) for n, rows in vectors.items()}
-            alike = [n for n, shape in shapes.items() if shape == shapes[name]]
-            found = add_branches(x, [deltas[n] for n in alike], [vectors[n] for n in alike], x)
+            shape = deltas[name].shape
+            alike = [n for n in self._vectors if n in deltas and deltas[n].shape == shape]
+            vectors = [self._vectors[n] for n in alike]
+            found = add_branches(x, [deltas[n] for n in alike], vectors, x)
             self._ready = dict(zip(alike, found, strict=True))
             self._asked = (x, deltas)
         sums = self._ready.pop(name)
@@ -147,8 +143,8 @@ class SVFLinear(nn.Module):
         delta = self.in_force.deltas.get(self.name)
         if delta is None:
             return self.base(x)
-        vectors = self.in_force.kept.get(self.name, self.basis.vectors)  # [k, r]
-        vectors = vectors.to(x.device)  # of an offloaded layer: kept beside its weight, in memory
+        # An offloaded layer's vectors are kept beside its weight, in memory.
+        vectors = self.basis.vectors.to(x.device)  # [r, r]
         if self.basis.side == "in":
             if self.siblings is not None and may_fuse(x, delta):
                 return self.base(self.siblings.add_branch(self.name, x))
@@ -171,6 +167,22 @@ class SVFLinear(nn.Module):
         else:
             change = rows.T @ (delta[:, None] * (rows @ exact))
         return (exact + change).to(weight.dtype)
+
+
+def join_siblings(layers: Mapping[str, SVFLinear], in_force: InForce) -> None:
+    """Let the layers that get the very same input, and whose bases are alike, know each other."""
+    for names in sharing_input(layers):
+        alike: dict[tuple, dict[str, SVFLinear]] = {}
+        for name in names:
+            basis = layers[name].basis
+            rows = basis.vectors
+            if basis.side == "in" and rows.device == basis.sigma.device:
+                key = (rows.shape, rows.dtype, rows.device)
+                alike.setdefault(key, {})[name] = layers[name]
+        for group in alike.values():
+            siblings = Siblings(group, in_force) if len(group) > 1 else None
+            for layer in group.values():
+                layer.siblings = siblings
 
 
 def is_quantised(layer: nn.Module) -> bool:

@@ -18,10 +18,8 @@ from torch import nn
 from t2local.errors import T2LocalError
 from t2local.svf.basis import CONVENTION, Basis
 from t2local.svf.fused import ZBuffer, branch_path
-from t2local.svf.layer import InForce, Siblings, SVFLinear
+from t2local.svf.layer import InForce, SVFLinear, join_siblings
 from t2local.svf.mixing import Z
-from t2local.svf.targets import sharing_input
-from t2local.svf.truncated import Truncated, truncate
 
 # --- A reentrant lock that is handed on in the order in which threads asked for it.
 #
@@ -103,7 +101,7 @@ class SVFModel:
         self.ranks = {name: layer.basis.rank for name, layer in self._layers.items()}
         for name, layer in self._layers.items():
             _replace(model, name, layer)
-        self._join_siblings()
+        join_siblings(self._layers, self._in_force)
         devices = dict.fromkeys(basis.sigma.device for basis in bases.values())
         # Tried here and now: inside a captured graph there is no trying.
         self.branch_path = ", ".join(dict.fromkeys(map(branch_path, devices)))
@@ -164,24 +162,6 @@ class SVFModel:
         with self._obeying(deltas=self._deltas(z)):
             yield
 
-    def truncate(self, z: Z, k: int) -> Truncated:
-        """The k directions of largest `σ_i |z_i − 1|` of each matrix, and the ΔW energy they keep.
-
-        For a `z` (shapes as for `using`) that stays as it is over many tokens. Raises
-        `T2LocalError` for a k below 1.
-        """
-        changes = {
-            name: self._lifted(name, row.detach().float() - 1)
-            for name, row in self.checked(z).items()
-        }
-        return truncate({name: self._layers[name].basis for name in changes}, changes, k)
-
-    @contextmanager
-    def using_truncated(self, truncated: Truncated) -> Iterator[None]:
-        """Like `using`, with few directions from `truncate`: faster, and nearly the same."""
-        with self._obeying(deltas=truncated.deltas, kept=truncated.kept):
-            yield
-
     def buffer(self, rows: int | None = None, names: Iterable[str] | None = None) -> ZBuffer:
         """A `z` that never moves, 1 at first, for `names` (default: all matrices).
 
@@ -221,7 +201,7 @@ class SVFModel:
     ) -> Iterator[None]:
         """Like `using`, with matrices from `rebuild`: the base model's own speed.
 
-        `trained`: the `z` they were rebuilt from, to receive gradients (see `svf.rebuilt`).
+        `trained`: the `z` they were rebuilt from, to receive gradients (`svf.layer.RebuiltLinear`).
         """
         with self._obeying(matrices=matrices, trained=trained or {}):
             yield
@@ -249,20 +229,6 @@ class SVFModel:
             _replace(self.model, name, layer.base)
         self._layers = {}
         return self.model
-
-    def _join_siblings(self) -> None:
-        for names in sharing_input(self._layers):
-            alike: dict[tuple, dict[str, SVFLinear]] = {}
-            for name in names:
-                basis = self._layers[name].basis
-                rows = basis.vectors
-                if basis.side == "in" and rows.device == basis.sigma.device:
-                    key = (rows.shape, rows.dtype, rows.device)
-                    alike.setdefault(key, {})[name] = self._layers[name]
-            for layers in alike.values():
-                siblings = Siblings(layers, self._in_force) if len(layers) > 1 else None
-                for layer in layers.values():
-                    layer.siblings = siblings
 
     def checked(self, z: Z) -> Z:
         """`z` itself. Raises `T2LocalError` for an unknown name or a wrong length."""

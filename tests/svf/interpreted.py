@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 
+from t2local.bench.truncated import truncate, using_truncated
 from t2local.svf import attach, fused, kernels
 from tests.conftest import build_tiny
 from tests.svf.support import logits, random_z, relative
@@ -97,7 +98,7 @@ def test_a_model_under_the_kernels_is_the_model_under_plain_products(basis, laun
             found[path] = [logits(svf.model, ONE)]
         with svf.using(rows):
             found[path].append(logits(svf.model, two))
-        with svf.using_truncated(svf.truncate(shared, 8)):
+        with using_truncated(svf, truncate(svf, shared, 8)):
             found[path].append(logits(svf.model, ONE))
     # q o gate+up for each layer, and k v down on their outputs: 6 launches for 7 matrices
     assert launches.count(2) == 2 * 3
