@@ -55,8 +55,10 @@ def peer_step_cost(
     from transformers import TrainerCallback
     from trl import GRPOTrainer
 
+    from t2local.training.lora import lora_config  # PEFT takes 60 MB: not at every start
+
     loaded = drain(load_model(source, "none"))
-    work = workload(loaded, sequences, sequence_tokens, rows_per_forward)
+    work, ours = workload(loaded, sequences, sequence_tokens, rows_per_forward), TrainConfig()
     ends: list[float] = []
 
     class Watch(TrainerCallback):
@@ -80,7 +82,7 @@ def peer_step_cost(
             train_dataset=Dataset.from_list(rows),
             processing_class=loaded.tokenizer,
             callbacks=[Watch()],
-            peft_config=_lora(),
+            peft_config=lora_config(ours.lora_rank, ours.lora_alpha, "all-linear"),
         )
         trainer.train()
     turns = sorted(end - start for start, end in pairwise(ends))
@@ -113,17 +115,4 @@ def _settings(folder: str, work: Workload, steps: int):
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=False,
-    )
-
-
-def _lora():
-    from peft import LoraConfig
-
-    ours = TrainConfig()
-    return LoraConfig(
-        r=ours.lora_rank,
-        lora_alpha=ours.lora_alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
     )

@@ -30,6 +30,20 @@ ADAPTER = "default"
 PREFIX = "base_model.model."  # of the names in a PEFT checkpoint
 
 
+def lora_config(
+    rank: int, alpha: float, matrices: list[str] | str, base_model: str | None = None
+) -> LoraConfig:
+    """Plain LoRA without dropout on `matrices`: their names, or PEFT's word for a set of them."""
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=matrices,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_model,
+    )
+
+
 class LoRAMethod:
     """`flat`: every A `[rank, n]` and B `[m, rank]` in a row; `change` is |ΔW| / |W| (Frobenius).
 
@@ -40,14 +54,7 @@ class LoRAMethod:
         self, loaded: LoadedModel, svf: SVFModel, rank: int, alpha: float, seed: int
     ) -> None:
         self.loaded, self.svf = loaded, svf
-        self.config = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            lora_dropout=0.0,
-            target_modules=list(svf.matrix_names),
-            task_type="CAUSAL_LM",
-            base_model_name_or_path=loaded.name,
-        )
+        self.config = lora_config(rank, alpha, list(svf.matrix_names), loaded.name)
         with torch.random.fork_rng():  # PEFT draws the first A from the global generator
             torch.manual_seed(seed)
             tree = inject_adapter_in_model(self.config, self._tree(), ADAPTER)
