@@ -144,66 +144,112 @@ def _speak(
     compare: bool,
 ) -> Generator[Event, None, None]:
     """Pass 2: the answer's tokens under the decided mixture, or whatever the wheel says next."""
-    applier, mixture, rows = workshop.applier, decision.mixture, 2 if compare else 1
-    seconds, said, cancelled, whole = 0.0, [""] * rows, False, True
-    since = 0  # tokens that were said when the mixture last changed
-    may_pack = not (compare or sampling.exact) and sampling.max_new_tokens >= WORTH_PACKING
-    exact = sampling.exact and applier.packs
-    with workshop.lock():
-        started = time.perf_counter()
-        if not compare:
-            applier.settle_if_repeated(mixture)
-        key = PrefixKey(applier.key(mixture), compare, exact)
-        kept = workshop.prefixes.take(key, prompt, rows)
-        decoder = Decoder(workshop.loaded, prompt, sampling, rows, kept)
-        seconds += time.perf_counter() - started
+    speech, cancelled = _Speech(workshop, decision.mixture, prompt, sampling, compare), False
+    decoder = speech.decoder
     try:
         while not decoder.done:
             if cancel is not None and cancel.cancelled:
                 cancelled = True
                 break
-            turned = steering.take()
-            if turned is not None and applier.key(turned) != applier.key(mixture):
-                applier.check(turned)
-                mixture, since = turned, decoder.n_tokens
-                with workshop.lock():
-                    decoder.forget()
-                yield Steered(mixture, decoder.n_tokens, len(said[ADAPTED_ROW]))
-            if may_pack and (decoder.n_tokens - since >= PACK_AFTER or sampling.repeatable):
-                with workshop.lock():
-                    started = time.perf_counter()
-                    packing = applier.pack_on(mixture)
-                    seconds += time.perf_counter() - started
-                if packing and decoder.n_tokens == 0:  # repeated, it must not change on the way
-                    continue
-            whole = False  # an error inside a forward leaves layers of different lengths
-            with workshop.lock():
-                started = time.perf_counter()
-                quick = None if compare else applier.quick(mixture, may_pack)
-                reading = _next_token(applier, mixture, decoder, quick, compare)
-                seconds += time.perf_counter() - started
-            whole = True
-            if reading:
-                continue
-            for row, text in enumerate(decoder.texts()):
-                if text != said[row]:
-                    new = text[len(said[row]) :]
-                    said[row] = text
-                    yield Token(new, row, len(decoder.said[row]))
+            if speech.turn_to(steering.take()):
+                yield Steered(speech.mixture, decoder.n_tokens, len(speech.said[ADAPTED_ROW]))
+            if speech.pack() and decoder.n_tokens == 0:
+                continue  # what is to be repeated is packed first: it must not change on the way
+            if speech.step():
+                yield from speech.new_tokens()
     finally:
-        with workshop.lock():
-            kept = decoder.kept() if whole else None
-            workshop.prefixes.put(PrefixKey(applier.key(mixture), compare, exact), kept)
+        speech.keep_cache()
     yield Done(
-        texts=tuple(said),
+        texts=tuple(speech.said),
         tokens=sum(len(row) for row in decoder.said),
         first_pass_s=decision.seconds,
-        second_pass_s=seconds,
+        second_pass_s=speech.seconds,
         finish="cancelled" if cancelled else "length" if not all(decoder.finished) else "stop",
         context_used=decoder.context_used,
         context_length=workshop.loaded.context_length,
-        int8_tokens=decoder.n_quick if applier.packs else 0,
+        int8_tokens=decoder.n_quick if workshop.applier.packs else 0,
     )
+
+
+class _Speech:
+    """One answer on its way: its decoder, the mixture it is under, what was said, and how long.
+
+    `said`: the text of each row so far. `seconds`: of work with the model, without waiting for it.
+    Each method takes the model's lock where it needs it, for one step.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        mixture: Mixture,
+        prompt: list[int],
+        sampling: Sampling,
+        compare: bool,
+    ) -> None:
+        rows = 2 if compare else 1
+        self.mixture, self.said, self.seconds = mixture, [""] * rows, 0.0
+        self._workshop, self._applier, self._compare = workshop, workshop.applier, compare
+        self._exact = sampling.exact and self._applier.packs
+        worth_packing = sampling.max_new_tokens >= WORTH_PACKING
+        self._may_pack = worth_packing and not (compare or sampling.exact)
+        self._pack_after = 0 if sampling.repeatable else PACK_AFTER
+        self._since = 0  # tokens that were said when the mixture last changed
+        self._whole = True  # the cache's layers are of one length
+        with self._at_work():
+            if not compare:
+                self._applier.settle_if_repeated(mixture)
+            kept = workshop.prefixes.take(self._key(), prompt, rows)
+            self.decoder = Decoder(workshop.loaded, prompt, sampling, rows, kept)
+
+    def turn_to(self, mixture: Mixture | None) -> bool:
+        """Go on under another mixture; False where nothing changes. Raises `T2LocalError`."""
+        if mixture is None or self._applier.key(mixture) == self._applier.key(self.mixture):
+            return False
+        self._applier.check(mixture)
+        self.mixture, self._since = mixture, self.decoder.n_tokens
+        with self._workshop.lock():
+            self.decoder.forget()
+        return True
+
+    def pack(self) -> bool:
+        """Work on the 8-bit copy of a mixture that stays; True while there is more to do."""
+        if not self._may_pack or self.decoder.n_tokens - self._since < self._pack_after:
+            return False
+        with self._at_work():
+            return self._applier.pack_on(self.mixture)
+
+    def step(self) -> bool:
+        """Say the next token; False where a part of a long prompt was read instead."""
+        self._whole = False  # an error inside a forward leaves layers of different lengths
+        with self._at_work():
+            quick = None if self._compare else self._applier.quick(self.mixture, self._may_pack)
+            read = _next_token(self._applier, self.mixture, self.decoder, quick, self._compare)
+        self._whole = True
+        return not read
+
+    def new_tokens(self) -> Iterator[Token]:
+        """What each row has said since the last call."""
+        for row, text in enumerate(self.decoder.texts()):
+            if text != self.said[row]:
+                new = text[len(self.said[row]) :]
+                self.said[row] = text
+                yield Token(new, row, len(self.decoder.said[row]))
+
+    def keep_cache(self) -> None:
+        """For the chat's next answer."""
+        with self._workshop.lock():
+            kept = self.decoder.kept() if self._whole else None
+            self._workshop.prefixes.put(self._key(), kept)
+
+    def _key(self) -> PrefixKey:
+        return PrefixKey(self._applier.key(self.mixture), self._compare, self._exact)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        with self._workshop.lock():
+            started = time.perf_counter()
+            yield
+            self.seconds += time.perf_counter() - started
 
 
 def _next_token(
