@@ -20,7 +20,7 @@ from t2local.bench.table import Bar, Measured, Row
 from t2local.bench.training_step import cost_of_steps, workload
 from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel, describe
-from t2local.models.load.quantized import keep_weights_as_loaded, require_bitsandbytes
+from t2local.models.load.quantized import keep_weights_as_loaded, nf4_linear, require_bitsandbytes
 from t2local.svf import SVFModel
 
 GIB, GB = 2**30, 1e9
@@ -215,16 +215,12 @@ def random_shape(name: str, device: torch.device, dtype: torch.dtype) -> LoadedM
 
 def _quantise(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Every linear layer inside becomes an NF4 one of random weights of a usual size."""
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
     linear = {name: m for name, m in layer.named_modules() if isinstance(m, nn.Linear)}
     for name, old in linear.items():
         m, n = old.out_features, old.in_features
-        new = Linear4bit(n, m, False, dtype, quant_type="nf4", device="meta")
         weight = torch.randn(m, n, device=device, dtype=dtype) / math.sqrt(n)
-        new.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=new)
         parent, _, child = name.rpartition(".")
-        setattr(layer.get_submodule(parent), child, new.to(device))
+        setattr(layer.get_submodule(parent), child, nf4_linear(weight))
 
 
 def _byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,6 +1,6 @@
 """bitsandbytes, and only here: 4-bit (NF4) and 8-bit base models, on a GPU or on the CPU.
 
-Knows nothing of adaptation; the quantised matrices are never rewritten. bitsandbytes' fused CPU
+The quantised matrices are never rewritten. bitsandbytes' fused CPU
 kernel (AVX512-BF16) is switched off: at the first forward it repacks the weights with scales
 rounded to bfloat16, so the base model would change, it gives no gradient, and it asserts that the
 number of rows divides by 32.
@@ -85,6 +85,20 @@ def through_nf4(matrix: torch.Tensor) -> torch.Tensor:
     exact = matrix.detach().float().contiguous()
     packed, state = quantize_4bit(exact, compress_statistics=True, quant_type="nf4")
     return dequantize_4bit(packed, state).reshape(matrix.shape)
+
+
+def nf4_linear(weight: torch.Tensor) -> torch.nn.Module:
+    """A 4-bit layer of `weight` `[m, n]`, without a bias, that computes in the weight's dtype.
+
+    Raises `T2LocalError` where bitsandbytes does not load.
+    """
+    require_bitsandbytes()
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    m, n = weight.shape
+    layer = Linear4bit(n, m, False, weight.dtype, quant_type="nf4", device="meta")
+    layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=layer)
+    return layer.to(weight.device)
 
 
 def nf4_problem() -> str:
