@@ -3,8 +3,26 @@
 import pytest
 import torch
 
-from t2local.bench.training_step import GROUP, StepCost, cost_of_steps, endless, workload
+from t2local.bench.training_step import (
+    GROUP,
+    StepCost,
+    cost_of_steps,
+    endless,
+    waits_while_training,
+    workload,
+)
 from t2local.models.decode.generate import Sampling, generate_batch
+from t2local.svf import attach
+
+
+@pytest.fixture
+def loaded(tiny_loaded):
+    return tiny_loaded("llama")
+
+
+@pytest.fixture
+def svf(loaded):
+    return attach(loaded.model)
 
 
 def test_a_workload_is_full_to_the_last_token(loaded):
@@ -45,3 +63,14 @@ def test_what_processes_send_is_the_gradient_and_a_few_statistics(loaded, svf):
 def test_overhead_is_what_comes_on_top_of_the_stages():
     cost = StepCost("none", 1, 1, 21.0, {"sampling": 10.0, "forward": 6.0, "backward": 4.0}, 1)
     assert cost.overhead == pytest.approx(0.05)
+
+
+# --- How long a chat waits while a run trains.
+
+
+def test_a_chat_gets_the_model_again_and_again_while_a_run_trains(loaded, svf):
+    waits = waits_while_training(loaded, svf, rounds=10)
+    assert len(waits.waits_s) == 10
+    assert waits.micro_batch_s > 0
+    # Seconds are for the bench; here only that nobody starves: a step is four micro-batches' time.
+    assert sorted(waits.waits_s)[5] < 4 * waits.micro_batch_s

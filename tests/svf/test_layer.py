@@ -6,9 +6,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from t2local.errors import T2LocalError
+from t2local.svf import attach
 from t2local.svf.basis import decompose, rounded
 from t2local.svf.layer import InForce, SVFLinear, is_quantised, weight_as_used
-from tests.svf.support import composed, relative
+from tests.svf.support import IDS, composed, random_z, relative
 
 NAME = "up"
 SHAPES = {"in": (96, 64), "out": (64, 96), "square": (64, 64)}  # [m, n]
@@ -150,3 +151,22 @@ def test_an_opaque_layer_is_never_rebuilt():
     layer = adapted(Remembering(64, 96, bias=False).requires_grad_(False))
     with pytest.raises(T2LocalError, match=r"Remembering .* use the branch"):
         layer.rebuild(torch.zeros(64))
+
+
+# --- Gradients of z through rebuilt matrices, against those of the branch.
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_gradients_through_rebuilt_matrices_equal_those_of_the_branch(tiny, family):
+    """Also at z = 1, and with biases (Qwen2, GPT-2) on either side."""
+    svf = attach(tiny(family))
+    for start in (svf.identity(), random_z(svf, seed=3)):
+        gradients = []
+        for rebuilt in (False, True):
+            z = {n: row.clone().requires_grad_() for n, row in start.items()}
+            held = svf.using_rebuilt(svf.rebuild(z), z) if rebuilt else svf.using(z)
+            with held:
+                loss = svf.model(IDS).logits.float().log_softmax(-1)[..., 7].sum()
+                loss.backward()
+            gradients.append(torch.cat([row.grad for row in z.values()]))
+        assert relative(*gradients) < 1e-4
