@@ -17,10 +17,10 @@ from t2local.plots import theme
 
 def _who_decides() -> str:
     *first, last = (f"{s.explanation} ({s.name})" for s in STRATEGIES.values())
-    return f"{', '.join(first)}, or {last}"
+    return f"Who decides on the mixture: {', '.join(first)}, or {last}."
 
 
-TERMS = {
+TERMS: dict[str, str | Callable[[], str]] = {
     "expert": "A small set of numbers, trained by reinforcement learning for one skill. It does "
     "not replace the model: it turns some of the model's own directions up and others down.",
     "SVF": "Singular Value Fine-tuning. Every weight matrix is a sum of independent directions; an "
@@ -37,7 +37,7 @@ TERMS = {
     "mixed in as a result.",
     "mixture": "The experts that answer together, each with its weight α. What is left over to 1 "
     "goes to the unchanged base model.",
-    "strategy": f"Who decides on the mixture: {_who_decides()}.",
+    "strategy": _who_decides,
     "soft": "Soft: every expert counts by its probability. Hard: the likeliest one answers alone.",
     "threshold": "If pass 1 is less sure than this, the base model answers.",
     "strength": "Scales the whole mixture at once: 0 is the base model, 1 as trained, 2 doubled.",
@@ -92,10 +92,16 @@ TERMS = {
 }
 
 
+def explained(word: str) -> str:
+    """What a term means; a list that may grow is read now, not when the app started."""
+    told = TERMS[word]
+    return told if isinstance(told, str) else told()
+
+
 def term(word: str, label: str | None = None) -> str:
     """`label` (or the word itself) as HTML that explains itself."""
     return (
-        f'<span class="term" tabindex="0" data-tip="{escape(TERMS[word], quote=True)}">'
+        f'<span class="term" tabindex="0" data-tip="{escape(explained(word), quote=True)}">'
         f"{escape(label or word)}</span>"
     )
 
