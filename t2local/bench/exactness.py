@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from t2local.bench.table import Row, random_z
 from t2local.models.load.quantized import through_nf4
+from t2local.models.storage import NF4
 from t2local.svf import SVFModel, Z
 from t2local.svf.basis import Basis, decompose, rounded
 from t2local.svf.layer import InForce, SVFLinear, weight_as_used
@@ -46,7 +47,7 @@ def rounding_rows(matrices: Mapping[str, torch.Tensor], seed: int = 0) -> list[R
                 layer = SVFLinear(_linear(weight), basis, "", InForce({"": rms * noise}))
                 found[ROUNDED, f"{kind}, {at}"].append(_relative(layer(x), exact))
             again = through_nf4(matrix.float())
-            found[REQUANTISED, f"nf4, {at}"].append(_relative(x @ again.T, exact))
+            found[REQUANTISED, f"{NF4}, {at}"].append(_relative(x @ again.T, exact))
     return [
         Row(name, variant, statistics.median(errors), "relative")
         for (name, variant), errors in found.items()
@@ -116,7 +117,7 @@ def _rounded_bases(basis: Basis) -> dict[str, Basis]:
     dense = {
         "bf16": rounded(basis, torch.bfloat16).dense(),
         "int8": rounded(basis, torch.int8).dense(),
-        "nf4": through_nf4(basis.vectors),
+        NF4: through_nf4(basis.vectors),
     }
     return {kind: Basis(rows, basis.sigma, basis.side) for kind, rows in dense.items()}
 

@@ -210,7 +210,7 @@ def random_shape(name: str, device: torch.device, dtype: torch.dtype) -> LoadedM
         torch.set_default_dtype(before)
     model.config.num_hidden_layers = n_layers
     keep_weights_as_loaded(model)
-    return describe(model, _byte_tokenizer(), f"random-{name}", "nf4")
+    return describe(model, _byte_tokenizer(), f"random-{name}", NF4)
 
 
 def _quantise(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

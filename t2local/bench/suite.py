@@ -32,6 +32,7 @@ from t2local.models.decode.int8 import why_not
 from t2local.models.load import embedded
 from t2local.models.load.loader import LoadedModel, load_model
 from t2local.models.load.quantized import nf4_problem
+from t2local.models.storage import NF4
 from t2local.progress import Progress, Result
 from t2local.svf import SVFModel, attaching
 from t2local.training.config import TrainConfig
@@ -223,12 +224,12 @@ def _nf4_identity(source: str, basis: str, effort: Effort, is_float: bool) -> Me
     """z = 1 on the same model in 4 bits, where this machine can run it."""
     if not is_float or nf4_problem():
         return []
-    loaded = yield from load_model(source, "nf4")
+    loaded = yield from load_model(source, NF4)
     ids = _batch(loaded, 2, 8)
     base = exactness.logits_of(loaded.model, ids)
     folder = paths.basis_dir() / loaded.slug
     svf = yield from attaching(loaded.model, effort.nf4_targets, basis, folder)
-    return [Row("z = 1", "nf4", exactness.identity_difference(svf, base, ids), "logit diff")]
+    return [Row("z = 1", NF4, exactness.identity_difference(svf, base, ids), "logit diff")]
 
 
 def _engine(opening: Opening, effort: Effort) -> Measuring[tuple[EngineStatus, list[Measured]]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from t2local.models.storage import NF4
 from t2local.svf import SVFModel, Z
 
 
@@ -110,7 +111,7 @@ class Bar:
 
 ROW_BARS = {
     ("z = 1", "float"): Bar("≤", 0),
-    ("z = 1", "nf4"): Bar("≤", 0),
+    ("z = 1", NF4): Bar("≤", 0),
     ("branch", "against float64"): Bar("≤", 1e-5),
     ("batch of different z", "against one at a time"): Bar("≤", 1e-4),
     ("decomposition", "fresh"): Bar("≤", 15),

@@ -5,12 +5,11 @@ import sys
 
 from t2local import paths
 from t2local.models.load.loader import LoadedModel, basis_for, load_model
+from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, asked_for
 from t2local.progress import Progress, drain
 from t2local.svf import SVFModel, attaching
 from t2local.tasks.rewards import REWARDS
 
-QUANTIZATIONS = ("auto", "none", "nf4", "int8")
-BASIS_DTYPES = ("auto", "int8", "bf16", "fp32")
 REWARD_HELP = (
     f"one of {', '.join(sorted(REWARDS))}, or a sum such as numeric+0.2*length; "
     "default: what fits the answers"
@@ -20,8 +19,13 @@ REWARD_HELP = (
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """`--model`, `--quantize` and `--basis`, the same for every command."""
     parser.add_argument("--model", default=None, metavar="ID|FOLDER|FILE.gguf|embedded")
-    parser.add_argument("--quantize", default="auto", choices=QUANTIZATIONS)
-    parser.add_argument("--basis", default="auto", choices=BASIS_DTYPES)
+    add_storage_arguments(parser)
+
+
+def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--quantize` and `--basis`: how the weights and the bases are held."""
+    parser.add_argument("--quantize", default=AUTO, choices=asked_for(QUANTIZATIONS))
+    parser.add_argument("--basis", default=AUTO, choices=asked_for(BASES))
 
 
 def open_model(

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         "devices": _devices(device),
         "memory": f"{device.ram_free_bytes / GIB:.1f} of {device.ram_total_bytes / GIB:.1f} GiB "
         "free",
-        "nf4": "runs here" if device.nf4 else device.nf4_problem,
+        **{kind: problem or "runs here" for kind, problem in device.quantizations.items()},
         "packages": device.packages,
         "sandbox": _sandbox(),
         "embedded_model": _embedded(),

@@ -12,7 +12,7 @@ from typing import Any
 
 from t2local import paths
 from t2local.adapt.applier import holding
-from t2local.cli.common import BASIS_DTYPES, QUANTIZATIONS, log, open_model
+from t2local.cli.common import add_storage_arguments, log, open_model
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, HeldOut, Library, read_expert
 from t2local.experts.expert import IN_ORDER, check_free, free_name, transfer_warning
@@ -95,8 +95,7 @@ def _add_transfer(subparsers) -> None:
 
 def _add_loading(parser: argparse.ArgumentParser) -> None:
     """How the model is loaded; which one says `--model`, that every action of experts has."""
-    parser.add_argument("--quantize", default="auto", choices=QUANTIZATIONS)
-    parser.add_argument("--basis", default="auto", choices=BASIS_DTYPES)
+    add_storage_arguments(parser)
 
 
 def import_expert(arguments: argparse.Namespace, report: Report) -> None:

@@ -10,17 +10,17 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any
 
-from t2local.cli.common import BASIS_DTYPES, QUANTIZATIONS, log
+from t2local.cli.common import add_storage_arguments, log
 from t2local.models.fit.anatomy import TARGETS, Anatomy, anatomy_of
 from t2local.models.fit.automatic import Fit, Offer, best_fit, compute_dtype, offers
-from t2local.models.fit.estimate import BASES, GB, Estimate, Plan, estimate
+from t2local.models.fit.estimate import GB, Estimate, Plan, estimate
 from t2local.models.fit.memory import Machine, named_card, this_machine
 from t2local.models.load.hub import FetchProgress, LocalModel, fetching, half_fetched, local_models
+from t2local.models.storage import AUTO, BASES, QUANTIZATIONS
 from t2local.paths import folder_bytes
 from t2local.progress import Progress, drain
 
 Report = Callable[[dict[str, Any]], None]
-KINDS = ("none", "int8", "nf4")
 
 
 def add_parser(subparsers) -> None:
@@ -32,8 +32,7 @@ def add_parser(subparsers) -> None:
     asking.add_argument("model", metavar="ID|FOLDER|FILE.gguf|embedded")
     asking.add_argument("--vram", type=float, metavar="GB", help="of a card (default: as here)")
     asking.add_argument("--context", type=_tokens, metavar="N", help="tokens of a chat")
-    asking.add_argument("--quantize", default="auto", choices=QUANTIZATIONS)
-    asking.add_argument("--basis", default="auto", choices=BASIS_DTYPES)
+    add_storage_arguments(asking)
     getting = _add(actions, "fetch", fetch, "download a model from the Hub")
     getting.add_argument("model", metavar="ID")
     for action in actions.choices.values():
@@ -67,8 +66,8 @@ def estimate_model(arguments: argparse.Namespace, report: Report) -> None:
     machine = this_machine() if arguments.vram is None else named_card(arguments.vram)
     parts = anatomy_of(arguments.model)
     dtype = compute_dtype(machine.device, parts.parameters)
-    kinds = KINDS if arguments.quantize == "auto" else (arguments.quantize,)
-    bases = BASES if arguments.basis == "auto" else (arguments.basis,)
+    kinds = QUANTIZATIONS if arguments.quantize == AUTO else (arguments.quantize,)
+    bases = BASES if arguments.basis == AUTO else (arguments.basis,)
     rows = [
         estimate(parts, Plan(kind, basis, targets, dtype, machine.device), arguments.context)
         for kind, basis, targets in product(kinds, bases, TARGETS)

@@ -24,10 +24,11 @@ from t2local.models.decode.int8 import Packer
 from t2local.models.decode.prefix_cache import PrefixCache
 from t2local.models.fit.anatomy import Anatomy, anatomy_of
 from t2local.models.fit.automatic import Fit, judged, preferred_plans
-from t2local.models.fit.estimate import BASES, PACK_BYTES, REBUILT_COPIES, Estimate, Plan, estimate
+from t2local.models.fit.estimate import PACK_BYTES, REBUILT_COPIES, Estimate, Plan, estimate
 from t2local.models.fit.memory import Machine
 from t2local.models.load.hub import LocalModel, local_models
 from t2local.models.load.loader import LoadedModel, basis_for, choose_quantization, load_model
+from t2local.models.storage import AUTO, BASES, QUANTIZATIONS
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Mixture, SVFModel, attaching
 from t2local.svf.basis import DTYPES
@@ -42,7 +43,7 @@ FROM_ENVIRONMENT = "named by T2LOCAL_MODEL"
 LAST = "chosen last time"
 DEFAULT = "comes with the app"
 HERE = "chosen in this page"
-AUTO, EXACT = "auto", "exact"
+EXACT = "exact"
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,6 @@ def _why_not_int8(choice: Choice, loaded: LoadedModel) -> str:
 # Puts `models.anatomy`, `estimate` and `fit` together for one model and a person's wishes. Pure
 # but for reading a configuration.
 
-KINDS = ("none", "int8", "nf4")
 VERDICTS = ("fits", "tight")  # worth having, the better first
 
 
@@ -281,7 +281,7 @@ def sizing(source: str, machine: Machine, wish: Wish | None = None) -> Sizing:
     parts = anatomy_of(source)
     fit = _best(parts, machine, wish)
     found = fit.estimate
-    ways = product(KINDS, BASES)
+    ways = product(QUANTIZATIONS, BASES)
     plans = [replace(found.plan, quantization=kind, basis=basis) for kind, basis in ways]
     table = tuple(estimate(parts, plan, found.context) for plan in plans)
     return Sizing(source, parts, machine, fit, table)

@@ -23,9 +23,9 @@ from t2local.engine.loading import Choice, Opened, opening
 from t2local.engine.requests import EngineStatus
 from t2local.errors import Cancelled, T2LocalError
 from t2local.models.fit.memory import return_freed_memory
-from t2local.models.load.loader import EMBEDDED, QUANTIZATIONS, local_path
+from t2local.models.load.loader import EMBEDDED, local_path
+from t2local.models.storage import BASES, QUANTIZATIONS, asked_for
 from t2local.progress import CancelToken, Progress
-from t2local.svf.basis import DTYPES
 
 # --- Who works with the model, so that it is not taken away meanwhile.
 #
@@ -291,8 +291,8 @@ class ModelSlot:
 def check(choice: Choice) -> None:
     """Raise `T2LocalError` for what can be seen to be wrong before anything is freed."""
     for what, given, known in (
-        ("Quantisation", choice.quantize, QUANTIZATIONS),
-        ("Basis dtype", choice.basis, ("auto", *DTYPES)),
+        ("Quantisation", choice.quantize, asked_for(QUANTIZATIONS)),
+        ("Basis dtype", choice.basis, asked_for(BASES)),
     ):
         if given not in known:
             raise T2LocalError(f"{what} '{given}' is unknown; choose one of {', '.join(known)}.")

@@ -63,7 +63,7 @@ class EngineStatus:
     context_length: int = 0
     basis_bytes: int = 0  # part of `resident_bytes`
     copies_bytes: int = 0  # part of it too: rebuilt matrices and 8-bit copies, at this moment
-    basis: str = ""  # dtype: "fp32" | "bf16" | "int8"
+    basis: str = ""  # as in `models.storage`
     targets: str = "all"
     sees: bool = False  # pictures
     source: str = ""  # as `--model` takes it

@@ -24,6 +24,7 @@ from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.models.decode.generate import Around
 from t2local.models.load.loader import LoadedModel
+from t2local.models.storage import QUANTIZATIONS
 from t2local.svf import SVFModel
 
 ADAPTER = "default"
@@ -92,8 +93,9 @@ class LoRAMethod:
     def _tree(self) -> nn.Module:
         """The base layers under their names in an otherwise empty module, for PEFT to wrap."""
         root = nn.Module()
-        root.is_loaded_in_4bit = self.loaded.quantization == "nf4"
-        root.is_loaded_in_8bit = self.loaded.quantization == "int8"
+        held = QUANTIZATIONS[self.loaded.quantization].bitsandbytes
+        root.is_loaded_in_4bit = "load_in_4bit" in held
+        root.is_loaded_in_8bit = "load_in_8bit" in held
         for name, layer in self.svf.base_layers.items():
             parent = root
             *above, leaf = name.split(".")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from t2local.errors import T2LocalError
+from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, asked_for
 
 LOCAL, EVERYWHERE, DEFAULT_PORT = "127.0.0.1", "0.0.0.0", 7860
 
@@ -29,8 +30,8 @@ def parser() -> argparse.ArgumentParser:
         help="a Hub id, a folder, a .gguf file, or 'embedded' (default: T2LOCAL_MODEL, "
         "or the one chosen last in the page)",
     )
-    add("--quantize", default="auto", choices=("auto", "nf4", "int8", "none"))
-    add("--basis", default="auto", choices=("auto", "int8", "bf16", "fp32"))
+    add("--quantize", default=AUTO, choices=asked_for(QUANTIZATIONS))
+    add("--basis", default=AUTO, choices=asked_for(BASES))
     add(
         "--precision",
         default="auto",

@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 from t2local.models.decode.generate import Around, Decoder, Sampling
 from t2local.models.fit.anatomy import positions_problem
 from t2local.models.load.loader import LoadedModel
+from t2local.models.storage import QUANTIZATIONS
 
 WARM_UPS = 2  # kernels are compiled and chosen before they are captured
 
@@ -190,8 +191,8 @@ def why_not(loaded: LoadedModel) -> str:
         return f"CUDA graphs need a CUDA device, the model is on {loaded.device}"
     if loaded.spread:
         return "its layers are spread over several devices"
-    if loaded.quantization == "int8":
-        return "8-bit bitsandbytes layers look at their input on the CPU"
+    if problem := QUANTIZATIONS[loaded.quantization].no_graphs:
+        return problem
     if family not in FAMILIES:
         return f"{family} is not among the families whose captured steps were compared"
     return positions_problem(loaded.model.config)

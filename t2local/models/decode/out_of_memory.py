@@ -14,6 +14,7 @@ import torch
 from t2local.errors import T2LocalError
 from t2local.models.fit.memory import return_freed_memory
 from t2local.models.load.loader import LoadedModel
+from t2local.models.storage import INT8, leanest
 
 CPU_ALLOCATOR = "DefaultCPUAllocator"  # how PyTorch says it where there is no class for it
 
@@ -63,9 +64,9 @@ def out_of_memory_told(
 
 
 def _sentence(loaded: LoadedModel, work: Work) -> str:
-    ways = [work.remedy, "load the model with `--basis int8`"]
-    if loaded.quantization != "nf4":
-        ways.append("with `--quantize nf4`")
+    ways = [work.remedy, f"load the model with `--basis {INT8}`"]
+    if loaded.quantization != (rounded := leanest().name):
+        ways.append(f"with `--quantize {rounded}`")
     ways.append("or with MLP targets only")
     memory = "the GPU's memory" if loaded.device.startswith("cuda") else "this machine's memory"
     context = f" (the context may grow to {loaded.context_length:,} tokens)"

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 from t2local.models.fit.anatomy import TARGETS, Anatomy, anatomy_of
 from t2local.models.fit.catalogue import Entry, entries
-from t2local.models.fit.estimate import BASES, GB, Estimate, Plan, bases_bytes, estimate
+from t2local.models.fit.estimate import GB, Estimate, Plan, bases_bytes, estimate
 from t2local.models.fit.memory import Machine
 from t2local.models.load.hub import LocalModel, local_models
+from t2local.models.storage import AUTO, BASES, INT8, QUANTIZATIONS, leanest
 
-NF4_ABOVE_PARAMETERS = 2_000_000_000  # on a GPU; smaller models fit in 16 bits
+ROUNDED_ABOVE_PARAMETERS = 2_000_000_000  # on a GPU; smaller models fit in 16 bits
 BF16_ABOVE_PARAMETERS = 3_000_000_000  # on the CPU; smaller ones stay float32
 SHORT_CONTEXT = 2048
 
@@ -46,8 +47,8 @@ def best_fit(
     memory_bytes: int,
     device: str = "cuda",
     context: int | None = None,
-    quantization: str = "auto",
-    basis: str = "auto",
+    quantization: str = AUTO,
+    basis: str = AUTO,
 ) -> Fit:
     """The best plan that fits into `memory_bytes`, comfortably if one does, for `context` tokens.
 
@@ -68,23 +69,24 @@ def best_fit(
 
 
 def preferred_plans(
-    parts: Anatomy, device: str, quantization: str = "auto", basis: str = "auto"
+    parts: Anatomy, device: str, quantization: str = AUTO, basis: str = AUTO
 ) -> Iterator[Plan]:
     """The plans that are worth taking on `device`, best first."""
-    small = parts.parameters <= NF4_ABOVE_PARAMETERS
+    may_float = device == "cpu" or parts.parameters <= ROUNDED_ABOVE_PARAMETERS
     dtype = compute_dtype(device, parts.parameters)
-    automatic = ("none", "nf4") if small or device == "cpu" else ("nf4",)
-    for kind in automatic if quantization == "auto" else (quantization,):
+    automatic = (k for k in QUANTIZATIONS.values() if k.automatic and (k.bits or may_float))
+    kinds = [kind.name for kind in automatic] if quantization == AUTO else [quantization]
+    for kind in kinds:
         for targets in TARGETS:
-            for stored in basis_order(device, dtype) if basis == "auto" else (basis,):
+            for stored in basis_order(device, dtype) if basis == AUTO else (basis,):
                 yield Plan(kind, stored, targets, dtype, device)
 
 
 def basis_order(device: str, dtype: str) -> tuple[str, ...]:
     """The basis dtypes to try: int8 on a GPU, on the CPU from the model's own dtype down."""
     if device == "cuda":
-        return ("int8",)
-    return BASES if dtype == "float32" else BASES[1:]
+        return (INT8,)
+    return tuple(BASES)[0 if dtype == "float32" else 1 :]
 
 
 def choose_basis(
@@ -124,11 +126,11 @@ def _advice(parts: Anatomy, found: Estimate, memory_bytes: int) -> str:
 def _changes(found: Estimate) -> Iterator[tuple[str, Plan, int]]:
     """Remedies in words, from the cheapest to the dearest, each on top of the ones before."""
     plan, context = found.plan, found.context
-    said = []
+    said, rounded = [], leanest()
     for words, change in (
-        ("int8 bases", {"basis": "int8"}),
+        (f"{INT8} bases", {"basis": INT8}),
         ("a shorter context", {}),
-        ("4-bit weights", {"quantization": "nf4"}),
+        (rounded.words(plan.dtype), {"quantization": rounded.name}),
         ("MLP only", {"targets": "mlp"}),
     ):
         if not change and context > SHORT_CONTEXT:

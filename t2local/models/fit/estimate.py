@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from t2local.models.fit.anatomy import TARGETS, Anatomy, eight_bit_products
+from t2local.models.storage import BASES, INT8, NONE, QUANTIZATIONS
 
 # --- What is kept beside a small model so that answers come faster, and how large that is.
 #
@@ -53,11 +54,7 @@ def rotary_bytes(parts: Anatomy) -> int:
     return 2 * 4 * parts.context_length * parts.head_width
 
 
-BASES = ("fp32", "bf16", "int8")
-BASIS_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2}
-NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # numbers that share a scale, scales that share a scale
-NF4_TABLES = (16 + 256) * 4 + 4  # of one matrix: both code tables and the scales' offset
 
 GB = 10**9
 PROGRAM_BYTES = {"cuda": 6 * GB // 10, "cpu": 5 * GB // 10}  # context and kernels; Python, PyTorch
@@ -73,8 +70,8 @@ COMFORT = 0.9  # a plan that fills more than this share of the memory is tight
 class Plan:
     """How a model is loaded and adapted."""
 
-    quantization: str = "none"  # "none" | "nf4" | "int8"
-    basis: str = "int8"  # "fp32" | "bf16" | "int8"
+    quantization: str = NONE  # as in `models.storage`
+    basis: str = INT8  # as in `models.storage`
     targets: str = "all"  # "all" | "mlp" | "attention"
     dtype: str = "bfloat16"  # of what is not quantised, and of the KV cache: or "float32"
     device: str = "cuda"  # or "cpu"
@@ -86,9 +83,7 @@ class Plan:
     @property
     def words(self) -> str:
         """ "4-bit weights, int8 bases, all matrices", for a person."""
-        weights = {"nf4": "4-bit weights", "int8": "8-bit weights"}.get(
-            self.quantization, f"{self.dtype} weights"
-        )
+        weights = QUANTIZATIONS[self.quantization].words(self.dtype)
         matrices = {"all": "all matrices", "mlp": "MLP only", "attention": "attention only"}
         return f"{weights}, {self.basis} bases, {matrices[self.targets]}"
 
@@ -149,31 +144,25 @@ def estimate(parts: Anatomy, plan: Plan, context: int | None = None) -> Estimate
 
 def weights_bytes(parts: Anatomy, quantization: str, dtype: str) -> int:
     """Bytes of all parameters and buffers; quantised matrices with their scales."""
-    packed = [m for m in parts.matrices if m.quantized and quantization != "none"]
+    matrix_bytes = QUANTIZATIONS[quantization].matrix_bytes
+    packed = [m for m in parts.matrices if m.quantized and matrix_bytes]
     floats = parts.parameters - sum(m.numbers for m in packed)
     kept = floats * FLOAT_BYTES[dtype] + parts.buffer_bytes
-    if quantization == "int8":
-        return kept + sum(m.numbers + 4 * m.out_features for m in packed)
-    return kept + sum(nf4_bytes(m.numbers) for m in packed)
-
-
-def nf4_bytes(numbers: int) -> int:
-    """Bytes of a matrix in NF4 with double quantisation (QLoRA, arXiv 2305.14314, section 3)."""
-    blocks = ceil(numbers / NF4_BLOCK)
-    return ceil(numbers / 2) + blocks + 4 * ceil(blocks / NF4_NESTED_BLOCK) + NF4_TABLES
+    return kept + sum(matrix_bytes(m.out_features, m.in_features) for m in packed)
 
 
 def bases_bytes(parts: Anatomy, basis: str, targets: str) -> int:
     """Bytes of one basis `[r, r]`, σ `[r]` and, for int8, a scale `[r]` for each matrix."""
-    vectors = BASIS_BYTES[basis]
-    rows = 8 if basis == "int8" else 4  # σ and the scale are float32
-    return sum(m.rank * (m.rank * vectors + rows) for m in parts.adapted(targets))
+    held = BASES[basis]
+    return sum(
+        m.rank * (m.rank * held.number_bytes + held.row_bytes) for m in parts.adapted(targets)
+    )
 
 
 def copies_bytes(parts: Anatomy, plan: Plan) -> int:
     """Bytes of rebuilt matrices and 8-bit copies, as many as are ever kept; 0 for large models."""
     weights = weights_bytes(parts, plan.quantization, plan.dtype)
-    if plan.quantization != "none" or weights > REBUILD_BYTES:
+    if plan.quantization != NONE or weights > REBUILD_BYTES:
         return 0
     rebuilt = rebuilt_bytes(parts, plan.targets, FLOAT_BYTES[plan.dtype])
     packs = plan.device == "cpu" and plan.dtype == "float32" and weights >= PACK_BYTES
@@ -221,7 +210,7 @@ def _chat_work_bytes(parts: Anatomy, plan: Plan) -> int:
 
 
 def _dequantised_bytes(parts: Anatomy, plan: Plan) -> int:
-    if plan.quantization == "none":
+    if QUANTIZATIONS[plan.quantization].matrix_bytes is None:
         return 0
     largest = max((m.numbers for m in parts.matrices if m.quantized), default=0)
     return largest * FLOAT_BYTES[plan.dtype]

@@ -12,7 +12,8 @@ import torch
 
 from t2local.errors import T2LocalError
 from t2local.models.fit.estimate import GB
-from t2local.models.load.quantized import nf4_problem
+from t2local.models.load.quantized import problem
+from t2local.models.storage import NONE, QUANTIZATIONS
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "accelerate", "safetensors", "gradio")
 NOT_INSTALLED = "not installed"
@@ -40,16 +41,11 @@ class DeviceReport:
     ram_free_bytes: int
     gpus: tuple[Gpu, ...] = ()
     packages: dict[str, str] = field(default_factory=dict)  # name -> version
-    nf4_problem: str = ""  # why NF4 does not run here, "" where it does
-
-    @property
-    def nf4(self) -> bool:
-        """True when an NF4 layer ran forward and backward here."""
-        return not self.nf4_problem
+    quantizations: dict[str, str] = field(default_factory=dict)  # name -> "", or why not here
 
 
 def device_report() -> DeviceReport:
-    """Look at this machine; takes a second or two, since NF4 is tried and not guessed."""
+    """Look at this machine; takes a second or two, since quantisations are tried."""
     memory = psutil.virtual_memory()
     return DeviceReport(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -60,7 +56,7 @@ def device_report() -> DeviceReport:
         ram_free_bytes=memory.available,
         gpus=tuple(_gpu(index) for index in range(torch.cuda.device_count())),
         packages={name: _version(name) for name in PACKAGES},
-        nf4_problem=nf4_problem(),
+        quantizations={kind: problem(kind) for kind in QUANTIZATIONS if kind != NONE},
     )
 
 

@@ -17,9 +17,10 @@ import torch
 from transformers import PreTrainedConfig
 
 from t2local.models.fit.anatomy import Anatomy, anatomy
-from t2local.models.fit.automatic import BF16_ABOVE_PARAMETERS, NF4_ABOVE_PARAMETERS
+from t2local.models.fit.automatic import BF16_ABOVE_PARAMETERS, ROUNDED_ABOVE_PARAMETERS
 from t2local.models.fit.estimate import PROGRAM_BYTES, Plan, bases_bytes, estimate, weights_bytes
 from t2local.models.fit.memory import return_freed_memory
+from t2local.models.storage import AUTO, INT8, NONE, QUANTIZATIONS, leanest
 
 BFLOAT16_CAPABILITY = (8, 0)  # Ampere; before it bfloat16 is emulated, and slow
 FLOAT16_CAPABILITY = (7, 0)  # Volta; before it float16 has no fast units either
@@ -55,10 +56,10 @@ def choose_dtype(n_parameters: int, model_type: str = "") -> torch.dtype:
 
 def choose_quantization(asked: str, n_parameters: int) -> str:
     """What "auto" means on this machine for a model of this size."""
-    if asked != "auto":
+    if asked != AUTO:
         return asked
-    wants_nf4 = torch.cuda.is_available() and n_parameters > NF4_ABOVE_PARAMETERS
-    return "nf4" if wants_nf4 else "none"
+    short = torch.cuda.is_available() and n_parameters > ROUNDED_ABOVE_PARAMETERS
+    return leanest().name if short else NONE
 
 
 def lowest_capability() -> tuple[int, int]:
@@ -72,10 +73,10 @@ def notes(quantization: str, dtype: torch.dtype) -> tuple[str, ...]:
     """Sentences for the log and the page about how a model runs here; () where all is well."""
     if not torch.cuda.is_available():
         problem = gpu_problem()
-        if quantization != "none":
+        if bits := QUANTIZATIONS[quantization].bits:
             why = problem or "no CUDA GPU was found"
             return (
-                f"{_BITS[quantization]} weights run on the CPU, where they save memory and are "
+                f"{bits}-bit weights run on the CPU, where they save memory and are "
                 f"slow: {why}; use `--quantize none` if the model fits without.",
             )
         return (f"The model runs on the CPU: {problem}.",) if problem else ()
@@ -86,9 +87,6 @@ def notes(quantization: str, dtype: torch.dtype) -> tuple[str, ...]:
         f"This GPU (compute capability {major}.{minor}) has no fast bfloat16; "
         f"the model computes in {str(dtype).removeprefix('torch.')}.",
     )
-
-
-_BITS = {"nf4": "4-bit", "int8": "8-bit"}
 
 
 def gpu_problem() -> str:
@@ -157,10 +155,10 @@ def place(config: PreTrainedConfig, kind: str, dtype: torch.dtype, memory: Memor
     parts = anatomy(config)
     gpus = [device for device in memory if device != "cpu"]
     device = "cuda" if gpus else "cpu"
-    plan = Plan(kind, "int8", "mlp", _plan_dtype(dtype), device)
+    plan = Plan(kind, INT8, "mlp", _plan_dtype(dtype), device)
     best = max((memory[gpu] for gpu in gpus), default=memory["cpu"])
     fits = estimate(parts, plan, context=1).total_bytes <= best
-    if fits or (kind != "none" and not gpus):
+    if fits or (kind != NONE and not gpus):
         return Placement({"": choose_device()})
     return Placement("auto", _shares(parts, plan, memory))
 
@@ -179,8 +177,8 @@ def _shares(parts: Anatomy, plan: Plan, memory: Memory) -> dict[int | str, int]:
         program = PROGRAM_BYTES["cpu" if device == "cpu" else "cuda"]
         room = max(0, int((free - program - work) * share))
         found[device] = room
-    if plan.quantization != "none":
-        whole = weights_bytes(parts, "none", plan.dtype)
+    if plan.quantization != NONE:
+        whole = weights_bytes(parts, NONE, plan.dtype)
         found["cpu"] = int(found["cpu"] * weights / whole)
     return {**found, "disk": DISK_BYTES}
 

@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from t2local.errors import T2LocalError
 from t2local.models.load.gguf import first_line
+from t2local.models.storage import AUTO, QUANTIZATIONS, leanest
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -78,7 +79,7 @@ def check_hub_id(source: str, path: Path) -> None:
 
 
 def stored_quantization(config: PreTrainedConfig, where: str, asked: str) -> str | None:
-    """The quantisation a checkpoint is stored in ("nf4", "int8"), None for float weights.
+    """The quantisation a checkpoint is stored in, None for float weights.
 
     Raises `T2LocalError` for a method other than bitsandbytes', and when `asked` contradicts it.
     """
@@ -87,15 +88,19 @@ def stored_quantization(config: PreTrainedConfig, where: str, asked: str) -> str
         return None
     settings = settings if isinstance(settings, dict) else settings.to_dict()
     method = settings.get("quant_method", "unknown")
-    four = settings.get("load_in_4bit") and settings.get("bnb_4bit_quant_type") == "nf4"
-    eight = settings.get("load_in_8bit")
-    if method != "bitsandbytes" or not (four or eight):
+    kinds = [
+        kind.name
+        for kind in QUANTIZATIONS.values()
+        if kind.bitsandbytes and kind.bitsandbytes.items() <= settings.items()
+    ]
+    if method != "bitsandbytes" or not kinds:
         raise T2LocalError(
             f"'{where}' is stored quantised by '{method}', which t2local cannot adapt; "
-            "use the model's float checkpoint (with `--quantize nf4` if memory is short)."
+            f"use the model's float checkpoint (with `--quantize {leanest().name}` if memory "
+            "is short)."
         )
-    stored = "nf4" if four else "int8"
-    if asked not in ("auto", stored):
+    stored = kinds[0]
+    if asked not in (AUTO, stored):
         raise T2LocalError(
             f"'{where}' is stored as {stored} and cannot be loaded as '{asked}'; "
             f"use `--quantize {stored}`, or the model's float checkpoint."
@@ -119,7 +124,7 @@ def translated(where: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise T2LocalError(
-            f"'{where}' does not fit into the GPU's memory; use `--quantize nf4`, "
+            f"'{where}' does not fit into the GPU's memory; use `--quantize {leanest().name}`, "
             "or a smaller model."
         ) from error
     except (T2LocalError, AssertionError):

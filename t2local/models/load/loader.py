@@ -40,11 +40,11 @@ from t2local.models.load.gguf import (
     write_checkpoint,
 )
 from t2local.models.load.load_errors import quiet_transformers
+from t2local.models.storage import QUANTIZATIONS, asked_for
 from t2local.models.vision import Pictures, auto_class, pictures_for
 from t2local.progress import CancelToken, Progress
 
 EMBEDDED = "embedded"
-QUANTIZATIONS = ("auto", *quantized.KINDS)
 UNKNOWN_CONTEXT_LENGTH = 2048
 STAGE = "loading the model"
 GGUF_FOLDER = "gguf-"  # how the name of a temporary one begins
@@ -59,7 +59,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     name: str  # "SmolLM2-135M-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct", a folder's name
     slug: str  # the name as a folder name
-    quantization: str  # "none" | "nf4" | "int8"
+    quantization: str  # as in `models.storage`
     dtype: str  # what it computes in: "float32", "bfloat16"
     device: str
     context_length: int  # tokens
@@ -79,13 +79,14 @@ def load_model(
 ) -> Generator[Progress, None, LoadedModel]:
     """Load `source`: "embedded", a folder, a `.gguf` file or a Hub id.
 
-    `quantization`: "nf4", "int8", "none", or "auto" (NF4 on a CUDA GPU for models above two
+    `quantization`: one of `models.storage`, or "auto" (NF4 on a CUDA GPU for models above two
     billion parameters, else none). Raises `T2LocalError` with a remedy when the model cannot be
     had, `Cancelled` between stages.
     """
-    if quantization not in QUANTIZATIONS:
+    known = asked_for(QUANTIZATIONS)
+    if quantization not in known:
         raise T2LocalError(
-            f"Quantisation '{quantization}' is unknown; choose one of {', '.join(QUANTIZATIONS)}."
+            f"Quantisation '{quantization}' is unknown; choose one of {', '.join(known)}."
         )
     cancel = cancel or CancelToken()
     where, name = source, source
@@ -173,7 +174,7 @@ def _load_checkpoint(
         n_parameters = count_parameters(config)
         stored = load_errors.stored_quantization(config, where, quantization)
         kind = stored or choose_quantization(quantization, n_parameters)
-        if kind != "none":
+        if QUANTIZATIONS[kind].bitsandbytes:
             quantized.require_bitsandbytes()
         dtype = choose_dtype(n_parameters, config.get_text_config().model_type)
         where_to = devices.place(config, kind, dtype, devices.free_memory())
@@ -192,7 +193,7 @@ def _load_checkpoint(
             output_loading_info=True,
         )
     load_errors.check_weights(where, report["missing_keys"])
-    if kind == "nf4":
+    if QUANTIZATIONS[kind].bitsandbytes:
         quantized.keep_weights_as_loaded(model)
     return model, tokenizer, kind
 

@@ -8,35 +8,33 @@ number of rows divides by 32.
 
 import logging
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from t2local.errors import T2LocalError
-
-KINDS = ("none", "nf4", "int8")
+from t2local.models.storage import NF4, QUANTIZATIONS
 
 
 def quantization_config(
     kind: str, compute_dtype: torch.dtype, float_parts: bool = False
 ) -> BitsAndBytesConfig | None:
-    """What transformers needs to load a model as `kind`; None for "none".
+    """What transformers needs to load a model as `kind`; None where its weights stay as they are.
 
     `float_parts`: layers that a device map puts outside the GPUs stay in 16 bits, for bitsandbytes
     does not move its matrices to and fro.
     """
-    assert kind in KINDS, kind
-    if kind == "nf4":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=compute_dtype,
-            bnb_4bit_use_double_quant=True,
-            llm_int8_enable_fp32_cpu_offload=float_parts,
-        )
-    if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_enable_fp32_cpu_offload=float_parts)
-    return None
+    options = QUANTIZATIONS[kind].bitsandbytes
+    if not options:
+        return None
+    four = {"bnb_4bit_compute_dtype": compute_dtype, "bnb_4bit_use_double_quant": True}
+    return BitsAndBytesConfig(
+        **options,
+        **(four if options.get("load_in_4bit") else {}),
+        llm_int8_enable_fp32_cpu_offload=float_parts,
+    )
 
 
 def require_bitsandbytes() -> None:
@@ -83,7 +81,7 @@ def through_nf4(matrix: torch.Tensor) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     exact = matrix.detach().float().contiguous()
-    packed, state = quantize_4bit(exact, compress_statistics=True, quant_type="nf4")
+    packed, state = quantize_4bit(exact, compress_statistics=True, quant_type=NF4)
     return dequantize_4bit(packed, state).reshape(matrix.shape)
 
 
@@ -96,26 +94,42 @@ def nf4_linear(weight: torch.Tensor) -> torch.nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     m, n = weight.shape
-    layer = Linear4bit(n, m, False, weight.dtype, quant_type="nf4", device="meta")
-    layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=layer)
+    layer = Linear4bit(n, m, False, weight.dtype, quant_type=NF4, device="meta")
+    layer.weight = Params4bit(weight, requires_grad=False, quant_type=NF4, module=layer)
     return layer.to(weight.device)
 
 
 def nf4_problem() -> str:
-    """ "" when an NF4 layer runs forward and backward here, else why not (for `doctor`)."""
+    """ "" when an NF4 layer runs forward and backward here, else why not."""
+    return problem(NF4)
+
+
+def problem(kind: str) -> str:
+    """ "" when a layer held as `kind` runs forward and backward here, else why not."""
+    options = QUANTIZATIONS[kind].bitsandbytes
+    if not options:
+        return ""
     try:
         require_bitsandbytes()
-        from bitsandbytes.nn import Linear4bit
-
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        layer = Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4")
-        layer.support_avx512bf16_for_cpu = False
-        layer = layer.to(device)
+        layer = _trial_layer(options).to(device)
         x = torch.ones(2, 64, device=device, requires_grad=True)  # [B, n]
         layer(x).sum().backward()
         return "" if torch.isfinite(x.grad).all() else "the gradient is not finite"
     except (T2LocalError, RuntimeError, NotImplementedError) as error:
         return str(error)
+
+
+def _trial_layer(options: Mapping[str, Any]) -> torch.nn.Module:
+    """A small layer `[64, 64]` of random weights, held as bitsandbytes' `options` say."""
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    if options.get("load_in_8bit"):
+        return Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
+    kind = options["bnb_4bit_quant_type"]
+    layer = Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type=kind)
+    layer.support_avx512bf16_for_cpu = False
+    return layer
 
 
 def _quantized_types() -> tuple[type, ...]:

@@ -4,23 +4,21 @@ on the right.
 Laid out here; what it does is in `models_events`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import gradio as gr
 
 from t2local import plots
-from t2local.engine.loading import AUTO
-from t2local.models.fit.estimate import BASES, DEFAULT_CONTEXT
+from t2local.models.fit.estimate import DEFAULT_CONTEXT
+from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, BasisStorage, Quantization
 from t2local.ui.messages import term
 from t2local.ui.style import asset
 
 LEAST_CONTEXT, CONTEXT_STEP = 256, 256
-QUANTISATIONS = [
-    ("automatic", AUTO), ("not rounded", "none"), ("8 bits", "int8"), ("4 bits", "nf4"),
-]  # fmt: skip
-BASIS = [("automatic", AUTO), *zip(("32 bits", "16 bits", "8 bits"), BASES, strict=True)]
+AUTOMATIC = ("automatic", AUTO)
 TARGETS = [
-    ("automatic", AUTO), ("all matrices", "all"), ("MLP only", "mlp"), ("attention", "attention"),
+    AUTOMATIC, ("all matrices", "all"), ("MLP only", "mlp"), ("attention", "attention"),
 ]  # fmt: skip
 
 
@@ -105,8 +103,8 @@ def _create_sizing() -> dict:
             label="tokens of a chat to plan for", elem_id="models-context",
         )  # fmt: skip
         with gr.Row(elem_id="models-ways"):
-            quantize = _choice(QUANTISATIONS, "weights", "models-quantize")
-            basis = _choice(BASIS, "bases", "models-basis")
+            quantize = _choice(_listed(QUANTIZATIONS), "weights", "models-quantize")
+            basis = _choice(_listed(BASES), "bases", "models-basis")
             targets = _choice(TARGETS, "adapt", "models-targets")
         _html(
             f'<p class="caption">Memory by {term("quantisation")} of the weights and precision of '
@@ -118,6 +116,10 @@ def _create_sizing() -> dict:
         "context": context, "figure": figure, "table": table, "download": download, "load": load,
         "cancel": cancel, "progress": progress,
     }  # fmt: skip
+
+
+def _listed(table: Mapping[str, Quantization | BasisStorage]) -> list[tuple[str, str]]:
+    return [AUTOMATIC, *((held.title, name) for name, held in table.items())]
 
 
 def _choice(choices: list[tuple[str, str]], label: str, elem_id: str) -> gr.Dropdown:

@@ -13,13 +13,12 @@ from t2local.models.fit.automatic import Offer
 from t2local.models.fit.catalogue import Entry, find
 from t2local.models.fit.estimate import GB, Estimate
 from t2local.models.load.hub import LocalModel
+from t2local.models.storage import BASES, NONE, QUANTIZATIONS
 from t2local.ui.messages import term
 from t2local.ui.style import held, size
 
 MARKS = {"fits": "good", "tight": "warn", "does not fit": "bad"}
-BASIS_WORDS = {"fp32": "32-bit bases", "bf16": "16-bit bases", "int8": "8-bit bases"}
 TARGET_WORDS = {"all": "all matrices", "mlp": "MLP only", "attention": "attention only"}
-QUANTISED = {"none": "not quantised", "int8": "8-bit weights", "nf4": "4-bit weights (NF4)"}
 NO_EXPERTS = (
     '<p class="note">There are no experts for this model yet: the base model answers, and the '
     'sliders are empty. <button type="button" class="link" data-act="train">Train one</button></p>'
@@ -167,8 +166,12 @@ def thousands(number: int) -> str:
 
 def plan_words(row: Estimate) -> str:
     plan = row.plan
-    weights = plan.dtype if plan.quantization == "none" else QUANTISED[plan.quantization]
-    return f"{weights}, {BASIS_WORDS[plan.basis]}, {TARGET_WORDS[plan.targets]}"
+    weights = weights_label(plan.quantization, plan.dtype)
+    return f"{weights}, {BASES[plan.basis].label}, {TARGET_WORDS[plan.targets]}"
+
+
+def weights_label(kind: str, dtype: str) -> str:
+    return dtype if kind == NONE else QUANTIZATIONS[kind].label
 
 
 def table_html(found: Sizing) -> str:
@@ -177,9 +180,9 @@ def table_html(found: Sizing) -> str:
     bases = list(dict.fromkeys(row.plan.basis for row in rows))
     kinds = list(dict.fromkeys(row.plan.quantization for row in rows))
     by_way = {(row.plan.quantization, row.plan.basis): row for row in rows}
-    head = "".join(f"<th>{BASIS_WORDS[basis]}</th>" for basis in bases)
+    head = "".join(f"<th>{BASES[basis].label}</th>" for basis in bases)
     body = "".join(
-        f"<tr><th>{found.plan.dtype if kind == 'none' else QUANTISED[kind]}</th>"
+        f"<tr><th>{weights_label(kind, found.plan.dtype)}</th>"
         + "".join(_cell(found, by_way[kind, basis]) for basis in bases)
         + "</tr>"
         for kind in kinds

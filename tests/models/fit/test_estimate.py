@@ -81,12 +81,12 @@ def test_nf4_statistics_are_counted_to_the_byte():
     """Sizes off the blocks' borders: a matrix may end in the middle of one."""
     from bitsandbytes.nn import Linear4bit
 
-    from t2local.models.fit.estimate import nf4_bytes
+    from t2local.models.storage import nf4_bytes
 
     for m, n in ((64, 64), (100, 37), (320, 200), (1, 3)):
         layer = Linear4bit(n, m, bias=False, compress_statistics=True, quant_type="nf4").to("cpu")
         layer.weight = layer.weight.to("cpu")
-        assert nf4_bytes(m * n) == quantized.resident_bytes(layer)
+        assert nf4_bytes(m, n) == quantized.resident_bytes(layer)
 
 
 def test_llama_3_8b_in_4_bits_is_what_the_design_says():

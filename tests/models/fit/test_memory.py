@@ -19,7 +19,7 @@ def test_the_report_of_this_machine():
     assert report.packages["torch"].startswith(torch.__version__.split("+")[0])
     assert NOT_INSTALLED not in (report.packages["transformers"], report.packages["safetensors"])
     assert len(report.gpus) == torch.cuda.device_count()
-    assert report.nf4 == (report.nf4_problem == "")
+    assert report.quantizations == {kind: quantized.problem(kind) for kind in ("int8", "nf4")}
 
 
 def test_a_missing_package_is_said(monkeypatch):

@@ -89,7 +89,7 @@ def test_parameters_are_counted_without_building_the_model(family):
 
 
 def test_an_unknown_quantisation_is_named(tiny_folder):
-    assert "'q5' is unknown; choose one of auto, none, nf4, int8" in failure(tiny_folder(), "q5")
+    assert "'q5' is unknown; choose one of auto, none, int8, nf4" in failure(tiny_folder(), "q5")
 
 
 def test_a_hub_id_that_is_not_cached_says_so_offline():

@@ -1,0 +1,106 @@
+"""How weights and bases may be held: the one list of each. Plain values, nothing heavy imported.
+
+Estimates, the loader, the command line, the page, `doctor` and the training of adapters read these
+tables when they are asked. A new way to hold weights is one entry in `QUANTIZATIONS`; a library
+other than bitsandbytes is one branch in `load.quantized.quantization_config`. A new way to hold
+bases is one entry in `BASES` and its tensor type in `svf.basis.DTYPES`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+AUTO = "auto"  # leaves the choice to this machine's memory
+NONE, INT8, NF4 = "none", "int8", "nf4"
+FP32, BF16 = "fp32", "bf16"
+
+NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # numbers that share a scale, scales that share a scale
+NF4_TABLES = (16 + 256) * 4 + 4  # of one matrix: both code tables and the scales' offset
+
+
+def int8_bytes(out_features: int, in_features: int) -> int:
+    """Bytes of a matrix `[m, n]` in LLM.int8 (arXiv 2208.07339): a float32 scale a row."""
+    return out_features * in_features + 4 * out_features
+
+
+def nf4_bytes(out_features: int, in_features: int) -> int:
+    """Bytes of a matrix `[m, n]` in NF4 with double quantisation (QLoRA, arXiv 2305.14314,
+    section 3)."""
+    numbers = out_features * in_features
+    blocks = ceil(numbers / NF4_BLOCK)
+    return ceil(numbers / 2) + blocks + 4 * ceil(blocks / NF4_NESTED_BLOCK) + NF4_TABLES
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """A way to hold a model's weights.
+
+    `name`: in files, on the command line. `title`: in the page's list. `label`: in its tables.
+    `bits` of a rounded number, 0 where numbers keep the type that the model computes in.
+    `matrix_bytes`: of a matrix `[m, n]`; None as `bits` 0. `bitsandbytes`: the options by which
+    transformers asks for it, and by which a checkpoint that is stored so is recognised; empty
+    where that library is not needed. `automatic`: whether "auto" may choose it. `no_graphs`: why
+    a decoding step cannot be captured as a CUDA graph, "" where it can.
+    """
+
+    name: str
+    title: str
+    label: str
+    bits: int = 0
+    matrix_bytes: Callable[[int, int], int] | None = None
+    bitsandbytes: Mapping[str, Any] = field(default_factory=dict)
+    automatic: bool = False
+    no_graphs: str = ""
+
+    def words(self, dtype: str) -> str:
+        """ "4-bit weights", or "bfloat16 weights" where numbers keep the model's type `dtype`."""
+        return f"{self.bits}-bit weights" if self.bits else f"{dtype} weights"
+
+
+QUANTIZATIONS: dict[str, Quantization] = {
+    kind.name: kind
+    for kind in (
+        Quantization(NONE, "not rounded", "not quantised", automatic=True),
+        Quantization(
+            INT8, "8 bits", "8-bit weights", 8, int8_bytes, {"load_in_8bit": True},
+            no_graphs="8-bit bitsandbytes layers look at their input on the CPU",
+        ),
+        Quantization(
+            NF4, "4 bits", "4-bit weights (NF4)", 4, nf4_bytes,
+            {"load_in_4bit": True, "bnb_4bit_quant_type": NF4}, automatic=True,
+        ),
+    )
+}  # fmt: skip
+
+
+def leanest() -> Quantization:
+    """What the automatic choice takes where memory is short."""
+    return [kind for kind in QUANTIZATIONS.values() if kind.automatic][-1]
+
+
+@dataclass(frozen=True)
+class BasisStorage:
+    """A way to hold the bases. `number_bytes`: of a vector's number. `row_bytes`: beside each
+    vector, its float32 σ and, where it has one, its scale."""
+
+    name: str
+    title: str
+    label: str
+    number_bytes: int
+    row_bytes: int = 4
+
+
+BASES: dict[str, BasisStorage] = {
+    basis.name: basis
+    for basis in (
+        BasisStorage(FP32, "32 bits", "32-bit bases", 4),
+        BasisStorage(BF16, "16 bits", "16-bit bases", 2),
+        BasisStorage(INT8, "8 bits", "8-bit bases", 1, row_bytes=8),
+    )
+}
+
+
+def asked_for(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a person may write for an entry of `table`: "auto", or a name."""
+    return (AUTO, *table)
