@@ -10,7 +10,7 @@ from t2local import paths
 from t2local.adapt.answering import CHOICE
 from t2local.adapt.cem import LAYERS, LIGHT, MATRIX, OBJECTIVES, CEMConfig
 from t2local.adapt.few_shot import Generation
-from t2local.cli.common import REWARD_HELP, add_model_arguments, log, log_progress
+from t2local.cli.common import add_model_arguments, add_reward_argument, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import write_mixture
@@ -25,7 +25,7 @@ NUMBERS = ("population", "elite_share", "generations", "low", "high", "max_new_t
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("adapt", help="find a mixture of experts from a few examples")
     parser.add_argument("--data", required=True, type=Path, metavar="FILE", help="rows of the task")
-    parser.add_argument("--reward", metavar="NAME", help=REWARD_HELP)
+    add_reward_argument(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="mixture.json")
     parser.add_argument("--name", help="also keep it under this name, for the chat")
     sharing = parser.add_mutually_exclusive_group()

@@ -10,11 +10,6 @@ from t2local.progress import Progress, drain
 from t2local.svf import SVFModel, attaching
 from t2local.tasks.rewards import REWARDS
 
-REWARD_HELP = (
-    f"one of {', '.join(sorted(REWARDS))}, or a sum such as numeric+0.2*length; "
-    "default: what fits the answers"
-)
-
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """`--model`, `--quantize` and `--basis`, the same for every command."""
@@ -26,6 +21,15 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     """`--quantize` and `--basis`: how the weights and the bases are held."""
     parser.add_argument("--quantize", default=AUTO, choices=asked_for(QUANTIZATIONS))
     parser.add_argument("--basis", default=AUTO, choices=asked_for(BASES))
+
+
+def add_reward_argument(parser: argparse.ArgumentParser) -> None:
+    """`--reward`: what answers earn."""
+    known = ", ".join(sorted(REWARDS))
+    parser.add_argument(
+        "--reward", metavar="NAME",
+        help=f"one of {known}, or a sum such as numeric+0.2*length; default: what fits the answers",
+    )  # fmt: skip
 
 
 def open_model(

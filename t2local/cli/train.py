@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from t2local import paths
-from t2local.cli.common import REWARD_HELP, add_model_arguments, log, open_model
+from t2local.cli.common import add_model_arguments, add_reward_argument, log, open_model
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
@@ -25,7 +25,7 @@ from t2local.training.runs import Plan, Run
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("train", help="train an expert by SVF reinforcement learning")
     parser.add_argument("--data", metavar="FILE", help=f"a file, or one of {', '.join(DATASETS)}")
-    parser.add_argument("--reward", metavar="NAME", help=REWARD_HELP)
+    add_reward_argument(parser)
     parser.add_argument("--name", help="the new expert's name")
     parser.add_argument("--resume", metavar="RUN", help='go on with a run cut off; "last" works')
     parser.add_argument("--description", default="", help="one line for its card")

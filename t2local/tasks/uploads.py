@@ -5,9 +5,8 @@ Also suggests the reward that fits them, and why; answers of few kinds become ch
 
 import hashlib
 import json
-import re
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.pictures import COLUMNS
 from t2local.tasks.files import ExampleFile, content_hash, read_examples
-from t2local.tasks.rewards.figures import plain_number
+from t2local.tasks.rewards import MOST_CHOICES, REWARDS, distinct_answers
 from t2local.tasks.rows import Example
 from t2local.tasks.tables import MOST_BYTES
 
@@ -107,12 +106,6 @@ def _whole(file: ExampleFile) -> bool:
 #
 # Pure functions of examples.
 
-MOST_CHOICES = 12
-ROWS_A_CHOICE = 3  # on average: fewer, and the answers are no kinds that repeat
-_SHORT_WORDS = 5
-_RANGE = re.compile(r"\d+\s*[-–]\s*\d+")
-_FORMULA = re.compile(r"\\frac|\\sqrt|\\boxed|\^|\$[^$]+\$")
-
 
 class Suggestion(NamedTuple):
     reward: str
@@ -126,40 +119,14 @@ def suggest_reward(examples: Sequence[Example]) -> Suggestion:
     'numeric'
     """
     assert examples, "no examples"
-    answers = [example.answer.strip() for example in examples]
-    kinds = distinct_answers(examples)
-    if _all_have(examples, "tests"):
-        return Suggestion("code", "Every row has tests: an answer is right when they pass.")
-    if _all_have(examples, "choices"):
-        return Suggestion("choice", "Every row lists its choices: one of them is right.")
-    if _all_have(examples, "schema"):
-        return Suggestion("json", "Every row has a schema that the answer's JSON must fit.")
-    if all(_RANGE.fullmatch(answer) for answer in answers):
-        return Suggestion("length", "All answers are ranges such as 5-20: a number of words.")
-    if all(plain_number(answer) for answer in answers):
-        return Suggestion("numeric", "All answers are numbers: the final number must agree.")
-    if all(_json_object(answer) for answer in answers):
-        return Suggestion("json", "All answers are JSON: each field that agrees earns a part.")
-    if kinds:
-        shown = ", ".join(f"'{kind}'" for kind in kinds[:4]) + (" …" if len(kinds) > 4 else "")
-        reason = f"There are only {len(kinds)} different answers ({shown}): the model picks one."
-        return Suggestion("choice", reason)
-    if all(_FORMULA.search(answer) for answer in answers):
-        return Suggestion("math", "All answers are formulas: an equal value counts as right.")
-    if all(len(answer.split()) <= _SHORT_WORDS for answer in answers):
-        return Suggestion("contains", "The answers are short: they must stand in what it says.")
-    return Suggestion(
-        "length",
-        "The answers are texts, which cannot be right word for word; "
-        "this one asks for answers no longer than yours.",
-    )
-
-
-def distinct_answers(examples: Sequence[Example]) -> list[str]:
-    """The different answers, the commonest first, where they are few and repeat; else empty."""
-    counts = Counter(example.answer.strip() for example in examples)
-    few = 2 <= len(counts) <= min(MOST_CHOICES, len(examples) // ROWS_A_CHOICE)
-    return [answer for answer, _ in counts.most_common()] if few and "" not in counts else []
+    fitting = [
+        (sure, name, reason)
+        for name, reward in REWARDS.items()
+        for sure, why in reward.suggested
+        if (reason := why(examples))
+    ]
+    _, name, reason = max(fitting, key=lambda found: found[0])  # the first of equals
+    return Suggestion(name, reason)
 
 
 def with_choices(examples: Sequence[Example]) -> list[Example]:
@@ -184,13 +151,6 @@ def with_choices(examples: Sequence[Example]) -> list[Example]:
 
 def _all_have(examples: Sequence[Example], column: str) -> bool:
     return all(example.columns.get(column) for example in examples)
-
-
-def _json_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
 
 
 # --- A person's rows on their way to training: read, chosen from, and kept in the user's own

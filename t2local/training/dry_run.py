@@ -4,7 +4,6 @@ One step is taken on a throw-away `z` to measure its time. Settings that follow 
 and rows that do not fit the model's context, are told here too.
 """
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.tasks.datasets import Dataset
+from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rewards.named import rewards_of
 from t2local.tasks.rows import Example, shown, too_long
 from t2local.training.config import NEXT_TOKEN, TrainConfig
@@ -183,12 +183,7 @@ def _unscored(reward: str) -> str:
 LABEL_WORDS = 2
 TEXT_LEARNING_RATE = 4e-3  # twice the paper's: minutes on a laptop allow few steps
 TEXT_PROMPTS = 4  # a step of free text: fewer prompts, for each costs a group of samples
-CHARACTERS_A_TOKEN, TOKENS_A_WORD = 3, 1.5
-JSON_CHARACTERS_A_TOKEN = 1.5  # models spread it over lines
 ROOM = 16  # tokens beyond the longest answer, so that too long is seen to be too long
-WHOLE_ANSWER = ("json", "exact", "length")  # rewards of all that is said
-
-
 FITTED = ("temperature", "prompts_per_step", "learning_rate", "max_new_tokens")
 
 
@@ -197,8 +192,9 @@ def fitting(reward: str, examples: Sequence[Example]) -> dict[str, Any]:
     if reward == CHOICE:
         return {"temperature": choice_temperature(examples)}
     fitted: dict[str, Any] = {"prompts_per_step": TEXT_PROMPTS, "learning_rate": TEXT_LEARNING_RATE}
-    if reward in WHOLE_ANSWER:
-        longest = max(_tokens(example.answer, reward) for example in examples)
+    known = REWARDS.get(reward)  # None: a sum
+    if known and known.answer_tokens:
+        longest = max(known.answer_tokens(example.answer) for example in examples)
         fitted["max_new_tokens"] = round(longest) + ROOM
     return fitted
 
@@ -212,14 +208,6 @@ def choice_temperature(examples: Sequence[Example]) -> float:
 def with_fitting(given: Mapping[str, Any], reward: str, examples: Sequence[Example]) -> TrainConfig:
     """The configuration of what a person `given` explicitly, the rest as fits the examples."""
     return TrainConfig(**{**fitting(reward, examples), **given})
-
-
-def _tokens(answer: str, reward: str) -> float:
-    numbers = re.findall(r"\d+", answer)
-    if reward == "length" and numbers and not re.search(r"[^\d\s–-]", answer):
-        return TOKENS_A_WORD * int(numbers[-1])  # a range of words such as 5-20
-    is_json = reward.startswith("json")
-    return len(answer) / (JSON_CHARACTERS_A_TOKEN if is_json else CHARACTERS_A_TOKEN)
 
 
 # --- Rows that do not fit the model's context are named before a run, not cut in its midst.

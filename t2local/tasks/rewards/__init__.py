@@ -3,26 +3,189 @@
 `f(prompts, completions, **columns) -> list[float | None]`, one value a completion: +1 right, −1
 wrong, between where partial credit is asked for, `None` where a row cannot be scored. Completions
 are strings or lists of chat messages.
+
+A new reward is a function and one `Reward` in the table below: sums, the command line, the page,
+what is suggested for a person's rows and the room for answers follow from it.
 """
 
-from collections.abc import Callable
+import json as json_text
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
 
 from t2local.tasks.rewards.documents import json
-from t2local.tasks.rewards.figures import math, numeric
+from t2local.tasks.rewards.figures import math, numeric, plain_number
 from t2local.tasks.rewards.programs import code, code_partial
 from t2local.tasks.rewards.words import choice, contains, exact, length, regex
+from t2local.tasks.rows import Example
 
-Reward = Callable[..., list[float | None]]
+Score = Callable[..., list[float | None]]
+Reason = Callable[[Sequence[Example]], str]  # why a reward fits the rows, "" where it does not
+
+MOST_CHOICES = 12
+ROWS_A_CHOICE = 3  # on average: fewer, and the answers are no kinds that repeat
+SHORT_WORDS = 5
+CHARACTERS_A_TOKEN, TOKENS_A_WORD = 3, 1.5
+JSON_CHARACTERS_A_TOKEN = 1.5  # models spread it over lines
+_RANGE = re.compile(r"\d+\s*[-–]\s*\d+")
+_FORMULA = re.compile(r"\\frac|\\sqrt|\\boxed|\^|\$[^$]+\$")
+
+
+class Sure(IntEnum):
+    """What a suggestion goes by; the surest one wins, of equals the first in the table."""
+
+    ANYTHING = 0  # fits whatever no other reward fits
+    SHORT = 1
+    FORMULA = 2
+    KINDS = 3  # few answers that repeat
+    FORM = 4  # all answers are numbers, ranges or JSON
+    COLUMN = 5  # a column that only this reward reads
+    TESTS = 6
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward as it is called, and what is told of it.
+
+    `explanation`: what earns, for a person. `needs`: columns, one of which every row must have.
+    `suggested`: for which rows, and how surely. `answer_tokens`: about how long a right answer is,
+    where all that is said counts and more would be wrong; None where thinking aloud is free.
+    """
+
+    name: str
+    score: Score
+    explanation: str
+    needs: tuple[str, ...] = ()
+    suggested: tuple[tuple[Sure, Reason], ...] = ()
+    answer_tokens: Callable[[str], float] | None = None
+
+    @property
+    def __name__(self) -> str:
+        """TRL logs a reward under it."""
+        return self.name
+
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
+        return self.score(prompts, completions, **columns)
+
+
+def every_row_has(column: str, reason: str) -> Reason:
+    """`reason` where no row lacks the column."""
+    return lambda rows: reason if all(row.columns.get(column) for row in rows) else ""
+
+
+def every_answer(fits: Callable[[str], object], reason: str) -> Reason:
+    """`reason` where all answers fit."""
+    return lambda rows: reason if all(fits(row.answer.strip()) for row in rows) else ""
+
+
+def distinct_answers(examples: Sequence[Example]) -> list[str]:
+    """The different answers, the commonest first, where they are few and repeat; else empty."""
+    counts = Counter(example.answer.strip() for example in examples)
+    few = 2 <= len(counts) <= min(MOST_CHOICES, len(examples) // ROWS_A_CHOICE)
+    return [answer for answer, _ in counts.most_common()] if few and "" not in counts else []
+
+
+def _few_kinds(examples: Sequence[Example]) -> str:
+    kinds = distinct_answers(examples)
+    shown = ", ".join(f"'{kind}'" for kind in kinds[:4]) + (" …" if len(kinds) > 4 else "")
+    told = f"There are only {len(kinds)} different answers ({shown}): the model picks one."
+    return told if kinds else ""
+
+
+def _json_object(text: str) -> bool:
+    try:
+        return isinstance(json_text.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _text_tokens(answer: str) -> float:
+    return len(answer) / CHARACTERS_A_TOKEN
+
+
+def _json_tokens(answer: str) -> float:
+    return len(answer) / JSON_CHARACTERS_A_TOKEN
+
+
+def _length_tokens(answer: str) -> float:
+    """Of a text, or of as many words as a range such as 5-20 allows."""
+    numbers = re.findall(r"\d+", answer)
+    if numbers and not re.search(r"[^\d\s–-]", answer):
+        return TOKENS_A_WORD * int(numbers[-1])
+    return _text_tokens(answer)
+
 
 REWARDS: dict[str, Reward] = {
-    "exact": exact,
-    "contains": contains,
-    "numeric": numeric,
-    "choice": choice,
-    "regex": regex,
-    "math": math,
-    "code": code,
-    "code_partial": code_partial,
-    "json": json,
-    "length": length,
-}
+    reward.name: reward
+    for reward in (
+        Reward(
+            "exact", exact, "it says the answer and nothing else", answer_tokens=_text_tokens
+        ),
+        Reward(
+            "contains", contains, "the answer stands in what it says",
+            suggested=((Sure.SHORT, every_answer(
+                lambda answer: len(answer.split()) <= SHORT_WORDS,
+                "The answers are short: they must stand in what it says.",
+            )),),
+        ),
+        Reward(
+            "numeric", numeric, "its final number is the answer",
+            suggested=((Sure.FORM, every_answer(
+                plain_number, "All answers are numbers: the final number must agree."
+            )),),
+        ),
+        Reward(
+            "choice", choice, "one of a few choices is right", needs=("choices", "label"),
+            suggested=(
+                (Sure.COLUMN, every_row_has(
+                    "choices", "Every row lists its choices: one of them is right."
+                )),
+                (Sure.KINDS, _few_kinds),
+            ),
+        ),
+        Reward("regex", regex, "a pattern in the answer column matches"),
+        Reward(
+            "math", math, "its final value or formula equals the answer",
+            suggested=((Sure.FORMULA, every_answer(
+                _FORMULA.search, "All answers are formulas: an equal value counts as right."
+            )),),
+        ),
+        Reward(
+            "code", code, "its program passes the row's tests", needs=("tests",),
+            suggested=((Sure.TESTS, every_row_has(
+                "tests", "Every row has tests: an answer is right when they pass."
+            )),),
+        ),
+        Reward(
+            "code_partial", code_partial, "as code, with credit on the way", needs=("tests",)
+        ),
+        Reward(
+            "json", json, "JSON with the right fields", answer_tokens=_json_tokens,
+            suggested=(
+                (Sure.COLUMN, every_row_has(
+                    "schema", "Every row has a schema that the answer's JSON must fit."
+                )),
+                (Sure.FORM, every_answer(
+                    _json_object, "All answers are JSON: each field that agrees earns a part."
+                )),
+            ),
+        ),
+        Reward(
+            "length", length, "a number of words, such as 5-20", answer_tokens=_length_tokens,
+            suggested=(
+                (Sure.FORM, every_answer(
+                    _RANGE.fullmatch, "All answers are ranges such as 5-20: a number of words."
+                )),
+                (Sure.ANYTHING, lambda rows: (
+                    "The answers are texts, which cannot be right word for word; "
+                    "this one asks for answers no longer than yours."
+                )),
+            ),
+        ),
+    )
+}  # fmt: skip

@@ -11,18 +11,13 @@ from functools import partial
 from typing import Any
 
 from t2local.errors import T2LocalError
-from t2local.tasks.rewards import REWARDS, Reward
+from t2local.tasks.rewards import REWARDS, Score
 from t2local.tasks.rows import Example, as_columns
 
 _TERM = re.compile(r"(?:(\d{1,6}(?:\.\d{1,6})?)\s*\*\s*)?([a-z_]+)")
-_NEEDED = {  # reward -> columns, one of which every row must have
-    "code": ("tests",),
-    "code_partial": ("tests",),
-    "choice": ("choices", "label"),
-}
 
 
-def named(text: str) -> Reward:
+def named(text: str) -> Score:
     """The reward that `text` names. Raises `T2LocalError` for what is no reward.
 
     >>> named("exact+contains")(["2 + 2?"], ["It is 4."], answer=["4"])
@@ -55,7 +50,7 @@ def parts_of(text: str) -> list[tuple[float, str]]:
 def check_reward(text: str, examples: Sequence[Example]) -> None:
     """Raise `T2LocalError` where `text` is no reward or needs a column that rows do not have."""
     for _, name in parts_of(text):
-        needed = _NEEDED.get(name, ())
+        needed = REWARDS[name].needs
         without = [e for e in examples if not any(_has(e, column) for column in needed)]
         if needed and without:
             columns = " or ".join(f"'{column}'" for column in needed)

@@ -9,9 +9,8 @@ import gradio as gr
 
 from t2local import plots
 from t2local.adapt.cem import ACCURACY, EXPERT, LAYERS, LOG_LIKELIHOOD, MATRIX
-from t2local.tasks.rewards import REWARDS as KNOWN
+from t2local.tasks.rewards import REWARDS
 from t2local.ui.messages import term
-from t2local.ui.train.view import REWARDS
 
 TICK_S = 0.7
 QUICK, THOROUGH = "quick", "thorough"
@@ -80,7 +79,7 @@ def _create_examples() -> dict:
 
 def _create_choices() -> dict:
     _html("<h3>2 · What counts as right?</h3>")
-    named = [(f"{name} · {REWARDS[name]}", name) for name in KNOWN]
+    named = [(f"{name} · {reward.explanation}", name) for name, reward in REWARDS.items()]
     reward = gr.Dropdown(
         named, value=None, label="reward", show_label=False, container=False,
         elem_id="adapt-reward",

@@ -9,12 +9,12 @@ import gradio as gr
 
 from t2local.engine.training import RunReport
 from t2local.progress import FINISHED, PAUSED, RUNNING
-from t2local.tasks.rewards import REWARDS as KNOWN
+from t2local.tasks.rewards import REWARDS
 from t2local.training.config import SVF, TrainConfig
 from t2local.training.dry_run import LENGTHS
 from t2local.ui.forms import TrainForm, create_train_form
 from t2local.ui.messages import term
-from t2local.ui.train.view import NO_ROWS, NO_RUN, NOTHING, REWARDS, estimate_html
+from t2local.ui.train.view import NO_ROWS, NO_RUN, NOTHING, estimate_html
 
 OWN_STEPS = "the steps below"
 SAMPLES = {
@@ -139,7 +139,7 @@ def _create_data() -> DataStep:
 def _create_step(share: gr.Slider) -> RunStep:
     with gr.Column(visible=False, elem_id="train-step") as group:
         _html("<h3>2 · What counts as right?</h3>")
-        choices = [(f"{name} · {REWARDS[name]}", name) for name in KNOWN]
+        choices = [(f"{name} · {r.explanation}", name) for name, r in REWARDS.items()]
         reward = gr.Dropdown(
             choices, value=None, label="reward", show_label=False, container=False,
             elem_id="train-reward",
@@ -170,7 +170,7 @@ def _create_second() -> tuple[gr.Dropdown, gr.Number]:
     """A second reward beside the first, such as short answers that are also right."""
     with gr.Row():
         second = gr.Dropdown(
-            [("no second reward", ""), *((name, name) for name in KNOWN)], value="",
+            [("no second reward", ""), *((name, name) for name in REWARDS)], value="",
             label="reward this too", elem_id="train-second", min_width=150,
         )  # fmt: skip
         weight = gr.Number(

@@ -20,18 +20,6 @@ from t2local.training.validation import in_words as said
 from t2local.ui.forms import USUAL, way_of
 from t2local.ui.messages import term
 
-REWARDS = {
-    "choice": "one of a few choices is right",
-    "contains": "the answer stands in what it says",
-    "exact": "it says the answer and nothing else",
-    "numeric": "its final number is the answer",
-    "math": "its final value or formula equals the answer",
-    "length": "a number of words, such as 5-20",
-    "json": "JSON with the right fields",
-    "regex": "a pattern in the answer column matches",
-    "code": "its program passes the row's tests",
-    "code_partial": "as code, with credit on the way",
-}
 ROWS_SHOWN, LISTED = 3, 12
 NO_ROWS = (
     '<p class="quiet">A spreadsheet (Excel, LibreOffice), CSV, TSV, JSON, JSONL or Parquet, with a '
