@@ -7,13 +7,11 @@ Plain values: they know nothing of a page, a file or a model.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from t2local.experts.expert import RESERVED
 from t2local.svf import Mixture
 
-BASE = "base"
-OTHER = "other"
+BASE, OTHER, MANUAL, FEW_SHOT = RESERVED  # `few-shot:NAME`: with the mixture kept under a name
 PROMPT, CLASSIFIER = "prompt", "classifier"
-MANUAL = "manual"
-FEW_SHOT = "few-shot"  # alone, or `few-shot:NAME` for a mixture kept under a name
 
 ADAPTED_ROW, BASE_ROW = 0, 1
 

@@ -8,7 +8,8 @@ under which a classifier expert is trained, for soft mixing and the threshold ne
 anything below the threshold, and a pass 1 that gives NaN are answered by the base model.
 
 A new strategy is one `Strategy` in `STRATEGIES`: what may be asked for, the command line, the page
-and evaluations follow from the table.
+and evaluations follow from the table. Where it asks the model nothing, its name cannot be an
+expert's: it stands in `experts.expert.RESERVED` too.
 """
 
 import math
@@ -24,8 +25,9 @@ from t2local.models.chat_format import render_chat
 from t2local.models.decode.scoring import choice_scores
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture
+from t2local.tasks.datasets import TOPICS
 
-LABELS = ("math", "code", "reasoning", OTHER)
+LABELS = TOPICS
 LABEL_TEMPERATURE = 4.0  # scores of single tokens lie far apart; at 1 every answer is 0 or 1
 HEAD_CHARACTERS, TAIL_CHARACTERS = 360, 120  # what pass 1 reads of a long message
 

@@ -106,7 +106,9 @@ class Expert:
 #
 # A name is a file's name and a label of the dispatcher.
 
-RESERVED = ("base", "manual", "other")  # the dispatcher's own words
+# What pass 1 may have chosen instead of an expert: the base model, no subject, or the strategy
+# itself where it asks nothing. `adapt` takes the words from here.
+RESERVED = ("base", "other", "manual", "few-shot")
 LONGEST = 64  # characters; with its ending it is a file's name everywhere
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from t2local.adapt.answer_stream import BASE, OTHER
 from t2local.adapt.dispatch import (
     HEAD_CHARACTERS,
     STRATEGIES,
@@ -15,6 +16,7 @@ from t2local.adapt.dispatch import (
     without_question,
 )
 from t2local.errors import T2LocalError
+from t2local.experts.expert import RESERVED, check_name
 from t2local.svf import Gains, Mixture
 
 SHARES = {"math": 0.6, "code": 0.3, "other": 0.1}
@@ -139,6 +141,14 @@ def test_what_is_offered_follows_from_what_is_there():
     assert offered(every) == [
         "classifier", "prompt", "few-shot:a", "few-shot:b", "manual", "base",
     ]  # fmt: skip
+
+
+def test_what_a_decision_may_be_called_instead_of_an_expert_cannot_be_an_experts_name():
+    decided = [without_question(Controls(name)) for name, s in STRATEGIES.items() if not s.asks]
+    assert {dispatch.chosen for dispatch in decided} | {BASE, OTHER} == set(RESERVED)
+    for name in RESERVED:
+        with pytest.raises(T2LocalError, match="already means something"):
+            check_name(name.upper())
 
 
 def test_an_unknown_strategy_is_refused_with_all_that_are_known():
