@@ -21,7 +21,8 @@ ACCURACY, LOG_LIKELIHOOD = "accuracy", "log-likelihood"
 OBJECTIVES = (ACCURACY, LOG_LIKELIHOOD)
 EXPERT, LAYERS, MATRIX = "expert", "layers", "matrix"
 SHARING = (EXPERT, LAYERS, MATRIX)
-LEAST_SHOTS, MOST_SHOTS = 3, 20
+LEAST_SHOTS = 3  # the paper's light setting
+MOST_SHOTS = 20  # a search answers all of them for each candidate
 LEAST_ELITES = 3
 LEAST_SPREAD = 0.05  # of the range
 
@@ -84,7 +85,7 @@ class CEMConfig:
 LIGHT = {
     "population": 8,
     "generations": 4,
-    "shots": 3,
+    "shots": LEAST_SHOTS,
 }  # 96 evaluations: 3 % of the default's 3,200
 
 

@@ -75,7 +75,7 @@ class Found:
 def draw_shots(examples: Sequence[Example], config: CEMConfig) -> list[Example]:
     """`config.shots` of the examples, at random by the seed; all where there are fewer.
 
-    Raises `T2LocalError` where there are fewer than three.
+    Raises `T2LocalError` where there are fewer than `cem.LEAST_SHOTS`.
     """
     if len(examples) < cem.LEAST_SHOTS:
         raise T2LocalError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from t2local import paths
 from t2local.adapt.answering import CHOICE
-from t2local.adapt.cem import LAYERS, LIGHT, MATRIX, OBJECTIVES, CEMConfig
+from t2local.adapt.cem import LAYERS, LEAST_SHOTS, LIGHT, MATRIX, MOST_SHOTS, OBJECTIVES, CEMConfig
 from t2local.adapt.few_shot import Generation
 from t2local.cli.common import add_model_arguments, add_reward_argument, log, log_progress
 from t2local.engine.engine import Engine
@@ -38,7 +38,11 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--normalised", action="store_true", help="let the α sum to one")
     parser.add_argument("--objective", choices=OBJECTIVES, default=CEMConfig.objective)
     parser.add_argument("--light", action="store_true", help="3 %% of the evaluations")
-    parser.add_argument("--shots", type=int, help="rows to draw, 3 to 20; default: 10")
+    parser.add_argument(
+        "--shots",
+        type=int,
+        help=f"rows to draw, {LEAST_SHOTS} to {MOST_SHOTS}; default: {CEMConfig.shots}",
+    )
     for name in NUMBERS:
         default = getattr(CEMConfig, name)
         flag = "--" + name.replace("_", "-")

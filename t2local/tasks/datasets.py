@@ -16,7 +16,7 @@ from t2local.paths import PROJECT_ROOT
 from t2local.tasks.arithmetic import arithmetic_choices
 from t2local.tasks.benchmarks import load_task, show_first_test
 from t2local.tasks.rows import Example, split_held_out
-from t2local.tasks.uploads import read_upload
+from t2local.tasks.uploads import check_enough, read_upload
 
 # --- Examples for the dispatcher: which kind of question a prompt is.
 #
@@ -109,7 +109,7 @@ def _labelled(prompt: str, topic: str, source: str) -> Example:
 HELD_OUT_ROWS = 300
 VALIDATION_SHARE = 0.15
 HELD_OUT_SHARE = 0.25
-ENOUGH_PROMPTS = 10  # with fewer, each row is held out in turn
+ENOUGH_PROMPTS = 10  # with fewer, a share to hold out is a row or two: each is held out in turn
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def dataset(source: str, seed: int = 0, held_out_share: float = HELD_OUT_SHARE) 
 
     `held_out_share`: of a file's rows; datasets by name have their own held-out rows.
     Raises `T2LocalError` for a name that is neither, for missing benchmark files, bad rows, or
-    fewer than 5 examples.
+    too few examples.
     """
     if source in DATASETS:
         return DATASETS[source](seed)
@@ -161,11 +161,7 @@ def dataset(source: str, seed: int = 0, held_out_share: float = HELD_OUT_SHARE) 
             f"'{path.name}' has {len(file.bad_rows)} bad rows, the first is row {row} ({reason}); "
             "mend or remove them and start again."
         )
-    different = len({e.group for e in file.examples})
-    if different < 5:
-        raise T2LocalError(
-            f"'{path.name}' holds {different} different prompts; training needs at least 5."
-        )
+    check_enough(path.name, file.examples)
     return replace(split_rows(path.name, file.examples, seed, held_out_share), note=file.note)
 
 
@@ -177,7 +173,7 @@ def split_rows(
 ) -> Dataset:
     """A person's rows in three: a share is held out, a part of the rest validates.
 
-    Fewer than 10 different prompts are not divided: see `Dataset.leave_one_out`.
+    Fewer than `ENOUGH_PROMPTS` different prompts are not divided: see `Dataset.leave_one_out`.
     """
     if len({e.group for e in examples}) < ENOUGH_PROMPTS:
         rows = list(examples)

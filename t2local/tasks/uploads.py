@@ -160,7 +160,7 @@ def _all_have(examples: Sequence[Example], column: str) -> bool:
 # take them away again; the file's name carries a hash of its rows, so equal rows are written
 # once.
 
-FEWEST_PROMPTS = 5
+FEWEST_PROMPTS = 5  # each is held out in turn: with fewer, three or less are left to learn from
 CHOICE = "choice"
 
 
@@ -180,13 +180,18 @@ def read_draft(path: str, prompt: str = "", answer: str = "") -> Draft:
     """
     mapping = {"prompt": prompt, "answer": answer}
     file = read_upload(Path(path), {key: column for key, column in mapping.items() if column})
-    different = len({example.group for example in file.examples})
+    check_enough(Path(path).name, file.examples)
+    return Draft(paths.slug(Path(path).stem), file, suggest_reward(file.examples))
+
+
+def check_enough(name: str, examples: Sequence[Example]) -> None:
+    """Raise `T2LocalError` where the rows of a file are too few to train on."""
+    different = len({example.group for example in examples})
     if different < FEWEST_PROMPTS:
         raise T2LocalError(
-            f"'{Path(path).name}' holds {different} different prompts; "
+            f"'{name}' holds {different} different prompts; "
             f"training needs at least {FEWEST_PROMPTS}: add some rows."
         )
-    return Draft(paths.slug(Path(path).stem), file, suggest_reward(file.examples))
 
 
 def keep_rows(draft: Draft, reward: str, leave_out_bad: bool) -> Path:

@@ -8,14 +8,29 @@ from dataclasses import dataclass
 import gradio as gr
 
 from t2local import plots
-from t2local.adapt.cem import ACCURACY, EXPERT, LAYERS, LOG_LIKELIHOOD, MATRIX
+from t2local.adapt.cem import (
+    ACCURACY,
+    EXPERT,
+    LAYERS,
+    LEAST_SHOTS,
+    LIGHT,
+    LOG_LIKELIHOOD,
+    MATRIX,
+    MOST_SHOTS,
+    CEMConfig,
+)
 from t2local.tasks.rewards import REWARDS
 from t2local.ui.messages import term
 
 TICK_S = 0.7
 QUICK, THOROUGH = "quick", "thorough"
 NO_SEARCH = '<p class="quiet">Nothing was searched yet.</p>'
-NO_EXAMPLES = '<p class="quiet">No examples yet. Three are enough to begin, twenty are plenty.</p>'
+NO_EXAMPLES = (
+    f'<p class="quiet">No examples yet: {LEAST_SHOTS} are enough to begin, {MOST_SHOTS} are plenty.'
+    "</p>"
+)
+LIGHT_MIXTURES = LIGHT["population"] * LIGHT["generations"]
+MIXTURES = CEMConfig.population * CEMConfig.generations
 
 
 @dataclass(frozen=True)
@@ -57,9 +72,9 @@ def create_adapt_tab() -> AdaptTab:
 
 def _create_examples() -> dict:
     _html(
-        "<h3>1 · Show it a few examples</h3><p>Give 3 to 20 examples of a prompt and its right "
-        f"answer. Nothing is trained: the {term('mixture')} of your {term('expert', 'experts')} "
-        "that answers them best is searched for, in minutes.</p>"
+        f"<h3>1 · Show it a few examples</h3><p>Give {LEAST_SHOTS} to {MOST_SHOTS} examples "
+        f"of a prompt and its right answer. Nothing is trained: the {term('mixture')} of your "
+        f"{term('expert', 'experts')} that answers them best is searched for, in minutes.</p>"
     )
     typed = gr.Textbox(
         label="examples", lines=7, max_lines=14, elem_id="adapt-typed",
@@ -85,7 +100,10 @@ def _create_choices() -> dict:
         elem_id="adapt-reward",
     )  # fmt: skip
     effort = gr.Radio(
-        [("quick: 3 examples, 32 mixtures", QUICK), ("thorough: all examples, 320", THOROUGH)],
+        [
+            (f"quick: {LIGHT['shots']} examples, {LIGHT_MIXTURES} mixtures", QUICK),
+            (f"thorough: all examples, {MIXTURES}", THOROUGH),
+        ],
         value=QUICK, label="how long to search", elem_id="adapt-effort",
     )  # fmt: skip
     with gr.Accordion("more choices", open=False, elem_id="adapt-more"):
