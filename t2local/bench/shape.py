@@ -21,6 +21,7 @@ from t2local.bench.training_step import cost_of_steps, workload
 from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel, describe
 from t2local.models.load.quantized import keep_weights_as_loaded, nf4_linear, require_bitsandbytes
+from t2local.models.storage import NF4
 from t2local.svf import SVFModel
 
 GIB, GB = 2**30, 1e9
