@@ -1,11 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from t2local.engine.engine import Engine
 from t2local.engine.evaluations import EvaluationPlan
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import MixtureFile, write_mixture
-from t2local.progress import drain
+from t2local.progress import FINISHED, INTERRUPTED, drain
 from t2local.svf import Mixture
 from t2local.tasks.benchmarks import prompt_hash
 from t2local.training.lora import LoRAMethod
@@ -87,3 +89,26 @@ def test_a_search_leaves_its_shots_in_the_file(engine):
 def test_a_plan_without_tasks_or_strategies_is_refused(empty):
     with pytest.raises(T2LocalError, match="was given; choose one or more"):
         EvaluationPlan(**{"tasks": ("gsm8k",), "strategies": ("base",), **empty})
+
+
+def test_an_evaluation_goes_on_alone_and_any_tab_finds_it_with_its_results(engine, rows):
+    id = engine.evaluations.start(EvaluationPlan((rows,), ("base", "math", "oracle"), limit=6))
+    assert engine.jobs.wait(id, 60).stage == FINISHED
+    report = engine.evaluations.report(id)
+    again = Engine(engine.models.choice.source).load()  # as after a restart
+    later = again.evaluations.report(id)
+    assert later.evaluation == report.evaluation
+    assert {result.strategy for result in later.evaluation.results} == {"base", "math", "oracle"}
+    assert all(len(part) == 6 for part in later.evaluation.records.values())
+    assert (later.plan.strategies, later.plan.limit) == (("base", "math", "oracle"), 6)
+    assert [Path(task).name for task in later.plan.tasks] == [Path(rows).name]
+
+
+def test_an_evaluation_that_was_stopped_keeps_what_was_scored(engine, rows):
+    id = engine.evaluations.start(EvaluationPlan((rows,), ("base", "math"), limit=6))
+    engine.jobs.stop(id)
+    assert engine.jobs.wait(id, 60).stage in (INTERRUPTED, FINISHED)
+    if engine.jobs.status(id).stage == INTERRUPTED:
+        engine.jobs.resume(id)
+        assert engine.jobs.wait(id, 60).stage == FINISHED
+    assert sum(r.n for r in engine.evaluations.report(id).evaluation.results) == 12

@@ -1,12 +1,20 @@
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from t2local.adapt.answer_stream import Dispatched
 from t2local.adapt.cem import CEMConfig
+from t2local.engine.engine import Engine
+from t2local.engine.job_record import SEARCH
 from t2local.engine.requests import ChatRequest, Controls
+from t2local.engine.searches import SearchPlan
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import MixtureFile
 from t2local.models.decode.sampling import Sampling
-from t2local.progress import drain
+from t2local.progress import FINISHED, INTERRUPTED, drain
 from t2local.svf import Mixture
 from t2local.tasks.rows import Example
 
@@ -62,3 +70,53 @@ def test_a_mixture_that_cannot_be_used_here_is_refused(engine, file, words):
 def test_a_mixture_that_is_not_there_is_refused(engine):
     with pytest.raises(T2LocalError, match="no mixture 'gone'"):
         decision(engine, "few-shot:gone")
+
+
+def written(tmp_path, rows=SHOTS):
+    path = tmp_path / "colours.jsonl"
+    lines = [{"prompt": row.prompt, "answer": row.answer, **row.columns} for row in rows]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return SearchPlan("ab", str(path), "choice", CONFIG)
+
+
+def test_a_search_goes_on_alone_and_any_tab_finds_it_with_its_settings(engine, tmp_path):
+    plan = written(tmp_path)
+    id = engine.searches.start(plan)
+    Path(plan.source).unlink()  # as a page's temporary files are
+    assert engine.jobs.wait(id, 60).stage == FINISHED
+    report = engine.searches.report(id)
+    assert [seen.number for seen in report.generations] == [1, 2]
+    assert set(report.found.mixture.alpha) == {"math", "code"}
+    again = Engine(engine.models.choice.source).load()  # as after a restart
+    assert [status.id for status in again.jobs.history(SEARCH)] == [id]
+    later = again.searches.report(id)
+    assert later.generations == report.generations
+    assert later.found == report.found
+    assert (later.plan.name, later.plan.config) == ("ab", CONFIG)
+    assert later.status.stage == FINISHED
+
+
+def test_a_search_that_was_stopped_or_cut_off_is_taken_up_again(engine, tmp_path):
+    plan = replace(written(tmp_path), config=replace(CONFIG, generations=400))
+    id = engine.searches.start(plan)
+    while engine.jobs.status(id).step < 2:
+        time.sleep(0.01)
+    engine.jobs.stop(id)
+    stopped = engine.jobs.wait(id, 60)
+    assert stopped.stage == INTERRUPTED
+    assert "goes on from there" in stopped.message
+    again = Engine(engine.models.choice.source).load()
+    assert again.jobs.status(id).stage == INTERRUPTED
+    again.jobs.resume(id)
+    while again.jobs.status(id).step <= stopped.step:
+        time.sleep(0.01)
+    seen = again.searches.report(id).generations
+    assert [generation.number for generation in seen] == list(range(1, len(seen) + 1))
+    again.jobs.stop(id)
+    again.jobs.wait(id, 60)
+
+
+def test_a_search_that_cannot_begin_is_refused_at_once_and_leaves_nothing(engine, tmp_path):
+    with pytest.raises(T2LocalError, match="There are 2 usable examples"):
+        engine.searches.start(written(tmp_path, SHOTS[:2]))
+    assert engine.jobs.history(SEARCH) == []
