@@ -58,7 +58,7 @@ def search_generation(
             Row(f"search, {task}", name, population / statistics.median(taken), "candidates/s")
             for name, taken in seconds.items()
         ]
-        for name in actions.keys() - {"batched"}:
+        for name in [name for name in actions if name != "batched"]:
             key = f"search_{task}_batched_over_{name}".replace(" ", "_")
             ratios[key] = ratio(seconds[name], seconds["batched"])
     return Measured(rows, ratios)

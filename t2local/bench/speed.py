@@ -146,8 +146,6 @@ def decoding(
 
 
 # --- How long a person waits: for a start, for pass 1, for next-token bars after a slider's move.
-#
-# Measured through the engine, as the page calls it.
 
 ANSWER_TOKENS = 128
 QUESTIONS = (

@@ -212,8 +212,7 @@ def _rank(text: str) -> int | str:
     return text if text == FULL else int(text)
 
 
-# --- An expert's accuracy beside the base model's, for commands that bring an expert from
-# elsewhere.
+# --- The accuracy of an expert from elsewhere beside the base model's.
 #
 # The rows of a file, or the held-out rows of a dataset; answers are greedy, the interval
 # paired.

@@ -117,7 +117,7 @@ def _tokens(text: str) -> int:
     return number
 
 
-# --- Models and their memory as lines of text and as JSON values. GB are 10⁹ bytes.
+# --- Models and their memory as lines of text and as JSON values.
 
 
 def machine_json(machine: Machine) -> dict[str, Any]:

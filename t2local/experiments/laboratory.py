@@ -47,7 +47,7 @@ from t2local.training.methods import Method, method_for
 from t2local.training.reports import Checkpoint, StepReport, TrainOutcome
 from t2local.training.validation import score_greedy
 
-# --- What was measured so far, on disk: a cell is computed once and read back ever after.
+# --- What was measured so far, on disk.
 #
 # A cell is a JSON object (and a tensor, where it is what training found) under a hash of all that
 # it depends on, so a proof that was cut off goes on where it was, and two processes may share the
@@ -285,8 +285,7 @@ def fine_tuned(lab: Laboratory, steps: int) -> Laboratory:
     return Laboratory(loaded, book, lab.report)
 
 
-# --- Which kind each dispatcher calls held-out messages: the confusion matrices of *prompt* and
-# *classifier*, rows the true kind, *other* included.
+# --- Which kind the dispatchers *prompt* and *classifier* call held-out messages.
 
 SKILLS = tuple(label for label in LABELS if label != OTHER)
 

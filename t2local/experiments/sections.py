@@ -173,7 +173,7 @@ def _on_sets(lab: Laboratory, learnt: Learnt, sets: Sets) -> list[Cell]:
 # --- 4 and 7: every strategy on sets that no expert was trained on, and what pass 1 costs.
 #
 # Mixtures are found by CEM on shots of the set's *training* split (HumanEval, which has none: of
-# MBPP's), never on what is scored. Answers and their seconds are those of `evaluation.run`. Each
+# MBPP's), never on what is scored. Answers and seconds are those of `evaluation.measure`. Each
 # mixture is also compared with the best single expert, which is chosen by what is scored: a bar
 # that nobody without the answers could choose.
 

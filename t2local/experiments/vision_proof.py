@@ -1,7 +1,7 @@
 """Experts and their mixture on a small vision-language model, measured on easy-VQA.
 
 The model is LLaVA's architecture around the given language model, with a random, untrained vision
-tower (`models.small_llava`), so what can be learnt is what the language model's side can: which
+tower, so what can be learnt is what the language model's side can: which
 answers a kind of question has, and whatever random features tell it. `shuffled` gives every
 held-out question another question's picture: where it scores as well, pictures carried nothing.
 One expert learns from questions about shapes, the other from all others; their mixture answers

@@ -1,7 +1,7 @@
 """From a model to an `SVFModel`: find the target matrices, decompose them, put the branch beside.
 
 Streamed matrix by matrix, with the bases kept on disk, so that a cut-off decomposition goes on
-where it stopped. Knows nothing of `z`.
+where it stopped.
 """
 
 from collections.abc import Generator

@@ -85,16 +85,15 @@ def weight_digest(weight: torch.Tensor) -> str:
     return hashlib.sha256(f"{tuple(weight.shape)}".encode() + values.tobytes()).hexdigest()
 
 
-# --- Eigenvectors as exact as float64 ones, where float64 is slow (GeForce cards: 1/64 of
-# float32).
+# --- Eigenvectors as exact as float64 ones, where float64 is slow.
 #
-# `eigh` runs in float32; float64 is left for products. Two corrections follow, both in the small
-# matrix `S = QᵀGQ`, which is diagonal when Q is right: 1. float32 squares away the small σ (G has
-# σ²). So their block of S is decomposed again in float32 at its own scale, and again within it:
-# each time it gains a factor `BLOCK` of range. 2. Simultaneous Jacobi rotations: each pair (i, j)
-# is turned by `½ atan(2 S_ij / (S_jj − S_ii))`, which squares the error where eigenvalues are
-# apart (cf. Ogita and Aishima, 2018). Where that does not converge, float64 `eigh` does it. Pure
-# functions of tensors.
+# On GeForce cards float64 has 1/64 of float32's speed, so `eigh` runs in float32 and float64 is
+# left for products. Two corrections follow, both in the small matrix `S = QᵀGQ`, which is diagonal
+# when Q is right: 1. float32 squares away the small σ (G has σ²). So their block of S is
+# decomposed again in float32 at its own scale, and again within it: each time it gains a factor
+# `BLOCK` of range. 2. Simultaneous Jacobi rotations: each pair (i, j) is turned by `½ atan(2 S_ij
+# / (S_jj − S_ii))`, which squares the error where eigenvalues are apart (cf. Ogita and Aishima,
+# 2018). Where that does not converge, float64 `eigh` does it. Pure functions of tensors.
 
 BLOCK = 1e-3  # eigenvalues below this part of the largest are decomposed at their own scale
 CONVERGED = 1e-3  # radians: what is left after a last rotation is about its square

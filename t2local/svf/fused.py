@@ -115,8 +115,7 @@ def _many_rows(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= BFLOAT16_CORES
 
 
-# --- A `z` in tensors that stay where they are, so that a captured CUDA graph survives its
-# change.
+# --- A `z` that a captured CUDA graph can be replayed with after a change.
 #
 # A graph replays on the addresses it was captured with. Under a `ZBuffer` all its matrices run
 # their branch, changed or not, and a new `z` is one copy of numbers; `z = 1` still gives the base

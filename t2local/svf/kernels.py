@@ -4,7 +4,7 @@ Up to four rows (decoding): each vector is read once. A program holds a tile of 
 registers for both products, adds up its share, and `_sum_up` adds the shares in a fixed order: no
 atomics, so the same input gives the same bits on the same device. Up to `fused.MOST_ROWS` rows:
 two products of bfloat16 numbers on the tensor cores (each vector read twice), int8 widened in
-registers. Imported by `fused` alone, where triton is there; knows nothing of layers.
+registers. Imported by `fused` alone, where triton is there.
 """
 
 import os

@@ -3,7 +3,7 @@
 `z' = (1 − Σ_k α_k) · 1 + Σ_k α_k z_k`: the paper's `Σ_k α_k z_k` (section 3.2) whenever the α sum
 to one. Departure: a remainder goes to the base model (`z = 1`), so that α = 0 *is* the base model
 and a slider never shrinks the weights themselves. Gains then scale `z − 1` by module kind, depth
-and band of the spectrum. Pure functions of tensors; knows nothing of models or files.
+and band of the spectrum. Pure functions of tensors.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 
 Any transformers causal LM: the linear layers inside its numbered blocks; of a vision-language model
 those of its language model. Embeddings and the output head are never adapted (paper, section 3.1:
-MLP and attention matrices). Knows nothing of `z`.
+MLP and attention matrices).
 """
 
 import re
