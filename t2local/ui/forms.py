@@ -17,7 +17,7 @@ from t2local.training.config import (
     SVF,
     TrainConfig,
 )
-from t2local.ui.messages import term
+from t2local.ui.style import PAGE
 
 CHOICES = {"baseline": BASELINES, "kl_estimator": KL_ESTIMATORS}
 WAYS = {  # the paper's comparison: method, objective
@@ -27,12 +27,6 @@ WAYS = {  # the paper's comparison: method, objective
     "LoRA by imitation": (LORA, NEXT_TOKEN),
 }
 USUAL = next(iter(WAYS))
-WAYS_EXPLAINED = (
-    f'<p class="caption">{term("policy gradient", "By reward")}: it tries, and what earns more '
-    f"becomes likelier. {term('imitation', 'By imitation')}: it copies your answers word for word. "
-    f"{term('SVF')} grows an {term('expert')} that can be mixed; {term('LoRA')}, the usual "
-    "adapter, is here to compare.</p>"
-)
 INFO = {
     "steps": "used with 'the steps below'",
     "samples_per_prompt": "answers to each prompt, compared with each other",
@@ -84,7 +78,12 @@ def create_train_form(held_out_share: gr.Slider) -> TrainForm:
         label="how it learns",
         elem_id="train-way",
     )
-    gr.HTML(WAYS_EXPLAINED, elem_id="train-ways", apply_default_css=False, js_on_load=None)
+    gr.HTML(
+        PAGE.render("train.html", "ways"),
+        elem_id="train-ways",
+        apply_default_css=False,
+        js_on_load=None,
+    )
     with gr.Row(elem_id="train-numbers"):
         shown = (f for f in fields(TrainConfig) if f.name not in FIXED)
         components = {field.name: _number(field) for field in shown}

@@ -8,21 +8,24 @@ private-use characters, one a mark, and become HTML outside of tags only.
 import functools
 import re
 from collections.abc import Sequence
-from html import escape
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from markupsafe import Markup
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from t2local.ui.style import PAGE
+
 FIRST_MARK, LAST_MARK = 0xE000, 0xF8FF
 MARKS = re.compile(f"[{chr(FIRST_MARK)}-{chr(LAST_MARK)}]")
 TAG = re.compile(r"(<[^>]*>)")
+END = "</p>"
 
 
-def render(text: str, marks: Sequence[tuple[int, str]] = ()) -> str:
+def render(text: str, marks: Sequence[tuple[int, str]] = ()) -> Markup:
     """HTML of `text`; each mark is `(character, HTML)` and appears at that character of `text`."""
     if not marks:
         return _render_plain(text)
@@ -38,14 +41,23 @@ def render(text: str, marks: Sequence[tuple[int, str]] = ()) -> str:
         return marks[ord(found[0]) - FIRST_MARK][1]
 
     parts = TAG.split(html)  # odd: tags
-    return "".join(
-        MARKS.sub("", part) if i % 2 else MARKS.sub(replace, part) for i, part in enumerate(parts)
+    return Markup(
+        "".join(
+            MARKS.sub("", part) if i % 2 else MARKS.sub(replace, part)
+            for i, part in enumerate(parts)
+        )
     )
 
 
+def split_end(html: Markup) -> tuple[Markup, Markup]:
+    """What stands before and after the place, in the last paragraph, of the next word."""
+    before = html.removesuffix(END)
+    return before, Markup(END if before != html else "")
+
+
 @functools.lru_cache(maxsize=512)
-def _render_plain(text: str) -> str:
-    return _parser().render(text)
+def _render_plain(text: str) -> Markup:
+    return Markup(_parser().render(text))
 
 
 @functools.lru_cache(maxsize=1)
@@ -69,10 +81,5 @@ def _code(source: str, language: str, _attributes: str) -> str:
         lexer = get_lexer_by_name(MARKS.sub("", language) or "text")
     except ClassNotFound:
         lexer = get_lexer_by_name("text")
-    html = highlight(source, lexer, HtmlFormatter(nowrap=True))
-    name = escape(MARKS.sub("", language))
-    return (
-        f'<pre class="code"><span class="code-bar"><span>{name}</span>'
-        '<button type="button" data-act="copy-code">copy</button></span>'
-        f"<code>{html}</code></pre>"
-    )
+    html = Markup(highlight(source, lexer, HtmlFormatter(nowrap=True)))
+    return PAGE.render("chat.html", "code", language=MARKS.sub("", language), source=html)

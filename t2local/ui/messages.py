@@ -5,10 +5,10 @@ import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
+from markupsafe import escape
 
 from t2local.adapt.dispatch import STRATEGIES
 from t2local.errors import T2LocalError
@@ -20,6 +20,7 @@ def _who_decides() -> str:
     return f"Who decides on the mixture: {', '.join(first)}, or {last}."
 
 
+# What `terms.html` says of a term of the paper; a list that may grow is read when it is asked for.
 TERMS: dict[str, str | Callable[[], str]] = {
     "expert": "A small set of numbers, trained by reinforcement learning for one skill. It does "
     "not replace the model: it turns some of the model's own directions up and others down.",
@@ -98,14 +99,6 @@ def explained(word: str) -> str:
     return told if isinstance(told, str) else told()
 
 
-def term(word: str, label: str | None = None) -> str:
-    """`label` (or the word itself) as HTML that explains itself."""
-    return (
-        f'<span class="term" tabindex="0" data-tip="{escape(explained(word), quote=True)}">'
-        f"{escape(label or word)}</span>"
-    )
-
-
 # --- One decorator that turns a user's mistake into one message on the page.
 #
 # A `try` around a generator function catches nothing, so generators get their own branch.
@@ -141,8 +134,12 @@ def shown(callback: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def as_message(error: T2LocalError) -> gr.Error:
-    """Plain text: a file name or a prompt in the sentence is never read as markup."""
-    return gr.Error(escape(str(error)), duration=12, print_exception=False)
+    return gr.Error(as_text(error), duration=12, print_exception=False)
+
+
+def as_text(sentence: object) -> str:
+    """For gradio's messages: a file name or a prompt in the sentence is never read as markup."""
+    return str(escape(str(sentence)))
 
 
 # --- Six prompts for an empty chat: one for each expert, two mixed ones, one for none of them.

@@ -4,11 +4,11 @@ The page asks the engine's status twice a second until it is ready, then fills i
 the model: strategies, sliders, experts, the last chat's settings.
 """
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from t2local.engine.chats import Chat
 from t2local.errors import T2LocalError
@@ -21,15 +21,18 @@ from t2local.ui.evaluate.layout import create_evaluate_tab
 from t2local.ui.experts.events import ExpertsEvents
 from t2local.ui.experts.layout import create_experts_tab
 from t2local.ui.experts.view import experts_html
-from t2local.ui.messages import shown
+from t2local.ui.messages import as_text, shown
 from t2local.ui.models.events import ModelsEvents
 from t2local.ui.models.layout import create_models_tab
-from t2local.ui.style import FOLDER, asset, header_html, page_theme
+from t2local.ui.style import FOLDER, PAGE, asset, header_html, page_theme
 from t2local.ui.train.events import CHAT, TrainEvents
 from t2local.ui.train.layout import create_train_tab
 
 POLL_S, IDLE_POLL_S = 0.5, 4.0  # while a model is loaded; to see that another page changes it
 TITLE = "t2local"
+STYLES = (
+    "page.css", "chat.css", "train.css", "experts.css", "adapt.css", "evaluate.css", "models.css",
+)  # fmt: skip
 NO_MODEL = -1
 
 
@@ -45,9 +48,7 @@ class Page(gr.Blocks):
         looks = {
             "theme": page_theme(),
             # in the head, because gradio rewrites the selectors of `css`
-            "head": f"<style>{asset('page.css')}{asset('chat.css')}{asset('train.css')}"
-            f"{asset('experts.css')}{asset('adapt.css')}{asset('evaluate.css')}"
-            f"{asset('models.css')}</style>",
+            "head": PAGE.render("page.html", "head", styles=Markup("".join(map(asset, STYLES)))),
             "js": f"() => {{ {asset('page.js')} }}",
             "favicon_path": FOLDER / "favicon.svg",
             "footer_links": [],
@@ -115,7 +116,7 @@ class _Opening:
         """A new page shows the last chat of this browser, once whoever answers it has saved."""
         update = {**self.chat_events.open(self._last_chat(values)), **self._status()}
         for reason in self.engine.chats.damaged.values():
-            gr.Warning(escape(reason), title="One chat was skipped")
+            gr.Warning(as_text(reason), title="One chat was skipped")
         return update | self._experts()
 
     def _last_chat(self, values: dict) -> Chat:
@@ -137,7 +138,7 @@ class _Opening:
         if not status.ready:
             return update
         if status.note and status.serial:
-            gr.Warning(escape(status.note), title="About the model")
+            gr.Warning(as_text(status.note), title="About the model")
         chat = self.engine.chats.load_or_new(values[self.tab.chat_id])
         return {**self.chat_events.open(chat), **update, **self._experts()}
 

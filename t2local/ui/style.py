@@ -1,22 +1,49 @@
-"""The page's looks: theme, style and scripts from `assets/`, and the header line."""
+"""The page's looks: theme, style and scripts from `assets/`, its templates, and the header line."""
 
-from html import escape
+from pathlib import Path
 
 import gradio as gr
 from gradio.themes.utils.colors import Color
 from gradio.themes.utils.fonts import LocalFont
 
 from t2local.engine.requests import EngineStatus
+from t2local.html import Templates
 from t2local.paths import PROJECT_ROOT
+from t2local.plots import theme
+from t2local.ui.messages import TERMS, explained
 
 READY_HINT = "Ask something …"
 
 
+def size(n_bytes: int) -> str:
+    """`1.1 GB`, `480 KB`: decimal units."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if n_bytes >= factor:
+            value = n_bytes / factor
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{n_bytes} B"
+
+
+PAGE = Templates(
+    Path(__file__).with_name("templates"), (theme.colour, size, explained), TERMS=TERMS
+)
+
+
 def header_html(status: EngineStatus) -> str:
-    return (
-        f'<div class="header"><span class="brand">t2<i>local</i></span>{_facts(status)}'
-        '<button type="button" class="theme" data-page="theme" title="Light or dark" '
-        'aria-label="Switch between light and dark">◐</button></div>'
+    facts = (
+        status.model_name,
+        held(status),
+        size(status.resident_bytes),
+        status.device,
+        status.why,
+    )
+    return PAGE.render(
+        "page.html",
+        "header",
+        facts=[fact for fact in facts if fact] if status.ready else [],
+        error=status.error,
+        stage=status.stage,
+        share=min(1.0, max(0.0, status.fraction)),
     )
 
 
@@ -29,38 +56,25 @@ def hint(status: EngineStatus) -> str:
     return READY_HINT
 
 
-def size(n_bytes: int) -> str:
-    """`1.1 GB`, `480 KB`: decimal units."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if n_bytes >= factor:
-            value = n_bytes / factor
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{n_bytes} B"
-
-
 def held(status: EngineStatus) -> str:
     """How the weights are held: `float32`, `NF4`, `INT8`."""
     return status.dtype if status.quantization == "none" else status.quantization.upper()
 
 
-def _facts(status: EngineStatus) -> str:
-    if status.error:
-        return f'<span class="state failed" role="alert">{escape(status.error)}</span>'
-    if not status.ready:
-        share = 100 * min(1.0, max(0.0, status.fraction))
-        return (
-            f'<span class="state loading">{escape(status.stage)}<span class="progress">'
-            f'<i style="width:{share:.1f}%"></i></span>{share:.0f} %</span>'
-        )
-    facts = (
-        status.model_name,
-        held(status),
-        size(status.resident_bytes),
-        status.device,
-        status.why,
-    )
-    line = "".join(f"<span>{escape(fact)}</span>" for fact in facts if fact)
-    return f'<span class="facts">{line}</span><span class="state ready">ready</span>'
+def quiet_html(sentence: str) -> str:
+    return PAGE.render("page.html", "quiet", sentence=sentence)
+
+
+def note_html(sentence: str) -> str:
+    return PAGE.render("page.html", "note", sentence=sentence)
+
+
+def heading_html(words: str) -> str:
+    return PAGE.render("page.html", "heading", words=words)
+
+
+def caption_html(sentence: str) -> str:
+    return PAGE.render("page.html", "caption", sentence=sentence)
 
 
 # --- The page's looks: a quiet theme; its fonts come with gradio or the system.
@@ -81,7 +95,7 @@ STONE = Color(
 
 def page_theme() -> gr.themes.Base:
     """Paper and pine by day, slate and mint by night; no font is fetched."""
-    theme = gr.themes.Base(
+    looks = gr.themes.Base(
         primary_hue=PINE,
         secondary_hue=PINE,
         neutral_hue=STONE,
@@ -94,7 +108,7 @@ def page_theme() -> gr.themes.Base:
         spacing_size=gr.themes.sizes.spacing_sm,
         text_size=gr.themes.sizes.text_sm,
     )
-    return theme.set(
+    return looks.set(
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
         block_background_fill="transparent",

@@ -4,7 +4,6 @@ A search is a job of the engine's: the page holds its id alone, and a timer asks
 a reload, a second tab and a restarted server show the same search with its settings.
 """
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,16 @@ from t2local.adapt.few_shot import Generation
 from t2local.engine.job_record import SEARCH
 from t2local.engine.searches import SearchPlan, few_examples
 from t2local.errors import T2LocalError
+from t2local.html import signed
 from t2local.plots import theme
 from t2local.progress import FAILED, FINISHED, INTERRUPTED
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import keep_text, read_upload, suggest_reward
 from t2local.ui.adapt.layout import QUICK, THOROUGH, AdaptTab
 from t2local.ui.chat.layout import ChatTab
-from t2local.ui.chat.view import signed
 from t2local.ui.chat.wheel import mixer_update
 from t2local.ui.messages import moment, shown
+from t2local.ui.style import PAGE, note_html, quiet_html
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"
@@ -137,10 +137,10 @@ class AdaptEvents:
         """How a search stands."""
         tab, report = self.tab, self.engine.searches.report(id)
         seen, status = report.generations, report.status
-        begun = '<p class="quiet">Trying the first mixtures …</p>'
+        begun = quiet_html("Trying the first mixtures …")
         words = status_html(seen[-1]) if seen else begun if status.live else ""
         if status.stage in (FAILED, INTERRUPTED) or (status.live and status.message):
-            words += f'<p class="note">{escape(status.message)}</p>'
+            words += note_html(status.message)
         return {
             tab.status: words,
             tab.cloud: plots.plot_cloud(seen),
@@ -186,30 +186,17 @@ class AdaptEvents:
 def examples_html(path: str, rows: list[Example]) -> str:
     """The examples as a small table, and what could not be used."""
     file = read_upload(Path(path))
-    bad, said = file.bad_rows, f'<p class="quiet">{escape(file.note)}</p>' if file.note else ""
-    left = "".join(f"<li>row {n}: {escape(reason[:200])}</li>" for n, reason in bad[:SHOWN])
-    note = f'<div class="note"><b>Left out</b><ul>{left}</ul></div>' if bad else ""
-    cells = "".join(
-        f"<tr><td>{escape(row.prompt[:160])}</td><td>{escape(row.answer[:80])}</td></tr>"
-        for row in rows[:SHOWN]
-    )
-    return (
-        f'<p class="tally"><b>{len(rows)}</b> examples</p>{said}{note}<div class="scroll">'
-        "<table><thead><tr><th>prompt</th><th>answer</th></tr></thead>"
-        f"<tbody>{cells}</tbody></table></div>"
+    return PAGE.render(
+        "adapt.html",
+        "examples",
+        count=len(rows),
+        note=file.note,
+        bad=[(number, reason[:200]) for number, reason in file.bad_rows[:SHOWN]],
+        rows=[(row.prompt[:160], row.answer[:80]) for row in rows[:SHOWN]],
     )
 
 
 def status_html(now: Generation) -> str:
     """How far the search is, and the best mixture so far."""
-    share = 100 * now.number / now.total
-    parts = " ".join(
-        f'<span class="chip" style="--c:{theme.colour(name)}">{escape(name)} {signed(alpha)}</span>'
-        for name, alpha in zip(now.experts, now.best, strict=True)
-    )
-    tint = f"--c:{theme.POSITIVE}"
-    return (
-        f'<div class="bar-line" style="{tint}"><i style="width:{share:.0f}%"></i></div>'
-        f'<p class="tally" data-generation="{now.number}">generation <b>{now.number}</b> of '
-        f"{now.total} · best so far <b>{100 * now.best_accuracy:.0f} %</b> right</p><p>{parts}</p>"
-    )
+    best = [(name, signed(a)) for name, a in zip(now.experts, now.best, strict=True)]
+    return PAGE.render("adapt.html", "status", now=now, colour=theme.POSITIVE, best=best)

@@ -20,14 +20,13 @@ from t2local.adapt.cem import (
     CEMConfig,
 )
 from t2local.tasks.rewards import REWARDS
-from t2local.ui.messages import term
+from t2local.ui.style import PAGE, caption_html, heading_html, quiet_html
 
 TICK_S = 0.7
 QUICK, THOROUGH = "quick", "thorough"
-NO_SEARCH = '<p class="quiet">Nothing was searched yet.</p>'
-NO_EXAMPLES = (
-    f'<p class="quiet">No examples yet: {LEAST_SHOTS} are enough to begin, {MOST_SHOTS} are plenty.'
-    "</p>"
+NO_SEARCH = quiet_html("Nothing was searched yet.")
+NO_EXAMPLES = quiet_html(
+    f"No examples yet: {LEAST_SHOTS} are enough to begin, {MOST_SHOTS} are plenty."
 )
 LIGHT_MIXTURES = LIGHT["population"] * LIGHT["generations"]
 MIXTURES = CEMConfig.population * CEMConfig.generations
@@ -71,11 +70,7 @@ def create_adapt_tab() -> AdaptTab:
 
 
 def _create_examples() -> dict:
-    _html(
-        f"<h3>1 · Show it a few examples</h3><p>Give {LEAST_SHOTS} to {MOST_SHOTS} examples "
-        f"of a prompt and its right answer. Nothing is trained: the {term('mixture')} of your "
-        f"{term('expert', 'experts')} that answers them best is searched for, in minutes.</p>"
-    )
+    _html(PAGE.render("adapt.html", "introduction", least=LEAST_SHOTS, most=MOST_SHOTS))
     typed = gr.Textbox(
         label="examples", lines=7, max_lines=14, elem_id="adapt-typed",
         info="one a line: prompt, comma, answer; the first line names the columns",
@@ -93,7 +88,7 @@ def _create_examples() -> dict:
 
 
 def _create_choices() -> dict:
-    _html("<h3>2 · What counts as right?</h3>")
+    _html(heading_html("2 · What counts as right?"))
     named = [(f"{name} · {reward.explanation}", name) for name, reward in REWARDS.items()]
     reward = gr.Dropdown(
         named, value=None, label="reward", show_label=False, container=False,
@@ -128,18 +123,15 @@ def _create_choices() -> dict:
 
 
 def _create_live() -> dict:
-    _html("<h3>The search</h3>")
+    _html(heading_html("The search"))
     search = gr.Dropdown(
         [], label="searches", show_label=False, container=False, visible=False,
         elem_id="adapt-search",
     )  # fmt: skip
     status = _html(NO_SEARCH, "adapt-status")
-    _caption(
-        f"Each dot is one {term('mixture')} that was tried; full ones are the best of their "
-        f"generation, from which the next is drawn. Lines: {term('α')} of the best so far."
-    )
+    _html(PAGE.render("adapt.html", "cloud_caption"))
     cloud = gr.Plot(plots.plot_cloud(()), show_label=False, container=False, elem_id="plot-cloud")
-    _caption("Right answers on your examples, generation by generation.")
+    _html(caption_html("Right answers on your examples, generation by generation."))
     best = gr.Plot(plots.plot_best(()), show_label=False, container=False, elem_id="plot-best")
     with gr.Column(visible=False, elem_id="adapt-keep") as keep:
         name = gr.Textbox(
@@ -154,7 +146,3 @@ def _create_live() -> dict:
 
 def _html(html: str, elem_id: str | None = None) -> gr.HTML:
     return gr.HTML(html, elem_id=elem_id, apply_default_css=False, js_on_load=None)
-
-
-def _caption(html: str) -> None:
-    _html(f'<p class="caption">{html}</p>')

@@ -7,7 +7,7 @@ import gradio as gr
 from t2local.engine.requests import EngineStatus
 from t2local.ui.chat.view import chat_list_html, welcome_html
 from t2local.ui.chat.wheel import Wheel, create_wheel
-from t2local.ui.style import asset, hint
+from t2local.ui.style import PAGE, asset, hint
 
 BROWSER_KEY = "t2local-last-chat"
 LONGEST_PASTE = 10_000_000  # characters; above it gradio would make a file of them
@@ -101,8 +101,7 @@ def _composer(status: EngineStatus) -> tuple[gr.MultimodalTextbox, gr.Button, gr
         )
         stop = gr.Button("Stop", visible=False, elem_id="stop", scale=0, min_width=76)
     gr.HTML(
-        '<button type="button" data-page="show-chats">☰ Chats</button>'
-        '<button type="button" data-page="show-wheel">◎ The wheel</button>',
+        PAGE.render("chat.html", "drawers"),
         elem_id="drawers", apply_default_css=False, js_on_load=None,
     )  # fmt: skip
     return message, send, stop
@@ -110,6 +109,6 @@ def _composer(status: EngineStatus) -> tuple[gr.MultimodalTextbox, gr.Button, gr
 
 def _drawer_top(title: str) -> None:
     gr.HTML(
-        f'<b>{title}</b><button type="button" data-page="close" aria-label="Close">✕</button>',
+        PAGE.render("chat.html", "drawer_top", title=title),
         elem_classes="drawer-top", apply_default_css=False, js_on_load=None,
     )  # fmt: skip

@@ -20,8 +20,7 @@ from t2local.svf.mixing import Mixture
 from t2local.ui.chat.turns import Asked
 from t2local.ui.chat.view import hint_html
 from t2local.ui.forms import Form, create_gains, create_sampling
-from t2local.ui.messages import term
-from t2local.ui.style import asset
+from t2local.ui.style import PAGE, asset
 
 # --- The α sliders: one component whose value is `{expert: α}`, however many experts there are.
 #
@@ -29,26 +28,10 @@ from t2local.ui.style import asset
 
 LOW, HIGH, STEP = -1.0, 2.0, 0.05
 NONE = "This model has no experts yet: the base model answers. Train one in the tab Train."
-TEMPLATE = """
-${Object.entries(value).map(([name, alpha]) => {
-  const safe = name.replace(/[&<>"']/g, (c) => "&#" + c.charCodeAt(0) + ";");
-  const shown = (Math.abs(alpha) < 0.005 ? 0 : alpha).toFixed(2).replace("-", "−");
-  return `<label class="mix" style="--c:${colours[name] ?? colours.base}">
-    <span class="mix-name">${safe}</span>
-    <span class="rail"><i style="left:calc(8px + (100% - 16px) * ${(Math.min(alpha, 0) + 1) / 3});
-      width:calc((100% - 16px) * ${Math.abs(alpha) / 3})"></i>
-    <input type="range" min="LOW" max="HIGH" step="STEP" value="${alpha}" data-expert="${safe}"
-      aria-label="α for ${safe}"></span><output>${shown}</output></label>`;
-}).join("")}
-${Object.keys(value).length ? `<div class="mix rest" style="--c:${colours.base}">
-  <span class="mix-name">base</span><span>the rest to 1</span><output>${
-    (1 - Object.values(value).reduce((a, b) => a + b, 0)).toFixed(2).replace("-", "−")
-  }</output></div>` : `<p class="quiet">${none}</p>`}
-"""
 
 
 def create_mixer() -> gr.HTML:
-    template = TEMPLATE.replace("LOW", f"{LOW:g}").replace("HIGH", f"{HIGH:g}")
+    template = asset("mixer.html").replace("LOW", f"{LOW:g}").replace("HIGH", f"{HIGH:g}")
     return gr.HTML(
         {},
         html_template=template.replace("STEP", f"{STEP:g}"),
@@ -112,22 +95,18 @@ class PlotsPanel:
 
 def create_plots_panel(accordion: gr.Accordion) -> PlotsPanel:
     """Four plots, each under one line that says what it shows."""
-    _caption(f"{term('dispatch')}: how likely each kind of task was for the last prompt.")
+    _part("dispatch_caption")
     dispatch = gr.Plot(show_label=False, container=False, elem_id="plot-dispatch")
-    _caption(f"{term('mixture')}: {term('α')} × {term('strength')}; the base model has the rest.")
+    _part("mixture_caption")
     mixture = gr.Plot(show_label=False, container=False, elem_id="plot-mixture")
-    _caption(f"{term('heat map')}: |{term('z')} − 1| by layer and matrix, where the model changes.")
+    _part("heatmap_caption")
     heatmap = gr.Plot(show_label=False, container=False, elem_id="plot-heatmap")
-    _caption(f"One matrix: its {term('σ')} before, σ⊙{term('z')} after, and z − 1 by rank.")
+    _part("spectrum_caption")
     matrix = gr.Dropdown(
         [], label="matrix", show_label=False, container=False, elem_id="matrix", filterable=True
     )
     spectrum = gr.Plot(show_label=False, container=False, elem_id="plot-spectrum")
     return PlotsPanel(accordion, matrix, dispatch, mixture, heatmap, spectrum)
-
-
-def _caption(html: str) -> None:
-    gr.HTML(f'<p class="caption">{html}</p>', apply_default_css=False, js_on_load=None)
 
 
 SOFT, HARD = "soft", "hard"
@@ -205,7 +184,7 @@ def create_wheel() -> Wheel:
     """Lay the column out; called inside the page's right column."""
     strategy, soft, threshold = _create_decision()
     mixer, strength, gains = _create_mixture()
-    _heading("next token", term("next token", "what it would say next"))
+    _part("next_heading", "heading-next-token")
     next_tokens = gr.HTML(
         hint_html("Move a slider, or write a message, to see what the model would say next."),
         elem_id="next-tokens", apply_default_css=False, js_on_load=None,
@@ -225,7 +204,7 @@ def create_wheel() -> Wheel:
 
 
 def _create_decision() -> tuple[gr.Dropdown, gr.Radio, gr.Slider]:
-    _heading("the wheel", term("strategy", "who decides"))
+    _part("decision_heading", "heading-the-wheel")
     strategy = gr.Dropdown(
         offered(), value=Controls.strategy, label="strategy", show_label=False, container=False,
         elem_id="strategy",
@@ -234,7 +213,7 @@ def _create_decision() -> tuple[gr.Dropdown, gr.Radio, gr.Slider]:
         [SOFT, HARD], value=SOFT, label="soft or hard", show_label=False, container=False,
         elem_id="soft",
     )  # fmt: skip
-    _note(term("soft", "soft: mixed by probability · hard: the winner alone"))
+    _part("soft_note")
     threshold = gr.Slider(
         0.0, 1.0, Controls.threshold, step=0.05, label="threshold", elem_id="threshold",
         info="less sure than this: the base model answers",
@@ -243,24 +222,21 @@ def _create_decision() -> tuple[gr.Dropdown, gr.Radio, gr.Slider]:
 
 
 def _create_mixture() -> tuple[gr.HTML, gr.Slider, Form]:
-    _heading("experts", f"{term('α')} for each {term('expert')}")
+    _part("mixture_heading", "heading-experts")
     mixer = create_mixer()
     strength = gr.Slider(
         0.0, 2.0, 1.0, step=0.05, label="strength", elem_id="strength",
         info="scales the whole mixture: 0 is the base model",
     )  # fmt: skip
     with gr.Accordion("layers and bands", open=False):
-        _note(f"{term('gains')}: each factor scales the change in one part of the model only.")
+        _part("gains_note")
         gains = create_gains()
     return mixer, strength, gains
 
 
-def _heading(anchor: str, html: str) -> None:
+def _part(name: str, heading: str | None = None) -> None:
+    """A line of `templates/wheel.html`. `heading`: its id in the page, where it is one."""
     gr.HTML(
-        f"<h5>{html}</h5>", elem_classes="heading", apply_default_css=False, js_on_load=None,
-        elem_id=f"heading-{anchor.replace(' ', '-')}",
+        PAGE.render("wheel.html", name), elem_id=heading,
+        elem_classes=["heading"] if heading else None, apply_default_css=False, js_on_load=None,
     )  # fmt: skip
-
-
-def _note(html: str) -> None:
-    gr.HTML(f'<p class="quiet">{html}</p>', apply_default_css=False, js_on_load=None)

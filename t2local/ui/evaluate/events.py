@@ -7,7 +7,6 @@ off, its scored prompts are kept, and the same request goes on from there.
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,16 @@ from t2local.evaluation.tally import Cell, Evaluation, Record, Result
 from t2local.evaluation.variants import ORACLE
 from t2local.plots.accuracies import Score
 from t2local.ui.evaluate.layout import EvaluateTab
-from t2local.ui.evaluate.view import ALL, confusion_html, samples_html, status_html, table_html
+from t2local.ui.evaluate.view import (
+    ALL,
+    confusion_html,
+    done_html,
+    samples_html,
+    status_html,
+    table_html,
+)
 from t2local.ui.messages import moment, shown
+from t2local.ui.style import note_html, quiet_html
 
 QUIET = {"show_progress": "hidden"}
 
@@ -177,12 +184,12 @@ def _status(report: EvaluationReport) -> str:
     if report.evaluation is not None:
         results = report.evaluation.results
         scored = sum(result.n for result in results if result.strategy != ORACLE)
-        return f'<p class="tally" data-ended="1">Done: <b>{scored}</b> answers.</p>'
-    words = '<p class="quiet">Reading the questions …</p>' if status.live else ""
+        return done_html(scored)
+    words = quiet_html("Reading the questions …") if status.live else ""
     if growing.last is not None and status.live:
         words = status_html(growing.last, report.cells, len(growing.results))
     note = "" if status.live and not status.message else status.message
-    return words + (f'<p class="note">{escape(note)}</p>' if note else "")
+    return words + (note_html(note) if note else "")
 
 
 def _cache(component: gr.File) -> Path:

@@ -11,9 +11,9 @@ from t2local import plots
 from t2local.adapt.answer_stream import BASE
 from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline
 from t2local.ui.evaluate.view import ALL, RIGHT, WRONG
-from t2local.ui.messages import term
+from t2local.ui.style import PAGE, heading_html, quiet_html
 
-NOTHING = '<p class="quiet">Nothing was measured yet.</p>'
+NOTHING = quiet_html("Nothing was measured yet.")
 LIMIT = 50  # a few minutes on a laptop
 
 TICK_S = 0.7
@@ -55,10 +55,7 @@ def create_evaluate_tab() -> EvaluateTab:
 
 
 def _create_tasks() -> dict:
-    _html(
-        "<h3>1 · Which tasks?</h3><p>Questions with known answers. Every choice of experts "
-        "answers the same ones, so that the difference counts and not the luck of the draw.</p>"
-    )
+    _html(PAGE.render("evaluate.html", "tasks_introduction"))
     here = available_offline()
     named = [(name if name in here else f"{name} · from the Hub", name) for name in BENCHMARKS]
     tasks = gr.CheckboxGroup(
@@ -72,10 +69,7 @@ def _create_tasks() -> dict:
 
 
 def _create_strategies() -> dict:
-    _html(
-        f"<h3>2 · Answered how?</h3><p>Each is one {term('strategy')}. “Hard” lets the likeliest "
-        f"{term('expert')} answer alone; {term('oracle')} shows how much choosing could win.</p>"
-    )
+    _html(PAGE.render("evaluate.html", "strategies_introduction"))
     strategies = gr.CheckboxGroup(
         [BASE], value=[BASE], label="strategies", show_label=False, container=False,
         elem_id="evaluate-strategies",
@@ -107,15 +101,13 @@ def _create_strategies() -> dict:
 
 
 def _create_results() -> dict:
-    _html("<h3>Results</h3>")
+    _html(heading_html("Results"))
     evaluation = gr.Dropdown(
         [], label="evaluations", show_label=False, container=False, visible=False,
         elem_id="evaluate-evaluation",
     )  # fmt: skip
     status = _html(NOTHING, "evaluate-status")
-    _caption(
-        f"Right answers with their {term('95 % interval')}; intervals shrink as answers come in."
-    )
+    _html(PAGE.render("evaluate.html", "figure_caption"))
     figure = gr.Plot(
         plots.plot_accuracy(()), show_label=False, container=False, elem_id="plot-accuracy"
     )
@@ -133,7 +125,7 @@ def _create_results() -> dict:
 
 def _create_samples() -> dict:
     with gr.Column(visible=False, elem_id="evaluate-browse") as browse:
-        _html("<h3>Look at the answers</h3>")
+        _html(heading_html("Look at the answers"))
         cell = gr.Dropdown(
             [], label="task and strategy", show_label=False, container=False,
             elem_id="evaluate-cell",
@@ -148,7 +140,3 @@ def _create_samples() -> dict:
 
 def _html(html: str, elem_id: str | None = None) -> gr.HTML:
     return gr.HTML(html, elem_id=elem_id, apply_default_css=False, js_on_load=None)
-
-
-def _caption(html: str) -> None:
-    _html(f'<p class="caption">{html}</p>')

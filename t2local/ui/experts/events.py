@@ -4,7 +4,6 @@ After every change the chat's sliders and strategies follow at once; a renamed e
 """
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.wheel import mixer_update, read_alpha
 from t2local.ui.experts.layout import ExpertsTab
 from t2local.ui.experts.view import experts_html, picked_html, trash_html
-from t2local.ui.messages import shown
+from t2local.ui.messages import as_text, shown
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"
@@ -80,13 +79,13 @@ class ExpertsEvents:
     def restored(self, values: dict, event: gr.EventData) -> dict:
         name = self.engine.library.restore(event.name)
         if name != event.name:
-            gr.Info(escape(f"'{event.name}' is taken; it is back as '{name}'."))
+            gr.Info(as_text(f"'{event.name}' is taken; it is back as '{name}'."))
         return self._after(values)
 
     def added(self, values: dict) -> dict:
         name = (values[self.tab.name] or "").strip() or None
         name, warning = self.engine.library.import_file(values[self.tab.add], name)
-        gr.Info(escape(f"'{name}' was added. {warning}".strip()))
+        gr.Info(as_text(f"'{name}' was added. {warning}".strip()))
         return {**self._after(values), self.tab.name: ""}
 
     # the rest ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from t2local.ui.experts.view import experts_html
-from t2local.ui.style import asset
+from t2local.ui.style import asset, caption_html
 
 
 @dataclass(frozen=True)
@@ -58,5 +58,5 @@ def _html(value: str, elem_id: str) -> gr.HTML:
     return gr.HTML(value, elem_id=elem_id, apply_default_css=False, js_on_load=asset("experts.js"))
 
 
-def _caption(text: str) -> None:
-    gr.HTML(f'<p class="caption">{text}</p>', apply_default_css=False, js_on_load=None)
+def _caption(sentence: str) -> None:
+    gr.HTML(caption_html(sentence), apply_default_css=False, js_on_load=None)

@@ -23,7 +23,7 @@ from t2local.models.load.loader import EMBEDDED
 from t2local.ui.messages import shown
 from t2local.ui.models import view as cards
 from t2local.ui.models.layout import LEAST_CONTEXT, ModelsTab
-from t2local.ui.style import size
+from t2local.ui.style import note_html, quiet_html, size
 
 QUIET = {"show_progress": "hidden"}
 TRAIN = "train"
@@ -209,12 +209,12 @@ def _progress_html(source: str, download: Download | None, here: bool) -> str:
     entry = find(source)
     if download is None or download.stage == DONE:
         gated = entry is not None and entry.gated and not here
-        return f'<p class="note">{cards.linked(gated_advice(source))}</p>' if gated else ""
+        return cards.advice_html(gated_advice(source)) if gated else ""
     if download.stage == FAILED:
-        return f'<p class="note" role="alert">{cards.linked(download.message)}</p>'
+        return cards.advice_html(download.message, urgent=True)
     if download.stage == STOPPED:
         kept = size(download.done_bytes)
-        return f'<p class="quiet">Stopped; {kept} are kept, and it goes on from there.</p>'
+        return quiet_html(f"Stopped; {kept} are kept, and it goes on from there.")
     total = max(1, download.total_bytes)
     speed = f" · {size(int(download.bytes_per_s))}/s" if download.bytes_per_s else ""
     of = f" of {size(download.total_bytes)}{speed}" if download.total_bytes else ""
@@ -230,9 +230,9 @@ def _offline_html() -> str:
     try:
         refuse_offline("A model")
     except T2LocalError:
-        return (
-            '<p class="note">HF_HUB_OFFLINE is set, so nothing is downloaded: only models that are '
-            "on this machine can be loaded. Unset it and start again to reach the Hub.</p>"
+        return note_html(
+            "HF_HUB_OFFLINE is set, so nothing is downloaded: only models that are on this machine "
+            "can be loaded. Unset it and start again to reach the Hub."
         )
     return ""
 

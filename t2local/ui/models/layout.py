@@ -12,8 +12,7 @@ import gradio as gr
 from t2local import plots
 from t2local.models.fit.estimate import DEFAULT_CONTEXT
 from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, BasisStorage, Quantization
-from t2local.ui.messages import term
-from t2local.ui.style import asset
+from t2local.ui.style import PAGE, asset, caption_html, heading_html, quiet_html
 
 LEAST_CONTEXT, CONTEXT_STEP = 256, 256
 AUTOMATIC = ("automatic", AUTO)
@@ -60,11 +59,7 @@ def create_models_tab() -> ModelsTab:
 
 
 def _create_catalogue() -> dict:
-    _html(
-        "<h3>Choose a model</h3><p>Bigger models answer better and need more memory. The sizes are "
-        "for this machine and include everything: weights, "
-        f"{term('bases')}, {term('KV cache')}. Nothing is fetched before you say so.</p>"
-    )
+    _html(PAGE.render("models.html", "introduction"))
     with gr.Row(elem_id="models-typed"):
         typed = gr.Textbox(
             label="another model", show_label=False, container=False, max_lines=1, scale=1,
@@ -73,12 +68,12 @@ def _create_catalogue() -> dict:
         )  # fmt: skip
         look = gr.Button("Look at it", elem_id="models-look", scale=0, min_width=110)
     offline = _html("", "models-offline")
-    catalogue = _acting('<p class="quiet">Measuring this machine …</p>', "models-cards")
+    catalogue = _acting(quiet_html("Measuring this machine …"), "models-cards")
     return {"typed": typed, "look": look, "offline": offline, "catalogue": catalogue}
 
 
 def _create_loaded() -> dict:
-    _html("<h3>Loaded now</h3>")
+    _html(heading_html("Loaded now"))
     loaded = _acting("", "models-loaded")
     machine = _html("", "models-machine")
     return {"loaded": loaded, "machine": machine}
@@ -94,7 +89,7 @@ def _create_sizing() -> dict:
             load = gr.Button("Load", variant="primary", elem_id="models-load")
             cancel = gr.Button("Cancel", visible=False, elem_id="models-cancel")
         progress = _html("", "models-progress")
-        _html('<p class="caption">Where its memory goes; the dotted line is what there is.</p>')
+        _html(caption_html("Where its memory goes; the dotted line is what there is."))
         figure = gr.Plot(
             plots.plot_memory({}, 0), show_label=False, container=False, elem_id="plot-memory"
         )
@@ -106,10 +101,7 @@ def _create_sizing() -> dict:
             quantize = _choice(_listed(QUANTIZATIONS), "weights", "models-quantize")
             basis = _choice(_listed(BASES), "bases", "models-basis")
             targets = _choice(TARGETS, "adapt", "models-targets")
-        _html(
-            f'<p class="caption">Memory by {term("quantisation")} of the weights and precision of '
-            f"the {term('bases')}.</p>"
-        )
+        _html(PAGE.render("models.html", "ways_caption"))
         table = _html("", "models-table")
     return {
         "panel": panel, "words": words, "quantize": quantize, "basis": basis, "targets": targets,

@@ -6,7 +6,6 @@ reload, a second tab and a restarted server show the same.
 
 import functools
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -22,7 +21,7 @@ from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.wheel import mixer_update, read_alpha
 from t2local.ui.experts.layout import experts_html
 from t2local.ui.messages import shown
-from t2local.ui.style import FOLDER
+from t2local.ui.style import FOLDER, note_html
 from t2local.ui.train.layout import TrainTab, try_button
 from t2local.ui.train.view import (
     NO_RUN,
@@ -195,7 +194,7 @@ class TrainEvents:
         try:
             self.training.check_name((values[self.step.name] or "").strip())
         except T2LocalError as error:
-            return f'<p class="note">{escape(str(error))}</p>'
+            return note_html(str(error))
         return ""
 
     def started(self, values: dict) -> dict:

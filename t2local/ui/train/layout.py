@@ -13,7 +13,7 @@ from t2local.tasks.rewards import REWARDS
 from t2local.training.config import SVF, TrainConfig
 from t2local.training.dry_run import LENGTHS
 from t2local.ui.forms import TrainForm, create_train_form
-from t2local.ui.messages import term
+from t2local.ui.style import PAGE, caption_html, heading_html
 from t2local.ui.train.view import NO_ROWS, NO_RUN, NOTHING, estimate_html
 
 OWN_STEPS = "the steps below"
@@ -101,11 +101,7 @@ def create_train_tab() -> TrainTab:
 
 
 def _create_data() -> DataStep:
-    _html(
-        "<h3>1 · What should it learn?</h3><p>Give 5 to 500 examples of a prompt and the answer "
-        f"you want. The model tries, is rewarded, and a small {term('expert')} of 400 KB grows "
-        "from it. No file at hand? Try one of ours:</p>"
-    )
+    _html(PAGE.render("train.html", "introduction"))
     with gr.Row(elem_id="train-samples"):
         samples = {
             name: gr.Button(words, size="sm", min_width=0, elem_id=f"sample-{name}")
@@ -138,7 +134,7 @@ def _create_data() -> DataStep:
 
 def _create_step(share: gr.Slider) -> RunStep:
     with gr.Column(visible=False, elem_id="train-step") as group:
-        _html("<h3>2 · What counts as right?</h3>")
+        _html(heading_html("2 · What counts as right?"))
         choices = [(f"{name} · {r.explanation}", name) for name, r in REWARDS.items()]
         reward = gr.Dropdown(
             choices, value=None, label="reward", show_label=False, container=False,
@@ -147,7 +143,7 @@ def _create_step(share: gr.Slider) -> RunStep:
         reason = _html("", "reward-reason")
         try_base = gr.Button("See what the base model earns", size="sm", elem_id="try-base")
         tried_shown = _html("", "tried")
-        _html("<h3>3 · Name and time</h3>")
+        _html(heading_html("3 · Name and time"))
         name = gr.Textbox(
             label="the expert's name", info="letters, digits, dots, dashes", elem_id="train-name"
         )
@@ -181,7 +177,7 @@ def _create_second() -> tuple[gr.Dropdown, gr.Number]:
 
 
 def _create_live() -> Live:
-    _html("<h3>Runs</h3>")
+    _html(heading_html("Runs"))
     run = gr.Dropdown(
         [], label="run", show_label=False, container=False, visible=False, elem_id="train-runs"
     )
@@ -195,27 +191,18 @@ def _create_live() -> Live:
         )
     answers = _html("", "train-answers")
     with gr.Column(visible=False, elem_id="train-plots") as plots:
-        _caption(
-            f"{term('reward', 'Reward')} of each step, from −1 (all wrong) to +1 (all right), with "
-            "its spread; dots are right answers on the rows kept for "
-            f"{term('checked', 'checking')}, with {term('95 % interval', '95 % intervals')}."
-        )
+        _html(PAGE.render("train.html", "reward_caption"))
         reward = gr.Plot(show_label=False, container=False, elem_id="plot-reward")
-        _caption(
-            f"{term('KL')}: how far it has moved from the base model. "
-            f"{term('entropy', 'Entropy')}: how open it still is. "
-            f"{term('equal groups', 'Equal groups')}: prompts that teach nothing. "
-            f"{term('z')} − 1: how much has changed."
-        )
+        _html(PAGE.render("train.html", "vitals_caption"))
         vitals = gr.Plot(show_label=False, container=False, elem_id="plot-vitals")
-        _caption("How far each layer has moved from the base model.")
+        _html(caption_html("How far each layer has moved from the base model."))
         layers = gr.Plot(show_label=False, container=False, elem_id="plot-layers")
     with gr.Accordion("lay runs over each other", open=False, elem_id="train-compare"):
         compared = gr.Dropdown(
             [], label="runs", show_label=False, container=False, multiselect=True,
             elem_id="compared-runs",
         )  # fmt: skip
-        _caption("Lines: reward. Dots: right answers on the rows kept for checking.")
+        _html(caption_html("Lines: reward. Dots: right answers on the rows kept for checking."))
         overlay = gr.Plot(show_label=False, container=False, elem_id="plot-runs")
         table = _html(NOTHING, "compared-table")
     return Live(
@@ -230,10 +217,6 @@ def _act(label: str, elem_id: str) -> gr.Button:
 
 def _html(html: str, elem_id: str | None = None) -> gr.HTML:
     return gr.HTML(html, elem_id=elem_id, apply_default_css=False, js_on_load=None)
-
-
-def _caption(html: str) -> None:
-    _html(f'<p class="caption">{html}</p>')
 
 
 def try_button(report: RunReport) -> gr.Button:

@@ -1,0 +1,188 @@
+"""Every template of the page, with values in which every string is hostile."""
+
+import timeit
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from t2local.adapt.few_shot import Generation
+from t2local.engine.chat_index import ChatSummary
+from t2local.engine.chats import Chat, Message
+from t2local.engine.jobs import FAILED, FINISHED, RUNNING, JobStatus
+from t2local.engine.loading import sizing
+from t2local.engine.requests import EngineStatus, NextTokens
+from t2local.engine.training import RunReport
+from t2local.evaluation.measure import Scored
+from t2local.evaluation.tally import Confusion, Record, Result
+from t2local.experts import Deleted, HeldOut
+from t2local.models.fit.automatic import offers
+from t2local.models.fit.memory import named_card
+from t2local.models.load.hub import LocalModel
+from t2local.tasks.uploads import keep_text, read_draft
+from t2local.training.config import TrainConfig
+from t2local.training.dry_run import DryRunReport
+from t2local.training.dry_run import Sample as Tried
+from t2local.training.reports import Check, Curves
+from t2local.training.runs import Plan
+from t2local.ui.adapt.events import examples_html, status_html
+from t2local.ui.chat import view as chat
+from t2local.ui.evaluate import view as evaluate
+from t2local.ui.experts import view as experts
+from t2local.ui.markdown import render
+from t2local.ui.models import view as models
+from t2local.ui.page import build_app
+from t2local.ui.style import PAGE, header_html, note_html
+from t2local.ui.train import view as train
+from tests.markup import Recorder
+from tests.ui.fake_engine import FakeEngine
+
+WITHIN_OTHERS = {"shared.html", "terms.html"}  # parts of parts, in files of their own
+TAKES_STYLES = ("page.html", "head")  # our own style sheets, nothing else
+CHOSEN_BY = {"del", "ins", "z", "rms", "fits", "tight", "does not fit"}  # a template looks these up
+HELD_OUT = {"n": 9, "base": 0.4, "trained": 0.6, "ci95_difference": [0.1, 0.3], "task": "math"}
+LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
+
+
+def draw_chat() -> None:
+    dispatch = {
+        "strategy": "classifier", "probabilities": {"math": 0.86, "other": 0.14}, "chosen": "math",
+        "alpha": {"math": 0.86, "code": -0.3}, "strength": 1.0, "seconds": 0.3, "note": "a note",
+        "override": "code",
+    }  # fmt: skip
+    timing = {"second_pass_s": 6.1, "tokens": 5, "packed_tokens": 3, "finish": "length"}
+    steered = ((3, {"alpha": {"math": 0.5}}),)
+    answer = Message("assistant", "It is 56.", dispatch, timing, steered=steered)
+    asked = Message("user", "long " * 2000, images=(__file__, "gone.png"))
+    for messages in ((), (asked,), (asked, answer), (asked, replace(answer, base_content="6"))):
+        for stage in (None, "writing"):
+            chat.transcript_html(
+                Chat("ab" * 16, "t", messages), ("math", "code"), stage, sees=False
+            )
+    chat.dispatch_card({}, None)
+    chat.dispatch_card({**dispatch, "strength": 0.5}, timing, answer_with=("math", "code"))
+    chat.thinking_card("reading")
+    chat.next_tokens_html(NextTokens(((" x", 0.5),), (("y", 0.9),), 0.1))
+    chat.chat_list_html([ChatSummary(f"{i}", f"chat {i}", 1.0) for i in range(300)], "7")
+    for error, ready in (("broken", False), (None, False), (None, True)):
+        status = EngineStatus("stage", 0.3, ready, error, "model", why="so", context_length=99)
+        header_html(status)
+        chat.line_html(status, 14.2, 90)
+    note_html("a note")
+    render("```python\nx = 1\n```\nword")
+
+
+def draw_train() -> None:
+    rows = "prompt,answer\n" + "".join(f"What is {i}?,answer {i % 40}\n" for i in range(60))
+    for text in (
+        "prompt,answer\none,1\ntwo,2\nthree,3\nfour,4\nfive,5\n",
+        rows + "one,\ntwo,\none,\n",
+    ):
+        draft = read_draft(str(keep_text(text)), "", "")
+        train.rows_html(draft, ["as read"], 0.3)
+        train.reward_html(draft, draft.suggestion.reward)
+        train.reward_html(draft, "none")
+        examples_html(str(keep_text(text)), list(draft.file.examples))
+    for leave_one_out in (True, False):
+        samples = tuple(Tried("prompt", "wanted", "said", reward) for reward in (1.0, None))
+        tried = DryRunReport(samples, "a problem", 1.2, 0.5, 9, 5, 7, leave_one_out, 2**31, 2**30)
+        train.tried_html(tried)
+        train.estimate_html(tried, TrainConfig())
+    numbers = {name: [0.1] for name in ("reward", "spread", "kl", "entropy", "equal_groups")}
+    curves = Curves(
+        [1], **numbers, change=[0.1], tokens_per_s=[5.5], checks=[Check(1, 0.5, 9, True)],
+        answers=[(0, [("How many?", "4 legs", "56 legs")]), (5, [("How many?", "4", "56")])],
+        notices=[(1, "a notice")],
+    )  # fmt: skip
+    train.answers_html(curves)
+    train.marked("one", "two")
+    plan = Plan("sums", "sums.csv", "choice", TrainConfig(method="lora"))
+    result = {"held_out": HELD_OUT, "forgetting": [HELD_OUT], "numbers": 9, "train_s": 90.0}
+    reports = [
+        RunReport(JobStatus("run", "sums", stage, 7, 20, "said"), plan, curves, ("warned",), result)
+        for stage in (RUNNING, FAILED, FINISHED)
+    ]
+    for report in reports:
+        train.live_html(report)
+    train.runs_html(reports)
+
+
+def draw_experts() -> None:
+    engine = FakeEngine()
+    first, *others = engine.experts()
+    experts.experts_html([])
+    one = replace(first, warning="warned", shipped=False, forgetting=(HELD_OUT,))
+    experts.experts_html([one, replace(first, held_out=None), *others], ["math"])
+    deleted = [Deleted(name, Path(name), 1.0) for name in ("one", "two")]
+    experts.trash_html(deleted, "one")
+    experts.trash_html(deleted)
+    names = ["math", "code"]
+    compared = engine.library.compare(names)
+    measured = HeldOut.from_dict(HELD_OUT)
+    told = replace(compared.experts[0], forgetting=(measured, measured), held_out=measured)
+    experts.picked_html(names, None)
+    experts.picked_html(names, replace(compared, experts=(told, compared.experts[1])))
+
+
+def draw_models() -> None:
+    status = EngineStatus(
+        "ready", 1.0, True, None, "model", "bfloat16", "nf4", 9, "cuda", 8192, basis="int8",
+        why="chosen", note="a note", remarks=("remarked",), copies_bytes=2,
+    )  # fmt: skip
+    for one in (status, replace(status, error="broken"), replace(status, ready=False)):
+        models.loaded_html(one, has_experts=False)
+    models.machine_html("a laptop", "cpu", 8, 4, 3)
+    models.progress_html("downloading", 0.5, " of 3 GB")
+    local = LocalModel("folder", "model", "folder", 10**9, Path("folder"))
+    models.catalogue_html(offers(named_card(12)), (local,), (LLAMA,), LLAMA, "folder")
+    found = sizing(LLAMA, named_card(12))
+    models.sizing_html(found, None)
+    models.sizing_html(replace(found, source="folder"), local)
+    models.table_html(found)
+    models.linked("see https://a.test/b, then `run it`")
+    models.advice_html("see https://a.test/b, then `run it`", urgent=True)
+
+
+def draw_evaluate() -> None:
+    evaluate.status_html(Scored("task", "base", 7, 20, 3, ()), 4, 2)
+    evaluate.done_html(7)
+    results = [
+        Result("task", "base", 50, 20, None, 0.5, 0.5, 1234, None),
+        Result("task", "math", 50, 30, (0.1, 0.02, 0.2), trained=97920, failed_prompts=3),
+        Result("task", "code", 0, 0, failed="failed"),
+        Result("task", "prompt", 0, 0),
+    ]
+    evaluate.table_html(results)
+    evaluate.confusion_html([Confusion("prompt", ("math",), ("math", "other"), ((3, 1),))])
+    record = Record(0, "prompt", "answer", "wanted", True, {"math": 0.5}, "math", {"math": 0.5})
+    evaluate.samples_html([record, replace(record, right=False)] * 30, evaluate.ALL)
+
+
+def draw_adapt() -> None:
+    status_html(Generation(3, 8, ("math",), (), (), (), (), (0.5,), 0.6, 0.0))
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    recorder = Recorder(PAGE, monkeypatch)
+    for draw in (draw_chat, draw_train, draw_experts, draw_models, draw_evaluate, draw_adapt):
+        draw()
+    build_app(FakeEngine()).get_config_file()
+    return recorder
+
+
+def test_no_string_becomes_markup_in_any_template(recorder):
+    drawn = {(file, part) for file, part, _ in recorder.calls}
+    takes_values = {part for part, values in PAGE.parts().items() if values}
+    missing = {part for part in takes_values - drawn if part[0] not in WITHIN_OTHERS}
+    assert missing == {TAKES_STYLES}, "draw these above, so that they are checked too"
+    recorder.check(kept=CHOSEN_BY)
+
+
+def test_a_transcript_is_drawn_fast_enough_to_follow_every_token():
+    """Twenty messages take 0.9 ms on two slow cores; it is drawn 25 times a second."""
+    asked = Message("user", "How many?")
+    dispatch = {"strategy": "prompt", "probabilities": {"math": 0.9}, "alpha": {"math": 0.9}}
+    answer = Message("assistant", "It is **56**.", dispatch, {"second_pass_s": 6.1, "tokens": 5})
+    one = Chat("ab" * 16, "t", (asked, answer) * 10)
+    assert min(timeit.repeat(lambda: chat.transcript_html(one), number=1, repeat=50)) < 0.003
