@@ -1,14 +1,17 @@
 import csv
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from t2local.errors import T2LocalError
 from t2local.evaluation.measure import evaluate
-from t2local.evaluation.report import write_report
+from t2local.evaluation.report import PAGE, page_html, write_report
+from t2local.evaluation.tally import Confusion, Result
 from t2local.evaluation.variants import asking, base
 from t2local.progress import drain
+from tests.markup import Recorder
 
 ABOUT = {"command": "evaluate --task <sums>", "seed": 0}
 
@@ -39,6 +42,16 @@ def test_the_page_needs_no_network_and_reads_answers_as_text(found, tmp_path):
     assert "&lt;sums&gt;" in page
     assert "<sums>" not in page
     assert page.count("<details>") == 2 * 45
+
+
+def test_no_string_becomes_markup_in_the_page(found, monkeypatch):
+    recorder = Recorder(PAGE, monkeypatch)
+    confusion = Confusion("prompt", ("math",), ("math", "other"), ((3, 1),))
+    failed = Result("colours", "broken", 0, 0, failed="why")
+    shown = replace(found, confusions=(confusion,), results=(*found.results, failed))
+    page_html(shown, ABOUT)
+    assert {(file, part) for file, part, _ in recorder.calls} == set(PAGE.parts())
+    recorder.check()
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(found, tmp_path):
