@@ -1,6 +1,9 @@
 """Templates escape what they are given, keep its white space, and refuse what is missing."""
 
+import ast
 import doctest
+import re
+from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
@@ -8,6 +11,15 @@ from markupsafe import Markup
 
 from t2local import html
 from t2local.html import Templates, joined
+from t2local.paths import PROJECT_ROOT
+
+PACKAGE = PROJECT_ROOT / "t2local"
+MODULES = sorted([*(PACKAGE / "ui").rglob("*.py"), *(PACKAGE / "evaluation").rglob("*.py")])
+FILES = sorted(PACKAGE.rglob("templates/*.html"))
+TAG = re.compile(r"</?[a-zA-Z]")
+MAKES_HTML = {"ui/markdown.py"}  # it works on rendered Markdown
+# Rendered Markdown with highlighted code, what stands on both sides of its end, our style sheets.
+TAKES_HTML = {"ui/markdown.py", "ui/chat/view.py", "ui/page.py"}
 
 
 @pytest.fixture
@@ -71,3 +83,27 @@ def test_numbers_are_written_as_their_docstrings_say():
     failed, attempted = doctest.testmod(html)
     assert attempted > 8
     assert not failed
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_html_is_made_by_templates_alone(path):
+    name, tree = path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text("utf-8"))
+    docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree)
+                  if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)}  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module != "html", f"{name} escapes by hand"
+            taken = {alias.name for alias in node.names} if node.module == "markupsafe" else ()
+            assert "Markup" not in taken or name in TAKES_HTML, f"{name} vouches for HTML"
+        if isinstance(node, ast.Import):
+            assert "html" not in {alias.name for alias in node.names}, f"{name} escapes by hand"
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            written = node.value not in docstrings and TAG.search(node.value)
+            assert not written or name in MAKES_HTML, f"{name} holds HTML: {node.value[:60]!r}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.parent.name}/{path.name}")
+def test_a_template_neither_skips_escaping_nor_leaves_an_attribute_unquoted(path: Path):
+    source = path.read_text("utf-8")
+    assert not re.search(r"\|\s*safe\b|autoescape|\bMarkup\b", source)
+    assert not re.search(r"[\w-]=\{[{%]", source)
