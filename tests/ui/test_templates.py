@@ -9,7 +9,7 @@ import pytest
 from t2local.adapt.few_shot import Generation
 from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
-from t2local.engine.jobs import FAILED, FINISHED, RUNNING, JobStatus
+from t2local.engine.job_record import JobStatus
 from t2local.engine.loading import sizing
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.training import RunReport
@@ -19,6 +19,7 @@ from t2local.experts import Deleted, HeldOut
 from t2local.models.fit.automatic import offers
 from t2local.models.fit.memory import named_card
 from t2local.models.load.hub import LocalModel
+from t2local.progress import FAILED, FINISHED, RUNNING
 from t2local.tasks.uploads import keep_text, read_draft
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import DryRunReport
@@ -99,7 +100,7 @@ def draw_train() -> None:
     plan = Plan("sums", "sums.csv", "choice", TrainConfig(method="lora"))
     result = {"held_out": HELD_OUT, "forgetting": [HELD_OUT], "numbers": 9, "train_s": 90.0}
     reports = [
-        RunReport(JobStatus("run", "sums", stage, 7, 20, "said"), plan, curves, ("warned",), result)
+        RunReport(JobStatus("run", "training", "sums", stage, 7, 20, "said"), plan, curves, ("warned",), result)
         for stage in (RUNNING, FAILED, FINISHED)
     ]
     for report in reports:

@@ -47,7 +47,7 @@ def test_answers_are_sent_again_only_when_there_are_new_ones():
     rows, status = [("How many?", "4", "56")], JobStatus("run-1", "training", "sums", RUNNING)
 
     def sent(curves, drawn, folder="run-1"):
-        report = RunReport(replace(status, run=folder), Plan("sums", "", ""), curves)
+        report = RunReport(replace(status, id=folder), Plan("sums", "", ""), curves)
         update = events._present(report, drawn)
         return "answers" in update, update["drawn"]
 
