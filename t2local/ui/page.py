@@ -1,9 +1,12 @@
-"""`build_app(engine)`: the whole page, from small tabs. The engine may still be loading.
+"""`build_app(engine)`: the whole page, from the tabs of one list. The engine may still be loading.
 
+A new tab is a folder of its own (`layout`, `events`, `view`) and one entry in `TABS`.
 The page asks the engine's status twice a second until it is ready, then fills in what depends on
 the model: strategies, sliders, experts, the last chat's settings.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from t2local.engine.chats import Chat
+from t2local.engine.engine import Engine
 from t2local.errors import T2LocalError
 from t2local.ui.adapt.events import AdaptEvents
 from t2local.ui.adapt.layout import create_adapt_tab
@@ -30,9 +34,6 @@ from t2local.ui.train.layout import create_train_tab
 
 POLL_S, IDLE_POLL_S = 0.5, 4.0  # while a model is loaded; to see that another page changes it
 TITLE = "t2local"
-STYLES = (
-    "page.css", "chat.css", "train.css", "experts.css", "adapt.css", "evaluate.css", "models.css",
-)  # fmt: skip
 NO_MODEL = -1
 
 
@@ -48,7 +49,7 @@ class Page(gr.Blocks):
         looks = {
             "theme": page_theme(),
             # in the head, because gradio rewrites the selectors of `css`
-            "head": PAGE.render("page.html", "head", styles=Markup("".join(map(asset, STYLES)))),
+            "head": PAGE.render("page.html", "head", styles=Markup("".join(map(asset, _styles())))),
             "js": f"() => {{ {asset('page.js')} }}",
             "favicon_path": FOLDER / "favicon.svg",
             "footer_links": [],
@@ -59,7 +60,83 @@ class Page(gr.Blocks):
         return super().launch(*args, **{**looks, **options})
 
 
-def build_app(engine: Any) -> Page:
+@dataclass(frozen=True)
+class Room:
+    """What the events of a tab have to do with: the engine, and the page when all is laid out.
+
+    `laid_out`: title -> what the tab's `create` gave. `shown`: title -> the tab itself.
+    """
+
+    engine: Engine
+    page: Page
+    timer: gr.Timer
+    tabs: gr.Tabs
+    laid_out: Mapping[str, Any]
+    shown: Mapping[str, gr.Tab]
+
+
+@dataclass(frozen=True)
+class Tab:
+    """One tab. `create` lays it out; `bind`, once every tab is laid out, makes it act.
+
+    `id`: by which other tabs go to it. `style`: its file in `assets`.
+    """
+
+    title: str
+    create: Callable[[Engine], Any]
+    bind: Callable[[Room], Any]
+    id: str | None = None
+    style: str = ""
+
+
+def _bind_chat(room: Room) -> ChatEvents:
+    events = ChatEvents(room.engine, room.laid_out["Chat"])
+    events.bind()
+    WheelEvents(room.engine, room.laid_out["Chat"]).bind(events.streams)
+    return events
+
+
+def _bind_train(room: Room) -> None:
+    chat, cards = room.laid_out["Chat"], room.laid_out["Experts"].cards
+    events = TrainEvents(room.engine, room.laid_out["Train"], chat, cards, room.tabs)
+    events.bind(room.page, room.shown["Train"])
+
+
+def _bind_adapt(room: Room) -> None:
+    events = AdaptEvents(room.engine, room.laid_out["Adapt"], room.laid_out["Chat"], room.tabs)
+    events.bind(room.shown["Adapt"])
+
+
+def _bind_experts(room: Room) -> None:
+    events = ExpertsEvents(room.engine, room.laid_out["Experts"], room.laid_out["Chat"], room.tabs)
+    events.bind(room.page, room.shown["Experts"])
+
+
+def _bind_evaluate(room: Room) -> None:
+    EvaluateEvents(room.engine, room.laid_out["Evaluate"], room.shown["Evaluate"]).bind()
+
+
+def _bind_models(room: Room) -> None:
+    own = room.shown["Models"]
+    ModelsEvents(room.engine, room.laid_out["Models"], own, room.tabs, room.timer).bind()
+
+
+TABS = [
+    Tab("Chat", lambda engine: create_chat_tab(engine.status), _bind_chat, CHAT, "chat.css"),
+    Tab("Train", lambda engine: create_train_tab(), _bind_train, "train", "train.css"),
+    Tab("Adapt", lambda engine: create_adapt_tab(), _bind_adapt, "adapt-tab", "adapt.css"),
+    Tab("Experts", create_experts_tab, _bind_experts, style="experts.css"),
+    Tab("Evaluate", lambda engine: create_evaluate_tab(), _bind_evaluate, style="evaluate.css"),
+    Tab("Models", lambda engine: create_models_tab(), _bind_models, style="models.css"),
+]
+
+
+def _styles() -> list[str]:
+    """The page's own first, which a tab's may refine."""
+    return ["page.css", *(tab.style for tab in TABS if tab.style)]
+
+
+def build_app(engine: Engine) -> Page:
     """The page of one engine; `engine.start()` may be called before or after."""
     with Page(title=TITLE, fill_width=True, fill_height=True, analytics_enabled=False) as page:
         page.served = (engine.chats.pictures_folder,)
@@ -67,28 +144,15 @@ def build_app(engine: Any) -> Page:
             header_html(engine.status), elem_id="header", apply_default_css=False, js_on_load=None
         )
         timer = gr.Timer(POLL_S)
+        laid_out, shown_tabs = {}, {}
         with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab("Chat", id=CHAT):
-                tab = create_chat_tab(engine.status)
-            with gr.Tab("Train", id="train") as train_shown:
-                train = create_train_tab()
-            with gr.Tab("Adapt", id="adapt-tab") as adapt_shown:
-                adapt = create_adapt_tab()
-            with gr.Tab("Experts") as experts_shown:
-                experts = create_experts_tab(engine)
-            with gr.Tab("Evaluate") as evaluate_shown:
-                evaluate = create_evaluate_tab()
-            with gr.Tab("Models") as models_shown:
-                models = create_models_tab()
-        chat_events = ChatEvents(engine, tab)
-        chat_events.bind()
-        WheelEvents(engine, tab).bind(chat_events.streams)
-        TrainEvents(engine, train, tab, experts.cards, tabs).bind(page, train_shown)
-        ExpertsEvents(engine, experts, tab, tabs).bind(page, experts_shown)
-        AdaptEvents(engine, adapt, tab, tabs).bind(adapt_shown)
-        EvaluateEvents(engine, evaluate, evaluate_shown).bind()
-        ModelsEvents(engine, models, models_shown, tabs, timer).bind()
-        _Opening(engine, tab, chat_events, header, experts.cards, timer).bind(page)
+            for tab in TABS:
+                with gr.Tab(tab.title, id=tab.id) as shown_tabs[tab.title]:
+                    laid_out[tab.title] = tab.create(engine)
+        room = Room(engine, page, timer, tabs, laid_out, shown_tabs)
+        events = {tab.title: tab.bind(room) for tab in TABS}
+        chat, cards = laid_out["Chat"], laid_out["Experts"].cards
+        _Opening(engine, chat, events["Chat"], header, cards, timer).bind(page)
     return page
 
 
@@ -96,8 +160,8 @@ class _Opening:
     """A page being opened, and its wait for the model."""
 
     def __init__(
-        self, engine: Any, tab: ChatTab, chat_events: ChatEvents, header: gr.HTML, experts: gr.HTML,
-        timer: gr.Timer,
+        self, engine: Engine, tab: ChatTab, chat_events: ChatEvents, header: gr.HTML,
+        experts: gr.HTML, timer: gr.Timer,
     ) -> None:  # fmt: skip
         self.engine, self.tab, self.chat_events = engine, tab, chat_events
         self.header, self.experts, self.timer = header, experts, timer

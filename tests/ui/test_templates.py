@@ -100,7 +100,13 @@ def draw_train() -> None:
     plan = Plan("sums", "sums.csv", "choice", TrainConfig(method="lora"))
     result = {"held_out": HELD_OUT, "forgetting": [HELD_OUT], "numbers": 9, "train_s": 90.0}
     reports = [
-        RunReport(JobStatus("run", "training", "sums", stage, 7, 20, "said"), plan, curves, ("warned",), result)
+        RunReport(
+            JobStatus("run", "training", "sums", stage, 7, 20, "said"),
+            plan,
+            curves,
+            ("warned",),
+            result,
+        )
         for stage in (RUNNING, FAILED, FINISHED)
     ]
     for report in reports:
