@@ -11,10 +11,13 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from t2local.errors import T2LocalError
 from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, asked_for
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from t2local.engine.engine import Engine
 
 LOCAL, EVERYWHERE, DEFAULT_PORT = "127.0.0.1", "0.0.0.0", 7860
 
@@ -76,7 +79,7 @@ def check_free(host: str, port: int) -> None:
             ) from None
 
 
-def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], Any]) -> int:
+def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "Engine"]) -> int:
     """Serve the page until interrupted; the exit status: 0, or 1 after one clear line on stderr."""
     options = parser().parse_args(arguments)
     if options.data_dir is not None:

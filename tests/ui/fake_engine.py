@@ -13,7 +13,11 @@ from dataclasses import replace
 from t2local.adapt.answer_stream import BASE_ROW, MANUAL, Dispatch, Dispatched, Done, Steered, Token
 from t2local.adapt.dispatch import offered
 from t2local.engine.chats import ChatStore
+from t2local.engine.downloads import Downloads
+from t2local.engine.evaluations import Evaluations
 from t2local.engine.jobs import Jobs
+from t2local.engine.loading import Choice
+from t2local.engine.model_slot import ModelSlot, Uses
 from t2local.engine.requests import (
     ChatRequest,
     EngineStatus,
@@ -21,6 +25,8 @@ from t2local.engine.requests import (
     NextTokens,
     Spectrum,
 )
+from t2local.engine.searches import Searches
+from t2local.engine.shelf import Shelf
 from t2local.engine.training import Training
 from t2local.errors import T2LocalError
 from t2local.svf.mixing import Mixture
@@ -66,6 +72,11 @@ class FakeEngine:
         self._lock = threading.Lock()
         self.jobs = Jobs()
         self.training = Training(self.jobs, _no_model, lambda expert: None)
+        needs = self.jobs, _no_model, Shelf, Uses(), lambda: None
+        self.searches, self.evaluations = Searches(*needs), Evaluations(*needs)
+        self.downloads = Downloads(self.jobs)
+        self.models = ModelSlot(Choice("embedded"), self.jobs, Uses(), lambda: None)
+        self.switched: list[Choice] = []
         self.library = FakeLibrary(shipped_experts)
 
     def start(self) -> None:
@@ -82,6 +93,14 @@ class FakeEngine:
             "ready", 1.0, True, None, "SmolLM2-135M-Instruct", "float32", "none", 1_130_000_000,
             "cpu", 8192, sees=self.sees,
         )  # fmt: skip
+
+    def switch(
+        self, source: str, quantize: str = "auto", basis: str = "auto", targets: str = "all"
+    ) -> None:
+        self.switched.append(Choice(source, quantize, basis, targets))
+
+    def draft(self, run: str) -> str:
+        return _no_model()
 
     def experts(self) -> list[ExpertInfo]:
         return self.library.all()

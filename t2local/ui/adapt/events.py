@@ -5,7 +5,6 @@ a reload, a second tab and a restarted server show the same search with its sett
 """
 
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -13,6 +12,7 @@ from t2local import paths, plots
 from t2local.adapt.answer_stream import FEW_SHOT
 from t2local.adapt.cem import LIGHT, MOST_SHOTS, CEMConfig
 from t2local.adapt.few_shot import Generation
+from t2local.engine.engine import Engine
 from t2local.engine.job_record import SEARCH
 from t2local.engine.searches import SearchPlan, few_examples
 from t2local.errors import T2LocalError
@@ -36,7 +36,7 @@ NO_ROWS = "There are no examples yet; type some, or choose a file."
 class AdaptEvents:
     """Binds an `AdaptTab` to an engine. `tabs`: the page's, to go to the chat."""
 
-    def __init__(self, engine: Any, tab: AdaptTab, chat: ChatTab, tabs: gr.Tabs) -> None:
+    def __init__(self, engine: Engine, tab: AdaptTab, chat: ChatTab, tabs: gr.Tabs) -> None:
         self.engine, self.tab, self.chat, self.tabs = engine, tab, chat, tabs
 
     def bind(self, own: gr.Tab) -> None:

@@ -9,6 +9,7 @@ import gradio as gr
 
 from t2local.adapt.answer_stream import BASE, Dispatched, Token
 from t2local.engine.chats import Chat
+from t2local.engine.engine import Engine
 from t2local.errors import T2LocalError
 from t2local.ui.chat import turns
 from t2local.ui.chat.layout import ChatTab, drafted
@@ -32,7 +33,7 @@ MODEL = {"concurrency_id": "model", "concurrency_limit": 4}
 class ChatEvents:
     """Binds a `ChatTab` to an engine; holds no state of its own."""
 
-    def __init__(self, engine: Any, tab: ChatTab) -> None:
+    def __init__(self, engine: Engine, tab: ChatTab) -> None:
         self.engine, self.tab, self.wheel = engine, tab, tab.wheel
         self.inputs = {tab.chat_id, tab.message, tab.compare, *tab.wheel.inputs}
         self.shown_chat = [
@@ -232,7 +233,7 @@ NOTHING_YET = "Write a message, then move a slider: the bars show how the answer
 class WheelEvents:
     """Binds the wheel of a `ChatTab` to an engine; holds no state of its own."""
 
-    def __init__(self, engine: Any, tab: ChatTab) -> None:
+    def __init__(self, engine: Engine, tab: ChatTab) -> None:
         self.engine, self.tab, self.wheel = engine, tab, tab.wheel
         self.inputs = {tab.chat_id, tab.message, tab.plots_open, *tab.wheel.inputs}
         self.inputs.add(tab.wheel.plots.matrix)

@@ -13,6 +13,7 @@ from typing import Any
 
 from t2local.adapt.answer_stream import BASE_ROW, MANUAL, Dispatched, Done, Steered, Token
 from t2local.engine.chats import Chat, Message
+from t2local.engine.engine import Engine
 from t2local.engine.requests import (
     ChatRequest,
     Controls,
@@ -48,7 +49,7 @@ class Live:
     context_used: int = 0
 
 
-def answer(engine: Any, session: str, chat: Chat, asked: Asked) -> Iterator[Live]:
+def answer(engine: Engine, session: str, chat: Chat, asked: Asked) -> Iterator[Live]:
     """Answer the last user message; an answer already there is replaced by the new one.
 
     Raises `T2LocalError` as the engine does, and when another tab is answering this chat.
@@ -57,7 +58,7 @@ def answer(engine: Any, session: str, chat: Chat, asked: Asked) -> Iterator[Live
     yield from _speak(engine, session, chat.unanswered(), asked, before)
 
 
-def carry_on(engine: Any, session: str, chat: Chat, asked: Asked) -> Iterator[Live]:
+def carry_on(engine: Engine, session: str, chat: Chat, asked: Asked) -> Iterator[Live]:
     """Continue the last answer where it stopped, with the mixture it stopped with.
 
     Raises `T2LocalError` when there is no answer to continue.
@@ -70,7 +71,7 @@ def carry_on(engine: Any, session: str, chat: Chat, asked: Asked) -> Iterator[Li
 
 
 def _speak(
-    engine: Any,
+    engine: Engine,
     session: str,
     chat: Chat,
     asked: Asked,

@@ -9,6 +9,7 @@ import gradio as gr
 from t2local import plots
 from t2local.adapt.dispatch import offered
 from t2local.engine.chats import Chat
+from t2local.engine.engine import Engine
 from t2local.engine.requests import (
     Controls,
     ExpertInfo,
@@ -74,7 +75,7 @@ class PlotsPanel:
         return [self.matrix, self.dispatch, self.mixture, self.heatmap, self.spectrum]
 
     def draw(
-        self, engine: Any, dispatch: Mapping[str, Any], mixture: Mixture, matrix: str | None
+        self, engine: Engine, dispatch: Mapping[str, Any], mixture: Mixture, matrix: str | None
     ) -> dict[Any, Any]:
         """All four figures for the last dispatch and the present sliders."""
         names = engine.matrix_names()
@@ -162,7 +163,7 @@ class Wheel:
             compare,
         )
 
-    def show_chat(self, engine: Any, chat: Chat) -> dict[Any, Any]:
+    def show_chat(self, engine: Engine, chat: Chat) -> dict[Any, Any]:
         """Updates that bring back the settings a chat was last asked with."""
         controls = controls_from_json(chat.controls)
         mixture = controls.mixture

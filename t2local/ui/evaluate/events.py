@@ -8,12 +8,12 @@ off, its scored prompts are kept, and the same request goes on from there.
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
 from t2local import plots
 from t2local.adapt.answer_stream import BASE
+from t2local.engine.engine import Engine
 from t2local.engine.evaluations import EvaluationPlan, EvaluationReport
 from t2local.engine.job_record import EVALUATION
 from t2local.evaluation.benchmark_tasks import BENCHMARKS
@@ -39,7 +39,7 @@ QUIET = {"show_progress": "hidden"}
 class EvaluateEvents:
     """Binds an `EvaluateTab` to an engine. `shown_tab`: the tab's own, to see it being opened."""
 
-    def __init__(self, engine: Any, tab: EvaluateTab, shown_tab: gr.Tab) -> None:
+    def __init__(self, engine: Engine, tab: EvaluateTab, shown_tab: gr.Tab) -> None:
         self.engine, self.tab, self.shown_tab = engine, tab, shown_tab
 
     def bind(self) -> None:

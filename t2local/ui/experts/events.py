@@ -5,11 +5,11 @@ After every change the chat's sliders and strategies follow at once; a renamed e
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
 from t2local import plots
+from t2local.engine.engine import Engine
 from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.wheel import mixer_update, read_alpha
 from t2local.ui.experts.layout import ExpertsTab
@@ -30,7 +30,7 @@ SHOW_PANEL = "() => document.getElementById('compare-panel')?.scrollIntoView({bl
 class ExpertsEvents:
     """Binds an `ExpertsTab` to an engine. `tabs`: the page's, to go to the chat."""
 
-    def __init__(self, engine: Any, tab: ExpertsTab, chat: ChatTab, tabs: gr.Tabs) -> None:
+    def __init__(self, engine: Engine, tab: ExpertsTab, chat: ChatTab, tabs: gr.Tabs) -> None:
         self.engine, self.tab, self.wheel, self.tabs = engine, tab, chat.wheel, tabs
         self.inputs = {tab.picked, tab.name, self.wheel.mixer, self.wheel.strategy}
         self.panel = [tab.picked, tab.panel, tab.table, tab.likeness, tab.curves]

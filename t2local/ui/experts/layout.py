@@ -4,10 +4,10 @@ Laid out here; what it does is in `experts_events`.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 
+from t2local.engine.engine import Engine
 from t2local.ui.experts.view import experts_html
 from t2local.ui.style import asset, caption_html
 
@@ -28,7 +28,7 @@ class ExpertsTab:
     download: gr.Textbox
 
 
-def create_experts_tab(engine: Any) -> ExpertsTab:
+def create_experts_tab(engine: Engine) -> ExpertsTab:
     with gr.Column(elem_id="experts-tab"):
         with gr.Column(visible=False, elem_id="compare-panel") as panel:
             table = _html("", "compare-table")

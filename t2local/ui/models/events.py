@@ -5,12 +5,11 @@ Downloads and loading belong to the engine: a reload or a second tab shows the s
 page follows by its own timer, which a change of model wakes.
 """
 
-from typing import Any
-
 import gradio as gr
 
 from t2local import plots
 from t2local.engine.downloads import DONE, FAILED, STOPPED, Download
+from t2local.engine.engine import Engine
 from t2local.engine.loading import Sizing, Wish, on_disk, sizing
 from t2local.engine.requests import EngineStatus
 from t2local.errors import T2LocalError
@@ -37,7 +36,7 @@ class ModelsEvents:
     """Binds a `ModelsTab` to an engine. `page_timer`: the page's own wait for the model."""
 
     def __init__(
-        self, engine: Any, tab: ModelsTab, own: gr.Tab, tabs: gr.Tabs, page_timer: gr.Timer
+        self, engine: Engine, tab: ModelsTab, own: gr.Tab, tabs: gr.Tabs, page_timer: gr.Timer
     ) -> None:
         self.engine, self.tab, self.own = engine, tab, own
         self.tabs, self.page_timer = tabs, page_timer

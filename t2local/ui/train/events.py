@@ -6,11 +6,11 @@ reload, a second tab and a restarted server show the same.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import gradio as gr
 
 from t2local import plots
+from t2local.engine.engine import Engine
 from t2local.engine.training import RunReport
 from t2local.errors import T2LocalError
 from t2local.progress import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
@@ -49,7 +49,7 @@ class TrainEvents:
     """
 
     def __init__(
-        self, engine: Any, tab: TrainTab, chat: ChatTab, experts: gr.HTML, tabs: gr.Tabs
+        self, engine: Engine, tab: TrainTab, chat: ChatTab, experts: gr.HTML, tabs: gr.Tabs
     ) -> None:
         self.engine, self.training, self.chat = engine, engine.training, chat
         self.experts, self.tabs = experts, tabs
