@@ -23,13 +23,13 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--basis", default=AUTO, choices=asked_for(BASES))
 
 
-def add_reward_argument(parser: argparse.ArgumentParser) -> None:
-    """`--reward`: what answers earn."""
-    known = ", ".join(sorted(REWARDS))
-    parser.add_argument(
-        "--reward", metavar="NAME",
-        help=f"one of {known}, or a sum such as numeric+0.2*length; default: what fits the answers",
-    )  # fmt: skip
+def add_reward_argument(
+    parser: argparse.ArgumentParser, of: str = "", needed: bool = False
+) -> None:
+    """`--reward`: what answers earn. `of`: which answers. `needed`: there is no default."""
+    known = f"{of}one of {', '.join(sorted(REWARDS))}, or a sum such as numeric+0.2*length"
+    default = "" if needed else "; default: what fits the answers"
+    parser.add_argument("--reward", metavar="NAME", help=known + default)
 
 
 def open_model(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from t2local.adapt.dispatch import asking_strategies
-from t2local.cli.common import add_model_arguments, log, log_progress
+from t2local.cli.common import add_model_arguments, add_reward_argument, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.engine.evaluations import EvaluationPlan
 from t2local.errors import T2LocalError
@@ -35,7 +35,7 @@ def add_parser(subparsers) -> None:
     )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="questions of each task")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
-    parser.add_argument("--reward", default="", help="for a file; default: what fits its answers")
+    add_reward_argument(parser, "of answers to a file: ")
     parser.add_argument(
         "--written", action="store_true", help="choices answered in words, as the paper's code does"
     )
@@ -80,7 +80,7 @@ def _plan(arguments: argparse.Namespace) -> EvaluationPlan:
         arguments.limit,
         arguments.seed,
         arguments.written,
-        arguments.reward,
+        arguments.reward or "",
         arguments.max_new_tokens,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from t2local import paths
 from t2local.adapt.applier import holding
-from t2local.cli.common import add_storage_arguments, log, open_model
+from t2local.cli.common import add_reward_argument, add_storage_arguments, log, open_model
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, HeldOut, Library, read_expert
 from t2local.experts.expert import IN_ORDER, check_free, free_name, transfer_warning
@@ -222,7 +222,7 @@ def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
     """`--data`, `--reward`, `--limit` and `--max-new-tokens`: measure before and after."""
     named = ", ".join(DATASETS)
     parser.add_argument("--data", metavar="FILE", help=f"measure on it: a file, or {named}")
-    parser.add_argument("--reward", metavar="NAME", help="how answers to --data are scored")
+    add_reward_argument(parser, "of answers to --data: ", needed=True)
     parser.add_argument("--limit", type=int, metavar="N", help="the first N rows only")
     parser.add_argument("--max-new-tokens", type=int, default=128)
 
