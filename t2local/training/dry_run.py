@@ -4,6 +4,7 @@ One step is taken on a throw-away `z` to measure its time. Settings that follow 
 and rows that do not fit the model's context, are told here too.
 """
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +24,12 @@ from t2local.tasks.rows import Example, shown, too_long
 from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.forecast import checks, other_seconds
 from t2local.training.methods import method_for
-from t2local.training.policies import policy_for
-from t2local.training.reports import BatchStatistics
+from t2local.training.policies import Policy, policy_for, sampling_seed
+from t2local.training.reports import BatchStatistics, DryRun
 from t2local.training.step_memory import StepWork, step_bytes
-from t2local.training.validation import DRY_RUN_PROMPTS, OtherTask, dry_run
+from t2local.training.validation import OtherTask
 
+DRY_RUN_PROMPTS = 8
 SHOWN, TRIED = 6, 2
 FEWEST_STEPS, MOST_STEPS = 4, 1000
 LENGTHS = {"a minute": 60.0, "five minutes": 300.0, "ten minutes": 600.0, "an hour": 3600.0}
@@ -66,6 +68,26 @@ class DryRunReport:
     @property
     def fits(self) -> bool:
         return self.memory_bytes <= self.free_bytes
+
+
+def dry_run(policy: Policy, examples: Sequence[Example], seed: int) -> DryRun:
+    """Rewards of the base model on a few prompts. Raises `T2LocalError` if all are equal."""
+    chosen = random.Random(seed).sample(list(examples), min(DRY_RUN_PROMPTS, len(examples)))
+    base = StepWork(0, lambda: policy.svf.using({}))
+    rollout = policy.rollout(chosen, seed, base)
+    groups = [[0.0 if r is None else r for r in g] for g in policy.rewards(rollout, base)]
+    said = zip(chosen, rollout.texts, groups, strict=True)
+    flat = [(e.prompt, t, r) for e, ts, rs in said for t, r in zip(ts, rs, strict=True)]
+    rewards = {r for _, _, r in flat}
+    equal = sum(len(set(group)) == 1 for group in groups) / len(groups)
+    if len(rewards) == 1:
+        example = flat[0][1].strip().replace("\n", " ")[:80]
+        raise T2LocalError(
+            f"Nothing to learn from: all {len(flat)} trial answers of the base model earned "
+            f"{rewards.pop():+g} (one was '{example}'); choose a reward with partial credit, "
+            "easier examples, or more samples a prompt."
+        )
+    return DryRun(flat, equal)
 
 
 def dry_run_report(
@@ -154,9 +176,15 @@ def _trial_step(
     """Seconds of one step on `rows`, and what it gave."""
     method = method_for(loaded, svf, config)
     started = time.perf_counter()
-    hold = method.holding(method.start().requires_grad_())
-    batch = policy_for(loaded, svf, rows, reward, config).accumulate(rows, StepWork(0, hold))
-    return time.perf_counter() - started, batch
+    work = StepWork(0, method.holding(method.start().requires_grad_()))
+    policy = policy_for(loaded, svf, rows, reward, config)
+    rollout = policy.rollout(rows, sampling_seed(config, 0), work)
+    rewards, terms = policy.rewards(rollout, work), []
+    for loss, part in policy.losses(rollout, policy.advantages(rewards), work):
+        with work.clock("backward"), work.hold():
+            loss.backward()
+        terms.append(part)
+    return time.perf_counter() - started, policy.statistics(rewards, terms, work)
 
 
 def _refusal(loaded, svf, source: Dataset, reward: str, config: TrainConfig) -> str:

@@ -1,4 +1,4 @@
-"""The training loop: rollout, reward, loss, step, report, read from top to bottom.
+"""The training loop: rollout, rewards, advantages, loss, step, report, from top to bottom.
 
 AdamW on one flat vector (paper, section 3.1: `z` by SVF and policy gradient), gradient norm
 clipped, the best checkpoint by validation kept (Table 6). Departures: the trainable number is `z`
@@ -21,8 +21,9 @@ from t2local.progress import CancelToken
 from t2local.svf import SVFModel
 from t2local.tasks.rows import Example
 from t2local.training.config import POLICY_GRADIENT, TrainConfig
+from t2local.training.dry_run import dry_run
 from t2local.training.methods import Method, change_by_layer, method_for, overall_change
-from t2local.training.policies import policy_for
+from t2local.training.policies import policy_for, sampling_seed
 from t2local.training.processes import Processes
 from t2local.training.reports import (
     Answers,
@@ -43,7 +44,7 @@ from t2local.training.step_memory import (
     wants_checkpointing,
     with_fewer_rows,
 )
-from t2local.training.validation import Scored, dry_run, score_greedy
+from t2local.training.validation import Scored, score_greedy
 
 ANSWERS_SHOWN = 3  # validation prompts whose answers are shown beside the base model's
 
@@ -71,35 +72,15 @@ def train(
     """
     method, processes = method or method_for(loaded, svf, config), processes or Processes()
     device = next(iter(svf.singular_values.values())).device
-
     checkpointing = wants_checkpointing(loaded, examples, config)
 
     def score(flat: torch.Tensor) -> Scored:
         hold = method.holding(flat)
         return score_greedy(loaded, hold, validation, reward, config.max_new_tokens, processes)
 
-    def gradient(
-        batch: Sequence[Example], step: int, rows_per_forward: int
-    ) -> tuple[BatchStatistics, int]:
-        """Leave the batch's gradient in `flat.grad`; each process does its share of the prompts.
-
-        Gives the statistics of all, and the bytes that this process took for its share.
-        """
-        flat.grad, before = torch.zeros_like(flat), held_bytes(loaded.device)
-        clock, statistics = Clock(lambda: held_bytes(loaded.device)), None
-        share = processes.share(batch)
-        if share:
-            with clock("forward"):
-                work = StepWork(step, method.holding(flat), clock, share.start, len(batch))
-            allowed = replace(config, rows_per_forward=rows_per_forward)
-            policy = policy_for(loaded, svf, examples, reward, allowed)
-            with gradient_checkpointing(loaded.model, checkpointing):
-                statistics = policy.accumulate([batch[i] for i in share], work)
-        return processes.combine(flat.grad, statistics), max(0, clock.most_bytes - before)
-
     if state is None:
-        policy = policy_for(loaded, svf, examples, reward, config)
         if config.objective == POLICY_GRADIENT:
+            policy = policy_for(loaded, svf, examples, reward, config)
             yield dry_run(policy, examples, config.seed)
         state = TrainState.start(method.start().to(device), config.rows_per_forward)
         scored = score(state.flat)  # the base model is the first candidate
@@ -109,8 +90,41 @@ def train(
     flat = state.flat.to(device, copy=True).requires_grad_()
     optimiser = torch.optim.AdamW([flat], lr=config.learning_rate, weight_decay=0.0)
     _restore(optimiser, flat, state)
-    stopped = "all steps done"
 
+    def gradient(
+        batch: Sequence[Example], step: int, rows_per_forward: int
+    ) -> tuple[BatchStatistics, int]:
+        """`−∂J` of the batch in `flat.grad`: each process does its share of the prompts.
+
+        Gives the statistics of all, and the bytes that this process took for its share. A function
+        of its own so that a step for which memory runs out leaves no tensor behind.
+        """
+        flat.grad, before = torch.zeros_like(flat), held_bytes(loaded.device)
+        clock, statistics = Clock(lambda: held_bytes(loaded.device)), None
+        share = processes.share(batch)
+        if share:
+            with clock("forward"):
+                hold = method.holding(flat)
+            prompts = [batch[i] for i in share]
+            work = StepWork(step, hold, clock, share.start, len(batch))
+            policy = policy_for(
+                loaded, svf, examples, reward, replace(config, rows_per_forward=rows_per_forward)
+            )
+            with gradient_checkpointing(loaded.model, checkpointing):
+                # Text is sampled: REINFORCE. Choices are all listed, and their loss is minus the
+                # exact expected reward. Imitated answers are given, with reward 1.
+                rollout = policy.rollout(prompts, sampling_seed(config, step), work)
+                rewards = policy.rewards(rollout, work)  # [B][A], of each prompt's actions
+                advantages = policy.advantages(rewards)  # [B][A]
+                terms = []
+                for loss, part in policy.losses(rollout, advantages, work):  # a slice each
+                    with clock("backward"), work.hold():  # checkpoints compute blocks again
+                        loss.backward()
+                    terms.append(part)
+            statistics = policy.statistics(rewards, terms, work)
+        return processes.combine(flat.grad, statistics), max(0, clock.most_bytes - before)
+
+    stopped = "all steps done"
     batches = islice(_batches(examples, config), state.step, None)
     while state.step < config.steps:
         step, batch = state.step + 1, next(batches)

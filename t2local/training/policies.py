@@ -1,21 +1,19 @@
-"""Gradients of expected reward, for the two kinds of action.
+"""Rollout, rewards, advantages and loss of a training step, for three kinds of action.
 
-*Choice*: the policy is the softmax of the choices' scores over `temperature`; expected reward and
-KL are exact sums, so nothing is sampled and no baseline is needed (it would cancel). Single-token
-labels want a temperature above 1: at 1 the base is sure and wrong, and its gradient vanishes.
 *Text*: REINFORCE (paper, section 3.1) on sampled completions. Departures, each selectable back in
 `TrainConfig`: groups of samples with a leave-one-out baseline instead of one sample without;
-KL(π_z ‖ π_base) from sampled tokens instead of the sum over the vocabulary: its value by the
-estimator k3, its gradient by k2 = ½ (log π_z − log π_base)², whose expectation it is.
-A prompt is read once for all its samples in a forward.
-The base model's values come from `z = 1` forwards of the same model: there is no second copy. With
-λ = 0 the KL is only reported: it is then measured on one slice of the batch, another each step.
-
-Each `accumulate` leaves `−∂J` in the gradient of what is held and gives the batch's statistics.
+KL(π_z ‖ π_base) from sampled tokens instead of the sum over the vocabulary.
+*Choices*: nothing is sampled. The policy is the softmax of the choices' scores over `temperature`,
+expected reward and KL are exact sums, and a baseline would cancel. Single-token labels want a
+temperature above 1: at 1 the base is sure and wrong, and its gradient vanishes.
+*Given answers* are imitated (next-token loss): the paper's ablation in Table 4.
+`training.loop` puts the pieces together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Protocol
 
 import torch
 
@@ -44,122 +42,65 @@ from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.reports import BatchStatistics
 from t2local.training.step_memory import StepWork, measures_kl, slices
 
-# --- The next-token objective: imitate the given answers instead of being rewarded for one's own.
-#
-# The paper's ablation (Table 4) compares SVF by policy gradient with SVF by this loss; it runs
-# through the same loop, data, validation and checkpoints. Loss: −log π_z(answer | prompt), a
-# token's mean over the batch, plus λ · KL(π_z ‖ π_base) on those tokens. No sampling, no dry run.
+Rewards = list[list[float | None]]  # [B][A], an action each; None where a row cannot be scored
 
 
-class NextTokenPolicy:
-    """Cross-entropy on the right answers; `reward_mean` reports the mean log-likelihood a token."""
+@dataclass(frozen=True)
+class Rollout:
+    """What was done about each of `B` prompts: `A` actions a prompt.
 
-    def __init__(self, loaded: LoadedModel, svf: SVFModel, config: TrainConfig):
-        self.loaded, self.svf, self.config = loaded, svf, config
+    `texts` `[B][A]`; `token_ids` `[B][A]`: the same with the end of turn, which is an action too
+    unless a sample was cut at the limit. Choices have no token ids: all are listed, none sampled.
+    """
 
-    def accumulate(self, batch: Sequence[Example], work: StepWork) -> BatchStatistics:
-        """Leave the loss's gradient in what is held; the statistics are per token."""
-        clock, config = work.clock, self.config
-        answers = [self._answer_ids(example) for example in batch]
-        tokens = sum(map(len, answers))
-        log_sum = kl_sum = 0.0
-        kl_tokens = 0
-        parts = slices(range(len(batch)), config.rows_per_forward)
-        for number, places in enumerate(parts):
-            packed = pack_choices(
-                [prompt_ids(self.loaded, batch[i]) for i in places],
-                [[answers[i]] for i in places],
-                pad_id=0,
-            )
-            with_kl = measures_kl(config, number, len(parts), work.step)
-            with clock("forward"):
-                log_probs, kl = self._forward(packed, work, with_kl)
-            loss = config.kl_coefficient * kl.sum() - log_probs.sum()
-            with clock("backward"), work.hold():  # checkpoints compute blocks again
-                (loss / tokens).backward()
-            log_sum, kl_sum = log_sum + log_probs.detach().sum().item(), kl_sum + kl.sum().item()
-            kl_tokens += len(kl) if with_kl else 0
-        likelihood = log_sum / tokens
-        return BatchStatistics(
-            reward_mean=likelihood,
-            reward_sd=0.0,
-            kl_policy_from_base=kl_sum / kl_tokens,
-            entropy=-likelihood,
-            equal_groups=0.0,
-            tokens=tokens,
-            seconds=dict(clock.seconds),
-            weight=tokens,
-        )
-
-    def _forward(
-        self, packed: PackedChoices, work: StepWork, with_kl: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        model = self.loaded.model
-        with work.hold():
-            states, targets, _ = predictor_states(model, packed)
-        if not with_kl:
-            log_probs = log_probabilities(model, states, targets)
-            return log_probs, torch.zeros_like(log_probs)
-        with torch.no_grad(), self.svf.using({}):
-            base_states, _, _ = predictor_states(model, packed)
-        return log_probabilities_and_kl(model, states, base_states, targets)
-
-    def _answer_ids(self, example: Example) -> list[int]:
-        choices, label = example.columns.get("choices"), example.columns.get("label")
-        text = choices[label] if choices and isinstance(label, int) else example.answer
-        ids = self.loaded.tokenizer.encode(text, add_special_tokens=False)
-        return [*ids, end_of_turn(self.loaded.tokenizer)]
+    examples: Sequence[Example]
+    texts: Sequence[Sequence[str]]
+    token_ids: Sequence[Sequence[list[int]]] = ()
 
 
-class ChoicePolicy:
-    """Exact expected reward over the listed choices of each example."""
+@dataclass(frozen=True)
+class SliceTerms:
+    """What the loss of one slice was made of; sums over tokens, or a value a prompt (choices).
 
-    def __init__(self, loaded: LoadedModel, svf: SVFModel, reward: str, config: TrainConfig):
-        self.loaded, self.svf, self.reward, self.config = loaded, svf, reward, config
+    `kl_count`: of how many tokens or prompts the KL was measured. `expected`: rewards (choices).
+    """
 
-    def rewards(self, example: Example) -> list[float]:
-        choices = example.columns["choices"]
-        scored = rewards_of(self.reward, [example] * len(choices), choices)
-        return [0.0 if r is None else r for r in scored]
+    kl: Sequence[float]
+    kl_count: int
+    entropy: Sequence[float]
+    tokens: int
+    expected: Sequence[float] = ()
 
-    def samples(self, examples: Sequence[Example]) -> list[list[tuple[str, float]]]:
-        """Each example's choices with their rewards (the dry run: nothing need be sampled)."""
-        return [list(zip(e.columns["choices"], self.rewards(e), strict=True)) for e in examples]
 
-    def accumulate(self, batch: Sequence[Example], work: StepWork) -> BatchStatistics:
-        clock, expected, kls, entropies, spreads = work.clock, [], [], [], []
-        tokens = 0
-        parts = slices(range(len(batch)), self.config.rows_per_forward)
-        for number, places in enumerate(parts):
-            part = [batch[i] for i in places]
-            base = None
-            if measures_kl(self.config, number, len(parts), work.step):
-                base = self._base_log_policy(part, work)
-            with clock("forward"), work.hold():
-                scores = score_choices(self.loaded, part)
-            losses = []
-            for i, (example, row) in enumerate(zip(part, scores, strict=True)):
-                log_policy = (row / self.config.temperature).log_softmax(dim=0)  # [K]
-                reward = torch.tensor(self.rewards(example), device=row.device)
-                value = (log_policy.exp() * reward).sum()
-                losses.append(-value)
-                if base is not None:
-                    kl = (log_policy.exp() * (log_policy - base[i])).sum()
-                    losses.append(self.config.kl_coefficient * kl)
-                    kls.append(kl.item())
-                expected.append(value.item())
-                entropies.append(-(log_policy.exp() * log_policy).sum().item())
-                spreads.append(float(reward.std(correction=0)))
-                tokens += choice_tokens(self.loaded, example)
-            with clock("backward"), work.hold():  # checkpoints compute blocks again
-                (torch.stack(losses).sum() / len(batch)).backward()
-        return _statistics(expected, sum(kls) / len(kls), entropies, spreads, tokens, clock)
+Losses = Iterator[tuple[torch.Tensor, SliceTerms]]
 
-    @torch.no_grad()
-    def _base_log_policy(self, part: Sequence[Example], work: StepWork) -> list[torch.Tensor]:
-        with work.clock("forward"), self.svf.using({}):
-            scores = score_choices(self.loaded, part)
-        return [(row / self.config.temperature).log_softmax(dim=0) for row in scores]
+
+class Policy(Protocol):
+    """The base model's values come from `z = 1` forwards of the same model: no second copy.
+
+    With λ = 0 the KL is only reported: measured on one slice of the batch, another each step.
+    """
+
+    svf: SVFModel
+
+    def rollout(self, examples: Sequence[Example], seed: int, work: StepWork) -> Rollout:
+        """The actions of each example, under what `work.hold` puts in force."""
+
+    def rewards(self, rollout: Rollout, work: StepWork) -> Rewards:
+        """`[B][A]`."""
+
+    def advantages(self, rewards: Rewards) -> Sequence[torch.Tensor]:
+        """A tensor `[A]` a prompt."""
+
+    def losses(
+        self, rollout: Rollout, advantages: Sequence[torch.Tensor], work: StepWork
+    ) -> Losses:
+        """A slice's part of `−J` at a time; call `backward` before the next one is computed."""
+
+    def statistics(
+        self, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
+    ) -> BatchStatistics:
+        """Of the whole step."""
 
 
 class TextPolicy:
@@ -168,13 +109,8 @@ class TextPolicy:
     def __init__(self, loaded: LoadedModel, svf: SVFModel, reward: str, config: TrainConfig):
         self.loaded, self.svf, self.reward, self.config = loaded, svf, reward, config
 
-    def sample(
-        self, batch: Sequence[Example], seed: int, work: StepWork
-    ) -> tuple[list[list[int]], list[tuple[str, float | None]]]:
-        """`samples_per_prompt` completions an example (token ids); texts with rewards, in order.
-
-        The end of turn is an action too, unless a sample was cut at the limit.
-        """
+    def rollout(self, examples: Sequence[Example], seed: int, work: StepWork) -> Rollout:
+        """`samples_per_prompt` completions an example."""
         sampling = Sampling(
             temperature=self.config.temperature,
             top_p=1.0,
@@ -184,76 +120,74 @@ class TextPolicy:
             seed=seed,
         )
         size = self.config.samples_per_prompt
-        rows = [e for e in batch for _ in range(size)]
-        prompts = [prompt_ids(self.loaded, e) for e in rows]
-        completions = generate_batch(
-            self.loaded,
-            prompts,
-            sampling,
-            around=work.hold,
-            keep_end=True,
-            among=(work.first * size, (work.total or len(batch)) * size),
-        )
+        with work.clock("sampling"):
+            token_ids = generate_batch(
+                self.loaded,
+                [prompt_ids(self.loaded, e) for e in examples for _ in range(size)],
+                sampling,
+                around=work.hold,
+                keep_end=True,
+                among=(work.first * size, (work.total or len(examples)) * size),
+            )
+            return_freed_memory()  # of the KV cache, before activations take as much
         decode = self.loaded.tokenizer.decode
-        texts = [decode(ids, skip_special_tokens=True) for ids in completions]
-        return completions, list(zip(texts, rewards_of(self.reward, rows, texts), strict=True))
+        texts = [decode(ids, skip_special_tokens=True) for ids in token_ids]
+        return Rollout(examples, _grouped(texts, size), _grouped(token_ids, size))
 
-    def samples(self, examples: Sequence[Example]) -> list[list[tuple[str, float]]]:
-        """One group of base-model samples with rewards for each example (the dry run)."""
-        base = StepWork(0, lambda: self.svf.using({}))
-        _, scored = self.sample(examples, self.config.seed, base)
-        size = self.config.samples_per_prompt
-        groups = [scored[i : i + size] for i in range(0, len(scored), size)]
-        return [[(text, 0.0 if r is None else r) for text, r in group] for group in groups]
+    def rewards(self, rollout: Rollout, work: StepWork) -> Rewards:
+        with work.clock("sampling"):  # running programs takes as long as writing them
+            return _scored(self.reward, rollout)
 
-    def advantages(self, rewards: Sequence[float | None]) -> torch.Tensor:
-        """`[groups, samples]`: reward minus the mean of the group's other samples.
+    def advantages(self, rewards: Rewards) -> torch.Tensor:
+        """`[B, A]`: reward minus the mean of the group's other samples.
 
         A sample whose row cannot be scored (None) counts as its group's mean: advantage 0.
         """
-        size = self.config.samples_per_prompt
-        grouped = torch.tensor([float("nan") if r is None else r for r in rewards]).view(-1, size)
-        unscored = grouped.isnan()
+        grouped = torch.tensor([[float("nan") if r is None else r for r in g] for g in rewards])
         if self.config.baseline == "none":
             return grouped.nan_to_num(0.0)
-        grouped = torch.where(unscored, grouped.nanmean(1, keepdim=True), grouped).nan_to_num(0.0)
-        return grouped - (grouped.sum(1, keepdim=True) - grouped) / (size - 1)
+        mean = grouped.nanmean(1, keepdim=True)
+        grouped = torch.where(grouped.isnan(), mean, grouped).nan_to_num(0.0)
+        others = grouped.sum(1, keepdim=True) - grouped
+        return grouped - others / (grouped.shape[1] - 1)
 
-    def accumulate(self, batch: Sequence[Example], work: StepWork) -> BatchStatistics:
-        clock, size = work.clock, self.config.samples_per_prompt
-        with clock("sampling"):
-            seed = self.config.seed * 100_003 + work.step
-            completions, scored = self.sample(batch, seed, work)
-            return_freed_memory()  # of the KV cache, before activations take as much
-        rewards = [reward for _, reward in scored]
-        advantages = self.advantages(rewards).flatten()
-        rows = [e for e in batch for _ in range(size)]
-        parts = slices(range(len(rows)), self.config.rows_per_forward)
-        kl_sum = entropy_sum = 0.0
-        tokens = kl_tokens = 0
+    def losses(self, rollout: Rollout, advantages: torch.Tensor, work: StepWork) -> Losses:
+        """`(−Σ A log π + λ KL) / samples`; a prompt is read once for its samples in a slice."""
+        size = advantages.shape[1]
+        weights, scale = advantages.flatten(), self._scale(rollout)
+        parts = slices(range(len(weights)), self.config.rows_per_forward)
         for number, places in enumerate(parts):
-            with_kl = measures_kl(self.config, number, len(parts), work.step)
             groups = [list(group) for _, group in groupby(places, key=lambda i: i // size)]
             packed = pack_choices(
-                [prompt_ids(self.loaded, rows[group[0]]) for group in groups],
-                [[completions[i] for i in group] for group in groups],
+                [prompt_ids(self.loaded, rollout.examples[group[0] // size]) for group in groups],
+                [[rollout.token_ids[i // size][i % size] for i in group] for group in groups],
                 self.loaded.tokenizer.pad_token_id or 0,
             )
-            loss, kl, entropy, count = self._loss(packed, advantages[places], work, with_kl)
-            with clock("backward"), work.hold():
-                (loss / len(rows)).backward()
-            kl_sum, entropy_sum, tokens = kl_sum + kl, entropy_sum + entropy, tokens + count
-            kl_tokens += count if with_kl else 0
-        values = [0.0 if r is None else r for r in rewards]
-        spreads = [
-            max(g) - min(g) for g in (values[i : i + size] for i in range(0, len(values), size))
-        ]
-        return _statistics(
-            values, kl_sum / kl_tokens, [entropy_sum / tokens], spreads, tokens, clock
-        )
+            with_kl = measures_kl(self.config, number, len(parts), work.step)
+            yield self._loss(packed, weights[places], scale, work, with_kl)
 
-    def _loss(self, packed, advantages, work, with_kl):
-        """−Σ A log π + λ KL over one slice; with its KL, entropy (−Σ log π) and token count."""
+    def statistics(
+        self, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
+    ) -> BatchStatistics:
+        values = [[0.0 if r is None else r for r in group] for group in rewards]
+        kl, kl_tokens, entropy, tokens = _totals(terms)
+        return _statistics(
+            [r for group in values for r in group], kl / kl_tokens, [entropy / tokens],
+            [max(group) - min(group) for group in values], tokens, work,
+        )  # fmt: skip
+
+    def _scale(self, rollout: Rollout) -> int:
+        """Of what the loss is a mean: samples."""
+        return sum(map(len, rollout.texts))
+
+    def _loss(
+        self,
+        packed: PackedChoices,
+        advantages: torch.Tensor,
+        scale: int,
+        work: StepWork,
+        with_kl: bool,
+    ) -> tuple[torch.Tensor, SliceTerms]:
         model = self.loaded.model
         with work.clock("forward"):
             with work.hold():
@@ -263,9 +197,11 @@ class TextPolicy:
             else:
                 log_probs = log_probabilities(model, states, targets, self.config.temperature)
                 kl = torch.zeros_like(log_probs)
-        weights = advantages.to(log_probs.device)[slots]
+        weights = advantages.to(log_probs.device)[slots]  # [N], a token's action's
         loss = -(weights * log_probs).sum() + self.config.kl_coefficient * kl.sum()
-        return loss, kl.sum().item(), -log_probs.detach().sum().item(), len(targets)
+        count, entropy = len(targets), -log_probs.detach().sum().item()
+        terms = SliceTerms([kl.sum().item()], count if with_kl else 0, [entropy], count)
+        return loss / scale, terms
 
     def _with_kl(self, packed, states, targets):
         """Log-probabilities and KL to the base model, a token each `[N]`."""
@@ -291,13 +227,135 @@ def sampled_kl(log_probs: torch.Tensor, base_log_probs: torch.Tensor) -> torch.T
     return k2 + (k3 - k2).detach()
 
 
+class NextTokenPolicy(TextPolicy):
+    """Imitation as REINFORCE on one given answer a prompt, with reward and advantage 1.
+
+    The loss is −log π_z(answer | prompt), a token's mean over the batch, plus λ · KL(π_z ‖ π_base),
+    summed over the vocabulary. `reward_mean` reports the mean log-likelihood a token.
+    """
+
+    def __init__(self, loaded: LoadedModel, svf: SVFModel, config: TrainConfig):
+        own = replace(
+            config, samples_per_prompt=1, baseline="none", temperature=1.0, kl_estimator="full"
+        )
+        super().__init__(loaded, svf, "", own)
+
+    def rollout(self, examples: Sequence[Example], seed: int, work: StepWork) -> Rollout:
+        """The right answer of each example; nothing is sampled."""
+        texts = [self._answer(example) for example in examples]
+        return Rollout(examples, [[t] for t in texts], [[self._ids(t)] for t in texts])
+
+    def rewards(self, rollout: Rollout, work: StepWork) -> Rewards:
+        return [[1.0] for _ in rollout.examples]
+
+    def statistics(
+        self, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
+    ) -> BatchStatistics:
+        kl, kl_tokens, entropy, tokens = _totals(terms)
+        likelihood = -entropy / tokens
+        return BatchStatistics(
+            reward_mean=likelihood,
+            reward_sd=0.0,
+            kl_policy_from_base=kl / kl_tokens,
+            entropy=-likelihood,
+            equal_groups=0.0,
+            tokens=tokens,
+            seconds=dict(work.clock.seconds),
+            weight=tokens,
+        )
+
+    def _scale(self, rollout: Rollout) -> int:
+        """Of what the loss is a mean: tokens."""
+        return sum(len(ids) for (ids,) in rollout.token_ids)
+
+    def _answer(self, example: Example) -> str:
+        choices, label = example.columns.get("choices"), example.columns.get("label")
+        return choices[label] if choices and isinstance(label, int) else example.answer
+
+    def _ids(self, text: str) -> list[int]:
+        ids = self.loaded.tokenizer.encode(text, add_special_tokens=False)
+        return [*ids, end_of_turn(self.loaded.tokenizer)]
+
+
+class ChoicePolicy:
+    """Exact expected reward over the listed choices of each example."""
+
+    def __init__(self, loaded: LoadedModel, svf: SVFModel, reward: str, config: TrainConfig):
+        self.loaded, self.svf, self.reward, self.config = loaded, svf, reward, config
+
+    def rollout(self, examples: Sequence[Example], seed: int, work: StepWork) -> Rollout:
+        """Every choice of each example; nothing is sampled."""
+        return Rollout(examples, [example.columns["choices"] for example in examples])
+
+    def rewards(self, rollout: Rollout, work: StepWork) -> Rewards:
+        return _scored(self.reward, rollout)
+
+    def advantages(self, rewards: Rewards) -> list[torch.Tensor]:
+        """The rewards themselves, `[K]` a prompt: in an exact expectation a baseline cancels."""
+        return [torch.tensor([0.0 if r is None else r for r in row]) for row in rewards]
+
+    def losses(
+        self, rollout: Rollout, advantages: Sequence[torch.Tensor], work: StepWork
+    ) -> Losses:
+        """`(−Σ π A + λ KL) / prompts`, sums over the choices: minus the expected reward."""
+        parts = slices(range(len(rollout.examples)), self.config.rows_per_forward)
+        for number, places in enumerate(parts):
+            with_kl = measures_kl(self.config, number, len(parts), work.step)
+            part = [rollout.examples[i] for i in places]
+            base = self._base_log_policy(part, work) if with_kl else None
+            loss, terms = self._loss(part, [advantages[i] for i in places], base, work)
+            yield loss / len(rollout.examples), terms
+
+    def statistics(
+        self, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
+    ) -> BatchStatistics:
+        kls = [kl for part in terms for kl in part.kl]
+        return _statistics(
+            [value for part in terms for value in part.expected],
+            sum(kls) / len(kls),
+            [entropy for part in terms for entropy in part.entropy],
+            [float(row.std(correction=0)) for row in self.advantages(rewards)],
+            sum(part.tokens for part in terms),
+            work,
+        )
+
+    def _loss(
+        self,
+        part: Sequence[Example],
+        advantages: Sequence[torch.Tensor],
+        base: Sequence[torch.Tensor] | None,
+        work: StepWork,
+    ) -> tuple[torch.Tensor, SliceTerms]:
+        with work.clock("forward"), work.hold():
+            scores = score_choices(self.loaded, part)
+        losses, expected, kls, entropies = [], [], [], []
+        for i, (row, advantage) in enumerate(zip(scores, advantages, strict=True)):
+            log_policy = (row / self.config.temperature).log_softmax(dim=0)  # [K]
+            value = (log_policy.exp() * advantage.to(row.device)).sum()
+            losses.append(-value)
+            if base is not None:
+                kl = (log_policy.exp() * (log_policy - base[i])).sum()
+                losses.append(self.config.kl_coefficient * kl)
+                kls.append(kl.item())
+            expected.append(value.item())
+            entropies.append(-(log_policy.exp() * log_policy).sum().item())
+        tokens = sum(choice_tokens(self.loaded, example) for example in part)
+        return torch.stack(losses).sum(), SliceTerms(kls, len(kls), entropies, tokens, expected)
+
+    @torch.no_grad()
+    def _base_log_policy(self, part: Sequence[Example], work: StepWork) -> list[torch.Tensor]:
+        with work.clock("forward"), self.svf.using({}):
+            scores = score_choices(self.loaded, part)
+        return [(row / self.config.temperature).log_softmax(dim=0) for row in scores]
+
+
 def policy_for(
     loaded: LoadedModel,
     svf: SVFModel,
     examples: Sequence[Example],
     reward: str,
     config: TrainConfig,
-) -> ChoicePolicy | TextPolicy | NextTokenPolicy:
+) -> Policy:
     """The policy that fits the objective and the examples' kind of action."""
     if config.objective == NEXT_TOKEN:
         return NextTokenPolicy(loaded, svf, config)
@@ -305,7 +363,31 @@ def policy_for(
     return kind(loaded, svf, reward, config)
 
 
-def _statistics(rewards, kl, entropies, spreads, tokens, clock) -> BatchStatistics:
+def sampling_seed(config: TrainConfig, step: int) -> int:
+    """A seed for each step, also where runs of neighbouring seeds are compared."""
+    return config.seed * 100_003 + step
+
+
+def _scored(reward: str, rollout: Rollout) -> Rewards:
+    """The reward of every action."""
+    rows = [e for e, said in zip(rollout.examples, rollout.texts, strict=True) for _ in said]
+    found = iter(rewards_of(reward, rows, [text for said in rollout.texts for text in said]))
+    return [[next(found) for _ in said] for said in rollout.texts]
+
+
+def _grouped(values: Sequence, size: int) -> list[Sequence]:
+    return [values[i : i + size] for i in range(0, len(values), size)]
+
+
+def _totals(terms: Sequence[SliceTerms]) -> tuple[float, int, float, int]:
+    """KL, of how many tokens it is, entropy and tokens, summed over the slices in order."""
+    kl = entropy = 0.0
+    for part in terms:
+        kl, entropy = kl + sum(part.kl), entropy + sum(part.entropy)
+    return kl, sum(p.kl_count for p in terms), entropy, sum(p.tokens for p in terms)
+
+
+def _statistics(rewards, kl, entropies, spreads, tokens, work: StepWork) -> BatchStatistics:
     values = torch.tensor(rewards)
     return BatchStatistics(
         reward_mean=float(values.mean()),
@@ -314,6 +396,6 @@ def _statistics(rewards, kl, entropies, spreads, tokens, clock) -> BatchStatisti
         entropy=sum(entropies) / len(entropies),
         equal_groups=sum(s == 0 for s in spreads) / len(spreads),
         tokens=tokens,
-        seconds=dict(clock.seconds),
+        seconds=dict(work.clock.seconds),
         weight=len(spreads),
     )

@@ -9,7 +9,6 @@ Departure from the paper, which does not measure it.
 import contextlib
 import hashlib
 import json
-import random
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,9 +27,7 @@ from t2local.tasks.files import content_hash
 from t2local.tasks.rewards.named import rewards_of
 from t2local.tasks.rows import Example
 from t2local.training.processes import Processes
-from t2local.training.reports import MEASURING_FORGOTTEN, DryRun, Validation
-
-DRY_RUN_PROMPTS = 8
+from t2local.training.reports import MEASURING_FORGOTTEN, Validation
 
 
 @dataclass(frozen=True)
@@ -83,23 +80,6 @@ def score_greedy(
 
     answers, rewards = zip(*processes.each(score, rows), strict=True)
     return Scored(answers, rewards)
-
-
-def dry_run(policy, examples: Sequence[Example], seed: int) -> DryRun:
-    """Rewards of the base model on a few prompts. Raises `T2LocalError` if all are equal."""
-    chosen = random.Random(seed).sample(list(examples), min(DRY_RUN_PROMPTS, len(examples)))
-    groups = policy.samples(chosen)
-    flat = [(e.prompt, t, r) for e, g in zip(chosen, groups, strict=True) for t, r in g]
-    rewards = {r for _, _, r in flat}
-    equal = sum(len({r for _, r in g}) == 1 for g in groups) / len(groups)
-    if len(rewards) == 1:
-        example = flat[0][1].strip().replace("\n", " ")[:80]
-        raise T2LocalError(
-            f"Nothing to learn from: all {len(flat)} trial answers of the base model earned "
-            f"{rewards.pop():+g} (one was '{example}'); choose a reward with partial credit, "
-            "easier examples, or more samples a prompt."
-        )
-    return DryRun(flat, equal)
 
 
 # --- What the base model got right, remembered: it answers the same rows the same way in every

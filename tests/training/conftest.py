@@ -47,6 +47,17 @@ def work_on(loaded, svf):
     return make
 
 
+def accumulate(policy, examples, work, seed=0):
+    """The gradient of one step, as the loop leaves it; its statistics."""
+    rollout = policy.rollout(examples, seed, work)
+    rewards, terms = policy.rewards(rollout, work), []
+    for loss, part in policy.losses(rollout, policy.advantages(rewards), work):
+        with work.hold():
+            loss.backward()
+        terms.append(part)
+    return policy.statistics(rewards, terms, work)
+
+
 @pytest.fixture
 def no_other_tasks(monkeypatch):
     """A run measures no forgetting: where a test is about something else, and short."""

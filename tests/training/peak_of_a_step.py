@@ -19,6 +19,7 @@ from t2local.training.methods import method_for
 from t2local.training.policies import policy_for
 from t2local.training.step_memory import StepWork, held_bytes, step_bytes
 from tests.conftest import build_tiny, byte_tokenizer
+from tests.training.conftest import accumulate
 
 CHOICES = {"choices": ["blue", "red", "green"], "label": 1}
 
@@ -37,7 +38,7 @@ def main(kind: str, words: int, rows: int) -> None:
 
     def step(part: list[Example], allowed: TrainConfig) -> None:
         hold = method.holding(method.start().requires_grad_())
-        policy_for(loaded, svf, part, reward, allowed).accumulate(part, StepWork(1, hold))
+        accumulate(policy_for(loaded, svf, part, reward, allowed), part, StepWork(1, hold))
 
     step(examples[:1], replace(config, rows_per_forward=1))  # what is loaded on first use
     gc.collect()

@@ -10,6 +10,7 @@ from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.loop import train
 from t2local.training.policies import NextTokenPolicy
 from t2local.training.reports import DryRun, StepReport
+from tests.training.conftest import accumulate
 
 CONFIG = TrainConfig(
     objective=NEXT_TOKEN, steps=6, prompts_per_step=4, learning_rate=2e-2, validate_every=6
@@ -23,11 +24,12 @@ def ones(svf):
 def test_the_gradient_is_that_of_the_mean_log_likelihood(loaded, svf, work_on):
     rows = [Example("say", "red"), Example("tell me", "a longer answer")]
     z = ones(svf)
-    NextTokenPolicy(loaded, svf, replace(CONFIG, rows_per_forward=1)).accumulate(rows, work_on(z))
+    policy = NextTokenPolicy(loaded, svf, replace(CONFIG, rows_per_forward=1))
+    accumulate(policy, rows, work_on(z))
     name = "model.layers.1.self_attn.q_proj"
     fresh, total, tokens = ones(svf), 0.0, 0
     for row in rows:
-        answer = NextTokenPolicy(loaded, svf, CONFIG)._answer_ids(row)
+        ((answer,),) = policy.rollout([row], 0, work_on(z)).token_ids
         packed = pack_choices([prompt_ids(loaded, row)], [[answer]], pad_id=0)
         with svf.using(fresh):
             states, targets, _ = predictor_states(loaded.model, packed)

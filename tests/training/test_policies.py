@@ -6,6 +6,7 @@ from t2local.tasks.rewards import REWARDS
 from t2local.training.config import TrainConfig
 from t2local.training.policies import ChoicePolicy, TextPolicy, policy_for, sampled_kl
 from t2local.training.step_memory import gradient_checkpointing
+from tests.training.conftest import accumulate
 
 
 def ones(svf):
@@ -31,9 +32,8 @@ def test_the_kind_of_action_follows_from_the_examples(loaded, svf, colours, text
 
 def test_choice_gradient_is_that_of_the_exact_expected_reward(loaded, svf, colours, work_on):
     z = ones(svf)
-    ChoicePolicy(loaded, svf, "choice", TrainConfig(rows_per_forward=3)).accumulate(
-        colours, work_on(z, 1)
-    )
+    policy = ChoicePolicy(loaded, svf, "choice", TrainConfig(rows_per_forward=3))
+    accumulate(policy, colours, work_on(z, 1))
     name = "model.layers.0.mlp.up_proj"
     found = z[name].grad.clone()
 
@@ -51,7 +51,7 @@ def test_slices_accumulate_to_the_whole_batch(loaded, svf, texts, parity, work_o
     for rows in (3, 16):
         z = ones(svf)
         config = TrainConfig(rows_per_forward=rows, samples_per_prompt=4, max_new_tokens=8)
-        TextPolicy(loaded, svf, parity, config).accumulate(texts[:4], work_on(z, 1))
+        accumulate(TextPolicy(loaded, svf, parity, config), texts[:4], work_on(z, 1))
         gradients.append(torch.cat([row.grad for row in z.values()]))
     assert torch.allclose(*gradients, atol=1e-5)
 
@@ -63,7 +63,8 @@ def test_checkpointed_gradients_are_the_same_and_the_model_is_left_as_it_was(
     for enabled in (False, True):
         z = ones(svf)
         with gradient_checkpointing(loaded.model, enabled):
-            ChoicePolicy(loaded, svf, "choice", TrainConfig()).accumulate(colours, work_on(z, 1))
+            policy = ChoicePolicy(loaded, svf, "choice", TrainConfig())
+            accumulate(policy, colours, work_on(z, 1))
         gradients.append(torch.cat([row.grad for row in z.values()]))
     assert torch.allclose(*gradients, atol=1e-6)
     assert gradients[0].any()
@@ -72,7 +73,7 @@ def test_checkpointed_gradients_are_the_same_and_the_model_is_left_as_it_was(
 
 def test_leave_one_out_advantages_sum_to_zero_in_every_group(loaded, svf):
     policy = TextPolicy(loaded, svf, "exact", TrainConfig(samples_per_prompt=4))
-    advantages = policy.advantages([1, -1, -1, -1, 1, 1, 1, 1, None, 1, -1, 0])
+    advantages = policy.advantages([[1, -1, -1, -1], [1, 1, 1, 1], [None, 1, -1, 0]])
     assert torch.allclose(advantages.sum(1), torch.zeros(3), atol=1e-6)
     assert advantages[0].tolist() == pytest.approx([2.0, -2 / 3, -2 / 3, -2 / 3])
     assert not advantages[1].any()  # equal rewards teach nothing
@@ -81,7 +82,8 @@ def test_leave_one_out_advantages_sum_to_zero_in_every_group(loaded, svf):
 
 def test_without_a_baseline_the_advantage_is_the_reward(loaded, svf):
     config = TrainConfig(samples_per_prompt=1, baseline="none")
-    assert TextPolicy(loaded, svf, "exact", config).advantages([1.0, -1.0]).tolist() == [[1], [-1]]
+    policy = TextPolicy(loaded, svf, "exact", config)
+    assert policy.advantages([[1.0], [-1.0]]).tolist() == [[1], [-1]]
 
 
 @pytest.mark.parametrize("estimator", ["sampled", "full"])
@@ -92,9 +94,9 @@ def test_kl_is_zero_at_the_base_and_positive_away_from_it(
         samples_per_prompt=4, max_new_tokens=8, kl_estimator=estimator, kl_coefficient=0.1
     )
     policy = TextPolicy(loaded, svf, parity, config)
-    at_base = policy.accumulate(texts[:2], work_on(ones(svf)))
+    at_base = accumulate(policy, texts[:2], work_on(ones(svf)))
     moved = {n: (row + 0.2).requires_grad_() for n, row in svf.identity().items()}
-    away = policy.accumulate(texts[:2], work_on(moved, 1))
+    away = accumulate(policy, texts[:2], work_on(moved, 1))
     assert at_base.kl_policy_from_base == pytest.approx(0, abs=1e-6)
     assert away.kl_policy_from_base > 1e-4
 
@@ -115,9 +117,9 @@ def test_the_sampled_kls_gradient_is_that_of_kl_from_policy_to_base():
 
 def test_a_step_against_the_gradient_raises_expected_reward(loaded, svf, colours, work_on):
     policy, z = ChoicePolicy(loaded, svf, "choice", TrainConfig()), ones(svf)
-    before = policy.accumulate(colours, work_on(z, 1)).reward_mean
+    before = accumulate(policy, colours, work_on(z, 1)).reward_mean
     moved = {n: (row - 0.05 * row.grad.sign()).detach().requires_grad_() for n, row in z.items()}
-    assert policy.accumulate(colours, work_on(moved, 2)).reward_mean > before
+    assert accumulate(policy, colours, work_on(moved, 2)).reward_mean > before
 
 
 def test_a_kl_that_is_only_reported_is_measured_on_one_slice(loaded, svf, colours, work_on):
@@ -127,5 +129,5 @@ def test_a_kl_that_is_only_reported_is_measured_on_one_slice(loaded, svf, colour
     measure = policy._base_log_policy
     policy._base_log_policy = lambda part, work: passes.append(part) or measure(part, work)
     for step in range(4):
-        policy.accumulate(colours, work_on(ones(svf), step))
+        accumulate(policy, colours, work_on(ones(svf), step))
     assert [part[0].prompt for part in passes] == [colours[i].prompt for i in (0, 3, 6, 9)]

@@ -16,14 +16,14 @@ def short_of_memory(monkeypatch):
     """Forwards of more than `rows` rows run out of memory, in the way that PyTorch says it."""
 
     def limit(rows, error):
-        accumulate = ChoicePolicy.accumulate
+        losses = ChoicePolicy.losses
 
-        def guarded(self, batch, work):
+        def guarded(self, rollout, advantages, work):
             if self.config.rows_per_forward > rows:
                 raise error
-            return accumulate(self, batch, work)
+            return losses(self, rollout, advantages, work)
 
-        monkeypatch.setattr(ChoicePolicy, "accumulate", guarded)
+        monkeypatch.setattr(ChoicePolicy, "losses", guarded)
 
     return limit
 
