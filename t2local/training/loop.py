@@ -110,13 +110,13 @@ def train(
             policy = policy_for(
                 loaded, svf, examples, reward, replace(config, rows_per_forward=rows_per_forward)
             )
-            with gradient_checkpointing(loaded.model, checkpointing):
-                # Text is sampled: REINFORCE. Choices are all listed, and their loss is minus the
-                # exact expected reward. Imitated answers are given, with reward 1.
-                rollout = policy.rollout(prompts, sampling_seed(config, step), work)
-                rewards = policy.rewards(rollout, work)  # [B][A], of each prompt's actions
-                advantages = policy.advantages(rewards)  # [B][A]
-                terms = []
+            # Text is sampled: REINFORCE. Choices are all listed, and their loss is minus the exact
+            # expected reward. Imitated answers are given, with reward 1.
+            rollout = policy.rollout(prompts, sampling_seed(config, step), work)
+            rewards = policy.rewards(rollout, work)  # [B][A], of each prompt's actions
+            advantages = policy.advantages(rewards)  # [B][A]
+            terms = []
+            with gradient_checkpointing(loaded.model, checkpointing):  # which has no KV cache
                 for loss, part in policy.losses(rollout, advantages, work):  # a slice each
                     with clock("backward"), work.hold():  # checkpoints compute blocks again
                         loss.backward()

@@ -5,6 +5,7 @@ import torch
 
 from t2local.errors import T2LocalError
 from t2local.progress import CancelToken, drain
+from t2local.tasks.rewards import REWARDS
 from t2local.training.config import TrainConfig
 from t2local.training.loop import train
 from t2local.training.reports import Checkpoint, DryRun, StepReport, Validation
@@ -88,3 +89,15 @@ def test_the_model_is_untouched_afterwards(loaded, svf, colours):
             run(loaded, svf, colours)
         assert torch.equal(loaded.model(ids).logits, before)
     assert not any(p.requires_grad for p in loaded.model.parameters())
+
+
+def test_checkpointing_saves_memory_and_changes_no_rollout(loaded, svf, texts, monkeypatch):
+    """Blocks that are computed twice keep no KV cache, without which a token sees only itself."""
+    letters = lambda prompts, said, **_: [sum(map(ord, text)) % 7 / 7 for text in said]  # noqa: E731
+    monkeypatch.setitem(REWARDS, "letters", letters)
+    plain = TrainConfig(steps=1, prompts_per_step=4, samples_per_prompt=4, max_new_tokens=8)
+    curves = []
+    for config in (plain, replace(plain, gradient_checkpointing=True)):
+        outcome = drain(train(loaded, svf, texts, texts[:2], "letters", config))
+        curves.append(outcome.curve)
+    assert curves[0] == curves[1]
