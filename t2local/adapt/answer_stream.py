@@ -5,7 +5,7 @@ Plain values: they know nothing of a page, a file or a model.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from t2local.experts.expert import RESERVED
 from t2local.svf import Mixture
@@ -70,7 +70,6 @@ class Done:
     finish: str  # "stop" | "length" | "cancelled"
     context_used: int
     context_length: int
-    timings: Mapping[str, float] = field(default_factory=dict)
     int8_tokens: int = 0  # of `tokens`, those that came from an 8-bit copy of the weights
 
     @property

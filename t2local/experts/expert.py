@@ -33,11 +33,6 @@ class HeldOut:
     ci95_difference: tuple[float, float]
     task: str = ""
 
-    @property
-    def helps(self) -> bool:
-        """True where the whole interval of the difference lies above zero."""
-        return self.ci95_difference[0] > 0
-
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"ci95_difference": list(self.ci95_difference)}
 

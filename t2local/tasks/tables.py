@@ -291,7 +291,8 @@ def _plain(value: Any) -> Any:
 # --- Rows of a spreadsheet's own file (.xlsx, .xlsm, .xlsb, .xls, .ods), read by a process apart.
 
 READER = Path(__file__).with_name("workbook_reader.py")
-ZIP, OLE = STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")  # old Office: OLE
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # old Office
+STARTS = (b"PK\x03\x04", OLE)
 ENCRYPTED = "EncryptedPackage".encode("utf-16-le")  # a stream of every protected .xlsx
 PASSWORD = "password"  # what the process apart says of protection
 _PARTS = ("xl/workbook.xml", "xl/workbook.bin", "content.xml")

@@ -10,11 +10,12 @@ from t2local.adapt.answer_stream import Done, Steered, Token
 from t2local.adapt.applier import BASE_KEY, Applier
 from t2local.adapt.dispatch import Controls
 from t2local.adapt.two_pass import Steering, answer
-from t2local.models.decode.int8 import Packer, float_product
+from t2local.models.decode.int8 import Packer
 from t2local.models.decode.prefix_cache import PrefixCache
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import CancelToken
 from t2local.svf import Mixture
+from tests.models.decode.products import float_product
 
 ASK = ({"role": "user", "content": "What is 2 + 2?"},)
 MATH, CODE = Mixture({"math": 1.0}), Mixture({"code": 0.5, "math": 0.25})

@@ -7,11 +7,11 @@ import torch
 
 from t2local.cli.main import main
 from t2local.experts import Expert, ExpertStore
-from t2local.models.decode.int8 import float_product
 from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
 from t2local.tasks.sandbox import protection
+from tests.models.decode.products import float_product
 
 
 @pytest.fixture

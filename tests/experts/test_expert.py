@@ -18,12 +18,6 @@ def test_size_and_distance_from_the_base():
     assert expert().rms == 0.0
 
 
-def test_an_expert_helps_when_the_whole_interval_lies_above_zero():
-    assert HELD_OUT.helps
-    assert not HeldOut(200, 0.4, 0.45, (-0.01, 0.11)).helps
-    assert not HeldOut(200, 0.4, 0.4, (0.0, 0.0)).helps
-
-
 def test_a_measurement_survives_its_own_json():
     assert HeldOut.from_dict(HELD_OUT.as_dict()) == HELD_OUT
     assert expert(training={"held_out": HELD_OUT.as_dict()}).held_out == HELD_OUT

@@ -78,8 +78,7 @@ def why_not(loaded: LoadedModel) -> str:
 class Packer:
     """Packs `loaded`'s weights, or adapted ones of the same shapes; head and rotary only once.
 
-    `product`: how a weight `[m, n]` with a bias becomes a product: `int8_product`, or
-    `float_product` to test the step alone.
+    `product`: how a weight `[m, n]` with a bias becomes a product, `int8_product` by default.
     """
 
     def __init__(
@@ -230,11 +229,6 @@ def int8_product(weight: Tensor, bias: Tensor | None) -> Product:
     packed = torch.ops.quantized.linear_prepack(rounded, bias)
     linear = torch.ops.quantized.linear_dynamic.default
     return lambda x: linear(x, packed)
-
-
-def float_product(weight: Tensor, bias: Tensor | None) -> Product:
-    """`x -> W x + b`, exactly."""
-    return lambda x: F.linear(x, weight, bias)
 
 
 # --- One decoding step of a packed model, in as few operations as PyTorch allows, and its KV

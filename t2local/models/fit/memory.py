@@ -36,7 +36,6 @@ class DeviceReport:
     system: str  # "Linux 6.1.0 x86_64", for bug reports
     python: str
     cpu_cores: int  # that this process may use
-    torch_threads: int
     ram_total_bytes: int
     ram_free_bytes: int
     gpus: tuple[Gpu, ...] = ()
@@ -51,7 +50,6 @@ def device_report() -> DeviceReport:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         cpu_cores=_usable_cores(),
-        torch_threads=torch.get_num_threads(),
         ram_total_bytes=memory.total,
         ram_free_bytes=memory.available,
         gpus=tuple(_gpu(index) for index in range(torch.cuda.device_count())),

@@ -128,9 +128,7 @@ def _indented(body: str) -> tuple[str, str]:
 
 
 def _code_in(text: str, entry_point: str) -> str:
-    fenced = [
-        content for language, content in blocks(text) if language in ("", "python", "py", "python3")
-    ]
+    fenced = [content for language, content in blocks(text) if language in _PYTHON]
     if fenced:
         defining = [content for content in fenced if _defines(content, entry_point)]
         return textwrap.dedent(defining[-1] if defining else "\n".join(fenced))

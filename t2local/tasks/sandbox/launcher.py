@@ -27,7 +27,7 @@ import _operator
 import jail
 import remote
 
-NAMESPACES, OTHER_USER, LIMITS = "namespaces", "other user", "limits"
+NAMESPACES, LIMITS = "namespaces", "limits"  # modes of `process.Protection`
 KILL = 9
 
 

@@ -78,9 +78,6 @@ class Protection:
     """Which walls stand on this machine; `statement` says it in a sentence for the page."""
 
     mode: str  # "namespaces" | "other user" | "limits" | "none"
-    own_network: bool
-    own_files: bool
-    own_processes: bool
     statement: str
 
 
@@ -101,8 +98,7 @@ _STATEMENTS = {
 def protection() -> Protection:
     """The strongest mode that works here, found by trying each once."""
     mode = next((mode for mode in _possible_modes() if _works(mode)), "none")
-    walls = mode == "namespaces"
-    return Protection(mode, walls, walls, walls, _STATEMENTS[mode])
+    return Protection(mode, _STATEMENTS[mode])
 
 
 def run_code(

@@ -9,11 +9,11 @@ from t2local.models.decode.int8 import (
     Int8Steps,
     Packer,
     fast_step,
-    float_product,
     int8_product,
     why_not,
 )
 from t2local.progress import drain
+from tests.models.decode.products import float_product
 
 PROMPT = [50, 60, 70, 80, 90, 100]
 GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=12)
