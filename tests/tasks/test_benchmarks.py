@@ -5,9 +5,17 @@ import json
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks.benchmarks import DATA_VARIABLE, TASKS, load_task, show_first_test
+from t2local.tasks.benchmarks import (
+    DATA_VARIABLE,
+    TASKS,
+    load_task,
+    overlapping,
+    prompt_hash,
+    prompt_hashes,
+    show_first_test,
+)
 from t2local.tasks.rewards import REWARDS
-from t2local.tasks.rows import as_columns
+from t2local.tasks.rows import Example, as_columns
 
 ROW = {"id": "x-1", "prompt": "1 + 1?", "answer": "2", "solution": "two"}
 
@@ -56,3 +64,18 @@ def test_without_a_folder_the_variable_is_named(monkeypatch):
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
     with pytest.raises(T2LocalError, match=DATA_VARIABLE):
         load_task("gsm8k")
+
+
+@pytest.mark.parametrize("same", ["What is 2+2?", "  what is\n2 + 2 ", "WHAT IS 2 + 2!"])
+def test_spacing_case_and_punctuation_do_not_hide_a_prompt(same):
+    assert prompt_hash(same) == prompt_hash("What is 2 + 2?")
+
+
+def test_other_prompts_and_those_without_letters_are_told_apart():
+    prompts = ["What is 2 + 3?", "What is 2 + 2?", "?", "!", ""]
+    assert len(set(map(prompt_hash, prompts))) == len(prompts)
+
+
+def test_overlap_gives_the_examples_themselves():
+    rows = [Example("a", "1"), Example("b", "2")]
+    assert overlapping(rows, prompt_hashes([Example("B.", "")])) == [rows[1]]

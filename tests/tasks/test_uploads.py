@@ -11,12 +11,27 @@ import gradio as gr
 import pytest
 from PIL import Image
 
+from t2local import paths
 from t2local.engine.searches import few_examples
 from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import question_set
+from t2local.paths import PROJECT_ROOT
 from t2local.tasks import files, uploads
 from t2local.tasks.datasets import dataset
-from t2local.tasks.uploads import Uploads, read_draft, read_upload
+from t2local.tasks.files import read_examples
+from t2local.tasks.rewards import REWARDS
+from t2local.tasks.rows import Example
+from t2local.tasks.uploads import (
+    Uploads,
+    distinct_answers,
+    keep_rows,
+    keep_text,
+    read_draft,
+    read_upload,
+    suggest_reward,
+    with_choices,
+    write_rows,
+)
 from t2local.ui.adapt.events import AdaptEvents
 from t2local.ui.adapt.layout import create_adapt_tab
 
@@ -165,3 +180,117 @@ def test_threads_that_ask_at_once_wait_for_one_parse(tmp_path, monkeypatch):
     assert parses == ["rows.csv", "b.csv"]
     assert len(answers) == 8
     assert len({id(answer) for answer in answers}) == 1
+
+
+def typed(tmp_path, text):
+    path = tmp_path / "some rows.csv"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+TWENTY = "".join(f"is {i} even?,{'no' if i % 2 else 'yes'}\n" for i in range(20))
+
+
+def test_kept_rows_are_in_the_users_data_and_equal(home, tmp_path):
+    draft = read_draft(typed(tmp_path, f"prompt,answer\n{TWENTY}"))
+    path = keep_rows(draft, "exact", False)
+    assert path.parent == home / "data"
+    assert read_examples(path).examples == draft.file.examples
+    assert keep_rows(draft, "exact", False) == path
+
+
+def test_columns_and_earlier_turns_survive(tmp_path):
+    before = {"messages": [{"role": "system", "content": "short"}], "tests": ["assert f()"]}
+    examples = [Example("a?", "b", before), Example("c?", "", {"label": 1, "choices": ["x", "y"]})]
+    assert list(read_examples(write_rows(examples, "mixed")).examples) == examples
+
+
+def test_a_choice_is_kept_with_its_choices(tmp_path):
+    draft = read_draft(typed(tmp_path, f"prompt,answer\n{TWENTY}"))
+    lessons = dataset(str(keep_rows(draft, "choice", False)))
+    assert lessons.train[0].columns["choices"] == ["no", "yes"]
+
+
+def test_bad_rows_stop_unless_left_out(tmp_path):
+    draft = read_draft(typed(tmp_path, f"prompt,answer\nnothing,\n{TWENTY}"))
+    with pytest.raises(T2LocalError, match="row 2"):
+        keep_rows(draft, "exact", False)
+    assert len(read_examples(keep_rows(draft, "exact", True)).examples) == 20
+
+
+def test_columns_can_be_chosen(tmp_path):
+    text = "id,what,wanted\n" + "".join(f"{i},thing {i},w{i}\n" for i in range(6))
+    draft = read_draft(typed(tmp_path, text.replace("what", "prompt")), "prompt", "wanted")
+    assert draft.file.examples[0].answer == "w0"
+
+
+def test_too_little_says_so(tmp_path):
+    with pytest.raises(T2LocalError, match="at least 5"):
+        read_draft(typed(tmp_path, "prompt,answer\na,b\n"))
+    with pytest.raises(T2LocalError, match="Nothing was pasted"):
+        keep_text("  \n")
+    assert keep_text("prompt,answer").parent == paths.home() / "data"
+
+
+def rows(answers, **columns):
+    return [Example(f"question {i}?", answer, columns) for i, answer in enumerate(answers)]
+
+
+TABLE = {
+    "numeric": rows(["4", "1,234.50", "-7", "50%", "12"]),
+    "choice": rows(["yes", "no"] * 5),
+    "json": rows(['{"a": 1}', '{"b": [2]}', "{}"]),
+    "length": rows(["5-20", "10 – 30", "3-8"]),
+    "math": rows([r"\frac{1}{2}", r"x^2", r"\sqrt{3}"]),
+    "contains": rows(["Paris", "the Nile", "Marie Curie"]),
+    "code": rows(["def f(): pass", "def g(): pass"], tests=["assert f()"]),
+}
+
+
+@pytest.mark.parametrize("reward", TABLE)
+def test_each_kind_of_answer_gets_its_reward_with_a_reason(reward):
+    suggestion = suggest_reward(TABLE[reward])
+    assert suggestion.reward == reward
+    assert suggestion.reward in REWARDS
+    assert suggestion.reason.endswith(".")
+
+
+def test_columns_say_more_than_answers():
+    assert suggest_reward(rows(["1", "2"], choices=["1", "2"])).reward == "choice"
+    assert suggest_reward(rows(["", ""], schema={"type": "object"})).reward == "json"
+
+
+def test_long_texts_are_not_compared_word_by_word():
+    long = rows([f"A rather long answer, number {i}, in several words." for i in range(9)])
+    assert suggest_reward(long).reward == "length"
+
+
+def test_answers_that_repeat_become_choices_with_their_label():
+    ready = with_choices(rows(["spam", "ham", "spam", "ham", "spam", "ham"]))
+    assert ready[0].columns == {"choices": ["ham", "spam"], "label": 1}
+    given = rows(["x"], choices=["x", "y"])
+    assert with_choices(given) == given
+
+
+def test_answers_that_do_not_repeat_are_no_choices():
+    assert distinct_answers(rows(["a", "b", "c", "d", "e", "f"])) == []
+    with pytest.raises(T2LocalError, match="6 rows have 6 different"):
+        with_choices(rows(["a", "b", "c", "d", "e", "f"]))
+
+
+SAMPLES = {
+    "sort_support_mails": "choice",
+    "reply_in_json": "json",
+    "one_sentence_answers": "length",
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_the_samples_that_ship_are_whole(name):
+    draft = read_draft(str(PROJECT_ROOT / "assets" / "samples" / f"{name}.csv"))
+    assert draft.suggestion.reward == SAMPLES[name]
+    assert 100 <= len(draft.file.examples) <= 160
+    assert not draft.file.bad_rows
+    assert not draft.file.duplicates
+    if name == "reply_in_json":
+        assert all(json.loads(e.answer) for e in draft.file.examples)

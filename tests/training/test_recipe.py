@@ -4,9 +4,12 @@ import torch
 from t2local.experts import ExpertStore
 from t2local.experts.store import check_fits
 from t2local.progress import CancelToken, Progress, drain
-from t2local.tasks.datasets import Dataset
+from t2local.tasks.datasets import Dataset, folds, split_rows
+from t2local.tasks.rows import Example
+from t2local.training import recipe as module
 from t2local.training.config import TrainConfig
-from t2local.training.recipe import train_expert
+from t2local.training.methods import method_for
+from t2local.training.recipe import leave_one_out, train_expert
 from t2local.training.reports import MEASURING_FORGOTTEN
 from t2local.training.runs import Plan
 from t2local.training.validation import OtherTask
@@ -56,3 +59,68 @@ def test_a_stop_while_forgetting_is_measured_keeps_the_expert(loaded, svf, colou
     expert = drain(work, on_event).expert
     assert [task["task"] for task in expert.training["forgetting"]] == ["first"]
     assert expert.held_out.n == 2
+
+
+CONFIG = TrainConfig(steps=3, prompts_per_step=2, learning_rate=2e-2, validate_every=3)
+PLAN = Plan("red", "five rows", "choice", CONFIG)
+
+
+@pytest.fixture
+def five(colours):
+    return split_rows("five rows", colours[:5])
+
+
+def test_few_rows_are_all_trained_on_and_each_is_held_out_once(five, colours):
+    assert five.leave_one_out
+    assert list(five.train) == colours[:5]
+    parts = folds(five)
+    assert [part.held_out for part in parts] == [[row] for row in colours[:5]]
+    assert all(part.held_out[0] not in part.train for part in parts)
+    assert not split_rows("ten rows", colours[:10]).leave_one_out
+
+
+def test_rows_of_one_prompt_leave_together():
+    rows = [Example("twice", "a"), Example("twice", "b"), Example("once", "c")]
+    first, second = folds(split_rows("three", rows))
+    assert first.train == [rows[2]]
+    assert second.train == rows[:2]
+
+
+def test_no_expert_has_seen_the_row_it_answers(loaded, svf, five, monkeypatch):
+    seen = []
+    train = module.train
+
+    def watched(loaded, svf, examples, *arguments, **options):
+        seen.append({e.prompt for e in examples})
+        return train(loaded, svf, examples, *arguments, **options)
+
+    monkeypatch.setattr(module, "train", watched)
+    method = method_for(loaded, svf, CONFIG)
+    scored = drain(leave_one_out(loaded, svf, five, PLAN, method))
+    assert len(scored.answers) == 5
+    assert [row.prompt in prompts for row, prompts in zip(five.held_out, seen, strict=False)] == [
+        False
+    ] * 5
+    assert {len(prompts) for prompts in seen} == {4}
+
+
+def test_the_card_says_that_rows_were_left_out_in_turn(loaded, svf, five):
+    trained = drain(train_expert(loaded, svf, five, PLAN))
+    assert trained.expert.training["leave_one_out"] is True
+    assert trained.held_out.n == 5
+
+
+def test_where_the_others_teach_nothing_the_base_model_answers(loaded, svf, five, monkeypatch):
+    hopeless = split_rows(
+        "five", [Example(e.prompt, "red", {"choices": ["a", "b"]}) for e in five.train]
+    )
+    scored = drain(
+        leave_one_out(
+            loaded,
+            svf,
+            hopeless,
+            Plan("red", "x", "exact", CONFIG),
+            method_for(loaded, svf, CONFIG),
+        )
+    )
+    assert set(scored.rewards) == {-1.0}

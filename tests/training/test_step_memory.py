@@ -4,9 +4,15 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
+from t2local.errors import T2LocalError
+from t2local.progress import drain
 from t2local.training import step_memory
 from t2local.training.config import TrainConfig
+from t2local.training.loop import train
+from t2local.training.policies import ChoicePolicy
+from t2local.training.reports import Notice
 from t2local.training.step_memory import (
     activation_bytes,
     forward_shape,
@@ -51,3 +57,60 @@ def test_blocks_are_computed_twice_when_asked_or_when_memory_is_short(loaded, co
     assert wants_checkpointing(loaded, colours, replace(CONFIG, gradient_checkpointing=True))
     monkeypatch.setattr(step_memory, "free_bytes", lambda device: 1000)
     assert wants_checkpointing(loaded, colours, CONFIG)
+
+
+THREE_STEPS = TrainConfig(steps=3, prompts_per_step=4, learning_rate=2e-2, validate_every=3)
+
+
+@pytest.fixture
+def short_of_memory(monkeypatch):
+    """Forwards of more than `rows` rows run out of memory, in the way that PyTorch says it."""
+
+    def limit(rows, error):
+        losses = ChoicePolicy.losses
+
+        def guarded(self, rollout, advantages, work):
+            if self.config.rows_per_forward > rows:
+                raise error
+            return losses(self, rollout, advantages, work)
+
+        monkeypatch.setattr(ChoicePolicy, "losses", guarded)
+
+    return limit
+
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 80 bytes"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["cuda", "cpu", "python"])
+def test_a_slice_that_does_not_fit_is_halved_and_the_run_goes_on(
+    loaded, svf, colours, short_of_memory, error
+):
+    short_of_memory(1, error)
+    events = []
+    work = train(loaded, svf, colours, colours[:6], "choice", THREE_STEPS)
+    outcome = drain(work, events.append)
+    notices = [e.text for e in events if isinstance(e, Notice)]
+    assert [n.split(": ")[1] for n in notices] == [
+        "from now on 2 rows a forward instead of 4.",
+        "from now on 1 rows a forward instead of 2.",
+    ]
+    assert outcome.steps == THREE_STEPS.steps
+
+
+def test_a_single_row_that_does_not_fit_ends_the_run_in_a_sentence(
+    loaded, svf, colours, short_of_memory
+):
+    short_of_memory(0, ERRORS[0])
+    with pytest.raises(T2LocalError, match="Memory ran out at step 1 with a single row"):
+        drain(train(loaded, svf, colours, colours[:6], "choice", THREE_STEPS))
+
+
+def test_other_errors_are_not_taken_for_a_shortage(loaded, svf, colours, short_of_memory):
+    short_of_memory(0, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        drain(train(loaded, svf, colours, colours[:6], "choice", THREE_STEPS))

@@ -9,9 +9,10 @@ import torch
 from huggingface_hub import errors as hub
 
 from t2local.errors import Cancelled, T2LocalError
+from t2local.models.load import loader
 from t2local.models.load import loader as module
 from t2local.models.load.load_errors import explain
-from t2local.models.load.loader import choose_quantization, count_parameters, load_model
+from t2local.models.load.loader import basis_for, choose_quantization, count_parameters, load_model
 from t2local.progress import CancelToken, Progress, drain
 from tests.conftest import FAMILIES, build_tiny
 
@@ -226,3 +227,22 @@ def test_a_checkpoint_moved_elsewhere_is_the_same(tiny_folder, tmp_path):
     shutil.move(tiny_folder(), elsewhere)
     loaded = drain(load_model(str(elsewhere)))
     assert (loaded.name, loaded.slug) == ("Mödel", "M-del")
+
+
+# --- An automatic basis is the model's own dtype where there is room, smaller ones where not.
+
+
+@pytest.mark.parametrize(("free", "stored"), [(10**9, "fp32"), (250_000, "bf16"), (1, "int8")])
+def test_the_memory_decides_on_the_cpu(tiny_loaded, monkeypatch, free, stored):
+    monkeypatch.setattr(loader, "free_bytes", lambda device: free)
+    assert basis_for(tiny_loaded()) == stored
+    assert basis_for(tiny_loaded(), "bf16") == "bf16", "what is asked for is done"
+
+
+@pytest.mark.parametrize("targets", ["mlp", r".*up_proj"])
+def test_any_targets_will_do(tiny_loaded, targets):
+    assert basis_for(tiny_loaded(), targets=targets) == "fp32"
+
+
+def test_a_vision_model_has_a_choice_too(llava):
+    assert basis_for(llava) == "fp32"

@@ -1,5 +1,3 @@
-"""A column of pictures: every form a file may hold, and rows whose picture cannot be read."""
-
 import base64
 import json
 from pathlib import Path
@@ -9,9 +7,47 @@ import pyarrow.parquet
 import pytest
 
 from t2local.pictures import open_picture
+from t2local.tasks.datasets import split_rows
 from t2local.tasks.files import read_examples
-from t2local.tasks.rows import split_held_out
+from t2local.tasks.rows import Example, split_held_out, too_long
 from tests.pictures import painted
+
+ROWS = [Example(f"question {i % 15}", str(i)) for i in range(20)]  # five prompts come twice
+
+
+def test_no_prompt_is_on_both_sides_and_no_row_is_lost():
+    rest, held_out = split_held_out(ROWS, 0.2, seed=1)
+    assert not {e.prompt for e in rest} & {e.prompt for e in held_out}
+    assert len(rest) + len(held_out) == len(ROWS)
+    assert held_out
+
+
+def test_the_seed_decides():
+    assert split_held_out(ROWS, 0.2, 1) == split_held_out(ROWS, 0.2, 1)
+    assert split_held_out(ROWS, 0.2, 1) != split_held_out(ROWS, 0.2, 2)
+
+
+def test_at_least_one_row_is_on_each_side():
+    two = ROWS[:2]
+    assert [len(part) for part in split_held_out(two, 0.01)] == [1, 1]
+    assert [len(part) for part in split_held_out(two, 0.99)] == [1, 1]
+
+
+def test_a_large_share_leaves_rows_to_learn_from_and_to_check_on():
+    ten = [Example(f"question {i}", str(i)) for i in range(10)]
+    parts = split_rows("ten", ten, held_out_share=0.9)
+    assert min(len(parts.train), len(parts.validation)) >= 1
+    assert len(parts.held_out) == 8
+
+
+def test_the_places_of_rows_above_the_most_are_given_in_order():
+    rows = [Example("x" * length, "") for length in (3, 5, 4, 9)]
+    assert too_long(rows, lambda row: len(row.prompt), 4) == [1, 3]
+    assert too_long(rows, lambda row: len(row.prompt), 9) == []
+    assert too_long([], lambda row: 1 / 0, 0) == []
+
+
+# --- A column of pictures: every form a file may hold, and rows whose picture cannot be read.
 
 
 def written(tmp_path, rows):
