@@ -19,7 +19,7 @@ from t2local.models.decode.sampling import Sampling
 from t2local.progress import drain
 from t2local.svf import Mixture
 from t2local.ui.chat.wheel import create_wheel
-from t2local.ui.messages import term
+from t2local.ui.messages import explained
 
 ASK = ({"role": "user", "content": "What is 2 + 2?"},)
 GREEDY = Sampling(temperature=0.0, max_new_tokens=16, repetition_penalty=1.0)
@@ -77,7 +77,7 @@ def test_a_strategy_that_is_added_to_the_table_is_known_everywhere(
     assert added.name in engine.strategies()
     with gr.Blocks():
         assert (added.name, added.name) in create_wheel().strategy.choices
-    assert "the length of the message (by-length)" in term("strategy")
+    assert "the length of the message (by-length)" in explained("strategy")
     row = tmp_path / "rows.jsonl"
     row.write_text(
         '{"prompt": "thing?", "answer": "red", "choices": ["red", "blue"], "label": 0}\n'
