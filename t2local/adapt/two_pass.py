@@ -17,9 +17,8 @@ from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Dispatched, Done,
 from t2local.adapt.applier import Applier, MixtureKey
 from t2local.adapt.context import check_messages, check_pictures, fit
 from t2local.adapt.dispatch import Available, Controls, Reading, first_pass, strategy_of
-from t2local.models.decode.generate import Decoder, Quick
+from t2local.models.decode.generate import Decoder, Kept, PrefixCache, Quick
 from t2local.models.decode.out_of_memory import out_of_memory_told
-from t2local.models.decode.prefix_cache import Kept, PrefixCache
 from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken

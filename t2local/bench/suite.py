@@ -21,8 +21,13 @@ from t2local.bench.decoding import int8_decoding
 from t2local.bench.search import POPULATION, search_generation
 from t2local.bench.speed import ANSWER_TOKENS, first_pass, preview, start_seconds
 from t2local.bench.table import Measured, Row, joined, random_z
-from t2local.bench.training_step import StepCost, step_cost, waits_while_training
-from t2local.bench.trl import peer_problem, peer_step_cost
+from t2local.bench.training_step import (
+    StepCost,
+    peer_problem,
+    peer_step_cost,
+    step_cost,
+    waits_while_training,
+)
 from t2local.engine.engine import Engine
 from t2local.engine.requests import EngineStatus
 from t2local.experts import ExpertStore

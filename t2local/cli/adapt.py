@@ -10,7 +10,7 @@ from t2local import paths
 from t2local.adapt.answering import CHOICE
 from t2local.adapt.cem import LAYERS, LEAST_SHOTS, LIGHT, MATRIX, MOST_SHOTS, OBJECTIVES, CEMConfig
 from t2local.adapt.few_shot import Generation
-from t2local.cli.common import add_model_arguments, add_reward_argument, log, log_progress
+from t2local.cli import add_model_arguments, add_reward_argument, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import write_mixture

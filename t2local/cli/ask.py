@@ -7,7 +7,7 @@ from typing import Any
 
 from t2local.adapt.answer_stream import FEW_SHOT, MANUAL, Dispatch, Dispatched, Done, Token
 from t2local.adapt.dispatch import STRATEGIES
-from t2local.cli.common import add_model_arguments, log, log_progress
+from t2local.cli import add_model_arguments, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError

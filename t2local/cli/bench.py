@@ -11,7 +11,7 @@ from t2local import paths
 from t2local.bench.shape import SHAPES, goals_of, measuring_shape
 from t2local.bench.suite import FULL, QUICK, measuring
 from t2local.bench.table import RATIO_BARS, ROW_BARS, Bar, Measured, Row, device_name
-from t2local.cli.common import add_model_arguments, log, log_progress
+from t2local.cli import add_model_arguments, log, log_progress
 from t2local.progress import Progress, drain
 from t2local.provenance import origin
 

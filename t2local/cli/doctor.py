@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from t2local import paths
-from t2local.cli.common import add_model_arguments
+from t2local.cli import add_model_arguments
 from t2local.engine.engine import Engine
 from t2local.experts import ExpertStore
 from t2local.models.fit.memory import DeviceReport, device_report

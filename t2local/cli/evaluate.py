@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from t2local.adapt.dispatch import asking_strategies
-from t2local.cli.common import add_model_arguments, add_reward_argument, log, log_progress
+from t2local.cli import add_model_arguments, add_reward_argument, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.engine.evaluations import EvaluationPlan
 from t2local.errors import T2LocalError

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any
 
-from t2local.cli.common import add_storage_arguments, log
+from t2local.cli import add_storage_arguments, log
 from t2local.models.fit.anatomy import TARGETS, Anatomy, anatomy_of
 from t2local.models.fit.automatic import Fit, Offer, best_fit, compute_dtype, offers
 from t2local.models.fit.estimate import GB, Estimate, Plan, estimate

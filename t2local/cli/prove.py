@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from t2local import paths
-from t2local.cli.common import add_model_arguments, log, log_progress
+from t2local.cli import add_model_arguments, log, log_progress
 from t2local.experiments.proof import SECTIONS, ProofPlan, as_markdown, prove
 from t2local.experiments.vision_proof import PicturePlan, prove_pictures
 from t2local.models.load.loader import LoadedModel, load_model

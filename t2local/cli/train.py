@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from t2local import paths
-from t2local.cli.common import add_model_arguments, add_reward_argument, log, open_model
+from t2local.cli import add_model_arguments, add_reward_argument, log, open_model
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain

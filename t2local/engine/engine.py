@@ -18,12 +18,11 @@ from t2local.adapt.applier import Applier
 from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import Controls, offered
 from t2local.engine.chats import ChatStore
-from t2local.engine.downloads import Downloads
 from t2local.engine.evaluations import Evaluations
 from t2local.engine.job_record import KINDS
 from t2local.engine.jobs import Jobs
 from t2local.engine.loading import ASKED, Choice, Opened
-from t2local.engine.model_slot import Answers, ModelSlot, Uses
+from t2local.engine.model_slot import Answers, Downloads, ModelSlot, Uses
 from t2local.engine.requests import (
     ChatRequest,
     EngineStatus,

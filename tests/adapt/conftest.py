@@ -8,7 +8,7 @@ import torch
 from t2local.adapt.applier import Applier
 from t2local.adapt.dispatch import Available
 from t2local.adapt.two_pass import Workshop
-from t2local.models.decode.prefix_cache import PrefixCache
+from t2local.models.decode.generate import PrefixCache
 from t2local.svf import attach
 
 

@@ -9,8 +9,8 @@ from t2local.adapt.applier import BASE_KEY, Applier
 from t2local.adapt.dispatch import Controls
 from t2local.adapt.two_pass import Steering, answer
 from t2local.errors import T2LocalError
+from t2local.models.decode.generate import PrefixCache
 from t2local.models.decode.int8 import Packer
-from t2local.models.decode.prefix_cache import PrefixCache
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import CancelToken
 from t2local.svf import Gains, Mixture

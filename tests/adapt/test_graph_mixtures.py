@@ -14,7 +14,7 @@ from t2local.adapt.applier import Applier, GraphMixtures
 from t2local.adapt.dispatch import Controls
 from t2local.adapt.two_pass import Steering, Workshop, answer
 from t2local.models.decode.cuda_graphs import GraphSteps, StepDecoder, why_not
-from t2local.models.decode.prefix_cache import PrefixCache
+from t2local.models.decode.generate import PrefixCache
 from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import describe
 from t2local.progress import CancelToken

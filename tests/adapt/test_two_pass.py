@@ -17,7 +17,7 @@ from t2local.adapt.answer_stream import (
 from t2local.adapt.dispatch import Available, Controls
 from t2local.adapt.two_pass import Steering, answer, dispatch
 from t2local.errors import T2LocalError
-from t2local.models.decode.prefix_cache import PrefixCache
+from t2local.models.decode.generate import PrefixCache
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import CancelToken
 from t2local.svf import Mixture

@@ -2,19 +2,19 @@
 
 import pytest
 
-from t2local.bench import trl
-from t2local.bench.trl import peer_problem, peer_step_cost
+from t2local.bench import training_step
+from t2local.bench.training_step import peer_problem, peer_step_cost
 
 
 def test_a_missing_library_is_named_with_the_way_to_get_it(monkeypatch):
-    monkeypatch.setattr(trl, "find_spec", lambda name: None)
+    monkeypatch.setattr(training_step, "find_spec", lambda name: None)
     assert peer_problem("none") == (
         "not measured: trl is missing; pip install -r requirements-dev.txt"
     )
 
 
 def test_only_float_models_have_a_peer(monkeypatch):
-    monkeypatch.setattr(trl, "find_spec", lambda name: name)
+    monkeypatch.setattr(training_step, "find_spec", lambda name: name)
     assert peer_problem("none") is None
     assert "nf4" in peer_problem("nf4")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from t2local.bench.truncated import truncate, using_truncated
+from t2local.bench.gpu import truncate, using_truncated
 from t2local.errors import T2LocalError
 from t2local.svf import attach
 from t2local.svf.layer import weight_as_used

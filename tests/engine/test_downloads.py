@@ -3,8 +3,8 @@ import time
 
 import pytest
 
-from t2local.engine.downloads import DONE, FAILED, STOPPED, Downloads
 from t2local.engine.jobs import Jobs
+from t2local.engine.model_slot import DONE, FAILED, STOPPED, Downloads
 from t2local.errors import T2LocalError
 from t2local.models.load.hub import FetchProgress
 
@@ -31,7 +31,7 @@ def hub(monkeypatch):
             kept[0] = done
             yield FetchProgress(f"fetching {model_id}", done, TOTAL, "bytes", 5.0)
 
-    monkeypatch.setattr("t2local.engine.downloads.fetching", fetching)
+    monkeypatch.setattr("t2local.engine.model_slot.fetching", fetching)
     return go_on
 
 
@@ -65,7 +65,7 @@ def test_what_goes_wrong_is_kept_as_a_sentence(monkeypatch):
         raise T2LocalError(f"'{model_id}' is gated.")
         yield
 
-    monkeypatch.setattr("t2local.engine.downloads.fetching", fetching)
+    monkeypatch.setattr("t2local.engine.model_slot.fetching", fetching)
     downloads = Downloads(Jobs())
     downloads.start("some/model")
     found = ended(downloads)

@@ -11,10 +11,10 @@ import torch
 from t2local.adapt.applier import Applier
 from t2local.adapt.context import fit
 from t2local.engine.engine import Engine
-from t2local.engine.preview import Previews
+from t2local.engine.loading import Previews
 from t2local.errors import T2LocalError
 from t2local.experts import Expert
-from t2local.models.decode.prefix_cache import PrefixCache
+from t2local.models.decode.generate import PrefixCache
 from t2local.svf import Mixture, compose
 
 RED = "red"  # the expert that is adopted again and again, each time with another z

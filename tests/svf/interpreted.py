@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from t2local.bench.truncated import truncate, using_truncated
+from t2local.bench.gpu import truncate, using_truncated
 from t2local.svf import attach, fused, kernels
 from tests.conftest import build_tiny
 from tests.svf.support import logits, random_z, relative

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import CancelToken, drain
-from t2local.svf import attach, attaching, attachment, basis
+from t2local.svf import attach, attaching, basis, model
 from t2local.svf.basis import (
     BasisCache,
     decompose,
@@ -203,7 +203,7 @@ def decomposed(monkeypatch) -> list[torch.Tensor]:
         calls.append(weight)
         return decompose(weight)
 
-    monkeypatch.setattr(attachment, "decompose", counting)
+    monkeypatch.setattr(model, "decompose", counting)
     return calls
 
 

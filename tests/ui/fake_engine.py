@@ -13,11 +13,10 @@ from dataclasses import replace
 from t2local.adapt.answer_stream import BASE_ROW, MANUAL, Dispatch, Dispatched, Done, Steered, Token
 from t2local.adapt.dispatch import offered
 from t2local.engine.chats import ChatStore
-from t2local.engine.downloads import Downloads
 from t2local.engine.evaluations import Evaluations
 from t2local.engine.jobs import Jobs
 from t2local.engine.loading import Choice
-from t2local.engine.model_slot import ModelSlot, Uses
+from t2local.engine.model_slot import Downloads, ModelSlot, Uses
 from t2local.engine.requests import (
     ChatRequest,
     EngineStatus,

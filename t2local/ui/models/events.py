@@ -8,9 +8,9 @@ page follows by its own timer, which a change of model wakes.
 import gradio as gr
 
 from t2local import plots
-from t2local.engine.downloads import DONE, FAILED, STOPPED, Download
 from t2local.engine.engine import Engine
 from t2local.engine.loading import Sizing, Wish, on_disk, sizing
+from t2local.engine.model_slot import DONE, FAILED, STOPPED, Download
 from t2local.engine.requests import EngineStatus
 from t2local.errors import T2LocalError
 from t2local.models.fit.automatic import offers

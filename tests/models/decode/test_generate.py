@@ -7,8 +7,7 @@ import torch
 
 from t2local.errors import Cancelled
 from t2local.models.chat_format import render_chat
-from t2local.models.decode.generate import Batch, Decoder, Sampling, generate_batch
-from t2local.models.decode.prefix_cache import PrefixCache
+from t2local.models.decode.generate import Batch, Decoder, PrefixCache, Sampling, generate_batch
 from t2local.progress import CancelToken
 from tests.conftest import FAMILIES
 

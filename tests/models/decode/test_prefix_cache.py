@@ -3,7 +3,7 @@
 import torch
 from transformers import DynamicCache
 
-from t2local.models.decode.prefix_cache import Kept, PrefixCache
+from t2local.models.decode.generate import Kept, PrefixCache
 
 
 def kept(*rows: list[int]) -> Kept:
