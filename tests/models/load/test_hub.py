@@ -27,18 +27,18 @@ from tests.models.fake_hub import MODEL, FakeHub, serving
 
 @pytest.fixture
 def online(tmp_path, monkeypatch):
-    """`online(hub)`: the Hub of this test, and an empty cache. Undone after the test."""
+    """`online(fake)`: the Hub of this test, and an empty cache. Undone after the test."""
     stack = []
 
-    def begin(hub):
-        address = serving(hub)
+    def begin(fake):
+        address = serving(fake)
         stack.append(address)
         monkeypatch.setattr(hub, "ENDPOINT", address.__enter__())
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-        return hub
+        return fake
 
     yield begin
     for address in stack:
