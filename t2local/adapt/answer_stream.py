@@ -1,7 +1,6 @@
 """The typed events of one two-pass answer, in the order in which they come.
 
 `Dispatched`, then `Token`s (with a `Steered` wherever the mixture changed), then one `Done`.
-Plain values: they know nothing of a page, a file or a model.
 """
 
 from collections.abc import Mapping

@@ -1,12 +1,11 @@
-"""Putting a mixture in force: which `z`, and the fastest exact way to apply it.
+"""Putting a mixture in force: which `z`, and the fastest way to apply it.
 
 A mixture that changes is applied by the branch (a millisecond to change). One that is used again
 and again on a float model, like the classifier expert's, is rebuilt once into matrices and then
-costs nothing a token. One that stays while an answer is written may be packed in 8 bits beside that
-(`models.packed`), layer by layer between tokens, where a packer is given: the one way that is not
-exact. On a GPU, steps are captured and the branch reads `z` where it stays (`adapt.captured`).
+costs nothing a token. On a CPU, one that stays while an answer is written may also be packed in
+int8 (`models.decode.int8`), layer by layer between tokens: the only way that is not exact. On a
+GPU, steps are CUDA graphs, and `z` is copied to where they read it.
 Departure from the reference code: it rebuilds for every change.
-Knows experts by name, nothing of prompts.
 """
 
 import itertools
@@ -26,10 +25,10 @@ from t2local.models.load.loader import LoadedModel
 from t2local.svf import Gains, Mixture, SVFModel, Z, compose
 from t2local.svf.fused import ZBuffer
 
-# --- Mixtures for captured steps: a changed `z` is copied to where the graphs read it.
+# --- CUDA graphs under mixtures: a changed `z` is copied to where the graphs read it.
 #
-# One graph serves the base model, which costs no branch, and one every mixture of the same
-# experts. Nothing is captured again while sliders move.
+# One graph serves the base model, which costs no branch, and one serves all mixtures of the same
+# experts, so nothing is captured again while sliders move.
 
 
 class GraphMixtures:
@@ -119,8 +118,8 @@ class Applier:
     """Experts by name on one model. `rebuild_limit`: rebuilt copies kept (0: never rebuild).
 
     `mixable`: the experts that people may mix (None: all); a classifier only decides. `packer`:
-    packs mixtures that stay in 8 bits (None: every answer is exact). `captured`: the steps of a
-    model on a GPU (None: the forward itself).
+    packs mixtures that stay in 8 bits (None: every answer is exact). `graphs`: the CUDA
+    graphs of a model on a GPU (None: the forward itself).
 
     Guarded by the model's lock (`SVFModel.lock`): whoever calls a method holds it. `check`, `key`,
     `z_of`, `packs` and `copies_bytes` are for any thread: what they read is exchanged whole.
@@ -133,7 +132,7 @@ class Applier:
         rebuild_limit: int = 0,
         mixable: Collection[str] | None = None,
         packer: Packer | None = None,
-        captured: GraphMixtures | None = None,
+        graphs: GraphMixtures | None = None,
     ) -> None:
         self.svf = svf
         self._mixable = tuple(experts if mixable is None else mixable)
@@ -141,7 +140,7 @@ class Applier:
         self.experts = {name: self._on_device(z) for name, z in experts.items()}
         self._limit = rebuild_limit
         self._rebuilt: OrderedDict[MixtureKey, dict[str, torch.Tensor]] = OrderedDict()
-        self._captured = captured
+        self._graphs = graphs
         self._matrices = {matrix for z in self.experts.values() for matrix in z}
         self._packer = packer
         self._packed: OrderedDict[MixtureKey, Int8Model] = OrderedDict()
@@ -212,8 +211,8 @@ class Applier:
         }
         if before._packer is not None and self._packer is not None:
             self._packer = before._packer  # what it has prepared fits: the model is the same
-        if before._captured is not None and self._captured is not None:
-            self._captured = before._captured
+        if before._graphs is not None and self._graphs is not None:
+            self._graphs = before._graphs
         for kept, taken in ((before._rebuilt, self._rebuilt), (before._packed, self._packed)):
             for key, copy in kept.items():
                 if key == BASE_KEY:
@@ -245,9 +244,9 @@ class Applier:
         packed = self.packed(mixture) if may_pack else None
         if packed is not None:
             return Int8Steps(packed)
-        if self._captured is None:
+        if self._graphs is None:
             return None
-        return self._captured.under(self.key(mixture), self.z_of(mixture), self._matrices)
+        return self._graphs.under(self.key(mixture), self.z_of(mixture), self._matrices)
 
     @property
     def copies_bytes(self) -> int:
@@ -259,12 +258,12 @@ class Applier:
 
     def capture_problem(self) -> str:
         """Why steps cannot be captured though they should be, tried now; nothing is in force."""
-        return self._captured.steps.trial() if self._captured is not None else ""
+        return self._graphs.steps.trial() if self._graphs is not None else ""
 
     def release(self) -> None:
         """Give back what can be made again: memory ran out."""
-        if self._captured is not None:
-            self._captured.steps.release()
+        if self._graphs is not None:
+            self._graphs.steps.release()
 
     def pack_on(self, mixture: Mixture) -> bool:
         """Pack one more layer for a mixture that stays; True while `packed` has to wait for more.

@@ -36,15 +36,85 @@ from t2local.svf.targets import depth_of
 from t2local.tasks.rewards.named import check_reward, rewards_of
 from t2local.tasks.rows import Example
 
-# --- Shots and their answers as trees: what all candidates of a mixture search read in one
-# forward.
-#
-# A row is one candidate: the tokens that all shots begin with once, then every shot, then each of
-# its answers without their last token, each branch seeing only what leads to it. Rows are alike
-# but for their `z`, so there is no padding, and positions that predict are looked at once,
-# whatever number of answers begins there.
+TREE_TOKENS = 320  # of one row: a longer one spends more on attention than it shares
+TOKENS_PER_FORWARD = 4096  # rows × tokens of one forward, at most
+GENERATED_ROWS = 160  # rows that write at once, at most
+MEMORY_SHARE = 0.3  # of the free memory that a forward may take
+LAYER_GROUPS = 3
 
 Tokens = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over the shots, `[B]` each; `accuracy`: the share with full reward."""
+
+    accuracy: Tensor
+    log_likelihood: Tensor
+
+
+class Candidates:
+    """The experts a mixture may draw on, with α `[B, G, K]` shared as the configuration says.
+
+    `factored`: what puts rows of z in force, where there is something faster than the branch.
+    """
+
+    def __init__(
+        self,
+        svf: SVFModel,
+        experts: Mapping[str, Z],
+        sharing: str,
+        factored: FactoredModel | None = None,
+    ) -> None:
+        if not experts:
+            raise T2LocalError("There is no expert to mix for this model; train one first.")
+        self.svf, self.names = svf, tuple(experts)
+        self._force = factored or svf
+        self.groups = groups_of(svf.matrix_names, sharing)
+        self.n_groups = 1 + max(self.groups.values())
+        sigma = svf.singular_values
+        self._changes = {
+            name: torch.stack(
+                [
+                    z[name].to(sigma[name]) - 1 if name in z else torch.zeros_like(sigma[name])
+                    for z in experts.values()
+                ]
+            )
+            for name in svf.matrix_names
+            if any(name in z for z in experts.values())
+        }  # matrix -> [K, r]
+
+    def using(self, alpha: Tensor) -> AbstractContextManager:
+        """Candidates `alpha` `[B, G, K]` in force, a row each."""
+        return self.using_z(self.z(alpha))
+
+    def using_z(self, z: Z) -> AbstractContextManager:
+        """Rows from `z`, in force."""
+        return self._force.using(z)
+
+    def z(self, alpha: Tensor) -> Z:
+        """A row of multipliers `[B, r]` a matrix, of candidates `alpha` `[B, G, K]`."""
+        return {n: z_rows(alpha[:, self.groups[n]], c) for n, c in self._changes.items()}
+
+
+def groups_of(matrix_names: Sequence[str], sharing: str) -> dict[str, int]:
+    """Matrix name -> the group whose α it obeys."""
+    if sharing == EXPERT:
+        return dict.fromkeys(matrix_names, 0)
+    if sharing == LAYERS:
+        depths = [depth_of(name) or 0 for name in matrix_names]
+        layers = 1 + max(depths)
+        thirds = [LAYER_GROUPS * depth // layers for depth in depths]
+        order = sorted(set(thirds))
+        return {n: order.index(t) for n, t in zip(matrix_names, thirds, strict=True)}
+    return {name: i for i, name in enumerate(matrix_names)}
+
+
+# --- Shots and their answers as trees, read in one forward for all candidates.
+#
+# A row is one candidate: the tokens that all shots begin with once, then every shot, then each of
+# its answers without their last token; each branch sees only what leads to it. Rows differ in their
+# `z` alone, so there is no padding, and logits are computed once for each place that predicts.
 
 
 @dataclass
@@ -187,81 +257,7 @@ def _common(prompts: Sequence[Tokens]) -> int:
     return next(same, shortest)
 
 
-TREE_TOKENS = 320  # of one row: a longer one spends more on attention than it shares
-TOKENS_PER_FORWARD = 4096  # rows × tokens of one forward, at most
-GENERATED_ROWS = 160  # rows that write at once, at most
-MEMORY_SHARE = 0.3  # of the free memory that a forward may take
-LAYER_GROUPS = 3
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Means over the shots, `[B]` each; `accuracy`: the share with full reward."""
-
-    accuracy: Tensor
-    log_likelihood: Tensor
-
-    @classmethod
-    def joined(cls, parts: Sequence["Scores"]) -> "Scores":
-        columns = ([p.accuracy for p in parts], [p.log_likelihood for p in parts])
-        return cls(torch.cat(columns[0]), torch.cat(columns[1]))
-
-
-class Candidates:
-    """The experts a mixture may draw on, with α `[B, G, K]` shared as the configuration says.
-
-    `factored`: what puts rows of z in force, where there is something faster than the branch.
-    """
-
-    def __init__(
-        self,
-        svf: SVFModel,
-        experts: Mapping[str, Z],
-        sharing: str,
-        factored: FactoredModel | None = None,
-    ) -> None:
-        if not experts:
-            raise T2LocalError("There is no expert to mix for this model; train one first.")
-        self.svf, self.names = svf, tuple(experts)
-        self._force = factored or svf
-        self.groups = groups_of(svf.matrix_names, sharing)
-        self.n_groups = 1 + max(self.groups.values())
-        sigma = svf.singular_values
-        self._changes = {
-            name: torch.stack(
-                [
-                    z[name].to(sigma[name]) - 1 if name in z else torch.zeros_like(sigma[name])
-                    for z in experts.values()
-                ]
-            )
-            for name in svf.matrix_names
-            if any(name in z for z in experts.values())
-        }  # matrix -> [K, r]
-
-    def using(self, alpha: Tensor) -> AbstractContextManager:
-        """Candidates `alpha` `[B, G, K]` in force, a row each."""
-        return self.using_z(self.z(alpha))
-
-    def using_z(self, z: Z) -> AbstractContextManager:
-        """Rows from `z`, in force."""
-        return self._force.using(z)
-
-    def z(self, alpha: Tensor) -> Z:
-        """A row of multipliers `[B, r]` a matrix, of candidates `alpha` `[B, G, K]`."""
-        return {n: z_rows(alpha[:, self.groups[n]], c) for n, c in self._changes.items()}
-
-
-def groups_of(matrix_names: Sequence[str], sharing: str) -> dict[str, int]:
-    """Matrix name -> the group whose α it obeys."""
-    if sharing == EXPERT:
-        return dict.fromkeys(matrix_names, 0)
-    if sharing == LAYERS:
-        depths = [depth_of(name) or 0 for name in matrix_names]
-        layers = 1 + max(depths)
-        thirds = [LAYER_GROUPS * depth // layers for depth in depths]
-        order = sorted(set(thirds))
-        return {n: order.index(t) for n, t in zip(matrix_names, thirds, strict=True)}
-    return {name: i for i, name in enumerate(matrix_names)}
+# --- Their scores.
 
 
 class ShotScorer:

@@ -6,7 +6,7 @@ also tries the base model and every expert alone, so that a mixture is never wor
 them on the shots; ten generations by default, since one takes half a minute on two cores. A
 spread never falls below a twentieth of the range, since a few equal elites would end the search.
 The incumbent (the best so far) is candidate 0 of each later generation.
-Pure functions of tensors: a generator is passed in, nothing is known of models or tasks.
+Pure functions of tensors: a random generator is passed in.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Fitting a chat into the model's context, and saying what was cut.
 
 The oldest turns go first, the system prompt never; if the last message alone is too long, its
-middle goes. Knows nothing of `z`.
+middle goes.
 """
 
 from collections.abc import Mapping, Sequence

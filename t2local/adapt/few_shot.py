@@ -4,7 +4,7 @@
 search that was cancelled or cut off goes on where it was and ends in the same numbers. Departure
 from the reference code: its shots come from the split that is then scored; here they are rows of a
 file that the caller names, and the mixture remembers their hash so that an evaluation can refuse
-them. Knows nothing of pages.
+them.
 """
 
 import hashlib

@@ -3,7 +3,6 @@
 The model is held, through `lock`, for one step at a time, so that several answers, slider previews
 and a training run can share it. The KV cache of an answer is dropped whenever `z` changes, for keys
 and values computed under one `z` are wrong under another; within one `z` a chat's prefix is kept.
-Knows nothing of pages, files or sessions.
 """
 
 import time
@@ -77,7 +76,7 @@ class Workshop:
     available: Available = field(default_factory=Available)  # what pass 1 may choose
 
     def forget(self) -> None:
-        """Give back what can be made again: kept caches, captured steps. Waits for the lock."""
+        """Give back what can be made again: kept caches, CUDA graphs. Waits for the lock."""
         with self.lock():
             self.prefixes.clear()
             self.applier.release()

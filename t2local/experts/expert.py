@@ -1,7 +1,6 @@
 """An expert: one `z` for every adapted matrix, with the card that says where it comes from.
 
-With what belongs to the value itself: its name's rule, and the stamp that ties it to the weights it
-was made for.
+Also the rule for its name, and the stamp that ties it to the weights it was made for.
 """
 
 import math
@@ -97,7 +96,7 @@ class Expert:
         return float(flat.square().mean().sqrt())
 
 
-# --- What an expert may be called: the same rule for training, renaming, copying and importing.
+# --- Names: one rule for training, renaming, copying and importing.
 #
 # A name is a file's name and a label of the dispatcher.
 
@@ -152,8 +151,7 @@ def check_free(name: str, taken: Collection[str]) -> str:
     return name
 
 
-# --- What ties an expert to the weights it was made for: fingerprint, singular values,
-# quantisation.
+# --- The stamp: fingerprint, singular values, quantisation.
 
 TRANSFERRED = "transferred"  # the key in an expert's card
 IN_ORDER = "in-order"

@@ -175,7 +175,7 @@ def _deleted(path: Path) -> Deleted:
     return Deleted(name, path, int(stamp) / 1e9 if stamp.isdigit() else 0.0)
 
 
-# --- A mixture as one expert: `z' = 1 + Σ α_k (z_k − 1)`, for programs that know no mixtures.
+# --- A mixture as one expert.
 
 
 def from_mixture(path: Path, library: Library, loaded: LoadedModel, svf: SVFModel) -> Expert:

@@ -2,7 +2,7 @@
 
 `{"schema": 1, "base_model", "alpha", "strength", "gains", "by_matrix", "task"}`; only `alpha` must
 be there, so a file can be written by hand. Written atomically, read with every check that can be
-made without the model. Knows nothing of how a mixture was found.
+made without the model.
 """
 
 import json

@@ -111,14 +111,12 @@ def _kind(name: str) -> str:
     return ".".join(parts[number + 1 :])
 
 
-# --- A text-only model's experts on a vision-language model that holds it, and the other way
-# round.
+# --- Text-only models and the vision-language models that hold them.
 #
-# The same matrix is `model.layers.3.mlp.up_proj` in the one and
-# `model.language_model.layers.3.mlp.up_proj` in the other. Where the weights are the same, the
-# renamed expert is one of the model like any other; where the language model was trained further,
-# it is labelled as transferred (so are Llama's experts on LLaVA-NeXT, in the paper too), which
-# `check_fits` turns into a sentence to show.
+# `model.layers.3.mlp.up_proj` of the one is `model.language_model.layers.3.mlp.up_proj` of the
+# other. Where the weights are the same, the renamed expert is one of the model like any other.
+# Where the language model was trained further, it is labelled as transferred (the paper's experts
+# for LLaVA-NeXT are such), and `check_fits` says so.
 
 
 def taken_over(loaded: LoadedModel, svf: SVFModel) -> list[Stored]:

@@ -1,1 +1,1 @@
-"""Base models: fetch, load (float, NF4 or int8), format chats, generate. Knows nothing of SVF."""
+"""Base models: fetch, load (float, NF4 or int8), format chats, generate. Adapted in `svf`."""

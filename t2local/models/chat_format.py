@@ -83,11 +83,11 @@ def _apply(
     )
 
 
-# --- A chat with pictures to token ids; one without them is rendered as for any model.
+# --- Chats with pictures.
 #
 # A message names its pictures under `images`: paths or data URIs. Where its text holds as many
-# placeholders as it has pictures they say where these belong, else the pictures come first. A
-# model that reads text only is given the text.
+# placeholders as it has pictures, the pictures stand there; otherwise they come first. A model that
+# reads text only gets the text.
 
 
 def render_prompt(

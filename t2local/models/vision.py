@@ -1,7 +1,7 @@
-"""Vision-language models: pictures become token ids, and all that reads ids reads pictures.
+"""Vision-language models: pictures become token ids, so whatever reads token ids reads pictures.
 
-A family that is not known is tried with two small pictures: does reading them as token ids give
-what the model's own forward gives?
+A family that no test has proven is tried with small pictures when it is loaded; a model that fails
+answers text only.
 """
 
 import hashlib
@@ -241,14 +241,13 @@ def _share_template(
         tokenizer.chat_template = AS_PARTS.replace("PLACE", token) + template
 
 
-# --- Whether a picture read as token ids gives a model what its own forward gives it.
+# --- The trial: do pictures as token ids give what the model's own forward gives?
 #
-# Done when a model of an unproven family is loaded: one small picture between words and then two
-# different ones (some families tile a picture only when it is alone), through its processor and
-# its own forward, and through `vision.Pictures`. Equal computations differ by rounding alone,
-# since they read the same embeddings; a family that gives pictures other positions or masks
-# differs by as much as the picture says. A family whose forward cannot be called like this
-# differs too. Evidence for small pictures, not proof for all; costs four forwards.
+# One small picture between words, then two different ones (some families tile a picture only when
+# it is alone), once through the processor and the model's own forward, once through `Pictures`.
+# Equal computations differ by rounding alone, since they read the same embeddings; a family with
+# other positions or masks for pictures, or with a forward that cannot be called like this, differs
+# by more. Evidence for small pictures, not proof for all. Costs four forwards.
 
 LOG = logging.getLogger(__name__)
 TOLERANCE = 1e-3  # relative, of the logits after the picture

@@ -1,6 +1,7 @@
-"""The catalogue of benchmark tasks, from a folder of normalised JSONL files or from the Hub.
+"""Benchmark tasks, from a folder of normalised JSONL files or from the Hugging Face Hub.
 
-Also remembers which prompts chose something, so that a measurement can refuse them.
+The prompts that were used to choose something are kept as hashes, so that a measurement on the same
+prompts can be refused.
 """
 
 import hashlib
@@ -115,12 +116,12 @@ def _example(path: Path, number: int, line: str) -> Example:
     return Example(str(prompt), str(answer), row)
 
 
-# --- Benchmark tasks from the Hugging Face Hub, where no folder of files is given.
+# --- The same tasks from the Hub, where no folder of files is given.
 #
 # Through the package `datasets`, which is optional (`pip install datasets`) and keeps what it
-# fetched for later runs without a network. Rows come out as those of `tasks.benchmarks`.
-# Differences from the files: SVAMP's split is the Hub's own (700 / 300), MATH is the 500-problem
-# test set of "Let's verify step by step" since the whole set's redistribution is contested.
+# fetched for later runs without a network. Differences from the files: SVAMP has the Hub's own
+# split (700 / 300); MATH is the 500-problem test set of "Let's verify step by step", since the
+# redistribution of the whole set is contested.
 
 Row = Mapping[str, Any]
 
@@ -211,10 +212,10 @@ def load_from_hub(name: str, split: str = "test") -> list[Example]:
         ) from error
 
 
-# --- Which prompts were used to choose something, so that a measurement can refuse them.
+# --- Prompts that were used to choose something.
 #
-# A hash a prompt, of its letters and digits alone: a prompt that was wrapped or spaced otherwise
-# is still known. Pure functions.
+# One hash a prompt, of its letters and digits alone, so that other spaces or punctuation do not
+# hide it.
 
 DIGITS = 24
 

@@ -1,7 +1,8 @@
 """What an expert is trained, validated and measured on: three disjoint sets of examples.
 
-The datasets that have a name are built here: the dispatcher's kinds of question, and sixty
-questions of our own for the task of each shipped expert, which show what an expert has spoilt.
+A dataset has a name (`DATASETS`) or is a file of the user's. Also here: the examples from which the
+dispatcher learns the kinds of question, and our own questions for the task of each shipped expert,
+by which forgetting is measured.
 """
 
 import hashlib
@@ -18,97 +19,12 @@ from t2local.tasks.benchmarks import load_task, show_first_test
 from t2local.tasks.rows import Example, split_held_out
 from t2local.tasks.uploads import check_enough, read_upload
 
-# --- Examples for the dispatcher: which kind of question a prompt is.
-#
-# Labels are `math` (GSM8K, SVAMP), `code` (MBPP, and HumanEval held out only), `reasoning` (ARC)
-# and `other` (the small talk of our own in `assets/`). A pure function of the data folder and a
-# seed.
-
-TOPICS = ("math", "code", "reasoning", "other")
-SMALL_TALK = PROJECT_ROOT / "assets" / "small_talk.jsonl"
 HELD_OUT = "held_out"
-
-_SOURCES = {
-    "train": {
-        "math": (("gsm8k", "train"), ("svamp", "train")),
-        "code": (("mbpp", "train"), ("mbpp", "validation")),
-        "reasoning": (("arc_easy", "train"), ("arc_challenge", "train")),
-    },
-    HELD_OUT: {
-        "math": (("gsm8k", "test"), ("svamp", "test")),
-        "code": (("mbpp", "test"), ("humaneval", "test")),
-        "reasoning": (("arc_easy", "test"), ("arc_challenge", "test")),
-    },
-}
-
-
-def topic_labels(
-    split: str, per_label: int = 100, seed: int = 0, folder: Path | None = None
-) -> list[Example]:
-    """Shuffled prompts, `per_label` of each label as evenly over its sources as they allow.
-
-    `split`: "train" or "held_out"; no prompt is in both. `answer` is the label, `choices` are
-    `TOPICS`, `label` its index, `source` where the prompt is from. Every second science question
-    lists its answers, as people paste them. Fewer where a source is smaller (100 to 140 of small
-    talk). Raises `T2LocalError` where the data folder lacks a file.
-    """
-    assert split in _SOURCES, split
-    rng = random.Random(f"{seed}:{split}")
-    talk = small_talk(split)
-    chosen_talk = rng.sample(talk, min(per_label, len(talk)))
-    examples = [_labelled(prompt, "other", "small_talk") for prompt in chosen_talk]
-    for topic, sources in _SOURCES[split].items():
-        trained_on = _questions(_SOURCES["train"][topic], folder) if split == HELD_OUT else set()
-        share = -(-per_label // len(sources))
-        rows = [
-            _labelled(prompt, topic, task)
-            for task, part in sources
-            for prompt in _prompts(load_task(task, part, folder), share, trained_on, rng)
-        ]
-        examples += rows[:per_label]
-    rng.shuffle(examples)
-    return examples
-
-
-def small_talk(split: str, path: Path = SMALL_TALK) -> list[str]:
-    """The prompts of one split of our own small talk. Raises `T2LocalError` if the file is gone."""
-    if not path.is_file():
-        raise T2LocalError(f"'{path}' is missing; restore it from the project's assets.")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    return [row["prompt"] for row in rows if row["split"] == split]
-
-
-def _prompts(
-    rows: Sequence[Example], count: int, trained_on: set[str], rng: random.Random
-) -> list[str]:
-    """`count` random prompts that were not trained on (a few are in both splits)."""
-    fresh = [row for row in rows if row.prompt not in trained_on]
-    picked = rng.sample(fresh, min(count, len(fresh)))
-    return [
-        with_options(row.prompt, row.columns["choices"])
-        if i % 2 and "choices" in row.columns
-        else row.prompt
-        for i, row in enumerate(picked)
-    ]
-
-
-def _questions(sources: Sequence[tuple[str, str]], folder: Path | None) -> set[str]:
-    return {row.prompt for task, part in sources for row in load_task(task, part, folder)}
-
-
-def with_options(question: str, choices: Sequence[str]) -> str:
-    """The question with its answers below, lettered: "A. …"."""
-    return "\n".join([question, *(f"{chr(65 + i)}. {text}" for i, text in enumerate(choices))])
-
-
-def _labelled(prompt: str, topic: str, source: str) -> Example:
-    columns = {"choices": list(TOPICS), "label": TOPICS.index(topic), "source": source}
-    return Example(prompt, topic, columns)
-
-
 HELD_OUT_ROWS = 300
 VALIDATION_SHARE = 0.15
 HELD_OUT_SHARE = 0.25
+TOPICS = ("math", "code", "reasoning", "other")  # the kinds of question
+SMALL_TALK = PROJECT_ROOT / "assets" / "small_talk.jsonl"
 ENOUGH_PROMPTS = 10  # with fewer, a share to hold out is a row or two: each is held out in turn
 
 
@@ -267,13 +183,96 @@ def _sample(rows: Sequence[Example], count: int, seed: int) -> list[Example]:
     return random.Random(seed).sample(list(rows), min(count, len(rows)))
 
 
-# --- Sixty questions of our own for the task of each shipped expert: what an expert may have
-# spoilt.
+# --- Which kind of question a prompt is: examples for the dispatcher.
 #
-# The project ships no benchmark rows, so these were written for it, in the form that the experts
-# were trained on: equations for word problems, answers to science questions, short programs of
-# which one passes its tests, messages with their kind. No prompt is from a benchmark. They are
-# for comparing a model with itself, not with published numbers.
+# `math` (GSM8K, SVAMP), `code` (MBPP, and HumanEval held out only), `reasoning` (ARC) and `other`
+# (our own small talk in `assets/`).
+
+
+_SOURCES = {
+    "train": {
+        "math": (("gsm8k", "train"), ("svamp", "train")),
+        "code": (("mbpp", "train"), ("mbpp", "validation")),
+        "reasoning": (("arc_easy", "train"), ("arc_challenge", "train")),
+    },
+    HELD_OUT: {
+        "math": (("gsm8k", "test"), ("svamp", "test")),
+        "code": (("mbpp", "test"), ("humaneval", "test")),
+        "reasoning": (("arc_easy", "test"), ("arc_challenge", "test")),
+    },
+}
+
+
+def topic_labels(
+    split: str, per_label: int = 100, seed: int = 0, folder: Path | None = None
+) -> list[Example]:
+    """Shuffled prompts, `per_label` of each label as evenly over its sources as they allow.
+
+    `split`: "train" or "held_out"; no prompt is in both. `answer` is the label, `choices` are
+    `TOPICS`, `label` its index, `source` where the prompt is from. Every second science question
+    lists its answers, as people paste them. Fewer where a source is smaller (100 to 140 of small
+    talk). Raises `T2LocalError` where the data folder lacks a file.
+    """
+    assert split in _SOURCES, split
+    rng = random.Random(f"{seed}:{split}")
+    talk = small_talk(split)
+    chosen_talk = rng.sample(talk, min(per_label, len(talk)))
+    examples = [_labelled(prompt, "other", "small_talk") for prompt in chosen_talk]
+    for topic, sources in _SOURCES[split].items():
+        trained_on = _questions(_SOURCES["train"][topic], folder) if split == HELD_OUT else set()
+        share = -(-per_label // len(sources))
+        rows = [
+            _labelled(prompt, topic, task)
+            for task, part in sources
+            for prompt in _prompts(load_task(task, part, folder), share, trained_on, rng)
+        ]
+        examples += rows[:per_label]
+    rng.shuffle(examples)
+    return examples
+
+
+def small_talk(split: str, path: Path = SMALL_TALK) -> list[str]:
+    """The prompts of one split of our own small talk. Raises `T2LocalError` if the file is gone."""
+    if not path.is_file():
+        raise T2LocalError(f"'{path}' is missing; restore it from the project's assets.")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [row["prompt"] for row in rows if row["split"] == split]
+
+
+def _prompts(
+    rows: Sequence[Example], count: int, trained_on: set[str], rng: random.Random
+) -> list[str]:
+    """`count` random prompts that were not trained on (a few are in both splits)."""
+    fresh = [row for row in rows if row.prompt not in trained_on]
+    picked = rng.sample(fresh, min(count, len(fresh)))
+    return [
+        with_options(row.prompt, row.columns["choices"])
+        if i % 2 and "choices" in row.columns
+        else row.prompt
+        for i, row in enumerate(picked)
+    ]
+
+
+def _questions(sources: Sequence[tuple[str, str]], folder: Path | None) -> set[str]:
+    return {row.prompt for task, part in sources for row in load_task(task, part, folder)}
+
+
+def with_options(question: str, choices: Sequence[str]) -> str:
+    """The question with its answers below, lettered: "A. …"."""
+    return "\n".join([question, *(f"{chr(65 + i)}. {text}" for i, text in enumerate(choices))])
+
+
+def _labelled(prompt: str, topic: str, source: str) -> Example:
+    columns = {"choices": list(TOPICS), "label": TOPICS.index(topic), "source": source}
+    return Example(prompt, topic, columns)
+
+
+# --- Our own sixty questions for the task of each shipped expert.
+#
+# The project ships no benchmark rows, so these were written in the form that the experts were
+# trained on: equations for word problems, answers to science questions, short programs of which
+# one passes its tests, messages with their kind. They compare a model with itself, not with
+# published numbers.
 
 PROBES = PROJECT_ROOT / "assets" / "probes"
 DECIDING = "classifier"  # the shipped expert that decides in pass 1

@@ -3,7 +3,7 @@
 Content decides, not the file's ending. Columns are found by their usual names or given by a
 mapping; a row that cannot be used is listed with its number and the reason, never dropped in
 silence. Row numbers are those a person sees: lines of JSONL, rows of a spreadsheet (its header is
-row 1), elements of a JSON list from 1. Knows nothing of rewards or models.
+row 1), elements of a JSON list from 1.
 """
 
 import hashlib

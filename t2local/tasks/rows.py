@@ -1,7 +1,7 @@
-"""Rows and examples: what a file's reader gives, and what a task asks.
+"""A row as a file's reader gives it (`Row`), and an example as a task asks it (`Example`).
 
-A `Row` has its number in the file; an `Example` is a prompt, the right answer and the columns that
-a reward reads. Also sets rows aside without sharing a prompt, and finds those that are too long.
+Also: setting rows aside so that no prompt is on both sides, finding rows that are too long for a
+model, and reading the pictures that a row names.
 """
 
 import random
@@ -129,9 +129,7 @@ def _encodes(text: str) -> bool:
     return True
 
 
-# --- One example of a task: what is asked, what is right, and the columns a reward reads.
-#
-# A plain frozen value; it knows nothing of files, rewards or models.
+# --- Examples.
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def as_columns(examples: Sequence[Example]) -> dict[str, list[Any]]:
     return table
 
 
-# --- Setting rows aside: a pure seeded split in which no prompt is on both sides, and no picture.
+# --- Setting rows aside: no prompt and no picture is on both sides.
 
 
 def split_held_out(
@@ -192,7 +190,7 @@ def split_held_out(
     return rest, [e for e in examples if e.group in chosen]
 
 
-# --- Which rows do not fit a model's context. Knows no model: the caller counts tokens.
+# --- Rows that are too long; the caller counts the tokens.
 
 
 def too_long(
@@ -202,11 +200,10 @@ def too_long(
     return [i for i, example in enumerate(examples) if count_tokens(example) > most]
 
 
-# --- A row's pictures, whatever a file holds in that cell, as paths or data URIs that can be
-# read.
+# --- Pictures of a row, as paths or data URIs.
 #
-# Known: a path (relative to the data file), base64, a data URI, what `datasets` stores (`bytes`
-# and `path`), and lists of these.
+# A cell may hold a path (relative to the data file), base64, a data URI, what `datasets` stores
+# (`bytes` and `path`), or a list of these.
 
 
 def pictures_of(value: Any, folder: Path) -> str | list[str]:

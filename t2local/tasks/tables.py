@@ -1,7 +1,7 @@
-"""Rows of cells from the bytes of a file: format and encoding are found out.
+"""A file's bytes as rows of cells: CSV, TSV, JSON, JSONL, Parquet and spreadsheets.
 
-CSV and TSV, JSON and JSONL, Parquet, and spreadsheets, which a process of its own reads
-(`workbook_reader`). Content decides, not the file's ending. Knows nothing of what columns mean.
+Content decides on format and encoding, not the file's ending. A process of its own reads
+spreadsheets (`workbook_reader`). What the columns mean is told in `tasks.files`.
 """
 
 import codecs
@@ -106,12 +106,11 @@ def _text_rows(name: str, text: str) -> RowsRead:
     return table_rows(name, text)
 
 
-# --- Rows of CSV and TSV: the delimiter is found out, and a stray quotation mark costs one row
-# only.
+# --- CSV and TSV.
 #
 # A quotation mark that is never closed, or is closed by one far below, would swallow all rows in
-# between. So a record that breaks the rules of quoting, or does not fit the header while a line
-# inside it does, is its first line alone: that is listed as bad, and reading goes on after it.
+# between. So where a record breaks the rules of quoting, or does not fit the header while a line
+# inside it does, only its first line is listed as bad, and reading goes on with the next line.
 # Two stray marks that are valid quoting together cannot be told from a cell of several lines.
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -180,7 +179,7 @@ def _delimiter(lines: Sequence[str]) -> str:
     return max(DELIMITERS, key=score)
 
 
-# --- Rows of JSON and JSONL: a list of objects, an object that holds one, or an object a line.
+# --- JSON and JSONL: a list of objects, an object that holds one, or an object a line.
 
 _ROW_LISTS = ("data", "examples", "rows", "train")
 _FIRST_BYTES = 20  # lines
@@ -240,7 +239,7 @@ def _why(error: Exception) -> str:
     return "nested too deep" if isinstance(error, RecursionError) else shown(str(error), 120)
 
 
-# --- Rows of a Parquet file; numbers count from 1, for it has no header row.
+# --- Parquet; rows count from 1, for there is no header row.
 
 MOST_UNPACKED_BYTES = 2**30
 
@@ -288,7 +287,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-# --- Rows of a spreadsheet's own file (.xlsx, .xlsm, .xlsb, .xls, .ods), read by a process apart.
+# --- Spreadsheets (.xlsx, .xlsm, .xlsb, .xls, .ods), read by a process of its own.
 
 READER = Path(__file__).with_name("workbook_reader.py")
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # old Office

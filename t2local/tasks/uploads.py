@@ -1,6 +1,6 @@
-"""A person's rows on their way to training: read, chosen from, kept in the user's own data.
+"""A person's rows on their way to training: read, given a reward, kept in the user's own data.
 
-Also suggests the reward that fits them, and why; answers of few kinds become choices.
+A file is parsed once per content, whoever asks for it.
 """
 
 import hashlib
@@ -102,9 +102,7 @@ def _whole(file: ExampleFile) -> bool:
     return not file.bad_rows and all(picture.startswith("data:") for picture in pictures)
 
 
-# --- Which reward fits a person's examples, and why; answers of few kinds become choices.
-#
-# Pure functions of examples.
+# --- The reward that fits; answers of few kinds become choices.
 
 
 class Suggestion(NamedTuple):
@@ -153,12 +151,9 @@ def _all_have(examples: Sequence[Example], column: str) -> bool:
     return all(example.columns.get(column) for example in examples)
 
 
-# --- A person's rows on their way to training: read, chosen from, and kept in the user's own
-# data.
+# --- Rows to train on, written where an upload's temporary folder cannot take them away.
 #
-# A run names its rows by a file, so they are written where an upload's temporary folder cannot
-# take them away again; the file's name carries a hash of its rows, so equal rows are written
-# once.
+# The file's name carries a hash of its rows, so equal rows are written once.
 
 FEWEST_PROMPTS = 5  # each is held out in turn: with fewer, three or less are left to learn from
 CHOICE = "choice"

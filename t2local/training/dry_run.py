@@ -1,7 +1,9 @@
-"""Before a run: what the base model says and earns, whether that can teach, how long it takes.
+"""The dry run: what the base model says and earns, whether that can teach, how long a run takes.
 
-One step is taken on a throw-away `z` to measure its time. Settings that follow from the examples,
-and rows that do not fit the model's context, are told here too.
+`dry_run` comes first in every run that learns by reward, and refuses what can teach nothing.
+`dry_run_report` tells a person before the run; it takes one step on a throw-away `z` to measure
+time. Also here: settings that follow from the examples, and the refusal of rows that do not fit the
+model's context.
 """
 
 import random
@@ -30,9 +32,18 @@ from t2local.training.step_memory import StepWork, step_bytes
 from t2local.training.validation import OtherTask
 
 DRY_RUN_PROMPTS = 8
-SHOWN, TRIED = 6, 2
+SHOWN, TRIED = 6, 2  # rows that are answered for a person to see; rows of the trial step
 FEWEST_STEPS, MOST_STEPS = 4, 1000
 LENGTHS = {"a minute": 60.0, "five minutes": 300.0, "ten minutes": 600.0, "an hour": 3600.0}
+BEGINNING = 40  # characters of a prompt that a message shows
+LABEL_WORDS = 2
+TEXT_LEARNING_RATE = 4e-3  # twice the paper's: minutes on a laptop allow few steps
+TEXT_PROMPTS = 4  # a step of free text: fewer prompts, for each costs a group of samples
+CHARACTERS_A_TOKEN, TOKENS_A_WORD = 3, 1.5
+JSON_CHARACTERS_A_TOKEN = 1.5  # models spread it over lines
+ROOM = 16  # tokens beyond the longest answer, so that too long is seen to be too long
+WHOLE_ANSWER = ("json", "json_partial", "exact", "length")  # rewards of all that is said
+FITTED = ("temperature", "prompts_per_step", "learning_rate", "max_new_tokens")
 
 
 @dataclass(frozen=True)
@@ -132,32 +143,32 @@ def dry_run_report(
     )  # fmt: skip
 
 
-def steps_within(seconds: float, tried: DryRunReport, config: TrainConfig) -> int:
+def steps_within(seconds: float, report: DryRunReport, config: TrainConfig) -> int:
     """How many steps fit into a time, measuring included; at least a few."""
-    fixed = (tried.validation + 2 * tried.held_out) * tried.answer_s
-    a_step = tried.step_s + tried.validation * tried.answer_s / config.validate_every
-    trainings = _trainings(tried)
+    fixed = (report.validation + 2 * report.held_out) * report.answer_s
+    a_step = report.step_s + report.validation * report.answer_s / config.validate_every
+    trainings = _trainings(report)
     steps = (seconds - fixed * trainings) / max(a_step * trainings, 1e-6)
     return max(FEWEST_STEPS, min(MOST_STEPS, int(steps)))
 
 
-def run_seconds(tried: DryRunReport, config: TrainConfig) -> float:
+def run_seconds(report: DryRunReport, config: TrainConfig) -> float:
     """How long a run takes to its very end, by the measured times."""
-    answers = (1 + checks(config)) * tried.validation + 2 * tried.held_out
-    a_training = tried.dry_s + config.steps * tried.step_s + answers * tried.answer_s
-    return _trainings(tried) * a_training + tried.others_s
+    answers = (1 + checks(config)) * report.validation + 2 * report.held_out
+    a_training = report.dry_s + config.steps * report.step_s + answers * report.answer_s
+    return _trainings(report) * a_training + report.others_s
 
 
-def _trainings(tried: DryRunReport) -> int:
+def _trainings(report: DryRunReport) -> int:
     """Left out in turn, each row takes a training of its own."""
-    return 1 + tried.held_out if tried.leave_one_out else 1
+    return 1 + report.held_out if report.leave_one_out else 1
 
 
-def lasting(length: str, tried: DryRunReport, config: TrainConfig) -> TrainConfig:
+def lasting(length: str, report: DryRunReport, config: TrainConfig) -> TrainConfig:
     """The configuration with the steps that a length of `LENGTHS` allows; others stay as set."""
     if length not in LENGTHS:
         return config
-    steps = steps_within(LENGTHS[length], tried, config)
+    steps = steps_within(LENGTHS[length], report, config)
     return replace(config, steps=steps, validate_every=max(1, min(10, steps // 4)))
 
 
@@ -203,16 +214,7 @@ def _unscored(reward: str) -> str:
     )
 
 
-# --- Settings that follow from a person's examples and reward: what a run uses unless told
-# otherwise.
-#
-# Pure functions.
-
-LABEL_WORDS = 2
-TEXT_LEARNING_RATE = 4e-3  # twice the paper's: minutes on a laptop allow few steps
-TEXT_PROMPTS = 4  # a step of free text: fewer prompts, for each costs a group of samples
-ROOM = 16  # tokens beyond the longest answer, so that too long is seen to be too long
-FITTED = ("temperature", "prompts_per_step", "learning_rate", "max_new_tokens")
+# --- Settings that follow from the examples and the reward, unless a person sets them.
 
 
 def fitting(reward: str, examples: Sequence[Example]) -> dict[str, Any]:
@@ -238,9 +240,7 @@ def with_fitting(given: Mapping[str, Any], reward: str, examples: Sequence[Examp
     return TrainConfig(**{**fitting(reward, examples), **given})
 
 
-# --- Rows that do not fit the model's context are named before a run, not cut in its midst.
-
-BEGINNING = 40  # characters of a prompt that a message shows
+# --- Rows that do not fit the model's context.
 
 
 def check_lengths(loaded: LoadedModel, source: Dataset, config: TrainConfig) -> None:

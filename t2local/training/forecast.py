@@ -1,8 +1,7 @@
 """How long a run takes: what is ahead of it, in measured seconds, from the first step to the last.
 
 A run learns, checks itself on the way, answers the held-out rows before and after, and measures
-what was forgotten. Guesses are replaced by what the run itself is seen to take. Knows nothing of
-jobs or pages.
+what was forgotten. Guesses are replaced by what the run itself is seen to take.
 """
 
 import time

@@ -29,6 +29,8 @@ from t2local.svf import SVFModel
 
 ADAPTER = "default"
 PREFIX = "base_model.model."  # of the names in a PEFT checkpoint
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+NOT_PLAIN = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")  # more than plain LoRA
 
 
 def lora_config(
@@ -138,12 +140,7 @@ def _plain(value):
     return sorted(value) if isinstance(value, set) else str(value)
 
 
-# --- A PEFT LoRA adapter from a folder, to be put in force as `LoRAMethod` does while it trains.
-#
-# So that LoRA, the paper's baseline, is evaluated beside experts on a model that stays untouched.
-
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-NOT_PLAIN = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
+# --- An adapter from a folder, to be evaluated beside experts.
 
 
 @dataclass(frozen=True)

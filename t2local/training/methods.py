@@ -1,7 +1,7 @@
 """What is trained, as one flat vector, and how it is put in force around a forward.
 
 The loop, the policies and the checkpoints know only this: SVF (paper, section 3.1) trains the `z`
-of all matrices; LoRA, the paper's baseline, is in `training.lora`. Knows nothing of rewards.
+of all matrices; LoRA, the paper's baseline, is in `training.lora`.
 """
 
 from collections import defaultdict

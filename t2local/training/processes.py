@@ -2,7 +2,7 @@
 
 `accelerate launch` starts the processes, on one machine or several; without it there is one, and
 nothing here communicates. What crosses the network a step: the gradient (four bytes a trained
-number) and a few statistics. Knows nothing of models.
+number) and a few statistics.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""From a dataset to an expert with its card: measure, train, measure again, write down.
+"""From a dataset to an expert with its card: train, measure, write down.
 
-The held-out rows are answered greedily by the base model and by the trained one, on the same
-prompts, so the card's interval is one of the paired difference. Where there are too few rows to set
-any aside, each is answered by an expert trained on the others (leave-one-out).
+The base model and the trained one answer the same held-out rows greedily, so the card's interval is
+one of the paired difference. Where there are too few rows to set any aside, each is answered by an
+expert that was trained on all the others (leave-one-out).
 """
 
 import time
@@ -31,48 +31,6 @@ from t2local.training.processes import Processes
 from t2local.training.reports import MEASURING_HELD_OUT, TRAINING_WITHOUT, TrainOutcome, TrainState
 from t2local.training.runs import Plan
 from t2local.training.validation import OtherTask, Scored, as_card, forgetting, score_greedy
-
-# --- Leave-one-out: what training is worth on a handful of rows, each measured unseen.
-#
-# The expert that is kept is trained on all rows; for the measurement an expert a row is trained
-# in the same way on all the others, and thrown away. It takes as many trainings as there are
-# rows.
-
-
-def leave_one_out(
-    loaded: LoadedModel,
-    svf: SVFModel,
-    source: Dataset,
-    plan: Plan,
-    method: Method,
-    processes: Processes | None = None,
-) -> Generator[Progress, None, Scored]:
-    """Greedy answers to every row by an expert that never saw it, in the order of the rows.
-
-    A fold whose other rows can teach nothing is answered by the base model.
-    """
-    config, parts = plan.config, folds(source)
-    found: dict[str, tuple[list[str], list[float]]] = {}
-    for done, part in enumerate(parts):
-        yield Progress(TRAINING_WITHOUT, done, len(parts), "rows")
-        work = train(
-            loaded, svf, part.train, part.validation, plan.reward, config,
-            method=method, processes=processes,
-        )  # fmt: skip
-        try:
-            flat = drain(work).flat
-        except T2LocalError:
-            flat = method.start()
-        scored = score_greedy(
-            loaded, method.holding(flat), part.held_out, plan.reward, config.max_new_tokens,
-            processes,
-        )  # fmt: skip
-        found[part.held_out[0].group] = list(scored.answers), list(scored.rewards)
-    answers, rewards = [], []
-    for row in source.held_out:  # rows of one prompt come in their order
-        answers.append(found[row.group][0].pop(0))
-        rewards.append(found[row.group][1].pop(0))
-    return Scored(answers, rewards)
 
 
 @dataclass(frozen=True)
@@ -185,7 +143,7 @@ def _held_out_reward(base: Scored, trained: Scored) -> dict[str, Any]:
     return {"base": base.mean, "trained": trained.mean, "ci95_difference": interval}
 
 
-def lessons(plan: Plan) -> tuple[Dataset, tuple[str, ...]]:
+def dataset_of(plan: Plan) -> tuple[Dataset, tuple[str, ...]]:
     """A run's examples, and the labels if it trains a classifier. Raises `T2LocalError`."""
     source = dataset(plan.source, plan.config.seed, plan.config.held_out_share)
     if CHOICE in {name for _, name in parts_of(plan.reward)}:
@@ -226,3 +184,45 @@ def make_expert(
         labels=labels,
     )
     return stamped(expert, loaded, svf)
+
+
+# --- Leave-one-out: each of a handful of rows is measured unseen.
+#
+# The expert that is kept is trained on all rows. For the measurement, one expert for each row is
+# trained in the same way on all the others and then thrown away: as many trainings as rows.
+
+
+def leave_one_out(
+    loaded: LoadedModel,
+    svf: SVFModel,
+    source: Dataset,
+    plan: Plan,
+    method: Method,
+    processes: Processes | None = None,
+) -> Generator[Progress, None, Scored]:
+    """Greedy answers to every row by an expert that never saw it, in the order of the rows.
+
+    A fold whose other rows can teach nothing is answered by the base model.
+    """
+    config, parts = plan.config, folds(source)
+    found: dict[str, tuple[list[str], list[float]]] = {}
+    for done, part in enumerate(parts):
+        yield Progress(TRAINING_WITHOUT, done, len(parts), "rows")
+        work = train(
+            loaded, svf, part.train, part.validation, plan.reward, config,
+            method=method, processes=processes,
+        )  # fmt: skip
+        try:
+            flat = drain(work).flat
+        except T2LocalError:
+            flat = method.start()
+        scored = score_greedy(
+            loaded, method.holding(flat), part.held_out, plan.reward, config.max_new_tokens,
+            processes,
+        )  # fmt: skip
+        found[part.held_out[0].group] = list(scored.answers), list(scored.rewards)
+    answers, rewards = [], []
+    for row in source.held_out:  # rows of one prompt come in their order
+        answers.append(found[row.group][0].pop(0))
+        rewards.append(found[row.group][1].pop(0))
+    return Scored(answers, rewards)

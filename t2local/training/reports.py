@@ -146,8 +146,6 @@ class TrainOutcome:
 
 
 # --- A run's metrics as curves, and what they mean in words.
-#
-# Pure functions of the events that `Run.metrics` gives.
 
 WINDOW = 8  # steps that are averaged before anything is said of them
 FALL = 0.1  # reward, of a scale from −1 to +1

@@ -1,8 +1,8 @@
-"""Running a run from its folder: from where it stands to an expert, every event written down.
+"""The runner: from a run's folder to an expert, every event written down.
 
 The command line and the page's jobs both listen to this one generator. When the disk is full the
-run is `Held` and tries to write the same event again as soon as it is asked to go on. With several
-processes only the main one writes. Where the expert's name was taken meanwhile, both are kept.
+run is `Held` and writes the same event again when it is asked to go on. With several processes only
+the main one writes.
 """
 
 import random
@@ -26,100 +26,16 @@ from t2local.training.forecast import Agenda, other_seconds
 from t2local.training.loop import Event
 from t2local.training.methods import method_for
 from t2local.training.processes import Processes
-from t2local.training.recipe import Trained, lessons, train_expert
+from t2local.training.recipe import Trained, dataset_of, train_expert
 from t2local.training.reports import Held, Notice
 from t2local.training.runs import Run
 from t2local.training.validation import OtherTask
 
-# --- Under which name a finished run's expert is kept, where another has taken its name
-# meanwhile.
-#
-# A run may be cut off and resumed days later: the user may have given its name to another expert
-# since. Both are kept. An expert that this very run left (killed before it was over) is replaced,
-# and a shipped expert's name is free: the user's own stands before it.
-
+ADAPTER_FOLDER = "adapter"
 RUN = "run"  # on the card: the run's folder
-
-
-def to_keep(expert: Expert, run: str, model_slug: str) -> Expert:
-    """The expert with its run on its card, under its own name or a free one."""
-    expert = replace(expert, training={**expert.training, RUN: run})
-    files = ExpertStore(model_slug).files()
-    others = [f.path.stem for f in files if not f.shipped and not _left_by(run, f.expert)]
-    if not is_taken(expert.name, others):
-        return expert
-    return replace(expert, name=free_name(expert.name, [f.path.stem for f in files]))
-
-
-def _left_by(run: str, expert: Expert | None) -> bool:
-    return expert is not None and expert.training.get(RUN) == run
-
-
-# --- Which tasks an expert may have forgotten: those of the shipped experts and of the user's
-# own.
-#
-# For shipped experts the probe questions of `tasks.probes`; for earlier experts of the user's the
-# held-out rows of the run that made them, as long as its data is still on disk and unchanged.
-
 MOST_CHOICES, MOST_TEXTS = 60, 16  # rows of an earlier expert; writing is slow
 FEWEST_ROWS = 4  # fewer say nothing
 MOST_EXPERTS = 4  # of the user's own, the newest ones
-
-
-def other_tasks(own: str, source: Dataset, model_slug: str) -> tuple[OtherTask, ...]:
-    """The tasks of all experts but `own`, without rows that `source` holds.
-
-    A user's expert of a shipped one's name stands in its place. Raises `T2LocalError` where the
-    project's own questions are damaged; a run that cannot be read is passed over.
-    """
-    tasks = {name: OtherTask(name, rows) for name, rows in _shipped().items()}
-    tasks |= {task.name: task for task in _earlier(own, source, model_slug)}
-    return tuple(task for name, task in tasks.items() if name != own)
-
-
-def _shipped() -> dict[str, tuple[Example, ...]]:
-    """The probes as the model is asked them: the classifier's in the question of pass 1."""
-    sets = probes()
-    asked = [replace(e, prompt=classification_prompt(e.prompt)) for e in sets[DECIDING]]
-    return sets | {DECIDING: tuple(asked)}
-
-
-def _earlier(own: str, source: Dataset, model_slug: str) -> list[OtherTask]:
-    """Tasks of the user's newest experts for this model, oldest first."""
-    files = ExpertStore(model_slug).files()
-    mine = {f.expert.name: f.expert for f in files if f.expert and not f.shipped}
-    mine.pop(own, None)
-    taken = {e.key for e in (*source.train, *source.validation, *source.held_out)}
-    found: dict[str, OtherTask] = {}
-    for run in _newest_first():
-        if len(found) == MOST_EXPERTS:
-            break
-        try:
-            plan = run.plan()
-            if plan.name in found or plan.name not in mine:
-                continue
-            rows, _ = lessons(plan)
-        except T2LocalError:
-            continue  # its data was moved or spoilt since
-        if rows.sha256 != mine[plan.name].training.get("data_sha256"):
-            continue  # other rows than it was trained on: what was held out then is not known
-        fresh = [e for e in rows.held_out if e.key not in taken]
-        most = MOST_CHOICES if action_of(fresh) == CHOICE else MOST_TEXTS
-        chosen = random.Random(0).sample(fresh, min(most, len(fresh)))
-        if len(chosen) >= FEWEST_ROWS:
-            budget = plan.config.max_new_tokens
-            found[plan.name] = OtherTask(plan.name, tuple(chosen), plan.reward, budget)
-    return list(found.values())[::-1]
-
-
-def _newest_first() -> Iterator[Run]:
-    for path in sorted(paths.runs_dir().glob("*/run.json"), reverse=True):
-        run = Run(path.parent)
-        if run.finished:
-            yield run
-
-
-ADAPTER_FOLDER = "adapter"
 
 
 def running(
@@ -137,7 +53,7 @@ def running(
     """
     processes = processes or Processes()
     plan, state = run.plan(), run.state()
-    source, labels = lessons(plan)
+    source, labels = dataset_of(plan)
     method = method_for(loaded, svf, plan.config)
     others = processes.from_main(other_tasks(plan.name, source, loaded.slug))
     work = train_expert(loaded, svf, source, plan, labels, cancel, state, method, processes, others)
@@ -203,3 +119,83 @@ def summary(trained: Trained) -> dict[str, Any]:
         "seconds": dict(outcome.seconds),
         "tokens_per_s": outcome.tokens / max(sum(outcome.seconds.values()), 1e-9),
     }
+
+
+# --- The name under which a finished expert is kept.
+#
+# A run may be cut off and resumed days later, and the user may have given its name to another
+# expert since: both are kept. An expert that this very run left (killed before it was over) is
+# replaced. A shipped expert's name is free: the user's own stands before it.
+
+
+def to_keep(expert: Expert, run: str, model_slug: str) -> Expert:
+    """The expert with its run on its card, under its own name or a free one."""
+    expert = replace(expert, training={**expert.training, RUN: run})
+    files = ExpertStore(model_slug).files()
+    others = [f.path.stem for f in files if not f.shipped and not _left_by(run, f.expert)]
+    if not is_taken(expert.name, others):
+        return expert
+    return replace(expert, name=free_name(expert.name, [f.path.stem for f in files]))
+
+
+def _left_by(run: str, expert: Expert | None) -> bool:
+    return expert is not None and expert.training.get(RUN) == run
+
+
+# --- The tasks on which forgetting is measured.
+#
+# For shipped experts our own questions (`tasks.datasets.probes`); for the user's earlier experts
+# the held-out rows of the run that made them, as long as its data is still on disk and unchanged.
+
+
+def other_tasks(own: str, source: Dataset, model_slug: str) -> tuple[OtherTask, ...]:
+    """The tasks of all experts but `own`, without rows that `source` holds.
+
+    A user's expert of a shipped one's name stands in its place. Raises `T2LocalError` where the
+    project's own questions are damaged; a run that cannot be read is passed over.
+    """
+    tasks = {name: OtherTask(name, rows) for name, rows in _shipped().items()}
+    tasks |= {task.name: task for task in _earlier(own, source, model_slug)}
+    return tuple(task for name, task in tasks.items() if name != own)
+
+
+def _shipped() -> dict[str, tuple[Example, ...]]:
+    """The probes as the model is asked them: the classifier's in the question of pass 1."""
+    sets = probes()
+    asked = [replace(e, prompt=classification_prompt(e.prompt)) for e in sets[DECIDING]]
+    return sets | {DECIDING: tuple(asked)}
+
+
+def _earlier(own: str, source: Dataset, model_slug: str) -> list[OtherTask]:
+    """Tasks of the user's newest experts for this model, oldest first."""
+    files = ExpertStore(model_slug).files()
+    mine = {f.expert.name: f.expert for f in files if f.expert and not f.shipped}
+    mine.pop(own, None)
+    taken = {e.key for e in (*source.train, *source.validation, *source.held_out)}
+    found: dict[str, OtherTask] = {}
+    for run in _newest_first():
+        if len(found) == MOST_EXPERTS:
+            break
+        try:
+            plan = run.plan()
+            if plan.name in found or plan.name not in mine:
+                continue
+            rows, _ = dataset_of(plan)
+        except T2LocalError:
+            continue  # its data was moved or spoilt since
+        if rows.sha256 != mine[plan.name].training.get("data_sha256"):
+            continue  # other rows than it was trained on: what was held out then is not known
+        fresh = [e for e in rows.held_out if e.key not in taken]
+        most = MOST_CHOICES if action_of(fresh) == CHOICE else MOST_TEXTS
+        chosen = random.Random(0).sample(fresh, min(most, len(fresh)))
+        if len(chosen) >= FEWEST_ROWS:
+            budget = plan.config.max_new_tokens
+            found[plan.name] = OtherTask(plan.name, tuple(chosen), plan.reward, budget)
+    return list(found.values())[::-1]
+
+
+def _newest_first() -> Iterator[Run]:
+    for path in sorted(paths.runs_dir().glob("*/run.json"), reverse=True):
+        run = Run(path.parent)
+        if run.finished:
+            yield run

@@ -1,7 +1,8 @@
-"""What a training step keeps in memory, and how a batch is cut so that it fits.
+"""The memory of a training step: an estimate of it, and the ways to make a step fit.
 
-Estimated from the model's configuration; blocks are computed twice where that helps, and a step
-that runs out of memory is taken again in halves. The clock counts seconds and memory by stage.
+Estimated from the model's configuration. A batch is cut into slices, blocks are computed twice
+(gradient checkpointing) where that helps, and a step that runs out of memory is taken again with
+half as many rows in a slice. The clock counts seconds and memory by stage.
 """
 
 import time
@@ -102,7 +103,7 @@ def held_bytes(device: str) -> int:
     return psutil.Process().memory_info().rss
 
 
-# --- Seconds by stage of a training step, and the memory held when a forward ends.
+# --- The clock.
 
 
 class Clock:
@@ -126,7 +127,7 @@ class Clock:
             self.most_bytes = max(self.most_bytes, self._held_bytes())
 
 
-# --- What a policy is given for one step beside its prompts, and how it cuts a batch into slices.
+# --- Slices.
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def measures_kl(config: TrainConfig, number: int, count: int, step: int) -> bool
     return config.kl_coefficient > 0 or number == step % count
 
 
-# --- Too little memory for a slice of a batch: the step is taken again in halves.
+# --- Out of memory.
 
 
 def with_fewer_rows(state: TrainState, step: int) -> tuple[TrainState, Notice]:
@@ -174,10 +175,10 @@ def with_fewer_rows(state: TrainState, step: int) -> tuple[TrainState, Notice]:
     return replace(state, rows_per_forward=fewer), Notice(step, text)
 
 
-# --- Gradient checkpointing without training mode: less memory, the forward computed twice.
+# --- Gradient checkpointing without training mode.
 #
 # transformers checkpoints a block only in training mode, which would also switch dropout on and
-# change bitsandbytes layers; here the blocks alone are told so, not what is inside them.
+# change bitsandbytes layers. So only the blocks are set to it, not the layers inside them.
 
 
 @contextmanager

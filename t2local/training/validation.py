@@ -1,9 +1,9 @@
-"""What the current numbers are worth: greedy answers, a dry run, what was forgotten.
+"""What the trained numbers are worth: greedy answers to validation rows, and forgetting.
 
-Forgetting is measured on tasks the expert was not trained on: the same rows are answered greedily
-by the base model and under the trained numbers, so the interval is one of the paired difference. An
-expert alone at full strength is measured, the hardest case: mixed into an answer it weighs less.
-Departure from the paper, which does not measure it.
+Forgetting is measured on tasks that the expert was not trained on. The base model and the trained
+one answer the same rows, so the interval is one of the paired difference. The expert is measured
+alone at full strength, the hardest case: mixed into an answer it weighs less. Departure from the
+paper, which does not measure forgetting.
 """
 
 import contextlib
@@ -28,6 +28,10 @@ from t2local.tasks.rewards.named import rewards_of
 from t2local.tasks.rows import Example
 from t2local.training.processes import Processes
 from t2local.training.reports import MEASURING_FORGOTTEN, Validation
+
+ROWS_AT_ONCE = 8  # choices; others who share the model wait for one forward of so many rows
+SCORING = 1  # raise it when the way answers are scored changes: what is remembered then is void
+MOST_KEPT = 500  # entries of what is remembered
 
 
 @dataclass(frozen=True)
@@ -82,68 +86,7 @@ def score_greedy(
     return Scored(answers, rewards)
 
 
-# --- What the base model got right, remembered: it answers the same rows the same way in every
-# run.
-#
-# One small JSON file below the user's home, a line of 0s and 1s for each model and set of rows.
-# It only saves time: where it is missing, damaged or cannot be written, the rows are answered
-# again.
-
-SCORING = 1  # raise it when the way answers are scored changes: what is remembered then is void
-MOST_KEPT = 500
-
-
-def path() -> Path:
-    return paths.home() / "base_scores.json"
-
-
-def key(
-    loaded: LoadedModel, svf: SVFModel, rows: tuple[Example, ...], reward: str, max_new_tokens: int
-) -> str:
-    """Equal only where the base model would give the same answers with the same rewards."""
-    parts = (
-        SCORING, loaded.name, svf.fingerprint(), loaded.quantization, str(loaded.dtype),
-        str(loaded.device), content_hash(rows), reward, max_new_tokens,
-    )  # fmt: skip
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def recall(name: str, n: int) -> list[float] | None:
-    """1.0 where the base model was right, of `n` rows; None where that is not known."""
-    marks = _read().get(name)
-    if not isinstance(marks, str) or len(marks) != n or set(marks) - {"0", "1"}:
-        return None
-    return [float(mark) for mark in marks]
-
-
-def remember(name: str, right: list[float]) -> None:
-    """Write it down, dropping the oldest beyond `MOST_KEPT`."""
-    known = _read()
-    known[name] = "".join("1" if r else "0" for r in right)
-    newest = dict(list(known.items())[-MOST_KEPT:])
-    try:
-        with paths.atomic_write(path()) as temporary:
-            temporary.write_text(json.dumps(newest, indent=1), encoding="utf-8")
-    except T2LocalError:
-        return  # a full disk costs the next run a minute, and must not cost this one its expert
-
-
-def _read() -> dict[str, str]:
-    try:
-        known = json.loads(path().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-# --- Forgetting: what a trained expert does to tasks it was not trained on.
-#
-# The same rows are answered greedily by the base model and under the trained numbers, so the
-# interval is one of the paired difference. The base model's part is remembered
-# (`training.base_scores`). An expert alone at full strength is measured, the hardest case: mixed
-# into an answer it weighs less. Departure from the paper, which does not measure it.
-
-ROWS_AT_ONCE = 8  # choices; others who share the model wait for one forward of so many rows
+# --- Forgetting.
 
 
 @dataclass(frozen=True)
@@ -225,7 +168,7 @@ def _compared(task: str, base: Sequence[float], trained: Sequence[float]) -> For
 
 
 def _key(loaded: LoadedModel, svf: SVFModel, task: OtherTask) -> str:
-    return key(loaded, svf, task.rows, task.reward, task.max_new_tokens)
+    return scores_key(loaded, svf, task.rows, task.reward, task.max_new_tokens)
 
 
 def _base(
@@ -267,3 +210,52 @@ def _right(
         for i, value in zip(places, scored.right, strict=True):
             right[i] = value
     return right
+
+
+# --- The base model's answers are remembered: it answers the same rows alike in every run.
+#
+# One small JSON file in the user's home, a line of 0s and 1s for each model and set of rows. It
+# only saves time: where it is missing, damaged or cannot be written, the rows are answered again.
+
+
+def scores_path() -> Path:
+    return paths.home() / "base_scores.json"
+
+
+def scores_key(
+    loaded: LoadedModel, svf: SVFModel, rows: tuple[Example, ...], reward: str, max_new_tokens: int
+) -> str:
+    """Equal only where the base model would give the same answers with the same rewards."""
+    parts = (
+        SCORING, loaded.name, svf.fingerprint(), loaded.quantization, str(loaded.dtype),
+        str(loaded.device), content_hash(rows), reward, max_new_tokens,
+    )  # fmt: skip
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def recall(name: str, n: int) -> list[float] | None:
+    """1.0 where the base model was right, of `n` rows; None where that is not known."""
+    marks = _read().get(name)
+    if not isinstance(marks, str) or len(marks) != n or set(marks) - {"0", "1"}:
+        return None
+    return [float(mark) for mark in marks]
+
+
+def remember(name: str, right: list[float]) -> None:
+    """Write it down, dropping the oldest beyond `MOST_KEPT`."""
+    known = _read()
+    known[name] = "".join("1" if r else "0" for r in right)
+    newest = dict(list(known.items())[-MOST_KEPT:])
+    try:
+        with paths.atomic_write(scores_path()) as temporary:
+            temporary.write_text(json.dumps(newest, indent=1), encoding="utf-8")
+    except T2LocalError:
+        return  # a full disk costs the next run a minute, and must not cost this one its expert
+
+
+def _read() -> dict[str, str]:
+    try:
+        known = json.loads(scores_path().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

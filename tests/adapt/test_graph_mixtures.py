@@ -1,4 +1,4 @@
-"""Answers by captured steps: what is said is what the forward says, and a new z is only copied.
+"""Answers by CUDA graphs: what is said is what the forward says, and a new z is only copied.
 
 On the CPU a graph is stood in for by a call that, like a graph, is fixed at its capture: it runs
 under what was in force then, on the tensors of then.
@@ -64,11 +64,11 @@ def captures(monkeypatch):
 
 @pytest.fixture
 def capturing(workshop, captures, monkeypatch):
-    """The workshop with captured steps; the model never ends by itself."""
+    """The workshop with CUDA graphs; the model never ends by itself."""
     monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
     before = workshop.applier
     steps = GraphMixtures(before.svf, GraphSteps(workshop.loaded))
-    applier = Applier(before.svf, before.experts, captured=steps)
+    applier = Applier(before.svf, before.experts, graphs=steps)
     return replace(workshop, applier=applier, prefixes=PrefixCache())
 
 
@@ -199,7 +199,7 @@ def test_graphs_outlive_a_restock_and_see_the_retrained_expert(workshop, capturi
     before = capturing.applier
     experts = {**before.experts, "math": random_z(before.svf, 7)}
     steps = GraphMixtures(before.svf, GraphSteps(workshop.loaded))
-    applier = Applier(before.svf, experts, captured=steps)
+    applier = Applier(before.svf, experts, graphs=steps)
     applier.take_over(before)
     exact = replace(workshop, applier=Applier(before.svf, experts))
     found = speak(replace(capturing, applier=applier), MATH)[-1].texts
@@ -210,7 +210,7 @@ def test_graphs_outlive_a_restock_and_see_the_retrained_expert(workshop, capturi
 def test_a_graph_serves_experts_of_some_matrices_with_their_branches_alone(workshop, capturing):
     svf = workshop.applier.svf
     part = {n: row for n, row in random_z(svf, 5).items() if "mlp" in n}
-    applier = Applier(svf, {"math": part}, captured=GraphMixtures(svf, GraphSteps(workshop.loaded)))
+    applier = Applier(svf, {"math": part}, graphs=GraphMixtures(svf, GraphSteps(workshop.loaded)))
     with applier.quick(MATH, may_pack=True).around():
         assert {n for n, layer in svf.layers.items() if n in layer.in_force.deltas} == set(part)
     exact = replace(workshop, applier=Applier(svf, {"math": part}))
@@ -231,7 +231,7 @@ def test_on_a_gpu_captured_tokens_are_plain_ones_and_no_z_is_captured_twice(
     svf = attach(loaded.model)
     experts = {"math": random_z(svf, 1), "code": random_z(svf, 2)}
     steps = GraphSteps(loaded)
-    adapters = Applier(svf, experts), Applier(svf, experts, captured=GraphMixtures(svf, steps))
+    adapters = Applier(svf, experts), Applier(svf, experts, graphs=GraphMixtures(svf, steps))
     plain, capturing = (
         Workshop(loaded, applier, PrefixCache(), lambda: svf.lock) for applier in adapters
     )

@@ -53,7 +53,7 @@ def watched(request, model_folder, engine, monkeypatch, often):
         monkeypatch.setattr("t2local.models.decode.cuda_graphs.why_not", lambda loaded: "")
         monkeypatch.setattr("t2local.models.decode.cuda_graphs.SMALLEST", 128)
         engine = Engine(str(model_folder)).load()
-        assert engine._ready().workshop.applier._captured is not None
+        assert engine._ready().workshop.applier._graphs is not None
     found = Watched(engine, monkeypatch)
     found.adopt()
     yield found
@@ -164,7 +164,7 @@ def test_ten_thousand_operations_without_an_error_or_a_wrong_z(watched):
     assert sum(watched.done[kind] for kind in SHARES) >= 5000
     assert watched.check_logits() >= SHARES["tokens"]
     assert sum(n for kind, n in watched.done.items() if kind.startswith("short")) >= 8
-    captured = watched.engine._ready().workshop.applier._captured
+    captured = watched.engine._ready().workshop.applier._graphs
     assert captured is None or len(captured._filled) >= 1
     assert watched.svf.lock._owner is None
     assert not watched.engine._answers._moments

@@ -9,7 +9,7 @@ from t2local.experts import ExpertStore
 from t2local.tasks.datasets import Dataset
 from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
-from t2local.training.recipe import lessons, make_expert
+from t2local.training.recipe import dataset_of, make_expert
 from t2local.training.runner import MOST_CHOICES, MOST_EXPERTS, MOST_TEXTS, other_tasks
 from t2local.training.runs import Plan, Run
 
@@ -27,7 +27,7 @@ def earlier(loaded, svf, tmp_path):
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         plan = Plan(name, str(path), "exact", TrainConfig(max_new_tokens=7))
         run = Run.create(plan)
-        source, _ = lessons(plan)
+        source, _ = dataset_of(plan)
         card = {"data_sha256": source.sha256}
         ExpertStore(loaded.slug).save(make_expert(loaded, svf, svf.identity(), plan, (), card))
         run.finish({})

@@ -110,7 +110,7 @@ def test_a_single_row_that_does_not_fit_ends_the_run_in_a_sentence(
         drain(train(loaded, svf, colours, colours[:6], "choice", THREE_STEPS))
 
 
-def test_other_errors_are_not_taken_for_a_shortage(loaded, svf, colours, short_of_memory):
+def test_other_errors_are_not_taken_for_it(loaded, svf, colours, short_of_memory):
     short_of_memory(0, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         drain(train(loaded, svf, colours, colours[:6], "choice", THREE_STEPS))

@@ -56,13 +56,13 @@ def test_a_z_far_from_one_changes_something_and_the_same_each_time(loaded, svf, 
     around = holding(loaded, svf, far(svf))
     first = drain(forgetting(loaded, svf, around, tasks))
     assert any(r.base != r.trained for r in first)
-    validation.path().unlink()
+    validation.scores_path().unlink()
     assert drain(forgetting(loaded, svf, around, tasks)) == first
 
 
 def test_the_base_model_is_measured_without_what_is_in_force_around_it(loaded, svf, tasks):
     plain = drain(forgetting(loaded, svf, lambda: svf.using({}), tasks))
-    validation.path().unlink()
+    validation.scores_path().unlink()
     with svf.using(far(svf)):
         inside = drain(forgetting(loaded, svf, lambda: svf.using({}), tasks))
     assert inside == plain
@@ -80,25 +80,25 @@ def test_scores_are_remembered_for_these_rows_and_weights_alone(loaded, svf, tas
     other = tiny_loaded("llama", seed=1)
     colours = tasks[0].rows
     keys = {
-        validation.key(loaded, svf, colours, "choice", 96),
-        validation.key(loaded, svf, colours[1:], "choice", 96),
-        validation.key(loaded, svf, colours, "exact", 96),
-        validation.key(loaded, svf, colours, "choice", 8),
-        validation.key(other, attach(other.model), colours, "choice", 96),
+        validation.scores_key(loaded, svf, colours, "choice", 96),
+        validation.scores_key(loaded, svf, colours[1:], "choice", 96),
+        validation.scores_key(loaded, svf, colours, "exact", 96),
+        validation.scores_key(loaded, svf, colours, "choice", 8),
+        validation.scores_key(other, attach(other.model), colours, "choice", 96),
     }
     assert len(keys) == 5
-    assert validation.key(loaded, svf, colours, "choice", 96) in keys
+    assert validation.scores_key(loaded, svf, colours, "choice", 96) in keys
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]", '"x"'])
 def test_damaged_scores_are_measured_again(loaded, svf, tasks, damage):
     around = holding(loaded, svf, far(svf))
     first = drain(forgetting(loaded, svf, around, tasks[:1]))
-    validation.path().write_text(damage)
+    validation.scores_path().write_text(damage)
     assert drain(forgetting(loaded, svf, around, tasks[:1])) == first
-    (key,) = json.loads(validation.path().read_text())
+    (key,) = json.loads(validation.scores_path().read_text())
     for wrong in ("01", "x" * 12, 5):
-        validation.path().write_text(json.dumps({key: wrong}))
+        validation.scores_path().write_text(json.dumps({key: wrong}))
         assert validation.recall(key, 12) is None
 
 

@@ -1,6 +1,9 @@
-"""Decoding step by step on a fixed KV cache, as a captured CUDA graph where there is CUDA.
+"""CUDA graphs for decoding: one step on a fixed KV cache is captured once and then replayed.
 
-Chosen by itself for one answer at a time, and left without a word where it cannot be.
+The prompt is read by the ordinary forward; the first step copies its cache into the fixed one, and
+`ordinary` gives it back for the next turn. Used for one answer at a time, on one CUDA device, by
+families whose steps were compared with the ordinary forward. A step that cannot be captured, and an
+answer that finds the fixed cache in use, run the ordinary forward.
 """
 
 import logging
@@ -19,6 +22,18 @@ from t2local.models.load.loader import LoadedModel
 from t2local.models.storage import QUANTIZATIONS
 
 WARM_UPS = 2  # kernels are compiled and chosen before they are captured
+FAMILIES = {
+    "GemmaForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Phi3ForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+}
+SMALLEST = 1024  # tokens of the fixed cache; doubled as often as an answer needs it
+TOO_LARGE = 4  # times what an answer needs: attention reads all of a fixed cache at every step
+TRIAL = (0, 1)  # tokens that every model has
+LOG = logging.getLogger(__name__)
 
 
 class StepDecoder:
@@ -162,26 +177,7 @@ class StepDecoder:
             layer.cumulative_length.copy_(length)
 
 
-# --- Captured steps for one answer at a time: chosen for it by themselves, and left without a
-# word.
-#
-# The prompt is read by the ordinary forward into a growing cache; the first step copies that into
-# the fixed one, and `ordinary` gives it back for the next turn. Only families whose steps were
-# compared with the ordinary forward take part, on one CUDA device. Whatever cannot be captured,
-# and an answer that finds the fixed cache in use by another, goes on ordinarily.
-
-FAMILIES = {
-    "GemmaForCausalLM",
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Phi3ForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-}
-SMALLEST = 1024  # tokens of the fixed cache; doubled as often as an answer needs it
-TOO_LARGE = 4  # times what an answer needs: attention reads all of a fixed cache at every step
-TRIAL = (0, 1)  # tokens that every model has
-LOG = logging.getLogger(__name__)
+# --- The graphs of a loaded model, for one answer at a time.
 
 
 def why_not(loaded: LoadedModel) -> str:

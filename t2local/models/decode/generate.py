@@ -1,7 +1,8 @@
 """Generation by our own loop over the model's forward: whole batches, or one streaming decode.
 
-A `Batch` holds the rows that are written together: tokens, mask, KV cache, next-token logits. KV
-caches of earlier answers are kept, so that a conversation's prefix is not read again.
+Prompts of a batch are padded on the left and positions are counted without padding, so each row
+gets the logits that it would get alone. KV caches of earlier answers are kept, so that a
+conversation's prefix is not read again.
 """
 
 from collections import OrderedDict
@@ -19,10 +20,17 @@ from t2local.models.decode.sampling import Sampling, choose
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 
-# --- KV caches of earlier answers, so that a conversation's prefix is not read again.
-#
-# A cache is only ever reused under the key it was kept with, a fingerprint of `z`: keys and
-# values computed under one `z` are wrong under any other.
+__all__ = [
+    "Around", "AroundRows", "Decoder", "Kept", "PrefixCache", "Quick", "Sampling", "generate_batch",
+]  # fmt: skip
+
+Around = Callable[[], AbstractContextManager]  # entered around each forward
+AroundRows = Callable[[Sequence[int]], AbstractContextManager]  # the same, with the rows in it
+
+INCOMPLETE = "\ufffd"  # what a decoder writes for a character whose last bytes are still to come
+
+# --- KV caches of earlier answers. One is only ever reused under the key it was kept with, a
+# fingerprint of `z`: keys and values computed under one `z` are wrong under any other.
 
 
 @dataclass(frozen=True)
@@ -88,9 +96,10 @@ def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 @dataclass
 class Batch:
-    """`ids`, `mask` `[b, T]` (1: a real token), `logits` `[b, V]` of each row's next token.
+    """Rows that are written together: tokens, mask, KV cache and next-token logits.
 
-    `rows`: the original row of each row that is still in the batch.
+    `ids`, `mask` `[b, T]` (1: a real token); `logits` `[b, V]` of each row's next token. Rows leave
+    when they have ended; `rows`: the original row of each that remains.
     """
 
     model: PreTrainedModel
@@ -171,14 +180,6 @@ def padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     ids = [[row[-1]] * (longest - len(row)) + list(row) for row in prompts]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in prompts]
     return torch.tensor(ids), torch.tensor(mask)
-
-
-__all__ = ["Around", "AroundRows", "Decoder", "Quick", "Sampling", "generate_batch"]
-
-Around = Callable[[], AbstractContextManager]  # entered around each forward
-AroundRows = Callable[[Sequence[int]], AbstractContextManager]  # the same, with the rows in it
-
-INCOMPLETE = "\ufffd"  # what a decoder writes for a character whose last bytes are still to come
 
 
 class StepCache(Protocol):

@@ -1,7 +1,9 @@
-"""int8 decoding on a CPU: a float model's weights packed in 8 bits, for one token at a time.
+"""int8 decoding on a CPU: a float model's weights packed in 8 bits, one token at a time.
 
-The step is written in as few operations as PyTorch allows, over a KV cache of its own. The one way
-of decoding that is not exact.
+The only way of decoding here that is not exact. A step is four products a layer (q, k, v and gate,
+up stacked) and attention over a KV cache that is allocated beforehand; transformers' own forward
+spends a third of its time between the products. Batch 1. Prompts are read by the ordinary forward:
+`FastCache` takes its cache over and gives one back.
 """
 
 import warnings
@@ -23,6 +25,7 @@ MATRICES = (
 )
 ALPHA = 0.5  # how much of the activations' unevenness moves into the weights
 SMALLEST = 1e-5
+ROOM = 256  # tokens that a cache grows by at least
 TEXT = (
     "What is 15 percent of 240, and why does ice float on water? 15 percent of 240 is 36. Ice "
     "floats because it is less dense than water:\n\n```python\ndef add(a, b):\n    return a + b\n"
@@ -231,15 +234,7 @@ def int8_product(weight: Tensor, bias: Tensor | None) -> Product:
     return lambda x: linear(x, packed)
 
 
-# --- One decoding step of a packed model, in as few operations as PyTorch allows, and its KV
-# cache.
-#
-# A token passes four products a layer (q, k, v and gate, up stacked), attention over a cache that
-# was allocated beforehand, and nothing else: transformers' own forward spends a third of its time
-# between the products. Batch 1, CPU. Prompts are read by the ordinary forward; `FastCache` takes
-# its cache over and gives one back.
-
-ROOM = 256  # tokens that a cache grows by at least
+# --- The step and its KV cache.
 
 
 class FastCache:

@@ -1,7 +1,4 @@
-"""Memory that runs out while a model works: told in one sentence, and freed again.
-
-Knows nothing of what was asked.
-"""
+"""Running out of memory while a model works: one sentence for the user, and the memory freed."""
 
 import contextlib
 import gc
@@ -47,9 +44,9 @@ ANSWER = Work("This answer", "shorten the chat or begin a new one")
 def out_of_memory_told(
     loaded: LoadedModel, forget: Callable[[], None], work: Work = ANSWER
 ) -> Iterator[None]:
-    """Turn a shortage inside the block into a `T2LocalError`; the model stays usable.
+    """Turn running out of memory in the block into a `T2LocalError`; the model stays usable.
 
-    `forget` drops what can be done without (kept KV caches). The error's frames are cleared, for
+    `forget` drops what can be made again (kept KV caches). The error's frames are cleared, because
     they hold the tensors of the forward that failed.
     """
     try:

@@ -2,7 +2,7 @@
 
 All choices of a prompt share one row: the prompt once, then every choice, each seeing the prompt
 and itself only (a tree mask). Logits are computed where they are needed, in chunks whose
-intermediate values are computed again in the backward pass. Knows nothing of `z` or rewards.
+intermediate values are computed again in the backward pass.
 """
 
 from collections.abc import Sequence

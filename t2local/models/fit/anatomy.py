@@ -1,7 +1,7 @@
-"""What a model consists of, parameter by parameter, from its configuration alone.
+"""What a model consists of, matrix by matrix, from its configuration alone.
 
-The configuration comes from a folder, a GGUF file or the Hub. It also says which faster ways of
-decoding the model can take.
+The configuration comes from the catalogue, a folder, a GGUF file or the Hub. Also from it: whether
+the model can be decoded in int8 or by CUDA graphs.
 """
 
 from dataclasses import dataclass
@@ -23,47 +23,10 @@ from t2local.models.load.gguf import check_magic, first_line
 from t2local.models.load.load_errors import quiet_transformers
 from t2local.models.vision import auto_class
 
-# --- Which models' steps know beforehand where they look: what a decoding of our own relies on.
-
 STATIC_ROPE = {"default", "linear", "llama3"}  # cosines that do not depend on the text's length
 FULL = "full_attention"
-
-
-def positions_problem(config: PreTrainedConfig) -> str:
-    """What about positions moves with the length of the text, in a few words; "" if nothing."""
-    if config.rope_parameters.get("rope_type", "default") not in STATIC_ROPE:
-        return "its rotary embedding changes with the length of the text"
-    if any(kind != FULL for kind in _attention_kinds(config)):
-        return "its attention has a window"
-    return ""
-
-
-def _attention_kinds(config: PreTrainedConfig) -> list[str]:
-    """What each layer attends to, by transformers' names; families without a window say nothing."""
-    if getattr(config, "layer_types", None):
-        return list(config.layer_types)
-    windowed = getattr(config, "sliding_window", None) is not None
-    return ["sliding_attention"] if windowed else []
-
-
-# --- Which models can be packed in 8 bits for decoding on a CPU, from their configuration alone.
-
 FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 ENGINES = {"x86", "fbgemm"}
-
-
-def int8_problem(family: str, config: PreTrainedConfig) -> str:
-    """Why a model of the class `family` is not packed, in a few words; "" when it can be."""
-    if family not in FAMILIES or config.hidden_act != "silu":
-        return f"{family} is not among the families that are packed"
-    return positions_problem(config)
-
-
-def eight_bit_products() -> bool:
-    """Whether this processor multiplies 8-bit numbers fast."""
-    return torch.backends.quantized.engine in ENGINES and torch.cpu._is_vnni_supported()
-
-
 ATTENTION_PARTS = (".self_attn.", ".attn.", ".attention.")  # as in `svf.targets`
 LANGUAGE_PARTS = (".language_model.", ".text_model.")  # of a vision-language model, as there
 UNKNOWN_CONTEXT_LENGTH = 2048
@@ -169,10 +132,10 @@ def _matrices(model: nn.Module) -> tuple[Matrix, ...]:
     return tuple(found)
 
 
-# --- The anatomy of any model that `--model` takes, from its configuration alone.
+# --- From whatever `--model` takes.
 #
-# A catalogue's model needs no network; a Hub id's config.json comes from the cache or is fetched
-# (a few kilobytes); a folder need not hold weights yet.
+# A catalogue model needs no network; a Hub id's config.json comes from the cache or is fetched (a
+# few kilobytes); a folder need not hold weights yet.
 
 
 def anatomy_of(source: str) -> Anatomy:
@@ -201,3 +164,35 @@ def config_of(source: str) -> PreTrainedConfig:
 @lru_cache(maxsize=64)
 def _of_catalogue(model_id: str) -> Anatomy:
     return anatomy(architecture(model_id), model_id)
+
+
+# --- Whether a model can be decoded in int8 on a CPU, or by steps that know where they look.
+
+
+def int8_problem(family: str, config: PreTrainedConfig) -> str:
+    """Why a model of the class `family` is not packed, in a few words; "" when it can be."""
+    if family not in FAMILIES or config.hidden_act != "silu":
+        return f"{family} is not among the families that are packed"
+    return positions_problem(config)
+
+
+def eight_bit_products() -> bool:
+    """Whether this processor multiplies 8-bit numbers fast."""
+    return torch.backends.quantized.engine in ENGINES and torch.cpu._is_vnni_supported()
+
+
+def positions_problem(config: PreTrainedConfig) -> str:
+    """What about positions moves with the length of the text, in a few words; "" if nothing."""
+    if config.rope_parameters.get("rope_type", "default") not in STATIC_ROPE:
+        return "its rotary embedding changes with the length of the text"
+    if any(kind != FULL for kind in _attention_kinds(config)):
+        return "its attention has a window"
+    return ""
+
+
+def _attention_kinds(config: PreTrainedConfig) -> list[str]:
+    """What each layer attends to, by transformers' names; families without a window say nothing."""
+    if getattr(config, "layer_types", None):
+        return list(config.layer_types)
+    windowed = getattr(config, "sliding_window", None) is not None
+    return ["sliding_attention"] if windowed else []

@@ -1,6 +1,6 @@
-"""The automatic choice: quantisation, basis and targets for the memory there is.
+"""The automatic choice of quantisation, basis and targets for the memory there is.
 
-And the catalogue on this machine: what fits how, what is here already, which one to begin with.
+And the catalogue as this machine sees it: how each model fits, which are here, which to begin with.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,7 @@ from t2local.models.storage import AUTO, BASES, INT8, QUANTIZATIONS, leanest
 ROUNDED_ABOVE_PARAMETERS = 2_000_000_000  # on a GPU; smaller models fit in 16 bits
 BF16_ABOVE_PARAMETERS = 3_000_000_000  # on the CPU; smaller ones stay float32
 SHORT_CONTEXT = 2048
+QUICK_ON_CPU_PARAMETERS = 600_000_000  # bigger ones answer slower than one reads
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,7 @@ def _changes(found: Estimate) -> Iterator[tuple[str, Plan, int]]:
         yield " and ".join(said), plan, context
 
 
-# --- The catalogue on this machine: what fits how, what is here already, which one to begin with.
-
-QUICK_ON_CPU_PARAMETERS = 600_000_000  # bigger ones answer slower than one reads
+# --- The catalogue on this machine.
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The models that are offered by name: what each is good for, its licence, how big it is.
 
-Each also as a configuration, enough to build it on the meta device without a network.
+Each also as a configuration from which it can be built on the meta device without a network.
 """
 
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-# --- The catalogue's models as configurations: enough to build each on the meta device, offline.
+# --- Configurations.
 #
-# Numbers from each checkpoint's published config.json; nothing here is downloaded. What does not
-# change a size (rotary bases and scaling, end tokens, norms' epsilon) is left at its family's
-# default, so a model is never *loaded* from these.
+# Numbers from each checkpoint's published config.json. What does not change a size (rotary bases
+# and scaling, end tokens, the norms' epsilon) is left at its family's default, so a model is never
+# *loaded* from these.
 
 Sizes = dict[str, Any]
 

@@ -1,6 +1,7 @@
 """How much memory a model takes before it is loaded: weights, bases, KV cache, training, reserve.
 
-And what is kept beside a small model so that answers come faster.
+And the copies that are kept beside a small model for speed: rebuilt matrices of mixtures that stay
+(`adapt.applier`), and int8 copies on a CPU (`models.decode.int8`).
 """
 
 from dataclasses import dataclass
@@ -8,51 +9,6 @@ from math import ceil
 
 from t2local.models.fit.anatomy import TARGETS, Anatomy, eight_bit_products
 from t2local.models.storage import BASES, INT8, NONE, QUANTIZATIONS
-
-# --- What is kept beside a small model so that answers come faster, and how large that is.
-#
-# Rebuilt matrices of mixtures that stay (`adapt.applier`) and their 8-bit copies on a CPU
-# (`packed`). The sizes are those of as many copies as there can be; a chat begins with none. How
-# fbgemm lays a packed matrix out was measured (PyTorch 2.13, AVX-512 VNNI).
-
-REBUILD_BYTES = 2 * 2**30  # a model up to this size may keep rebuilt copies beside it
-REBUILT_COPIES = 2  # the classifier's, and the mixture used again and again
-PACK_BYTES = 100 * 2**20  # a smaller model answers at once as it is
-INT8_COPIES = 3  # a quarter of the model's size each: the base model's and two mixtures'
-
-BLOCK, PARTS = 512, 6  # inputs of a packed matrix in a block; the last is cut to sixths of one
-ROWS = 48  # that are packed together
-ROW_BYTES = 12  # a row's scale, zero point and sum
-
-
-def rebuilt_bytes(parts: Anatomy, targets: str, number_bytes: int) -> int:
-    """Bytes of all rebuilt copies of a float model whose numbers take `number_bytes` each."""
-    numbers = sum(matrix.numbers for matrix in parts.adapted(targets))
-    return REBUILT_COPIES * numbers * number_bytes
-
-
-def packed_bytes(parts: Anatomy) -> int:
-    """Bytes of all 8-bit copies of a float32 model on a CPU, 0 where there are none."""
-    if not parts.packable or not eight_bit_products():
-        return 0
-    sizes = {True: 0, False: 0}  # adapted: in every copy; the head: once
-    for matrix in parts.matrices:
-        sizes[matrix.adapted] += product_bytes(matrix.out_features, matrix.in_features)
-    return INT8_COPIES * sizes[True] + sizes[False] + rotary_bytes(parts)
-
-
-def product_bytes(m: int, n: int) -> int:
-    """Bytes of one packed matrix `[m, n]`."""
-    whole, rest = divmod(n, BLOCK)
-    sixths = min(PARTS, rest * PARTS // BLOCK + 1) if rest else 0
-    rows = ceil(m / ROWS) * ROWS
-    return ceil(rows * (whole + sixths / PARTS) * BLOCK) + ROW_BYTES * m
-
-
-def rotary_bytes(parts: Anatomy) -> int:
-    """Bytes of the cosines and sines of every position, float32."""
-    return 2 * 4 * parts.context_length * parts.head_width
-
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -64,6 +20,15 @@ HIDDEN_COPIES, INTERMEDIATE_COPIES = 12, 8  # numbers kept a token and layer for
 TRAINING_ROWS, TRAINING_TOKENS = 8, 512
 DEFAULT_CONTEXT = 8192  # tokens of a chat that are planned for, where the model takes as many
 COMFORT = 0.9  # a plan that fills more than this share of the memory is tight
+
+REBUILD_BYTES = 2 * 2**30  # a model up to this size may keep rebuilt copies beside it
+REBUILT_COPIES = 2  # the classifier's, and the mixture used again and again
+PACK_BYTES = 100 * 2**20  # a smaller model answers at once as it is
+INT8_COPIES = 3  # a quarter of the model's size each: the base model's and two mixtures'
+# How fbgemm lays out a matrix that is packed in 8 bits, measured (PyTorch 2.13, AVX-512 VNNI).
+BLOCK, PARTS = 512, 6  # inputs in a block; the last is cut to sixths of one
+ROWS = 48  # that are laid out together
+ROW_BYTES = 12  # a row's scale, zero point and sum
 
 
 @dataclass(frozen=True)
@@ -159,16 +124,6 @@ def bases_bytes(parts: Anatomy, basis: str, targets: str) -> int:
     )
 
 
-def copies_bytes(parts: Anatomy, plan: Plan) -> int:
-    """Bytes of rebuilt matrices and 8-bit copies, as many as are ever kept; 0 for large models."""
-    weights = weights_bytes(parts, plan.quantization, plan.dtype)
-    if plan.quantization != NONE or weights > REBUILD_BYTES:
-        return 0
-    rebuilt = rebuilt_bytes(parts, plan.targets, FLOAT_BYTES[plan.dtype])
-    packs = plan.device == "cpu" and plan.dtype == "float32" and weights >= PACK_BYTES
-    return rebuilt + (packed_bytes(parts) if packs else 0)
-
-
 def cache_bytes(parts: Anatomy, tokens: int, dtype: str) -> int:
     """Bytes of the keys and values of `tokens` tokens in every layer."""
     return tokens * 2 * parts.layers * parts.key_value_heads * parts.head_width * FLOAT_BYTES[dtype]
@@ -219,3 +174,45 @@ def _dequantised_bytes(parts: Anatomy, plan: Plan) -> int:
 def _decomposition_bytes(parts: Anatomy, targets: str) -> int:
     """The largest matrix in float64 with its Gram matrix, eigenvectors and their work space."""
     return max((8 * (m.numbers + 4 * m.rank**2) for m in parts.adapted(targets)), default=0)
+
+
+# --- Copies beside a small model: as many as are ever kept; a chat begins with none.
+
+
+def copies_bytes(parts: Anatomy, plan: Plan) -> int:
+    """Bytes of rebuilt matrices and 8-bit copies, as many as are ever kept; 0 for large models."""
+    weights = weights_bytes(parts, plan.quantization, plan.dtype)
+    if plan.quantization != NONE or weights > REBUILD_BYTES:
+        return 0
+    rebuilt = rebuilt_bytes(parts, plan.targets, FLOAT_BYTES[plan.dtype])
+    packs = plan.device == "cpu" and plan.dtype == "float32" and weights >= PACK_BYTES
+    return rebuilt + (packed_bytes(parts) if packs else 0)
+
+
+def rebuilt_bytes(parts: Anatomy, targets: str, number_bytes: int) -> int:
+    """Bytes of all rebuilt copies of a float model whose numbers take `number_bytes` each."""
+    numbers = sum(matrix.numbers for matrix in parts.adapted(targets))
+    return REBUILT_COPIES * numbers * number_bytes
+
+
+def packed_bytes(parts: Anatomy) -> int:
+    """Bytes of all 8-bit copies of a float32 model on a CPU, 0 where there are none."""
+    if not parts.packable or not eight_bit_products():
+        return 0
+    sizes = {True: 0, False: 0}  # adapted: in every copy; the head: once
+    for matrix in parts.matrices:
+        sizes[matrix.adapted] += product_bytes(matrix.out_features, matrix.in_features)
+    return INT8_COPIES * sizes[True] + sizes[False] + rotary_bytes(parts)
+
+
+def product_bytes(m: int, n: int) -> int:
+    """Bytes of one packed matrix `[m, n]`."""
+    whole, rest = divmod(n, BLOCK)
+    sixths = min(PARTS, rest * PARTS // BLOCK + 1) if rest else 0
+    rows = ceil(m / ROWS) * ROWS
+    return ceil(rows * (whole + sixths / PARTS) * BLOCK) + ROW_BYTES * m
+
+
+def rotary_bytes(parts: Anatomy) -> int:
+    """Bytes of the cosines and sines of every position, float32."""
+    return 2 * 4 * parts.context_length * parts.head_width

@@ -119,7 +119,7 @@ def return_freed_memory() -> None:
 
 # --- The memory that a model may use: of this machine, or of a card that is only named.
 #
-# What this process holds already counts as free: switching models frees the old one.
+# What this process holds counts as free, because switching models frees the old one.
 
 
 @dataclass(frozen=True)

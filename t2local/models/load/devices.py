@@ -1,6 +1,6 @@
 """Which device and float type a model gets here, and where its layers go.
 
-One device where the model fits, else several GPUs, CPU memory and disk. What loading leaves behind
+One device where the model fits, else several GPUs, CPU memory and disk. Memory that loading frees
 goes back to the system at once.
 """
 
@@ -113,11 +113,11 @@ def gpu_problem() -> str:
     return ""
 
 
-# --- Where a model's layers go: one device where it fits, else several GPUs, CPU memory and disk.
+# --- Where the layers go.
 #
-# What does not fit on the best device is spread by accelerate's `device_map`, with room left on
-# each for the bases beside its layers. Layers outside the GPUs travel to one in every forward:
-# slow, but they run. Numbers come from the configuration alone.
+# A model that does not fit on the best device is spread by accelerate's `device_map`, with room on
+# each device for the bases beside its layers. Layers outside the GPUs travel to one in every
+# forward: slow, but it runs. All numbers come from the configuration.
 
 Memory = Mapping[int | str, int]  # bytes free: GPU number -> , "cpu" ->
 DISK_BYTES = 10**15  # accelerate wants a number; what is offloaded lies in the checkpoint already
@@ -187,14 +187,12 @@ def _plan_dtype(dtype: torch.dtype) -> str:
     return "float32" if dtype == torch.float32 else "bfloat16"
 
 
-# --- Loading without leftovers: what is freed while a model loads goes back to the system at
-# once.
+# --- Memory that loading frees goes back to the system at once.
 #
-# transformers quantises and converts matrix by matrix, so the tensors alive never exceed the
-# final size by more than one of them. glibc however keeps freed blocks of up to 32 MiB in its
-# heap, where they lie scattered between the ones that stay: a 52 MB int8 model read from bfloat16
-# held 217 MB. Blocks of their own (`mmap`) are returned when they are freed. Elsewhere than on
-# glibc nothing is done.
+# transformers quantises and converts matrix by matrix, so the tensors alive never exceed the final
+# size by more than one of them. But glibc keeps freed blocks of up to 32 MiB in its heap, scattered
+# between the ones that stay: a 52 MB int8 model read from bfloat16 held 217 MB. Blocks of their own
+# (`mmap`) are returned when they are freed. On other C libraries nothing is done.
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 OWN_BLOCK_BYTES = 128 * 1024  # glibc's own beginning, which it raises with each larger block freed

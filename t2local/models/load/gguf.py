@@ -98,12 +98,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
-# --- A GGUF file written anew as an ordinary checkpoint, tensor by tensor.
+# --- Written anew as an ordinary checkpoint, tensor by tensor.
 #
 # transformers reads all tensors of a GGUF as floats at once: 16 GB for an 8B model that is wanted
-# in 4 bits. Here each is dequantised, put into transformers' order and written before the next,
-# so that the checkpoint can be loaded as any other, shard by shard. Costs the disk that the
-# floats take, for as long as loading lasts.
+# in 4 bits. Here each is dequantised, put into transformers' order and written before the next, and
+# the checkpoint is loaded like any other, shard by shard. The floats take their size on the disk
+# for as long as loading lasts.
 
 SHARD_BYTES = 8 * 2**20  # tensors are written together up to this size, larger ones alone
 

@@ -1,6 +1,6 @@
-"""Models on this machine and on the Hub: which are here already, and fetching the others.
+"""Models on this machine and on the Hub: which are here, and fetching the others.
 
-A download has size, speed and a way to stop; whole files are kept and it goes on where it was.
+A download has a size, a speed and a way to stop. Whole files are kept, so it goes on from there.
 """
 
 import contextlib
@@ -39,6 +39,7 @@ WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 UNWANTED = ("*/*", "consolidated*")  # other formats of the same weights
 ONLY = {"allow_patterns": WANTED, "ignore_patterns": UNWANTED}
 CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
 ENDPOINT = constants.ENDPOINT  # HF_ENDPOINT, or the Hub
 SPARE_BYTES = 200_000_000  # that stay free on the disk
 POLL_S = 0.3
@@ -287,12 +288,10 @@ def _of(order: Order) -> tuple[int, str]:
     return order.total_bytes, "bytes"
 
 
-# --- Which models are on this machine, complete enough to load without a network.
+# --- Models that load without a network.
 #
-# The embedded one, the Hub's local cache, and folders or GGUF files below the home's `models`.
-# Knows nothing of memory.
-
-INDEX = "model.safetensors.index.json"
+# The embedded one, those complete in the Hub's local cache, and folders or GGUF files below the
+# home's `models`.
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What goes wrong while a model loads, told in one sentence with the way out.
+"""What goes wrong while a model loads, as one sentence with the way out.
 
-Also silences other libraries' bars and warnings while our own progress events speak.
+Also keeps other libraries' progress bars and warnings quiet while our own progress is shown.
 """
 
 import contextlib
@@ -207,7 +207,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-# --- Other libraries' progress bars and warnings, silenced while our own progress events speak.
+# --- Other libraries' progress bars and warnings.
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 Hub models come through transformers' own download and cache, so `HF_HOME`, `HF_HUB_OFFLINE` and
 `HF_TOKEN` mean what they mean everywhere. No code from a checkpoint is ever run. What goes wrong
-is told in one sentence (`load_errors`). Knows nothing of adaptation.
+is told in one sentence (`load_errors`).
 """
 
 import logging

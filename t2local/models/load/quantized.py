@@ -1,9 +1,8 @@
 """bitsandbytes, and only here: 4-bit (NF4) and 8-bit base models, on a GPU or on the CPU.
 
-The quantised matrices are never rewritten. bitsandbytes' fused CPU
-kernel (AVX512-BF16) is switched off: at the first forward it repacks the weights with scales
-rounded to bfloat16, so the base model would change, it gives no gradient, and it asserts that the
-number of rows divides by 32.
+The quantised matrices are never rewritten. bitsandbytes' fused CPU kernel (AVX512-BF16) is switched
+off: at the first forward it repacks the weights with scales rounded to bfloat16, so the base model
+would change; it gives no gradient, and it asserts that the number of rows divides by 32.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Running programs that a model wrote: see `run` for what is promised and what is not."""
+"""Running programs that a model wrote: see `process` for what is promised and what is not."""
 
 from t2local.tasks.sandbox.process import (
     Protection,

@@ -3,7 +3,7 @@
 Runs inside the launcher's process, with the standard library only and few imports, for every
 import is paid on every run. Three rings, each working without the others: namespaces and a root
 of their own where the kernel allows them, a user without rights and resource limits, and an audit
-hook that ends the process at the first forbidden act. Knows nothing of programs or tests.
+hook that ends the process at the first forbidden act.
 """
 
 # pathlib would cost its import on every run:

@@ -55,7 +55,7 @@ def test_a_gpu_too_old_for_this_pytorch_is_told():
     assert "CUDA_VISIBLE_DEVICES=" in message
 
 
-def test_a_shortage_while_loading_is_told(tiny_folder, monkeypatch):
+def test_running_out_of_memory_while_loading_is_told(tiny_folder, monkeypatch):
     def short(*_args, **_kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
