@@ -6,10 +6,8 @@
 the label and parses it; here the labels' likelihoods give a probability each, at the temperature
 under which a classifier expert is trained, for soft mixing and the threshold need one. *Other*,
 anything below the threshold, and a pass 1 that gives NaN are answered by the base model.
-
-A new strategy is one `Strategy` in `STRATEGIES`: what may be asked for, the command line, the page
-and evaluations follow from the table. Where it asks the model nothing, its name cannot be an
-expert's: it stands in `experts.expert.RESERVED` too.
+A new strategy is one `Strategy` in `STRATEGIES`; command line, page and evaluations follow from it.
+Where it asks the model nothing, its name stands in `experts.expert.RESERVED` too.
 """
 
 import math

@@ -59,7 +59,7 @@ class Generation:
 class Found:
     """What a search returns: the mixture, its scores on the shots and each generation.
 
-    `shot_prompts`: a hash of each shot's prompt (`tasks.benchmark_overlap`).
+    `shot_prompts`: a hash of each shot's prompt (`tasks.benchmarks`).
     """
 
     mixture: Mixture

@@ -2,15 +2,12 @@
 
 Each run is a process of its own: empty temporary folder, no inherited environment, standard library
 only, limits on memory, time, files, processes and output, killed with all it started. On Linux it
-also gets its own network, processes and root folder (as root, or where user namespaces are
-allowed); `protection()` says what is in force here. Safe to call from many threads.
+also gets its own network, processes and root folder, where the kernel allows (`protection()` says).
+On Windows, which has none of this, no program is run. Safe to call from many threads.
 
-What remains. `run_code` knows that a program ended well by a number written after its last line.
-The number is out of reach of Python code as far as the audit hook refuses introspection; a
-program that corrupts the interpreter's memory could still find it. `run_tests` has no such gap:
-the tests run in another process and compare plain values, so the program never sees what decides.
-A kernel bug is beyond both. Windows has neither these limits nor namespaces: no program is run
-there, and `run_code` and `run_tests` say so.
+What remains: `run_code` knows a good end by a number that is written after the program's last line;
+a program that corrupts the interpreter's memory could find it. `run_tests` has no such gap, since
+the tests run in another process and compare plain values. A kernel bug is beyond both.
 """
 
 import functools
