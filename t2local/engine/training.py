@@ -27,7 +27,7 @@ from t2local.training.config import SVF, TrainConfig
 from t2local.training.dry_run import DryRunReport, dry_run_report, lasting
 from t2local.training.forecast import Forecast
 from t2local.training.methods import SVFMethod
-from t2local.training.recipe import lessons, make_expert
+from t2local.training.recipe import dataset_of, make_expert
 from t2local.training.reports import (
     Checkpoint,
     Curves,
@@ -172,11 +172,11 @@ class Training:
         key = source, reward, config
         tried = self._tried.get(key)  # another model may empty it at any time
         if tried is None:
-            lessons = dataset(source, config.seed, config.held_out_share)
+            source_rows = dataset(source, config.seed, config.held_out_share)
             with self.uses.of("A dry run of the base model"):
                 loaded, svf = self.model()
-                others = other_tasks("", lessons, loaded.slug)
-                tried = dry_run_report(loaded, svf, lessons, reward, config, others)
+                others = other_tasks("", source_rows, loaded.slug)
+                tried = dry_run_report(loaded, svf, source_rows, reward, config, others)
                 self._tried[key] = tried
         return tried
 
@@ -194,7 +194,7 @@ class Training:
 
     def queue(self, plan: Plan) -> str:
         """Queue a new run and give its name. Raises `T2LocalError` for data that cannot serve."""
-        lessons(plan)  # bad rows are told now, not from the queue
+        dataset_of(plan)  # bad rows are told now, not from the queue
         return self.jobs.start(self._work(Run.create(plan)))
 
     def snapshot(self, name: str) -> Expert:
