@@ -25,6 +25,8 @@ from t2local.ui.evaluate.layout import create_evaluate_tab
 from t2local.ui.experts.events import ExpertsEvents
 from t2local.ui.experts.layout import create_experts_tab
 from t2local.ui.experts.view import experts_html
+from t2local.ui.jobs.events import JobsEvents
+from t2local.ui.jobs.layout import create_jobs_tab
 from t2local.ui.messages import as_text, shown
 from t2local.ui.models.events import ModelsEvents
 from t2local.ui.models.layout import create_models_tab
@@ -121,6 +123,10 @@ def _bind_models(room: Room) -> None:
     ModelsEvents(room.engine, room.laid_out["Models"], own, room.tabs, room.timer).bind()
 
 
+def _bind_jobs(room: Room) -> None:
+    JobsEvents(room.engine, room.laid_out["Jobs"], room.shown["Jobs"]).bind()
+
+
 TABS = [
     Tab("Chat", lambda engine: create_chat_tab(engine.status), _bind_chat, CHAT, "chat.css"),
     Tab("Train", lambda engine: create_train_tab(), _bind_train, "train", "train.css"),
@@ -128,6 +134,7 @@ TABS = [
     Tab("Experts", create_experts_tab, _bind_experts, style="experts.css"),
     Tab("Evaluate", lambda engine: create_evaluate_tab(), _bind_evaluate, style="evaluate.css"),
     Tab("Models", lambda engine: create_models_tab(), _bind_models, style="models.css"),
+    Tab("Jobs", lambda engine: create_jobs_tab(), _bind_jobs, style="jobs.css"),
 ]
 
 

@@ -30,6 +30,7 @@ from t2local.ui.adapt.events import examples_html, status_html
 from t2local.ui.chat import view as chat
 from t2local.ui.evaluate import view as evaluate
 from t2local.ui.experts import view as experts
+from t2local.ui.jobs.layout import jobs_html
 from t2local.ui.markdown import render
 from t2local.ui.models import view as models
 from t2local.ui.page import build_app
@@ -169,10 +170,22 @@ def draw_adapt() -> None:
     status_html(Generation(3, 8, ("math",), (), (), (), (), (0.5,), 0.6, 0.0))
 
 
+def draw_jobs() -> None:
+    jobs_html([JobStatus("id", "download", "some/model", RUNNING, 1, 2, "said")])
+
+
 @pytest.fixture
 def recorder(monkeypatch):
     recorder = Recorder(PAGE, monkeypatch)
-    for draw in (draw_chat, draw_train, draw_experts, draw_models, draw_evaluate, draw_adapt):
+    for draw in (
+        draw_chat,
+        draw_train,
+        draw_experts,
+        draw_models,
+        draw_evaluate,
+        draw_adapt,
+        draw_jobs,
+    ):
         draw()
     build_app(FakeEngine()).get_config_file()
     return recorder
