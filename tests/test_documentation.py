@@ -6,17 +6,17 @@ import functools
 import re
 import shlex
 
-import gradio as gr
 import pytest
 import torch
 
 from t2local.adapt import dispatch
 from t2local.cli.main import build_parser
 from t2local.experts import read_expert
+from t2local.models import storage
 from t2local.models.decode import generate
 from t2local.models.fit import catalogue
 from t2local.paths import PROJECT_ROOT, SHIPPED_EXPERTS
-from t2local.tasks.rewards import REWARDS, words
+from t2local.tasks.rewards import REWARDS, Reward, words
 from t2local.tasks.rewards.named import named
 from t2local.ui import page
 from t2local.ui.launch import parser as app_parser
@@ -225,8 +225,16 @@ def test_the_strategy_of_the_map_decides(monkeypatch):
 
 
 def test_the_reward_of_the_map_scores(monkeypatch):
-    monkeypatch.setitem(REWARDS, "question", as_in(words, "Add a reward")["question"])
+    names = {**vars(words), "Reward": Reward}
+    exec(compile(example_in("Add a reward"), MAP, "exec"), names)
+    monkeypatch.setitem(REWARDS, "question", names["QUESTION"])
     assert named("question")(["Well?"] * 2, ["Why?", "Because."]) == [1.0, -1.0]
+
+
+def test_the_quantisation_of_the_map_is_estimated():
+    half = as_in(storage, "Add a quantisation")["HALF"]
+    assert half.matrix_bytes(3, 5) == 30
+    assert half.words("float32") == "16-bit weights"
 
 
 def test_the_family_of_the_map_is_a_model(monkeypatch):
@@ -237,11 +245,12 @@ def test_the_family_of_the_map_is_a_model(monkeypatch):
         assert names["ENTRY"].id == model_id
 
 
-def test_the_tab_of_the_map_is_one():
-    page_names = vars(page) | {"functools": functools, "engine": FakeEngine()}
-    with gr.Blocks() as blocks:
-        exec(compile(example_in("Add a tab"), MAP, "exec"), page_names)
-    assert page_names["count"](page_names["engine"]) == f"{len(FakeEngine().experts())} experts."
+def test_the_tab_of_the_map_is_one(monkeypatch):
+    names = {**vars(page), "functools": functools}
+    exec(compile(example_in("Add a tab"), MAP, "exec"), names)
+    monkeypatch.setattr(page, "TABS", [*page.TABS, names["NOTES"]])
+    blocks = page.build_app(FakeEngine())
+    assert names["count"](FakeEngine()) == f"{len(FakeEngine().experts())} experts."
     assert "Notes" in str(blocks.get_config_file()["components"])
 
 
