@@ -76,6 +76,9 @@ class Record:
 
     @classmethod
     def of(cls, id: str) -> "Record":
+        """Raises `T2LocalError` for what cannot be an id, such as a path out of the folder."""
+        if not id or paths.slug(id) != id:
+            raise T2LocalError(f"There is no job '{id}'; choose one from the list.")
         return cls(paths.jobs_dir() / id)
 
     def begin(self, status: JobStatus, settings: Mapping[str, Any]) -> None:

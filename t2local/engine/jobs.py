@@ -270,11 +270,12 @@ class Jobs:
             yield event
 
     def wait(self, id: str, timeout_s: float | None = None) -> JobStatus:
-        """Wait until a job has ended (or the time is over), and give its status."""
+        """Wait until a job has ended and its end is on disk (or the time is over): its status."""
         job = self.find(id)
         if job is not None:
             with self._changed:
-                self._changed.wait_for(lambda: not job.status.live, timeout_s)
+                over = lambda: not job.status.live and job not in self._at_work  # noqa: E731
+                self._changed.wait_for(over, timeout_s)
         return self.status(id)
 
     def _status(self, job: Job) -> JobStatus:
