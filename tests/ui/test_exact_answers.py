@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from t2local.adapt.answer_stream import Done
+from t2local.engine.answers import _timing
 from t2local.models.decode.sampling import Sampling
-from t2local.ui.chat.turns import _timing
 from t2local.ui.chat.view import transcript_html
 from t2local.ui.forms import create_sampling
 from tests.ui.test_cards import ANSWER, CHAT

@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from t2local.adapt.answer_stream import BASE, Dispatched, Token
+from t2local.engine import answers as turns
 from t2local.engine.chats import Chat
 from t2local.engine.engine import Engine
 from t2local.errors import T2LocalError
-from t2local.ui.chat import turns
 from t2local.ui.chat.layout import ChatTab, drafted
 from t2local.ui.chat.view import (
     SHOWN,

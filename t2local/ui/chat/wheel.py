@@ -8,6 +8,7 @@ import gradio as gr
 
 from t2local import plots
 from t2local.adapt.dispatch import offered
+from t2local.engine.answers import Asked
 from t2local.engine.chats import Chat
 from t2local.engine.engine import Engine
 from t2local.engine.requests import (
@@ -18,7 +19,6 @@ from t2local.engine.requests import (
 )
 from t2local.plots import theme
 from t2local.svf.mixing import Mixture
-from t2local.ui.chat.turns import Asked
 from t2local.ui.chat.view import hint_html
 from t2local.ui.forms import Form, create_gains, create_sampling
 from t2local.ui.style import PAGE, asset

@@ -1,9 +1,9 @@
 import pytest
 
+from t2local.engine import answers as turns
+from t2local.engine.answers import Asked
 from t2local.engine.requests import Controls, Sampling
 from t2local.errors import T2LocalError
-from t2local.ui.chat import turns
-from t2local.ui.chat.turns import Asked
 from tests.ui.fake_engine import SAID, FakeEngine
 
 ASKED = Asked(Controls(), Sampling())
