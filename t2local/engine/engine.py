@@ -22,7 +22,7 @@ from t2local.engine.evaluations import Evaluations
 from t2local.engine.job_record import KINDS
 from t2local.engine.jobs import Jobs
 from t2local.engine.loading import ASKED, Choice, Opened
-from t2local.engine.model_slot import Answers, Downloads, ModelSlot, Uses
+from t2local.engine.model_slot import Downloads, ModelSlot, Moments, Uses
 from t2local.engine.requests import (
     ChatRequest,
     EngineStatus,
@@ -60,7 +60,7 @@ class Engine:
         self.downloads = Downloads(self.jobs)
         choice = Choice(model or paths.default_model(), quantize, basis, targets, why, precision)
         self.models = ModelSlot(choice, self.jobs, self.uses, self._let_go)
-        self._answers = Answers()
+        self._moments = Moments()
         self.training = Training(self.jobs, self._trained_model, self.adopt, self.uses)
         self.training.begin_with(choice)
         self._drafts = Drafts(self.training)
@@ -108,7 +108,7 @@ class Engine:
         self.jobs.let_go(LAST_WORDS_S)
         self._drafts.clear()
         self.training.begin_with(self.models.choice)
-        self._answers.end(LAST_WORDS_S)
+        self._moments.end(LAST_WORDS_S)
 
     def adopt(self, expert: Expert) -> None:
         """Save a new expert and offer it to every later answer."""
@@ -128,7 +128,7 @@ class Engine:
         threading.Thread(target=self._warm_up, daemon=True, name="warm up").start()
 
     def _warm_up(self) -> None:
-        with self._answers.moment():
+        with self._moments.moment():
             if opened := self.models.opened:  # another model may have come meanwhile
                 opened.warm_up()
 
@@ -195,10 +195,10 @@ class Engine:
 
         Starting an answer stops the one this session had running. Raises `T2LocalError`.
         """
-        with self._answers.moment():
+        with self._moments.moment():
             opened = self._ready()
             workshop = opened.workshop
-            with self._answers.of(session, workshop) as running:
+            with self._moments.of(session, workshop) as running:
                 controls = self._controls(request)
                 self._ready()  # it may be going just now; from here on its going is told
                 events = two_pass.answer(
@@ -221,7 +221,7 @@ class Engine:
         """Pass 1 alone for the last user message. Raises `T2LocalError`."""
         check_messages(request.messages)
         question = [m["content"] for m in request.messages if m["role"] == "user"][-1]
-        with self._answers.moment():
+        with self._moments.moment():
             opened = self._ready()
             controls = self._controls(request)
             with out_of_memory_told(opened.loaded, opened.workshop.forget):
@@ -229,7 +229,7 @@ class Engine:
 
     def steer(self, session: str, mixture: Mixture) -> None:
         """Turn the wheel of this session's running answer; nothing happens when it is idle."""
-        running = self._answers.running(session)
+        running = self._moments.running(session)
         if running is None:
             self._checked(mixture)
             return
@@ -238,17 +238,17 @@ class Engine:
 
     def stop(self, session: str) -> None:
         """End this session's answer after its current token; its `Done` still comes."""
-        if running := self._answers.running(session):
+        if running := self._moments.running(session):
             running.cancel.cancel()
 
     def next_tokens(
         self, session: str, request: ChatRequest, mixture: Mixture, k: int = 10
     ) -> NextTokens:
         """The `k` likeliest next tokens of base and adapted model after the words so far."""
-        with self._answers.moment():
+        with self._moments.moment():
             opened = self._ready()
             opened.workshop.applier.check(mixture)
-            running = self._answers.running(session)
+            running = self._moments.running(session)
             said = running.said if running else ""
             return opened.previews.bars(opened.workshop, request.messages, said, mixture, k)
 

@@ -33,7 +33,7 @@ from t2local.progress import FINISHED, INTERRUPTED, CancelToken, Progress
 # --- Who works with the model, so that it is not taken away meanwhile.
 #
 # A search, an evaluation, a dry run announce themselves in `Uses` for as long as they last:
-# another model is refused. Answers, previews and the like are over soon and are in `Answers`:
+# another model is refused. Answers, previews and the like are over soon and are in `Moments`:
 # another model ends them and waits.
 
 
@@ -81,57 +81,62 @@ class Running:
     said: str = ""
 
 
-class Answers:
-    """The running answers, one a session, and whatever else uses the model for a moment.
+class Moments:
+    """Whatever uses the model for a moment, the running answers among it: one for each asker.
 
-    From any thread.
+    From any thread. An asker is a chat's id, or a word of a command's own.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()  # around the two below; reentrant, as in `Uses`
-        self._by_session: dict[str, Running] = {}
-        self._moments: set[object] = set()
+        self._by_asker: dict[str, Running] = {}
+        self._using: set[object] = set()
 
     @contextmanager
     def moment(self) -> Iterator[None]:
         """The model is used inside the block, which `end` waits for. Fetch the model inside."""
         mine = object()
         with self._changed:
-            self._moments.add(mine)
+            self._using.add(mine)
         try:
             yield
         finally:
             with self._changed:
-                self._moments.discard(mine)
+                self._using.discard(mine)
                 self._changed.notify_all()
 
     @contextmanager
-    def of(self, session: str, workshop: Workshop) -> Iterator[Running]:
-        """The session's answer inside the block, itself a moment; one it had is told to stop."""
-        running = Running(workshop)
+    def of(
+        self, asker: str, workshop: Workshop, cancel: CancelToken | None = None
+    ) -> Iterator[Running]:
+        """The asker's answer inside the block, itself a moment; one it had is told to stop.
+
+        `cancel`: the answer's stop button, where the asker has one.
+        """
+        running = Running(workshop, cancel=cancel or CancelToken())
         with self.moment():
             with self._changed:
-                before = self._by_session.get(session)
-                self._by_session[session] = running
+                before = self._by_asker.get(asker)
+                self._by_asker[asker] = running
             if before is not None:
                 before.cancel.cancel()
             try:
                 yield running
             finally:
                 with self._changed:
-                    if self._by_session.get(session) is running:
-                        del self._by_session[session]
+                    if self._by_asker.get(asker) is running:
+                        del self._by_asker[asker]
 
-    def running(self, session: str) -> Running | None:
-        """The session's answer, None while it has none."""
-        return self._by_session.get(session)
+    def running(self, asker: str) -> Running | None:
+        """The asker's answer, None while it has none."""
+        return self._by_asker.get(asker)
 
     def end(self, timeout_s: float) -> None:
         """Stop all answers and wait until nothing uses the model, at most `timeout_s`."""
         with self._changed:
-            for running in list(self._by_session.values()):
+            for running in list(self._by_asker.values()):
                 running.cancel.cancel()
-            self._changed.wait_for(lambda: not self._moments, timeout_s)
+            self._changed.wait_for(lambda: not self._using, timeout_s)
 
 
 LOADING_FAILED = "Loading failed"

@@ -167,4 +167,4 @@ def test_ten_thousand_operations_without_an_error_or_a_wrong_z(watched):
     captured = watched.engine._ready().workshop.applier._graphs
     assert captured is None or len(captured._filled) >= 1
     assert watched.svf.lock._owner is None
-    assert not watched.engine._answers._moments
+    assert not watched.engine._moments._using
