@@ -1,9 +1,20 @@
-// Page-wide behaviour: theme, tooltips, and the drawers of a narrow screen. No network, no library.
+// Page-wide behaviour: theme, tooltips, the drawers of a narrow screen, and the tab that a reload
+// comes back to. No network, no library.
 (() => {
   const KEY = "t2local-theme";
   const apply = (dark) => document.body.classList.toggle("dark", dark);
   const stored = localStorage.getItem(KEY);
   if (stored) apply(stored === "dark");
+
+  const TAB = "t2local-tab"; // its name is noted when the page goes, and pressed when it is back
+  const tabs = () => [...document.querySelectorAll("#tabs [role=tab], #tabs .overflow-dropdown button")];
+  addEventListener("pagehide", () => {
+    const chosen = tabs().find((tab) => tab.classList.contains("selected"));
+    if (chosen) sessionStorage.setItem(TAB, chosen.textContent.trim());
+  });
+  const before = sessionStorage.getItem(TAB);
+  const again = tabs().find((tab) => tab.textContent.trim() === before);
+  if (again && !again.classList.contains("selected")) again.click();
 
   const tip = document.createElement("div");
   tip.id = "tip";

@@ -1,22 +1,26 @@
-"""One answer from asking to saving: drives the engine's events into a `Chat`.
+"""A chat's answer: a job that drives the engine's events into a `Chat`, whoever looks on.
 
-Knows nothing of gradio. The chat is saved when the question is asked, every few seconds, and at
-the end in a `finally`, so an answer that was stopped, failed or lost its page is kept as far as it
-came. Only tokens are accumulated: marks and text therefore share one count of characters.
+It goes on when the page is closed; any tab follows and stops it by the chat's id. The chat is saved
+when the question is asked, every few seconds, and at the end in a `finally`, so an answer that was
+stopped or failed is kept as far as it came. Only tokens are accumulated: marks and text therefore
+share one count of characters.
 """
 
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from t2local.adapt.answer_stream import BASE_ROW, MANUAL, Dispatched, Done, Steered, Token
-from t2local.engine.chats import Chat, Message
-from t2local.engine.engine import Engine
+from t2local.engine.chats import ANSWERED, Chat, ChatStore, Message
+from t2local.engine.job_record import ANSWER, JobStatus
+from t2local.engine.jobs import Job, Jobs, Work
 from t2local.engine.requests import (
     ChatRequest,
     Controls,
+    EngineStatus,
     controls_json,
     mixture_from_json,
     mixture_json,
@@ -24,8 +28,24 @@ from t2local.engine.requests import (
 )
 from t2local.errors import T2LocalError
 from t2local.models.decode.sampling import Sampling
+from t2local.progress import FAILED, CancelToken
+from t2local.svf import Mixture
 
 SAVE_EVERY_S = 2.0
+JOB = "answer-"  # before a chat's id
+
+
+class Speaker(Protocol):
+    """What an answer needs of the engine."""
+
+    chats: ChatStore
+
+    @property
+    def status(self) -> EngineStatus: ...
+
+    def answer(
+        self, chat_id: str, request: ChatRequest, cancel: CancelToken | None = None
+    ) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -40,41 +60,128 @@ class Asked:
 
 @dataclass(frozen=True)
 class Live:
-    """The chat after one more event; `tokens_per_s` and `context_used` as far as known."""
+    """The chat after one more event; `tokens_per_s` and `context_used` as far as known.
+
+    `mixture`: what answers now, None until that is decided.
+    """
 
     chat: Chat
     event: Any
     stage: str
     tokens_per_s: float = 0.0
     context_used: int = 0
+    mixture: Mixture | None = None
 
 
-def answer(engine: Engine, session: str, chat: Chat, asked: Asked) -> Iterator[Live]:
+How = Callable[[Speaker, Chat, Asked, CancelToken | None], Iterator[Live]]  # the two below
+
+
+def answer(
+    engine: Speaker, chat: Chat, asked: Asked, cancel: CancelToken | None = None
+) -> Iterator[Live]:
     """Answer the last user message; an answer already there is replaced by the new one.
 
-    Raises `T2LocalError` as the engine does, and when another tab is answering this chat.
+    Raises `T2LocalError` as the engine does, and when somebody else writes to this chat.
     """
     before = chat.last_answer if asked.controls.override else None
-    yield from _speak(engine, session, chat.unanswered(), asked, before)
+    yield from _speak(engine, chat.unanswered(), asked, cancel, before)
 
 
-def carry_on(engine: Engine, session: str, chat: Chat, asked: Asked) -> Iterator[Live]:
+def carry_on(
+    engine: Speaker, chat: Chat, asked: Asked, cancel: CancelToken | None = None
+) -> Iterator[Live]:
     """Continue the last answer where it stopped, with the mixture it stopped with.
 
     Raises `T2LocalError` when there is no answer to continue.
     """
     if chat.last_answer is None:
         raise T2LocalError("There is no answer to continue yet; write a message first.")
-    yield from _speak(
-        engine, session, chat, replace(asked, compare=False), chat.last_answer, carried=True
-    )
+    asked = replace(asked, compare=False)
+    yield from _speak(engine, chat, asked, cancel, chat.last_answer, carried=True)
+
+
+class AnswerWork(Work):
+    """One answer as a job. Its record is the chat's file; `how`: `answer` or `carry_on`."""
+
+    kind = ANSWER
+    keeps_events = False  # each has the whole chat in it
+
+    def __init__(self, engine: Speaker, chat: Chat, asked: Asked, how: How) -> None:
+        super().__init__(JOB + chat.id, chat.title, lane=chat.id)
+        self.engine, self.chat, self.asked, self.how = engine, chat, asked, how
+
+    def run(self, job: Job) -> Generator[Live, None, str]:
+        yield from self.how(self.engine, self.chat, self.asked, job.cancel)
+        return "Stopped." if job.cancel.cancelled else ""
+
+    def figures(self, event: Live, seconds: float) -> Mapping[str, Any]:
+        return {"message": event.stage}
+
+
+class Answers:
+    """The answers of all chats, at most one of each at a time. From any thread."""
+
+    def __init__(self, jobs: Jobs, engine: Speaker) -> None:
+        self._jobs, self._engine = jobs, engine
+        self._starting = threading.Lock()  # around a look at a chat's answer and a new one's start
+
+    def start(self, chat: Chat, asked: Asked, how: How = answer) -> JobStatus:
+        """Let a chat be answered in the background.
+
+        Raises `T2LocalError` while it is being answered already.
+        """
+        with self._starting:
+            if self.running(chat.id):
+                raise T2LocalError(ANSWERED)
+            id = self._jobs.start(AnswerWork(self._engine, chat, asked, how))
+            return self._jobs.status(id)
+
+    def follow(self, chat_id: str, beat_s: float | None = None) -> Iterator[Live | None]:
+        """A chat's answer as it stands, again and again until it is over; `beat_s` as in `Jobs`.
+
+        Then raises `T2LocalError` where it failed. Leaving early does nothing to the answer.
+        """
+        job = self._job(chat_id)
+        yield from self._jobs.follow(JOB + chat_id, beat_s)
+        if job is not None and job.status.stage == FAILED:
+            raise T2LocalError(job.status.message)
+
+    def running(self, chat_id: str | None) -> JobStatus | None:
+        """Of the chat's answer while it is at work."""
+        job = self._job(chat_id)
+        return job.status if job is not None and job.status.live else None
+
+    def latest(self, chat_id: str | None) -> Live | None:
+        """The chat's answer as it stands; None while there is none at work."""
+        job = self._job(chat_id)
+        if job is None:
+            return None
+        with job.changed:
+            return job.events[-1] if job.status.live and job.events else None
+
+    def chats(self) -> tuple[str, ...]:
+        """The ids of the chats that are being answered."""
+        return tuple(sorted(status.id.removeprefix(JOB) for status in self._jobs.live(ANSWER)))
+
+    def stop(self, chat_id: str) -> None:
+        """End a chat's answer after its current token; nothing happens where there is none."""
+        if self.running(chat_id):
+            self._jobs.stop(JOB + chat_id)
+
+    def settle(self, chat_id: str, timeout_s: float = 2.0) -> None:
+        """Wait until a chat is not being answered, at most `timeout_s`."""
+        if self.running(chat_id):
+            self._jobs.wait(JOB + chat_id, timeout_s)
+
+    def _job(self, chat_id: str | None) -> Job | None:
+        return self._jobs.find(f"{JOB}{chat_id}")
 
 
 def _speak(
-    engine: Engine,
-    session: str,
+    engine: Speaker,
     chat: Chat,
     asked: Asked,
+    cancel: CancelToken | None,
     before: Message | None,
     carried: bool = False,
 ) -> Iterator[Live]:
@@ -92,7 +199,7 @@ def _speak(
         yield Live(chat, None, "reading your prompt …")
         saved = time.monotonic()
         try:
-            with closing(engine.answer(session, request)) as events:
+            with closing(engine.answer(chat.id, request, cancel)) as events:
                 writer = _Writer(asked, before, carried)
                 earlier = chat.messages[:-1] if carried else chat.messages
                 for event in events:
@@ -100,7 +207,7 @@ def _speak(
                     chat = replace(chat, messages=(*earlier, message))
                     if time.monotonic() - saved > SAVE_EVERY_S:
                         chat, saved = engine.chats.save(chat), time.monotonic()
-                    yield Live(chat, event, "writing", writer.speed, writer.context_used)
+                    yield writer.live(chat, event)
         finally:
             engine.chats.save(chat)
 
@@ -121,6 +228,7 @@ class _Writer:
         self.began: float | None = None
         self.tokens = 0
         self.prompt_tokens = 0
+        self.mixture: Mixture | None = None
         fresh = Message("assistant", "", base_content="" if asked.compare else None)
         self.message = before if carried and before else fresh
 
@@ -134,14 +242,19 @@ class _Writer:
     def context_used(self) -> int:
         return self.prompt_tokens + self.tokens
 
+    def live(self, chat: Chat, event: Any) -> Live:
+        return Live(chat, event, "writing", self.speed, self.context_used, self.mixture)
+
     def take(self, event: Any) -> Message:
         message = self.message
         if isinstance(event, Dispatched):
+            self.mixture = event.dispatch.mixture
             self.prompt_tokens = event.context_tokens
             message = replace(message, dispatch=self._dispatch(event), timing=None)
         elif isinstance(event, Token):
             message = self._append(message, event)
         elif isinstance(event, Steered):
+            self.mixture = event.mixture
             mark = (len(message.content), mixture_json(event.mixture))
             message = replace(message, steered=(*message.steered, mark))
         elif isinstance(event, Done):

@@ -28,6 +28,7 @@ SCHEMA = 1
 TITLE_CHARACTERS = 48
 UNTITLED = "New chat"
 PICTURES = "pictures"  # the folder beside the chats' files
+ANSWERED = "This chat is being answered; wait until that is done, stop it, or open a new chat."
 CHAT_ID = re.compile(r"[0-9a-f]{8,40}")
 
 
@@ -173,10 +174,7 @@ class ChatStore:
         """
         with self._changed:
             if not self._changed.wait_for(lambda: chat_id not in self._claimed, timeout_s):
-                raise T2LocalError(
-                    "This chat is being answered in another tab; wait until that is done, "
-                    "stop it there, or open a new chat."
-                )
+                raise T2LocalError(ANSWERED)
             self._claimed.add(chat_id)
         try:
             yield

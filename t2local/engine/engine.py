@@ -1,7 +1,8 @@
 """Engine: owns the model and its experts; every page, command and API goes through it.
 
-A session is one browser tab or one command; its running answer, wheel and stop button are its own.
-The model (`svf.lock`) is held for one step of one answer at a time. Knows nothing of gradio.
+An answer, its wheel and its stop button belong to its chat, whichever tab shows it; a command asks
+under a word of its own. The model (`svf.lock`) is held for one step of one answer at a time. Knows
+nothing of gradio.
 """
 
 import threading
@@ -17,6 +18,7 @@ from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Token
 from t2local.adapt.applier import Applier
 from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import Controls, offered
+from t2local.engine.answers import Answers
 from t2local.engine.chats import ChatStore
 from t2local.engine.evaluations import Evaluations
 from t2local.engine.job_record import KINDS
@@ -37,7 +39,7 @@ from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.load.loader import LoadedModel
-from t2local.progress import drain
+from t2local.progress import CancelToken, drain
 from t2local.svf import Mixture, SVFModel
 
 LAST_WORDS_S = 10.0  # what answers in progress get to end in, before the model goes
@@ -61,6 +63,7 @@ class Engine:
         choice = Choice(model or paths.default_model(), quantize, basis, targets, why, precision)
         self.models = ModelSlot(choice, self.jobs, self.uses, self._let_go)
         self._moments = Moments()
+        self.answers = Answers(self.jobs, self)
         self.training = Training(self.jobs, self._trained_model, self.adopt, self.uses)
         self.training.begin_with(choice)
         self._drafts = Drafts(self.training)
@@ -190,15 +193,18 @@ class Engine:
 
     # --- answering
 
-    def answer(self, session: str, request: ChatRequest) -> Iterator[two_pass.Event]:
-        """Both passes for the last message; events as in `adapt.events`.
+    def answer(
+        self, chat_id: str, request: ChatRequest, cancel: CancelToken | None = None
+    ) -> Iterator[two_pass.Event]:
+        """Both passes for the last message; events as in `adapt.answer_stream`.
 
-        Starting an answer stops the one this session had running. Raises `T2LocalError`.
+        Starting an answer stops the one this chat had running. `cancel`: another way to stop it.
+        Raises `T2LocalError`.
         """
         with self._moments.moment():
             opened = self._ready()
             workshop = opened.workshop
-            with self._moments.of(session, workshop) as running:
+            with self._moments.of(chat_id, workshop, cancel) as running:
                 controls = self._controls(request)
                 self._ready()  # it may be going just now; from here on its going is told
                 events = two_pass.answer(
@@ -227,28 +233,28 @@ class Engine:
             with out_of_memory_told(opened.loaded, opened.workshop.forget):
                 return two_pass.dispatch(opened.workshop, question, controls)
 
-    def steer(self, session: str, mixture: Mixture) -> None:
-        """Turn the wheel of this session's running answer; nothing happens when it is idle."""
-        running = self._moments.running(session)
+    def steer(self, chat_id: str, mixture: Mixture) -> None:
+        """Turn the wheel of this chat's running answer; nothing happens when it is idle."""
+        running = self._moments.running(chat_id)
         if running is None:
             self._checked(mixture)
             return
         running.workshop.applier.check(mixture)
         running.steering.steer(mixture)
 
-    def stop(self, session: str) -> None:
-        """End this session's answer after its current token; its `Done` still comes."""
-        if running := self._moments.running(session):
+    def stop(self, chat_id: str) -> None:
+        """End this chat's answer after its current token; its `Done` still comes."""
+        if running := self._moments.running(chat_id):
             running.cancel.cancel()
 
     def next_tokens(
-        self, session: str, request: ChatRequest, mixture: Mixture, k: int = 10
+        self, chat_id: str, request: ChatRequest, mixture: Mixture, k: int = 10
     ) -> NextTokens:
         """The `k` likeliest next tokens of base and adapted model after the words so far."""
         with self._moments.moment():
             opened = self._ready()
             opened.workshop.applier.check(mixture)
-            running = self._moments.running(session)
+            running = self._moments.running(chat_id)
             said = running.said if running else ""
             return opened.previews.bars(opened.workshop, request.messages, said, mixture, k)
 

@@ -255,18 +255,23 @@ class Jobs:
         """Jobs that are using the model or about to; paused ones aside."""
         return [s for s in self.live() if KINDS[s.kind].uses_model and s.stage != PAUSED]
 
-    def follow(self, id: str) -> Iterator[Any]:
+    def follow(self, id: str, beat_s: float | None = None) -> Iterator[Any]:
         """The latest event of a running job, whenever there is a newer one, until it has ended.
 
-        Events may be passed over by a slow listener. Ends at once for an unknown job.
+        Events may be passed over by a slow listener. `beat_s`: after so long without an event None
+        is yielded, for a listener that can only leave between two. Ends at once for an unknown job.
         """
         job, seen = self.find(id), 0
         while job is not None:
             with self._changed:
-                self._changed.wait_for(lambda: job.count > seen or not job.status.live)  # noqa: B023
-                if job.count == seen:
+                told = self._changed.wait_for(
+                    lambda: job.count > seen or not job.status.live,  # noqa: B023
+                    beat_s,
+                )
+                if told and job.count == seen:
                     return
-                seen, event = job.count, job.events[-1]
+                event = job.events[-1] if told else None
+                seen = job.count
             yield event
 
     def wait(self, id: str, timeout_s: float | None = None) -> JobStatus:

@@ -37,6 +37,17 @@ from t2local.ui.train.layout import create_train_tab
 POLL_S, IDLE_POLL_S = 0.5, 4.0  # while a model is loaded; to see that another page changes it
 TITLE = "t2local"
 NO_MODEL = -1
+# A reload keeps a browser tab's own chat, whatever the other tabs have opened since. What all share
+# changes once before the page is opened, when it is read.
+OWN_CHAT = """(last) => {
+  const own = sessionStorage.getItem("t2local-chat") ?? last;
+  if (own) sessionStorage.setItem("t2local-chat", own);
+  window.t2localOpened = true;
+  return own;
+}"""
+KEEP_CHAT = """(id) => {
+  if (id && window.t2localOpened) sessionStorage.setItem("t2local-chat", id);
+}"""
 
 
 class Page(gr.Blocks):
@@ -93,8 +104,7 @@ class Tab:
 
 def _bind_chat(room: Room) -> ChatEvents:
     events = ChatEvents(room.engine, room.laid_out["Chat"])
-    events.bind()
-    WheelEvents(room.engine, room.laid_out["Chat"]).bind(events.streams)
+    WheelEvents(room.engine, room.laid_out["Chat"]).bind(events.bind())
     return events
 
 
@@ -179,13 +189,16 @@ class _Opening:
         status = [self.header, self.timer, self.serial, tab.message, tab.send]
         chat = [*self.chat_events.shown_chat, *self.chat_events.chat_outputs, self.experts]
         outputs = list(dict.fromkeys([*status, *chat]))
-        page.load(shown(self.opened), {tab.last_chat}, outputs, **quiet)
-        self.timer.tick(shown(self.polled), {tab.chat_id, self.serial}, outputs, **quiet)
-        page.unload(self.chat_events.stop)
+        page.load(shown(self.opened), {tab.last_chat}, outputs, js=OWN_CHAT, **quiet)
+        tab.last_chat.change(None, tab.last_chat, None, js=KEEP_CHAT)
+        known = {tab.chat_id, tab.listed, self.serial}
+        self.timer.tick(shown(self.polled), known, outputs, **quiet)
+        page.unload(self.chat_events.left)
 
-    def opened(self, values: dict) -> dict:
-        """A new page shows the last chat of this browser, once whoever answers it has saved."""
-        update = {**self.chat_events.open(self._last_chat(values)), **self._status()}
+    def opened(self, values: dict, request: gr.Request) -> dict:
+        """A page shows the chat it had, a new one the last chat of this browser."""
+        chat = self._last_chat(values)
+        update = {**self.chat_events.open(chat, request), **self._status(chat.id)}
         for reason in self.engine.chats.damaged.values():
             gr.Warning(as_text(reason), title="One chat was skipped")
         return update | self._experts()
@@ -194,34 +207,37 @@ class _Opening:
         last = values[self.tab.last_chat]
         if last is None:
             return self.engine.chats.new()
-        self.engine.chats.settle(last)
         try:
             return self.engine.chats.load_or_new(last)
         except T2LocalError:  # damaged, which the list reports
             return self.engine.chats.new()
 
-    def polled(self, values: dict) -> dict:
+    def polled(self, values: dict, request: gr.Request) -> dict:
         """While a model is loaded how far it is; then the page follows the new one, once."""
         status = self.engine.status
+        if values[self.tab.chat_id] is None:  # not opened yet: a new chat would take its place
+            return {self.header: header_html(status)}
         if status.ready and values[self.serial] == status.serial:
-            return {self.serial: status.serial, self.header: header_html(status)}
-        update = self._status()
+            header = {self.serial: status.serial, self.header: header_html(status)}
+            return header | self.chat_events.look(values, request)
+        update = self._status(values[self.tab.chat_id])
         if not status.ready:
             return update
         if status.note and status.serial:
             gr.Warning(as_text(status.note), title="About the model")
         chat = self.engine.chats.load_or_new(values[self.tab.chat_id])
-        return {**self.chat_events.open(chat), **update, **self._experts()}
+        return {**self.chat_events.open(chat, request), **update, **self._experts()}
 
-    def _status(self) -> dict:
+    def _status(self, chat_id: str) -> dict:
         status, tab = self.engine.status, self.tab
         waiting = not status.ready and status.error is None
+        answer = self.engine.answers.latest(chat_id)
         return {
             self.header: header_html(status),
             self.timer: gr.Timer(POLL_S if waiting else IDLE_POLL_S, active=True),
             self.serial: status.serial if status.ready else NO_MODEL,
             tab.message: message_update(status),
-            tab.send: gr.Button(interactive=status.ready, visible=True),
+            tab.send: gr.Button(interactive=status.ready, visible=answer is None),
         }
 
     def _experts(self) -> dict:

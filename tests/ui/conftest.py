@@ -82,8 +82,10 @@ def _outside(url: str) -> list[str]:
 
 def ask(page, text: str, *, wait: bool = True) -> None:
     """Write a message and send it; `wait` until the answer is complete."""
+    before = page.locator(".turn.user").count()
     page.fill("#message textarea", text)
     page.press("#message textarea", "Enter")
+    page.locator(".turn.user").nth(before).wait_for()
     page.wait_for_selector(".turn.assistant")
     if wait:
         done(page)

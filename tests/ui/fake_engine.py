@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from t2local.adapt.answer_stream import BASE_ROW, MANUAL, Dispatch, Dispatched, Done, Steered, Token
 from t2local.adapt.dispatch import offered
+from t2local.engine.answers import Answers
 from t2local.engine.chats import ChatStore
 from t2local.engine.evaluations import Evaluations
 from t2local.engine.jobs import Jobs
@@ -28,6 +29,7 @@ from t2local.engine.searches import Searches
 from t2local.engine.shelf import Shelf
 from t2local.engine.training import Training
 from t2local.errors import T2LocalError
+from t2local.progress import CancelToken
 from t2local.svf.mixing import Mixture
 from tests.ui.fake_library import FakeLibrary
 
@@ -65,11 +67,11 @@ class FakeEngine:
         self.requests: list[tuple[str, ChatRequest]] = []
         self.steered: list[tuple[str, Mixture]] = []
         self._started = time.monotonic()
-        self._stopped: set[str] = set()
-        self._running: set[str] = set()
+        self._running: dict[str, CancelToken] = {}
         self._mixtures: dict[str, Mixture] = {}
         self._lock = threading.Lock()
         self.jobs = Jobs()
+        self.answers = Answers(self.jobs, self)
         self.training = Training(self.jobs, _no_model, lambda expert: None)
         needs = self.jobs, _no_model, Shelf, Uses(), lambda: None
         self.searches, self.evaluations = Searches(*needs), Evaluations(*needs)
@@ -107,16 +109,17 @@ class FakeEngine:
     def strategies(self) -> list[str]:
         return offered()
 
-    def answer(self, session: str, request: ChatRequest) -> Iterator[object]:
-        self.requests.append((session, request))
-        self._stopped.discard(session)
-        self._running.add(session)
+    def answer(
+        self, chat_id: str, request: ChatRequest, cancel: CancelToken | None = None
+    ) -> Iterator[object]:
+        self.requests.append((chat_id, request))
+        cancel = self._running[chat_id] = cancel or CancelToken()
         try:
-            yield from self._events(session, request)
+            yield from self._events(chat_id, request, cancel)
         finally:
-            self._running.discard(session)
+            del self._running[chat_id]
 
-    def _events(self, session: str, request: ChatRequest) -> Iterator[object]:
+    def _events(self, chat_id: str, request: ChatRequest, cancel: CancelToken) -> Iterator[object]:
         prompt = request.messages[-1]["content"]
         if "unanswerable" in prompt:
             raise T2LocalError("The model <b>refused</b>; ask something else.")
@@ -129,7 +132,7 @@ class FakeEngine:
         for word in words[: request.sampling.max_new_tokens]:
             time.sleep(self.delay_s * pace(prompt))
             with self._lock:
-                mixture = self._mixtures.pop(session, None)
+                mixture = self._mixtures.pop(chat_id, None)
             if mixture is not None:
                 yield Steered(mixture, tokens, len(texts[0]))
                 word = f"[math {mixture.alpha.get('math', 0):.2f}] {word}"
@@ -139,7 +142,7 @@ class FakeEngine:
             if request.compare:
                 texts[1] += word.upper()
                 yield Token(word.upper(), BASE_ROW, tokens)
-            if session in self._stopped:
+            if cancel.cancelled:
                 finish = "cancelled"
                 break
         spent = time.monotonic() - began
@@ -165,17 +168,18 @@ class FakeEngine:
             controls.strategy, probabilities, found, controls.mixture.with_alpha(alpha), 0.31
         )
 
-    def steer(self, session: str, mixture: Mixture) -> None:
+    def steer(self, chat_id: str, mixture: Mixture) -> None:
         with self._lock:
-            self.steered.append((session, mixture))
-            if session in self._running:
-                self._mixtures[session] = mixture
+            self.steered.append((chat_id, mixture))
+            if chat_id in self._running:
+                self._mixtures[chat_id] = mixture
 
-    def stop(self, session: str) -> None:
-        self._stopped.add(session)
+    def stop(self, chat_id: str) -> None:
+        if cancel := self._running.get(chat_id):
+            cancel.cancel()
 
     def next_tokens(
-        self, session: str, request: ChatRequest, mixture: Mixture, k: int = 10
+        self, chat_id: str, request: ChatRequest, mixture: Mixture, k: int = 10
     ) -> NextTokens:
         math = mixture.alpha.get("math", 0.0)
         words = ("The", " 7", "\n", " legs", "56", " So", "To", " each", "<b>", " spider")

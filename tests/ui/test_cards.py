@@ -127,6 +127,14 @@ def test_chat_list_marks_the_current_and_groups_by_age():
     assert "last 7 days" in html
 
 
+def test_chat_list_marks_the_chats_that_are_being_answered():
+    chats = [ChatSummary("aa" * 8, "new", 1000.0), ChatSummary("bb" * 8, "old", 0.0)]
+    assert 'class="dot"' not in chat_list_html(chats, None)
+    html = chat_list_html(chats, None, answered=("bb" * 8, "cc" * 8))
+    assert html.count('title="Being answered"') == 1
+    assert html.index('class="dot"') > html.index(f'data-id="{"bb" * 8}"')
+
+
 def test_chat_list_shows_the_newest_and_offers_the_others():
     chats = [ChatSummary(f"{i:032x}", f"chat {i}", 10_000.0 - i) for i in range(10_000)]
     html = chat_list_html(chats, chats[9_000].id, now=10_000.0)

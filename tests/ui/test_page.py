@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.ui.conftest import PHONE, ask, done, serve, writing
+from t2local.errors import T2LocalError
+from tests.ui.conftest import DESKTOP, PHONE, ask, done, open_tab, serve, writing
 
 pytestmark = pytest.mark.browser
 
@@ -131,15 +132,160 @@ def test_refresh_and_restart_keep_the_chat(open_page, served, tmp_path):
         close()
 
 
-def test_leaving_mid_answer_keeps_what_was_said(open_page, served):
+def said(page) -> str:
+    """The words of the answer that is being written, or was."""
+    return page.inner_text(".turn.assistant:last-child .answer").strip()
+
+
+def kept(served, question: str):
+    """The chat on disk that began with a question."""
+    (found,) = [chat for chat in served.engine.chats.list() if chat.title == question]
+    return served.engine.chats.load(found.id)
+
+
+def test_a_reload_in_the_middle_of_an_answer_finds_it_growing_and_then_whole(open_page, served):
+    page = open_page()
+    ask(page, "reload slowly", wait=False)
+    writing(page, "Each spider")
+    page.reload()
+    page.wait_for_selector(".said >> text=reload slowly")
+    writing(page, "Each spider")
+    before = said(page)
+    assert page.is_visible("#stop")
+    assert not page.is_visible("#send")
+    assert "math" in page.inner_text(".card")
+    page.wait_for_function(
+        "before => document.querySelector('.turn.live .answer')?.innerText.length > before",
+        arg=len(before),
+    )
+    done(page)
+    assert "The answer is 56" in said(page)
+    assert page.is_visible("#send")
+    assert not page.is_visible("#stop")
+    assert kept(served, "reload slowly").last_answer.timing["finish"] == "stop"
+
+
+def test_a_second_tab_shows_an_answer_live_steers_it_and_stops_it(open_page, served):
+    page = open_page()
+    ask(page, "two tabs very slowly", wait=False)
+    writing(page, "Each spider")
+    other = page.context.new_page()
+    other.goto(served.url)
+    writing(other, "Each spider")
+    other.wait_for_selector("[data-expert=math]", state="attached")
+    assert other.is_visible("#stop")
+    other.focus("[data-expert=math]")
+    other.keyboard.press("Home")
+    for tab in (page, other):
+        tab.wait_for_selector(".turn.live .steer", timeout=30_000)
+    other.click("#stop")
+    for tab in (page, other):
+        done(tab)
+        assert "stopped" in tab.inner_text(".acts .facts")
+        assert "[math -1.00]" in said(tab)
+        assert tab.is_visible("#send")
+        assert not tab.is_visible("#stop")
+    assert said(page) == said(other)
+
+
+def test_a_tab_that_shows_the_chat_already_sees_what_another_one_asks(open_page, served):
+    page = open_page()
+    ask(page, "first question")
+    other = page.context.new_page()
+    other.goto(served.url)
+    done(other)
+    ask(page, "second question slowly", wait=False)
+    other.wait_for_selector(".said >> text=second question slowly")
+    other.wait_for_selector(".turn.live")
+    done(other)
+    assert other.locator(".turn.assistant").count() == 2
+    assert "The answer is 56" in said(other)
+
+
+def test_a_page_that_is_closed_and_opened_again_finds_the_whole_answer(open_page, served):
+    page = open_page()
+    ask(page, "close slowly", wait=False)
+    writing(page, "Each spider")
+    context = page.context
+    page.close()
+    chat = kept(served, "close slowly")
+    assert served.engine.jobs.wait(f"answer-{chat.id}", 30).stage == "finished"
+    assert kept(served, "close slowly").last_answer.content == served.engine.said
+    again = context.new_page()
+    again.goto(served.url)
+    again.wait_for_selector(".said >> text=close slowly")
+    done(again)
+    assert "The answer is 56" in said(again)
+
+
+def test_another_chat_leaves_the_answer_at_work_and_the_list_marks_it(open_page, served):
     page = open_page()
     ask(page, "leave very slowly", wait=False)
     writing(page, "Each spider")
+    page.click("#new-chat")
+    page.wait_for_selector(".welcome")
+    dot = page.locator(".chat-row .dot")
+    assert dot.count() == 1
+    assert dot.get_attribute("title") == "Being answered"
+    ask(page, "a chat beside it")
+    assert page.inner_text(".turn.user .said") == "a chat beside it"
+    page.click(".chat-title >> text=leave very slowly")
+    writing(page, "Each spider")
+    before = len(said(page))
+    page.click(".chat-row[aria-current] .chat-title")  # once more: the stream is begun anew
+    page.wait_for_function(
+        "before => document.querySelector('.turn.live .answer')?.innerText.length > before",
+        arg=before,
+    )
+    page.click(".chat-title >> text=a chat beside it")
+    page.wait_for_selector(".said >> text=a chat beside it")
+    served.engine.answers.stop(kept(served, "leave very slowly").id)
+    dot.wait_for(state="detached")
+    assert page.inner_text(".turn.user .said") == "a chat beside it"
+    assert kept(served, "leave very slowly").last_answer.timing["finish"] == "cancelled"
+
+
+def test_deleting_a_chat_stops_its_answer(open_page, served):
+    page = open_page()
+    ask(page, "delete very slowly", wait=False)
+    writing(page, "Each spider")
+    chat = kept(served, "delete very slowly")
+    row = page.locator(".chat-row[aria-current]")
+    row.hover()
+    row.locator("[data-act=ask]").click()
+    row.locator("[data-act=remove]").click()
+    page.wait_for_selector(".welcome")
+    assert served.engine.answers.running(chat.id) is None
+    assert page.locator("text=delete very slowly").count() == 0
+    assert page.is_visible("#send")
+    assert not page.is_visible("#stop")
+    with pytest.raises(T2LocalError, match="no longer on disk"):
+        served.engine.chats.load(chat.id)
+
+
+@pytest.mark.parametrize(("size", "tab"), [(DESKTOP, "Experts"), (PHONE, "Models")])
+def test_a_reload_keeps_each_tab_in_its_chat_and_on_its_page(open_page, served, size, tab):
+    page = open_page(size)
+    ask(page, f"mine on {tab}")
+    other = page.context.new_page()
+    other.goto(served.url)
+    other.wait_for_selector(f".said >> text=mine on {tab}")
+    page.locator("#new-chat").evaluate("button => button.click()")
+    page.wait_for_selector(".welcome")
+    ask(page, f"another on {tab}")
+    other.reload()  # it never opened this chat itself: the first tab did
+    other.wait_for_selector(f".said >> text=mine on {tab}")
+    open_tab(page, tab)
+    page.wait_for_selector("#message", state="hidden")
     page.reload()
-    page.wait_for_selector(".said >> text=leave very slowly")
-    page.wait_for_selector(".turn.assistant .answer >> text=Each spider")
-    chat = served.engine.chats.load(served.engine.chats.list()[0].id)
-    assert chat.last_answer.content.startswith("Each spider")
+    page.wait_for_selector(f".said >> text=another on {tab}", state="attached")
+    page.wait_for_selector("#message", state="hidden")
+    open_tab(page, "Chat")
+    assert page.inner_text(".turn.user .said") == f"another on {tab}"
+    fresh = page.context.new_page()
+    fresh.goto(served.url)
+    fresh.wait_for_selector(f".said >> text=another on {tab}")  # the last that was opened
+    assert fresh.is_visible("#message")
 
 
 def test_chats_are_listed_opened_renamed_and_deleted(open_page):
@@ -203,7 +349,7 @@ def test_two_tabs_never_share_a_mixture(open_page, served):
     done(one)
     done(two)
     assert two.locator(".steer").count() == 0
-    assert len({session for session, _ in served.engine.requests[-2:]}) == 2
+    assert len({chat_id for chat_id, _ in served.engine.requests[-2:]}) == 2
 
 
 def test_an_engine_error_is_one_message_and_the_page_goes_on(open_page):
@@ -213,6 +359,15 @@ def test_an_engine_error_is_one_message_and_the_page_goes_on(open_page):
     assert page.locator(".toast-body b").count() == 0, "the sentence is text, never markup"
     page.wait_for_selector(".turn.assistant >> text=No answer yet")
     assert page.is_visible("#send")
+    assert not page.is_visible("#stop")
+    page.wait_for_selector(".toast-body", state="detached")
+    page.click("[data-act=retry]")
+    page.wait_for_selector("text=refused")
+    page.wait_for_selector(".toast-body", state="detached")
+    page.reload()
+    page.wait_for_selector(".turn.assistant >> text=No answer yet")
+    page.wait_for_timeout(5_000)  # the page has looked for answers meanwhile
+    assert page.locator(".toast-body").count() == 0, "it was told already"
 
 
 def test_an_empty_message_is_one_message(open_page):

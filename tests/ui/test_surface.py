@@ -97,7 +97,7 @@ def problems(real: Any, fake: Any, chains: set[Chain]) -> dict[str, str]:
 
 def test_the_fake_engine_offers_what_the_page_uses_of_the_real_one():
     chains = used(FILES)
-    assert {("answer",), ("chats", "save"), ("status", "ready")} <= chains
+    assert {("answers", "start"), ("chats", "load_or_new"), ("status", "ready")} <= chains
     assert not problems(Engine("embedded"), FakeEngine(), chains)
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from t2local.adapt.answer_stream import BASE, Dispatched, Token
-from t2local.engine import answers as turns
+from t2local.adapt.answer_stream import BASE, Token
+from t2local.engine.answers import How, Live, answer, carry_on, preview
 from t2local.engine.chats import Chat
 from t2local.engine.engine import Engine
+from t2local.engine.job_record import JobStatus
 from t2local.errors import T2LocalError
 from t2local.ui.chat.layout import ChatTab, drafted
 from t2local.ui.chat.view import (
@@ -27,55 +28,57 @@ from t2local.ui.messages import shown
 
 EMPTY_MESSAGE = {"text": "", "files": []}
 FRAME_S = 0.04  # the transcript is redrawn at most this often
-MODEL = {"concurrency_id": "model", "concurrency_limit": 4}
+BEAT_S = 0.5  # gradio ends a stream between two of its frames: one comes at least this often
+START = {"concurrency_id": "start", "concurrency_limit": 8}
+Following = tuple[str, float, int]  # a chat, when its answer began, a number of the stream's own
+FOLLOW = {"concurrency_id": "follow", "concurrency_limit": 24}  # each has one of 40 threads
 
 
 class ChatEvents:
-    """Binds a `ChatTab` to an engine; holds no state of its own."""
+    """Binds a `ChatTab` to an engine.
+
+    An answer is a job of the engine. Whatever starts one, or opens a chat that is being answered,
+    writes it into `tab.following`, and that change begins a stream that shows it. A stream ends
+    with the answer, or when its page shows something else: `_shown` says what each page shows. (Its
+    browser cannot be relied on to cancel it: of two streams that overlap it forgets one.)
+    """
 
     def __init__(self, engine: Engine, tab: ChatTab) -> None:
         self.engine, self.tab, self.wheel = engine, tab, tab.wheel
-        self.inputs = {tab.chat_id, tab.message, tab.compare, *tab.wheel.inputs}
-        self.shown_chat = [
-            tab.chat_id, tab.last_chat, tab.chats, tab.transcript, tab.line, tab.send, tab.stop,
+        self._shown: dict[str, Following] = {}  # by the page's session
+        self.inputs = {tab.chat_id, tab.message, tab.compare, tab.listed, *tab.wheel.inputs}
+        self.listing = [tab.chats, tab.listed]
+        self.presented = [
+            tab.chat_id, tab.last_chat, *self.listing, tab.transcript, tab.line, tab.send, tab.stop,
         ]  # fmt: skip
-        self.streams: list[Any] = []
+        self.shown_chat = [*self.presented, tab.following]
 
-    def bind(self) -> None:
-        tab = self.tab
+    def bind(self) -> Any:
+        """Gives the stream that shows answers, for what is to be done after each."""
+        tab, quiet = self.tab, {"show_progress": "hidden"}
+        stream = tab.following.change(
+            shown(self.follow), {tab.following, tab.listed},
+            [*self.presented, self.wheel.mixer], trigger_mode="multiple", **FOLLOW, **quiet,
+        )  # fmt: skip
         self._speaks(functools.partial(gr.on, [tab.message.submit, tab.send.click]), self.send)
         self._speaks(tab.transcript.retry, self.retry)
         self._speaks(tab.transcript.edit_message, self.edit)
         self._speaks(tab.transcript.carry_on, self.carry_on)
         self._speaks(tab.transcript.answer_with, self.answer_with)
         self._speaks(tab.transcript.example, self.example)
-        tab.stop.click(self.stop, None, None, queue=False)
-        self._opens(tab.new.click, self.new)
-        self._opens(tab.chats.pick, self.pick)
-        self._opens(tab.chats.remove, self.remove)
+        tab.stop.click(self.stop, {tab.chat_id}, None, queue=False)
+        opens = {tab.new.click: self.new, tab.chats.pick: self.pick, tab.chats.remove: self.remove}
+        opened = [*self.shown_chat, *self.chat_outputs]
+        for trigger, callback in opens.items():
+            trigger(shown(callback), {tab.chat_id}, opened, **quiet)
         for trigger, callback in ((tab.chats.rename, self.rename), (tab.chats.more, self.more)):
-            trigger(shown(callback), {tab.chat_id}, tab.chats, show_progress="hidden")
+            trigger(shown(callback), {tab.chat_id}, self.listing, **quiet)
+        return stream
 
     def _speaks(self, trigger: Any, callback: Any) -> None:
-        outputs = [*self.shown_chat, self.tab.message, self.wheel.mixer]
-        stream = trigger(
-            shown(callback),
-            self.inputs,
-            outputs,
-            show_progress="hidden",
-            trigger_mode="once",
-            **MODEL,
-        )
-        for after in (stream.then, stream.failure):  # gradio skips `then` after an error mid-stream
-            after(self.settle, self.inputs, self.shown_chat, show_progress="hidden")
-        self.streams.append(stream)
-
-    def _opens(self, trigger: Any, callback: Any) -> None:
-        outputs = [*self.shown_chat, *self.chat_outputs]
-        trigger(
-            shown(callback), {self.tab.chat_id}, outputs, show_progress="hidden",
-            cancels=self.streams,
-        )  # fmt: skip
+        outputs = [*self.shown_chat, self.tab.message]
+        quiet = {"show_progress": "hidden", "trigger_mode": "once"}
+        trigger(shown(callback), self.inputs, outputs, **START, **quiet)
 
     @property
     def chat_outputs(self) -> list[Any]:
@@ -83,107 +86,147 @@ class ChatEvents:
 
     # answering -----------------------------------------------------------------------------
 
-    def send(self, values: dict, request: gr.Request) -> Iterator[dict]:
+    def send(self, values: dict, request: gr.Request) -> dict:
         text, files = drafted(values[self.tab.message])
         chat = self._chat(values).ask(text)
         if files:
             chat = chat.showing(self._kept(chat.id, files))
-        yield from self._stream(turns.answer, chat, values, request)
+        return self._start(answer, chat, values, request)
 
-    def example(self, values: dict, request: gr.Request, event: gr.EventData) -> Iterator[dict]:
-        chat = self._chat(values).ask(event.text)
-        yield from self._stream(turns.answer, chat, values, request)
+    def example(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
+        return self._start(answer, self._chat(values).ask(event.text), values, request)
 
-    def edit(self, values: dict, request: gr.Request, event: gr.EventData) -> Iterator[dict]:
-        chat = self._chat(values).edit(event.index, event.text)
-        yield from self._stream(turns.answer, chat, values, request)
+    def edit(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
+        return self._start(
+            answer, self._chat(values).edit(event.index, event.text), values, request
+        )
 
-    def retry(self, values: dict, request: gr.Request) -> Iterator[dict]:
-        yield from self._stream(turns.answer, self._chat(values), values, request)
+    def retry(self, values: dict, request: gr.Request) -> dict:
+        return self._start(answer, self._chat(values), values, request)
 
-    def carry_on(self, values: dict, request: gr.Request) -> Iterator[dict]:
-        yield from self._stream(turns.carry_on, self._chat(values), values, request)
+    def carry_on(self, values: dict, request: gr.Request) -> dict:
+        return self._start(carry_on, self._chat(values), values, request)
 
-    def answer_with(self, values: dict, request: gr.Request, event: gr.EventData) -> Iterator[dict]:
-        chat = self._chat(values)
-        yield from self._stream(turns.answer, chat, values, request, override=event.name)
+    def answer_with(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
+        return self._start(answer, self._chat(values), values, request, override=event.name)
 
-    def stop(self, request: gr.Request) -> None:
-        self.engine.stop(request.session_hash)
+    def stop(self, values: dict) -> None:
+        self.engine.answers.stop(values[self.tab.chat_id])
 
-    def settle(self, values: dict) -> dict:
-        return self.present(self._chat(values))
-
-    def _stream(
-        self, speak: Any, chat: Chat, values: dict, request: gr.Request, override: str | None = None
-    ) -> Iterator[dict]:
-        tab = self.tab
+    def _start(
+        self, how: How, chat: Chat, values: dict, request: gr.Request, override: str | None = None
+    ) -> dict:
+        """Let a chat be answered; the page shows it from when the question is on disk."""
+        tab, answers = self.tab, self.engine.answers
         asked = self.wheel.asked(values, compare=bool(values[tab.compare]), override=override)
-        drawn, sees = 0.0, self.engine.status.sees
-        for live in speak(self.engine, request.session_hash, chat, asked):
-            if isinstance(live.event, Token) and time.monotonic() - drawn < FRAME_S:
-                continue
-            drawn = time.monotonic()
-            update = {
-                tab.transcript: transcript_html(live.chat, (), live.stage, asked.compare, sees),
-                tab.line: line_html(self.engine.status, live.tokens_per_s, live.context_used),
-            }
-            if live.event is None:
-                update |= self._began(live.chat)
-            if isinstance(live.event, Dispatched):
-                alpha = live.event.dispatch.mixture.alpha
-                update[self.wheel.mixer] = mixer_update(self.engine.experts(), alpha)
-            yield update
+        job = answers.start(chat, asked, how)
+        following = self._show(request, chat.id, job)
+        first = next(answers.follow(chat.id), None)
+        update = self.present(first.chat if first else chat, values[tab.listed][0])
+        return {**update, tab.following: following, tab.message: EMPTY_MESSAGE}
 
-    def _began(self, chat: Chat) -> dict:
-        tab = self.tab
-        return {
-            tab.chat_id: chat.id,
-            tab.last_chat: chat.id,
-            tab.message: EMPTY_MESSAGE,
-            tab.chats: chat_list_html(self.engine.chats.list(), chat.id),
-            tab.send: gr.Button(visible=False),
-            tab.stop: gr.Button(visible=True),
-        }
+    def _show(self, request: gr.Request, chat_id: str, job: JobStatus | None) -> Following:
+        """From now on a page shows this chat, and any other stream of that page ends."""
+        began = job.started_s if job else 0.0
+        following = self._shown[request.session_hash] = (chat_id, began, time.monotonic_ns())
+        return following
+
+    def left(self, request: gr.Request) -> None:
+        """The page is closed: what it followed goes on without it."""
+        self._shown.pop(request.session_hash, None)
+
+    def follow(self, values: dict, request: gr.Request) -> Iterator[dict]:
+        """An answer as it comes; then the chat as it is on disk, also after an error."""
+        asked, session = tuple(values[self.tab.following]), request.session_hash
+        if self._shown.get(session) != asked:  # it came too late, or is followed already
+            return
+        mine = self._shown[session] = (*asked[:2], time.monotonic_ns())
+        try:
+            for frame in self._frames(mine[0]):
+                if self._shown.get(session) != mine:
+                    break
+                yield frame
+            else:
+                yield self._over(mine[0], values)
+                return
+        except T2LocalError:
+            if self._shown.get(session) == mine:
+                yield self._over(mine[0], values)
+                raise
+        yield {self.tab.line: gr.skip()}  # gradio shows the last frame of a stream once more
+
+    def _over(self, chat_id: str, values: dict) -> dict:
+        rows, _ = values[self.tab.listed]
+        return self.present(self.engine.chats.load_or_new(chat_id), rows)
+
+    def _frames(self, chat_id: str) -> Iterator[dict]:
+        tab, newest, drawn, turned = self.tab, None, 0.0, False
+        for live in self.engine.answers.follow(chat_id, BEAT_S):
+            newest = live or newest
+            in_time = time.monotonic() - drawn < FRAME_S
+            if newest is None:
+                yield {tab.line: gr.skip()}
+            elif not (in_time and isinstance(newest.event, Token)):
+                drawn = time.monotonic()
+                update = self._live(newest)
+                if newest.mixture is not None and not turned:
+                    turned = True  # from here on the sliders are the person's
+                    alpha = newest.mixture.alpha
+                    update[self.wheel.mixer] = mixer_update(self.engine.experts(), alpha)
+                yield update
 
     # chats ---------------------------------------------------------------------------------
 
     def new(self, values: dict, request: gr.Request) -> dict:
-        self._leave(values, request)
-        return self.open(self.engine.chats.new())
+        return self.open(self.engine.chats.new(), request)
 
     def pick(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
-        self._leave(values, request)
-        return self.open(self.engine.chats.load(event.id), shown_rows(event))
+        return self.open(self.engine.chats.load(event.id), request, shown_rows(event))
 
     def remove(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
-        self._leave(values, request)
+        """Its answer is stopped first, else it would be written again."""
+        self.engine.answers.stop(event.id)
+        self.engine.answers.settle(event.id)
         self.engine.chats.delete(event.id)
         kept = values[self.tab.chat_id] if values[self.tab.chat_id] != event.id else None
-        return self.open(self.engine.chats.load_or_new(kept), shown_rows(event))
+        return self.open(self.engine.chats.load_or_new(kept), request, shown_rows(event))
 
-    def rename(self, values: dict, event: gr.EventData) -> str:
+    def rename(self, values: dict, event: gr.EventData) -> dict:
         self.engine.chats.rename(event.id, event.title)
         return self.more(values, event)
 
-    def more(self, values: dict, event: gr.EventData) -> str:
+    def more(self, values: dict, event: gr.EventData) -> dict:
         """The list with as many rows as the event asks for."""
-        chats, current = self.engine.chats.list(), values[self.tab.chat_id]
-        return chat_list_html(chats, current, shown=shown_rows(event))
+        return self._list(values[self.tab.chat_id], shown_rows(event))
 
-    def open(self, chat: Chat, rows: int = SHOWN) -> dict:
-        """Everything the page shows of a chat, its settings included."""
+    def look(self, values: dict, request: gr.Request) -> dict:
+        """What other pages did meanwhile: this chat is being answered, or others are."""
+        tab, answers, update = self.tab, self.engine.answers, {}
+        chat_id, (rows, answered) = values[tab.chat_id], values[tab.listed]
+        job, shown_now = answers.running(chat_id), self._shown.get(request.session_hash)
+        if job and shown_now and shown_now[0] == chat_id and shown_now[1] != job.started_s:
+            update[tab.following] = self._show(request, chat_id, job)
+        if answered != answers.chats():
+            update |= self._list(chat_id, rows)
+        return update
+
+    def open(self, chat: Chat, request: gr.Request, rows: int = SHOWN) -> dict:
+        """Everything the page shows of a chat, its settings included, and its answer live."""
+        job = self.engine.answers.running(chat.id)
+        following = self._show(request, chat.id, job)
         settings = self.wheel.show_chat(self.engine, chat) if self.engine.status.ready else {}
-        return {**self.present(chat, rows), **settings}
+        follow = {self.tab.following: following} if job else {}
+        return {**self.present(chat, rows), **settings, **follow}
 
     def present(self, chat: Chat, rows: int = SHOWN) -> dict:
-        """The conversation itself, as it is on disk; `rows`: how many chats the list shows."""
-        tab = self.tab
+        """The conversation itself, as far as it is; `rows`: how many chats the list shows."""
+        tab, live = self.tab, self.engine.answers.latest(chat.id)
+        about = {tab.chat_id: chat.id, tab.last_chat: chat.id, **self._list(chat.id, rows)}
+        if live is not None:
+            return {**about, **self._live(live)}
         timing = (chat.last_answer.timing if chat.last_answer else None) or {}
         return {
-            tab.chat_id: chat.id,
-            tab.last_chat: chat.id,
-            tab.chats: chat_list_html(self.engine.chats.list(), chat.id, shown=rows),
+            **about,
             tab.transcript: transcript_html(chat, self._answerers(), sees=self.engine.status.sees),
             tab.line: line_html(
                 self.engine.status, timing.get("tokens_per_s", 0.0), timing.get("context_used", 0)
@@ -191,6 +234,21 @@ class ChatEvents:
             tab.send: gr.Button(visible=True),
             tab.stop: gr.Button(visible=False),
         }
+
+    def _live(self, live: Live) -> dict:
+        """An answer at work, as far as it is."""
+        tab, status = self.tab, self.engine.status
+        return {
+            tab.transcript: transcript_html(live.chat, stage=live.stage, sees=status.sees),
+            tab.line: line_html(status, live.tokens_per_s, live.context_used),
+            tab.send: gr.Button(visible=False),
+            tab.stop: gr.Button(visible=True),
+        }
+
+    def _list(self, chat_id: str | None, rows: int) -> dict:
+        answered = self.engine.answers.chats()
+        listed = chat_list_html(self.engine.chats.list(), chat_id, shown=rows, answered=answered)
+        return {self.tab.chats: listed, self.tab.listed: (rows, answered)}
 
     def _kept(self, chat_id: str, files: list[str]) -> tuple[str, ...]:
         status = self.engine.status
@@ -206,13 +264,11 @@ class ChatEvents:
         return [*(expert.name for expert in experts), BASE]
 
     def _chat(self, values: dict) -> Chat:
-        return self.engine.chats.load_or_new(values[self.tab.chat_id])
-
-    def _leave(self, values: dict, request: gr.Request) -> None:
-        """Stop what this tab is saying and wait until it is saved."""
-        self.engine.stop(request.session_hash)
-        if values[self.tab.chat_id] is not None:
-            self.engine.chats.settle(values[self.tab.chat_id])
+        """The page's chat, to be asked something: an answer that is stopping is waited for."""
+        chat_id = values[self.tab.chat_id]
+        if chat_id is not None:
+            self.engine.answers.settle(chat_id)
+        return self.engine.chats.load_or_new(chat_id)
 
 
 def last_dispatch(chat: Chat) -> dict:
@@ -238,8 +294,8 @@ class WheelEvents:
         self.inputs = {tab.chat_id, tab.message, tab.plots_open, *tab.wheel.inputs}
         self.inputs.add(tab.wheel.plots.matrix)
 
-    def bind(self, after_answers: list[Any]) -> None:
-        """`after_answers`: streams after which bars and plots are drawn anew."""
+    def bind(self, stream: Any) -> None:
+        """`stream`: the one that shows answers; after each, bars and plots are drawn anew."""
         wheel, plots, quiet = self.wheel, self.wheel.plots, {"show_progress": "hidden"}
         moved = [slider.input for slider in wheel.sliders]
         gr.on(moved, shown(self.steer), self.inputs, None, **STEER, **quiet)
@@ -257,23 +313,22 @@ class WheelEvents:
         opened = plots.accordion.expand(lambda: True, None, self.tab.plots_open, **quiet)
         opened.then(shown(self.plots), self.inputs, plots.outputs, **quiet)
         plots.accordion.collapse(lambda: False, None, self.tab.plots_open, **quiet)
-        for stream in after_answers:
-            drawn = stream.then(shown(self.bars), self.inputs, wheel.next_tokens, **quiet)
-            drawn.then(shown(self.plots), self.inputs, plots.outputs, **quiet)
+        drawn = stream.then(shown(self.bars), self.inputs, wheel.next_tokens, **quiet)
+        drawn.then(shown(self.plots), self.inputs, plots.outputs, **quiet)
 
-    def steer(self, values: dict, request: gr.Request) -> None:
-        self.engine.steer(request.session_hash, self.wheel.mixture(values))
+    def steer(self, values: dict) -> None:
+        self.engine.steer(values[self.tab.chat_id], self.wheel.mixture(values))
 
-    def bars(self, values: dict, request: gr.Request) -> str:
+    def bars(self, values: dict) -> str:
         chat = self.engine.chats.load_or_new(values[self.tab.chat_id])
         asked = self.wheel.asked(values, compare=False)
         text, files = drafted(values[self.tab.message])
         status = self.engine.status
-        question = turns.preview(chat, text, files, asked, status.sees)
+        question = preview(chat, text, files, asked, status.sees)
         if question is None or not status.ready:
             return hint_html(NOTHING_YET)
         mixture = asked.controls.mixture
-        return next_tokens_html(self.engine.next_tokens(request.session_hash, question, mixture))
+        return next_tokens_html(self.engine.next_tokens(chat.id, question, mixture))
 
     def plots(self, values: dict) -> dict:
         if not values[self.tab.plots_open] or not self.engine.status.ready:

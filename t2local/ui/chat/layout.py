@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from t2local.engine.requests import EngineStatus
-from t2local.ui.chat.view import chat_list_html, welcome_html
+from t2local.ui.chat.view import SHOWN, chat_list_html, welcome_html
 from t2local.ui.chat.wheel import Wheel, create_wheel
 from t2local.ui.style import PAGE, asset, hint
 
@@ -17,6 +17,8 @@ LONGEST_PASTE = 10_000_000  # characters; above it gradio would make a file of t
 class ChatTab:
     chat_id: gr.State
     last_chat: gr.BrowserState
+    following: gr.State  # the answer that is shown live, in `events.Following`; () at first
+    listed: gr.State  # of the list of chats: how many rows, and which are marked
     plots_open: gr.State
     new: gr.Button
     chats: gr.HTML
@@ -32,6 +34,7 @@ class ChatTab:
 def create_chat_tab(status: EngineStatus) -> ChatTab:
     """`status` decides whether the message box is open yet."""
     chat_id, plots_open = gr.State(None), gr.State(False)
+    following, listed = gr.State(()), gr.State((SHOWN, ()))
     # The secret is no secret: it must be the same after a restart, and the value is an id alone.
     last_chat = gr.BrowserState(None, storage_key=BROWSER_KEY, secret=BROWSER_KEY)
     with gr.Row(elem_id="desk", equal_height=True):
@@ -58,8 +61,8 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
             _drawer_top("The wheel")
             wheel = create_wheel()
     return ChatTab(
-        chat_id, last_chat, plots_open, new, chats, transcript, message, send, stop, line, compare,
-        wheel,
+        chat_id, last_chat, following, listed, plots_open, new, chats, transcript, message, send,
+        stop, line, compare, wheel,
     )  # fmt: skip
 
 

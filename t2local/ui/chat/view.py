@@ -4,7 +4,7 @@ Here are the values; the elements are in `templates/chat.html`.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -339,11 +339,16 @@ STEP = 4  # the button shows so many times as many
 
 
 def chat_list_html(
-    chats: Sequence[ChatSummary], current: str | None, now: float | None = None, shown: int = SHOWN
+    chats: Sequence[ChatSummary],
+    current: str | None,
+    now: float | None = None,
+    shown: int = SHOWN,
+    answered: Collection[str] = (),
 ) -> str:
-    """Newest first, in groups by age; `current` is marked. `now`: seconds since 1970.
+    """Newest first, in groups by age; `current` is marked, and so are those being `answered`.
 
-    `shown`: how many rows; `current` comes after them where it is older. A button asks for more.
+    `now`: seconds since 1970. `shown`: how many rows; `current` comes after them where it is older.
+    A button asks for more.
     """
     if not chats:
         return quiet_html("Your chats appear here. They stay on this computer.")
@@ -359,6 +364,7 @@ def chat_list_html(
         "chat_list",
         rows=rows,
         current=current,
+        answered=answered,
         older=len(chats) - len(rows),
         next_shown=STEP * shown,
     )
