@@ -301,8 +301,8 @@ def _why_not_int8(choice: Choice, loaded: LoadedModel) -> str:
 
 # --- What a model would take on this machine, before anything of it is loaded or fetched.
 #
-# Puts `models.anatomy`, `estimate` and `fit` together for one model and a person's wishes. Pure
-# but for reading a configuration.
+# Puts `models.fit` together for one model and a person's wishes. Pure but for reading a
+# configuration.
 
 VERDICTS = ("fits", "tight")  # worth having, the better first
 

@@ -319,7 +319,7 @@ def free_memory() -> None:
 # --- Downloads of models, as jobs: the page may be reloaded or closed meanwhile.
 #
 # One download a model at a time; a stopped, cut-off or broken one keeps what has arrived and goes
-# on when it is started again. Nothing is known here of what is loaded.
+# on when it is started again.
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 STAGES = {FINISHED: DONE, INTERRUPTED: STOPPED, JOB_FAILED: FAILED}  # else running

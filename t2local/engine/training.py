@@ -47,7 +47,7 @@ Adopt = Callable[[Expert], Any]
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run as a page shows it. `result`: what `training.running.summary` says, once finished."""
+    """A run as a page shows it. `result`: what `training.runner.summary` says, once finished."""
 
     status: JobStatus
     plan: Plan

@@ -2,7 +2,7 @@
 
 Each scored prompt is on disk before it is told (`records`), and batches are laid out by the
 questions alone. So a run that was cancelled or cut off goes on where it was, asks no prompt twice
-and ends in the same numbers. Knows nothing of pages, and of files only where records are.
+and ends in the same numbers.
 """
 
 import time

@@ -27,8 +27,6 @@ from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture, SVFModel, Z, compose
 
 # --- What is evaluated: a model, and the experts that are on the shelf for it.
-#
-# A frozen value.
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The Adapt tab: a few examples on the left, the search for their mixture on the right.
 
-Laid out here; what it does is in `adapt_events`.
+Laid out here; what it does is in `events`.
 """
 
 from dataclasses import dataclass

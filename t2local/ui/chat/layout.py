@@ -1,4 +1,4 @@
-"""The Chat tab: three columns, laid out here; what they do is in `chat_events`."""
+"""The Chat tab: three columns, laid out here; what they do is in `events`."""
 
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
     following, listed = gr.State(()), gr.State((SHOWN, ()))
     # The secret is no secret: it must be the same after a restart, and the value is an id alone.
     last_chat = gr.BrowserState(None, storage_key=BROWSER_KEY, secret=BROWSER_KEY)
-    with gr.Row(elem_id="desk", equal_height=True):
+    with gr.Row(elem_id="chat-columns", equal_height=True):
         with gr.Column(elem_id="chats-column", scale=0, min_width=0):
             _drawer_top("Chats")
             new = gr.Button("+ New chat", elem_id="new-chat", size="sm")

@@ -1,6 +1,6 @@
 """The Experts tab: cards, experts side by side, a way in for a shared file, a way back from delete.
 
-Laid out here; what it does is in `experts_events`.
+Laid out here; what it does is in `events`.
 """
 
 from dataclasses import dataclass
