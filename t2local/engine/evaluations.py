@@ -223,7 +223,7 @@ class Evaluations:
     def run(
         self, plan: EvaluationPlan, cancel: CancelToken | None = None
     ) -> Generator[Event, None, Evaluation]:
-        """All variants on all tasks; see `evaluation.measure`. Raises `T2LocalError`, `Cancelled`."""
+        """All variants on all tasks. Raises `T2LocalError`, `Cancelled`."""
         with self.uses.of("A measurement on the page Evaluate"):
             loaded, _ = self.model()
             with out_of_memory_told(loaded, self.forget, MEASUREMENT):

@@ -31,7 +31,7 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """`topic`: what a dispatcher should call these prompts. `verdict`: see the verdicts below.
+    """`topic`: what a dispatcher should call these prompts. `verdict`: one of the verdicts below.
 
     `max_new_tokens`: of an answer, as the source has it.
     """

@@ -1,6 +1,6 @@
 """The Evaluate tab: what to measure on the left, the growing table and the samples on the right.
 
-Laid out here; what it does is in `evaluate_events`.
+Laid out here; what it does is in `events`.
 """
 
 from dataclasses import dataclass

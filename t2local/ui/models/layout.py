@@ -1,7 +1,7 @@
 """The Models tab: the catalogue on the left; what is loaded, this machine and one model's memory
 on the right.
 
-Laid out here; what it does is in `models_events`.
+Laid out here; what it does is in `events`.
 """
 
 from collections.abc import Mapping

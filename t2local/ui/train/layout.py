@@ -1,6 +1,6 @@
 """The Train tab: a new run on the left in three steps, a run as it goes on the right.
 
-Laid out here; what it does is in `train_events`.
+Laid out here; what it does is in `events`.
 """
 
 from dataclasses import dataclass
