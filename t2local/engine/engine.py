@@ -1,8 +1,7 @@
 """Engine: owns the model and its experts; every page, command and API goes through it.
 
-An answer, its wheel and its stop button belong to its chat, whichever tab shows it; a command asks
-under a word of its own. The model (`SVFModel.lock`) is held for one step of one answer at a time. Knows
-nothing of gradio.
+An answer belongs to a chat (or to a command); its wheel and its stop button are its own. The model
+(`SVFModel.lock`) is held for one step of one answer at a time.
 """
 
 import threading
