@@ -45,7 +45,8 @@ class ChatEvents:
 
     def __init__(self, engine: Engine, tab: ChatTab) -> None:
         self.engine, self.tab, self.wheel = engine, tab, tab.wheel
-        self._shown: dict[str, Following] = {}  # by the page's session
+        # By the page's session; only single reads and writes, so no lock.
+        self._shown: dict[str, Following] = {}
         self.inputs = {tab.chat_id, tab.message, tab.compare, tab.listed, *tab.wheel.inputs}
         self.listing = [tab.chats, tab.listed]
         self.presented = [
@@ -138,7 +139,7 @@ class ChatEvents:
     def follow(self, values: dict, request: gr.Request) -> Iterator[dict]:
         """An answer as it comes; then the chat as it is on disk, also after an error."""
         asked, session = tuple(values[self.tab.following]), request.session_hash
-        if self._shown.get(session) != asked:  # it came too late, or is followed already
+        if self._shown.get(session, ())[:2] != asked[:2]:  # the page shows something else by now
             return
         mine = self._shown[session] = (*asked[:2], time.monotonic_ns())
         try:
