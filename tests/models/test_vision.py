@@ -22,6 +22,9 @@ from tests.pictures import painted
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=6, repetition_penalty=1.3, seed=0)
 
+# Pictures are read one by one here and all at once there: on some processors the last bit differs.
+SAME = {"atol": 1e-5, "rtol": 1e-5}
+
 
 def asked(text, *pictures):
     return [{"role": "user", "content": text, "images": pictures}]
@@ -49,9 +52,10 @@ def test_pictures_give_the_logits_of_the_models_own_forward(tmp_path, anyres):
     own = as_transformers_would(loaded, "two?", *pictures)
     assert own["input_ids"].shape[1] == len(ids)
     expected = loaded.model(**own).logits
-    assert torch.equal(loaded.model(input_ids=torch.tensor([ids])).logits, expected)
+    torch.testing.assert_close(loaded.model(input_ids=torch.tensor([ids])).logits, expected, **SAME)
     swapped = render_prompt(loaded, asked("two?", *reversed(pictures)))
-    assert not torch.equal(loaded.model(input_ids=torch.tensor([swapped])).logits, expected)
+    other = loaded.model(input_ids=torch.tensor([swapped])).logits
+    assert (other - expected).abs().max() > 100 * SAME["atol"]
 
 
 def test_text_alone_is_computed_and_rendered_as_by_the_language_model(llava, tiny_loaded):
@@ -186,7 +190,7 @@ def test_two_pictures_give_the_logits_and_words_of_the_models_own_forward(family
         (own["input_ids"] == loaded.tokenizer.convert_tokens_to_ids(token)).sum()
     )
     expected = loaded.model(**own).logits
-    assert torch.equal(loaded.model(input_ids=torch.tensor([ids])).logits, expected)
+    torch.testing.assert_close(loaded.model(input_ids=torch.tensor([ids])).logits, expected, **SAME)
     written = loaded.model.generate(**own, do_sample=False, max_new_tokens=5, eos_token_id=-1)
     decoder, said = Decoder(loaded, ids, FEW_GREEDY), []
     for _ in range(5):
