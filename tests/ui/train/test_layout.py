@@ -103,9 +103,7 @@ def test_a_reload_and_a_restart_find_the_run_again_and_a_paused_one_can_be_tried
     give(page, table)
     begin(page, 9000)
     page.wait_for_selector("[data-stage=running]")
-    page.reload()
-    page.wait_for_selector("#message textarea:enabled")
-    page.get_by_role("tab", name="Train").click()
+    page.reload()  # the page stays in its tab
     page.wait_for_selector("[data-stage=running]")
     page.click("#train-pause")
     page.wait_for_selector("[data-stage=paused]")
