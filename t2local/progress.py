@@ -93,6 +93,11 @@ class LongWork:
         self.cancel = CancelToken()
         self._taken_up = False
 
+    @property
+    def waits(self) -> bool:
+        """Whether no worker has taken it up yet."""
+        return not self._taken_up and self.status.stage in BUSY
+
     def pause(self, message: str) -> None:
         """Hold it after its current step. What has ended stays as it is: the click came late."""
         self._unless_ended(stage=PAUSED, message=message)

@@ -16,7 +16,7 @@ from t2local.adapt.answer_stream import BASE, FEW_SHOT
 from t2local.adapt.dispatch import STRATEGIES, asking_strategies
 from t2local.engine.job_record import EVALUATION, JobStatus, Record, new_id
 from t2local.engine.jobs import Job, Jobs, Work
-from t2local.engine.model_slot import Uses
+from t2local.engine.model_slot import Uses, check_model
 from t2local.engine.shelf import Shelf
 from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import BENCHMARKS, question_set
@@ -131,7 +131,8 @@ class EvaluationWork(Work):
 
     def __init__(self, id: str, plan: EvaluationPlan, evaluations: "Evaluations") -> None:
         super().__init__(id, plan.title)
-        self.plan, self.settings, self._evaluations = plan, asdict(plan), evaluations
+        self.plan, self._evaluations = plan, evaluations
+        self.settings = {"model": evaluations.model()[0].slug, "plan": asdict(plan)}
         self._done: dict[Cell, tuple[int, int]] = {}
 
     def run(self, job: Job) -> Generator[Event, None, str]:
@@ -173,7 +174,7 @@ class Evaluations:
     ) -> None:
         self.jobs, self.model, self.shelf = jobs, model, shelf
         self.uses, self.forget = uses, forget
-        jobs.register(EVALUATION, lambda id, values: self._work(plan_from_json(values), id))
+        jobs.register(EVALUATION, self._again)
 
     # --- in the background
 
@@ -189,6 +190,11 @@ class Evaluations:
     def _work(self, plan: EvaluationPlan, id: str) -> EvaluationWork:
         return EvaluationWork(id, plan, self)
 
+    def _again(self, id: str, settings: Mapping[str, Any]) -> EvaluationWork:
+        """An evaluation to be taken up. Raises `T2LocalError` for one of another model."""
+        check_model("evaluation", settings, self.model()[0])
+        return self._work(_plan(id, settings), id)
+
     def report(self, id: str) -> EvaluationReport:
         """All there is to show of an evaluation. Raises `T2LocalError` for an unknown one."""
         job, growing = self.jobs.find(id), Growing()
@@ -197,14 +203,16 @@ class Evaluations:
         else:
             record = Record.of(id)
             status, settings = record.read()
-            plan = plan_from_json(settings)
-            events = [_event(values) for values in record.events()]
+            plan, events = _plan(id, settings), _events(record)
         for event in events:
             growing.take(event)
         path, evaluation = results_path(id), None
         if status.stage == FINISHED and path.is_file():
-            values = json.loads(path.read_text(encoding="utf-8"))
-            evaluation = evaluation_from_json(values, growing.records)
+            try:
+                values = json.loads(path.read_text(encoding="utf-8"))
+                evaluation = evaluation_from_json(values, growing.records)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise Record.of(id).unreadable(error) from error
         return EvaluationReport(status, plan, plan.cells, growing, evaluation)
 
     # --- in the caller's thread
@@ -288,14 +296,25 @@ class Evaluations:
         return MixtureStore(loaded.slug)
 
 
-def plan_from_json(values: Mapping[str, Any]) -> EvaluationPlan:
-    lists = {name: tuple(values[name]) for name in ("tasks", "strategies")}
-    return EvaluationPlan(**{**values, **lists})
+def _plan(id: str, settings: Mapping[str, Any]) -> EvaluationPlan:
+    try:
+        values = settings["plan"]
+        lists = {name: tuple(values[name]) for name in ("tasks", "strategies")}
+        return EvaluationPlan(**{**values, **lists})
+    except (KeyError, TypeError) as error:
+        raise Record.of(id).unreadable(error) from error
 
 
 def results_path(id: str) -> Path:
     """Where an evaluation leaves its results."""
     return Record.of(id).folder / "results.json"
+
+
+def _events(record: Record) -> list[Event]:
+    try:
+        return [_event(values) for values in record.events()]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise record.unreadable(error) from error
 
 
 def _event(values: Mapping[str, Any]) -> Event:

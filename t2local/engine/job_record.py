@@ -13,7 +13,7 @@ from typing import Any
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.progress import BUSY, INTERRUPTED
+from t2local.progress import BUSY, INTERRUPTED, NEXT
 
 CUT_OFF = "Cut off when the program ended; resume it to go on."
 
@@ -77,7 +77,7 @@ class Record:
     @classmethod
     def of(cls, id: str) -> "Record":
         """Raises `T2LocalError` for what cannot be an id, such as a path out of the folder."""
-        if not id or paths.slug(id) != id:
+        if not isinstance(id, str) or not id or paths.slug(id) != id:
             raise T2LocalError(f"There is no job '{id}'; choose one from the list.")
         return cls(paths.jobs_dir() / id)
 
@@ -100,8 +100,13 @@ class Record:
         try:
             values = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
             status = JobStatus(**values["status"])
-            if status.kind not in KINDS or status.id != self.folder.name:
+            if status.kind not in KINDS or status.stage not in NEXT:
+                raise ValueError("it has no kind or stage that is known")
+            if status.id != self.folder.name:
                 raise ValueError("it is another job's")
+            numbers = status.step, status.steps, status.started_s, status.eta_s or 0
+            if not all(isinstance(number, int | float) for number in numbers):
+                raise ValueError("a number is none")
             settings = dict(values["settings"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise T2LocalError(
@@ -110,6 +115,12 @@ class Record:
         if status.live:
             status = replace(status, stage=INTERRUPTED, message=CUT_OFF, eta_s=None)
         return status, settings
+
+    def unreadable(self, error: Exception) -> T2LocalError:
+        """What to raise where a file of the record says something else than was written."""
+        return T2LocalError(
+            f"The record of job '{self.folder.name}' cannot be read ({error!r}); start it again."
+        )
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events so far; a line cut off by a crash is passed over."""

@@ -186,9 +186,16 @@ class Jobs:
                 job.pause("Paused: resume it to go on.")
 
     def stop(self, id: str) -> None:
-        """End a job after its current step; one that has ended is left alone, as by `pause`."""
+        """End a job after its current step; one that has ended is left alone, as by `pause`.
+
+        One that waits its turn ends at once, and can be taken up later.
+        """
         with self._changed:
-            if job := self._reached(id):
+            job = self._reached(id)
+            if job is not None and job.waits:
+                job.cancel.cancel()
+                job.end(INTERRUPTED, message=job.work.stopped(job.status), eta_s=None)
+            elif job is not None:
                 job.stop(job.work.stopping)
 
     def let_go(self, timeout_s: float) -> None:
@@ -228,10 +235,11 @@ class Jobs:
             job = self._jobs.get(id)
             if job is not None:
                 return self._status(job)
+        record = Record.of(id)  # refuses what cannot be an id before anybody looks for it
         for elsewhere in self._elsewhere.values():
             if status := elsewhere.status(id):
                 return status
-        return Record.of(id).read()[0]
+        return record.read()[0]
 
     def live(self, kind: Kind | None = None) -> list[JobStatus]:
         """Queued, running, paused and stopping jobs, the oldest first."""
@@ -242,7 +250,7 @@ class Jobs:
 
     def history(self, kind: Kind | None = None, most: int = MOST_LISTED) -> list[JobStatus]:
         """All jobs that are known, the newest first, live ones and earlier processes' included."""
-        found = {status.id: status for status in self._recorded(most)}
+        found = {status.id: status for status in self._recorded(kind, most)}
         for name, elsewhere in self._elsewhere.items():
             if kind is None or kind.name == name:
                 found |= {status.id: status for status in elsewhere.statuses()}
@@ -292,14 +300,18 @@ class Jobs:
         ahead = sum(mate.status.live for mate in mates[: mates.index(job)])
         return replace(status, message=f"{ahead} ahead of it." if ahead else "")
 
-    def _recorded(self, most: int) -> list[JobStatus]:
-        found = sorted(paths.jobs_dir().glob("*/job.json"), reverse=True)
-        statuses = []
-        for path in found[:most]:
+    def _recorded(self, kind: Kind | None, most: int) -> list[JobStatus]:
+        """The newest readable records of a kind."""
+        statuses: list[JobStatus] = []
+        for path in sorted(paths.jobs_dir().glob("*/job.json"), reverse=True):
             try:
-                statuses.append(Record(path.parent).read()[0])
+                status = Record(path.parent).read()[0]
             except T2LocalError:
                 continue
+            if kind is None or status.kind == kind.name:
+                statuses.append(status)
+            if len(statuses) == most:
+                break
         return statuses
 
     # --- the workers
@@ -308,19 +320,24 @@ class Jobs:
         """One job of a lane after another; the worker ends with the last one."""
         while job := self._next(lane):
             try:
-                if job.take_up():
-                    self._drive(job)
-            except Cancelled:
-                job.end(INTERRUPTED, message=job.work.stopped(job.status), eta_s=None)
-            except T2LocalError as error:
-                job.end(FAILED, message=str(error), eta_s=None)
-            except Exception as error:
-                job.end(FAILED, message=f"{type(error).__name__}: {error}", eta_s=None)
-                logging.getLogger(__name__).exception("%s %s failed", job.work.kind.name, job.name)
-            self._record_end(job)
-            with self._changed:
-                self._at_work.discard(job)
-                self._changed.notify_all()
+                self._serve_one(job)
+            finally:
+                with self._changed:
+                    self._at_work.discard(job)
+                    self._changed.notify_all()
+
+    def _serve_one(self, job: Job) -> None:
+        try:
+            if job.take_up():
+                self._drive(job)
+        except Cancelled:
+            job.end(INTERRUPTED, message=job.work.stopped(job.status), eta_s=None)
+        except T2LocalError as error:
+            job.end(FAILED, message=str(error), eta_s=None)
+        except Exception as error:
+            job.end(FAILED, message=f"{type(error).__name__}: {error}", eta_s=None)
+            logging.getLogger(__name__).exception("%s %s failed", job.work.kind.name, job.name)
+        self._record_end(job)
 
     def _next(self, lane: str) -> Job | None:
         with self._changed:
@@ -354,5 +371,5 @@ class Jobs:
             return
         try:
             Record.of(job.work.id).write(job.status, job.work.settings)
-        except T2LocalError:
+        except Exception:  # whatever a disk that is going says: the lane goes on
             logging.getLogger(__name__).exception("the end of %s is not recorded", job.work.id)

@@ -8,6 +8,7 @@ than one answer announces it (`Uses`); whoever else holds it is asked to let go.
 import gc
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from t2local.engine.requests import EngineStatus
 from t2local.errors import Cancelled, T2LocalError
 from t2local.models.fit.memory import return_freed_memory
 from t2local.models.load.hub import FetchProgress, fetching
-from t2local.models.load.loader import EMBEDDED, local_path
+from t2local.models.load.loader import EMBEDDED, LoadedModel, local_path
 from t2local.models.storage import BASES, QUANTIZATIONS, asked_for
 from t2local.progress import FAILED as JOB_FAILED
 from t2local.progress import FINISHED, INTERRUPTED, CancelToken, Progress
@@ -149,7 +150,7 @@ class LoadWork(Work):
     keeps_events = False
 
     def __init__(self, slot: "ModelSlot", choice: Choice, otherwise: Choice | None) -> None:
-        super().__init__(new_id(choice.asked), choice.asked)
+        super().__init__(f"loading-{time.time_ns()}", choice.asked)
         self._slot, self._choice, self._otherwise = slot, choice, otherwise
 
     def run(self, job: Job) -> Generator[Progress, None, str]:
@@ -235,9 +236,14 @@ class ModelSlot:
 
         Raises `T2LocalError` where `choice` is not loaded, whatever stands in its place.
         """
-        self._let_go()
-        free_memory()
-        problem = yield from self._trying(choice, cancel)
+        try:
+            self._let_go()
+            free_memory()
+            problem = yield from self._trying(choice, cancel)
+        except Exception as error:
+            found = f"'{choice.asked}' cannot be loaded ({type(error).__name__}: {error})"
+            self.status = EngineStatus(LOADING_FAILED, error=f"{found}; start the program again.")
+            raise
         if problem is None:
             self._remember(choice)
             return f"'{self.status.model_name}' is loaded."
@@ -306,6 +312,16 @@ def check(choice: Choice) -> None:
             raise T2LocalError(f"{what} '{given}' is unknown; choose one of {', '.join(known)}.")
     if choice.source != EMBEDDED:
         local_path(choice.source)
+
+
+def check_model(what: str, settings: Mapping[str, Any], loaded: LoadedModel) -> None:
+    """Raise `T2LocalError` where `settings` name another model than the loaded one."""
+    model = settings.get("model")
+    if model != loaded.slug:
+        raise T2LocalError(
+            f"This {what} was begun on '{model}', and '{loaded.name}' is loaded; load that model "
+            f"in the tab Models, then resume the {what}."
+        )
 
 
 def free_memory() -> None:

@@ -16,7 +16,7 @@ from t2local.adapt.cem import LEAST_SHOTS, MOST_SHOTS, CEMConfig
 from t2local.adapt.few_shot import Found, Generation, draw_shots, generation_from_json, search
 from t2local.engine.job_record import SEARCH, JobStatus, Record, new_id
 from t2local.engine.jobs import Job, Jobs, Work
-from t2local.engine.model_slot import Uses
+from t2local.engine.model_slot import Uses, check_model
 from t2local.engine.shelf import Shelf
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import (
@@ -75,7 +75,8 @@ class SearchWork(Work):
 
     def __init__(self, id: str, plan: SearchPlan, searches: "Searches") -> None:
         super().__init__(id, plan.name, plan.config.generations)
-        self.plan, self.settings, self._searches = plan, plan.as_json(), searches
+        self.plan, self._searches = plan, searches
+        self.settings = {"model": searches.model()[0].slug, "plan": plan.as_json()}
 
     def run(self, job: Job) -> Generator[Generation, None, str]:
         plan = self.plan
@@ -112,7 +113,7 @@ class Searches:
     ) -> None:
         self.jobs, self.model, self.shelf = jobs, model, shelf
         self.uses, self.forget = uses, forget
-        jobs.register(SEARCH, lambda id, values: self._work(SearchPlan.from_json(values), id))
+        jobs.register(SEARCH, self._again)
 
     # --- in the background
 
@@ -125,6 +126,11 @@ class Searches:
     def _work(self, plan: SearchPlan, id: str) -> SearchWork:
         return SearchWork(id, plan, self)
 
+    def _again(self, id: str, settings: Mapping[str, Any]) -> SearchWork:
+        """A search to be taken up. Raises `T2LocalError` for one of another model."""
+        check_model("search", settings, self.model()[0])
+        return self._work(_plan(id, settings), id)
+
     def report(self, id: str) -> SearchReport:
         """All there is to show of a search. Raises `T2LocalError` for an unknown one."""
         job = self.jobs.find(id)
@@ -133,8 +139,11 @@ class Searches:
         else:
             record = Record.of(id)
             status, settings = record.read()
-            plan = SearchPlan.from_json(settings)
-            seen = tuple(generation_from_json(values) for values in record.events())
+            plan = _plan(id, settings)
+            try:
+                seen = tuple(generation_from_json(values) for values in record.events())
+            except (TypeError, AttributeError, KeyError) as error:
+                raise record.unreadable(error) from error
         path = mixture_path(id)
         done = status.stage == FINISHED and path.is_file()
         return SearchReport(status, plan, seen, read_mixture(path) if done else None)
@@ -208,6 +217,13 @@ class Searches:
     def _store(self) -> MixtureStore:
         loaded, _ = self.model()
         return MixtureStore(loaded.slug)
+
+
+def _plan(id: str, settings: Mapping[str, Any]) -> SearchPlan:
+    try:
+        return SearchPlan.from_json(settings["plan"])
+    except (KeyError, TypeError) as error:
+        raise Record.of(id).unreadable(error) from error
 
 
 def few_examples(path: str, reward: str) -> list[Example]:

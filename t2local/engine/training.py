@@ -97,7 +97,7 @@ class RunWork(Work):
             try:
                 event = next(work)
             except StopIteration as end:
-                expert = end.value.expert
+                expert, self.state = end.value.expert, None  # nobody asks for its z any more
                 break
             self.forecast.listen(event, time.monotonic() - began)
             if isinstance(event, Checkpoint):
@@ -109,6 +109,9 @@ class RunWork(Work):
             return f"'{job.status.name}' is measured; its adapter lies in the run's folder."
         job.tell(name=expert.name)
         return f"'{expert.name}' is ready."
+
+    def stopped(self, status: JobStatus) -> str:
+        return "Stopped before its first step: resume it to go on."
 
     def figures(self, event: Any, seconds: float) -> Mapping[str, Any]:
         figures = {"eta_s": self.forecast.remaining_s}
@@ -285,8 +288,7 @@ class Training:
 
 def status_on_disk(run: Run) -> JobStatus:
     """What a run's folder says of it when no worker drives it."""
-    plan, state = run.plan(), run.state()
-    step = state.step if state else 0
+    plan, step = run.plan(), run.step()
     began = (run.folder / "run.json").stat().st_mtime
     about = run.name, TRAINING.name
     if run.finished:

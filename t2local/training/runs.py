@@ -142,9 +142,26 @@ class Run:
                 values = json.loads(file.metadata()["state"])
             return _state(values, tensors)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise T2LocalError(
-                f"The checkpoint of run '{self.name}' is damaged ({error}); start a new run."
-            ) from error
+            raise self._damaged(error) from error
+
+    def step(self) -> int:
+        """Of the last checkpoint, read without its tensors; 0 before the first.
+
+        Raises `T2LocalError` when it is damaged.
+        """
+        path = self.folder / "state.safetensors"
+        if not path.is_file():
+            return 0
+        try:
+            with safe_open(path, framework="pt") as file:
+                return int(json.loads(file.metadata()["state"])["step"])
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> T2LocalError:
+        return T2LocalError(
+            f"The checkpoint of run '{self.name}' is damaged ({error}); start a new run."
+        )
 
     def rewind(self, state: TrainState | None) -> None:
         """Drop the metrics that came after `state`: those steps will be taken again."""

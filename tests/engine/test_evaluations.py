@@ -5,6 +5,7 @@ import pytest
 
 from t2local.engine.engine import Engine
 from t2local.engine.evaluations import EvaluationPlan
+from t2local.engine.job_record import Record
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import MixtureFile, write_mixture
 from t2local.progress import FINISHED, INTERRUPTED, drain
@@ -112,3 +113,11 @@ def test_an_evaluation_that_was_stopped_keeps_what_was_scored(engine, rows):
         engine.jobs.resume(id)
         assert engine.jobs.wait(id, 60).stage == FINISHED
     assert sum(r.n for r in engine.evaluations.report(id).evaluation.results) == 12
+
+
+def test_damaged_results_are_one_sentence(engine, rows):
+    id = engine.evaluations.start(EvaluationPlan((rows,), ("base",), limit=3))
+    engine.jobs.wait(id, 60)
+    (Record.of(id).folder / "results.json").write_text("")
+    with pytest.raises(T2LocalError, match="cannot be read"):
+        engine.evaluations.report(id)

@@ -1,10 +1,12 @@
 """What is kept of a job on disk, however the program ended."""
 
+import json
+
 import pytest
 
-from t2local.engine.job_record import SEARCH, JobStatus, Record, new_id
+from t2local.engine.job_record import DOWNLOAD, SEARCH, JobStatus, Record, new_id
 from t2local.engine.jobs import Jobs, Work
-from t2local.errors import T2LocalError
+from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import BUSY, FAILED, FINISHED, INTERRUPTED
 
 PLAN = {"rows": 3}
@@ -99,3 +101,59 @@ def test_jobs_of_one_lane_wait_for_each_other_and_others_do_not():
     for id in [*ids, other]:
         assert jobs.wait(id, 10).stage == FINISHED
     assert [id for id in order if id != other] == ids
+
+
+class Waiting(Counting):
+    """Counts until it is told to end."""
+
+    def run(self, job):
+        while not job.cancel.cancelled:
+            yield 0
+        raise Cancelled
+
+
+def test_a_job_that_waits_its_turn_is_stopped_at_once_and_can_be_taken_up():
+    jobs = Jobs()
+    jobs.register(SEARCH, lambda id, settings: Counting(id, settings["most"], "one"))
+    first = jobs.start(Waiting("first", 0, "one"))
+    second = jobs.start(Counting("second", 3, "one"))
+    jobs.stop(second)
+    assert jobs.status(second).stage == INTERRUPTED
+    assert [status.id for status in jobs.busy()] == [first]
+    jobs.stop(first)
+    assert jobs.wait(first, 10).stage == INTERRUPTED
+    jobs.resume(second)
+    assert jobs.wait(second, 10).stage == FINISHED
+
+
+def test_a_disk_that_goes_away_ends_no_lane(monkeypatch):
+    def gone(*_):
+        raise OSError(5, "Input/output error")
+
+    jobs = Jobs()
+    first = jobs.start(Waiting("first", 3))
+    with monkeypatch.context() as patched:
+        patched.setattr(Record, "write", gone)
+        jobs.stop(first)
+        assert jobs.wait(first, 10).stage == INTERRUPTED
+    second = jobs.start(Counting("second", 3))
+    assert jobs.wait(second, 10).stage == FINISHED
+
+
+def test_the_newest_of_a_kind_is_found_among_newer_ones_of_others():
+    kept(FINISHED, "20260101-120000-old")
+    for number in range(5):
+        record = Record.of(f"20260102-12000{number}-new")
+        record.begin(JobStatus(record.folder.name, DOWNLOAD.name, "m", FINISHED), PLAN)
+    assert [s.id for s in Jobs().history(SEARCH, most=1)] == ["20260101-120000-old"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("stage", "x"), ("started_s", "x"), ("step", None)])
+def test_a_status_of_other_types_is_refused(name, value):
+    record = kept(FINISHED)
+    path = record.folder / "job.json"
+    values = json.loads(path.read_text())
+    values["status"][name] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises(T2LocalError, match="cannot be read"):
+        record.read()

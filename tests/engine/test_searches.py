@@ -8,7 +8,7 @@ import pytest
 from t2local.adapt.answer_stream import Dispatched
 from t2local.adapt.cem import CEMConfig
 from t2local.engine.engine import Engine
-from t2local.engine.job_record import SEARCH
+from t2local.engine.job_record import SEARCH, Record
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.engine.searches import SearchPlan
 from t2local.errors import T2LocalError
@@ -120,3 +120,26 @@ def test_a_search_that_cannot_begin_is_refused_at_once_and_leaves_nothing(engine
     with pytest.raises(T2LocalError, match="There are 2 usable examples"):
         engine.searches.start(written(tmp_path, SHOTS[:2]))
     assert engine.jobs.history(SEARCH) == []
+
+
+def test_a_search_is_taken_up_on_its_own_model_alone_and_loses_nothing(engine, tmp_path):
+    plan = written(tmp_path)
+    id = engine.searches.start(plan)
+    assert engine.jobs.wait(id, 60).stage == FINISHED
+    record = Record.of(id)
+    status, settings = record.read()
+    record.write(replace(status, stage=INTERRUPTED), {**settings, "model": "another"})
+    again = Engine(engine.models.choice.source).load()
+    with pytest.raises(T2LocalError, match="was begun on 'another'"):
+        again.jobs.resume(id)
+    assert len(again.searches.report(id).generations) == 2
+
+
+@pytest.mark.parametrize("line", ["{}", "5", '{"number": 1}'])
+def test_a_damaged_search_is_one_sentence(engine, tmp_path, line):
+    id = engine.searches.start(written(tmp_path))
+    engine.jobs.wait(id, 60)
+    (Record.of(id).folder / "events.jsonl").write_text(line + "\n")
+    again = Engine(engine.models.choice.source).load()
+    with pytest.raises(T2LocalError, match="cannot be read"):
+        again.searches.report(id)

@@ -54,7 +54,8 @@ class AdaptEvents:
         everything = [*live, *settings, tab.rows, tab.name]
         tab.start.click(shown(self.searched), {*settings, tab.name}, live, **QUIET)
         tab.stop.click(shown(self.stopped), {tab.search}, live, **QUIET)
-        tab.timer.tick(shown(self.ticked), {tab.search}, live, **QUIET)
+        ticking = tab.timer.tick(shown(self.ticked), {tab.search}, live, **QUIET)
+        ticking.failure(lambda: gr.Timer(active=False), None, tab.timer, **QUIET)
         tab.search.input(shown(self.picked), {tab.search}, everything, **QUIET)
         own.select(shown(self.opened), {tab.search}, everything, **QUIET)
         arrived = [self.tabs, wheel.strategy, wheel.mixer]
@@ -123,10 +124,12 @@ class AdaptEvents:
             tab.name: plan.name,
             **self._present(id),
         }
-        if Path(plan.source).is_file():
-            update |= {tab.path: plan.source}
-            update |= {tab.rows: examples_html(plan.source, few_examples(plan.source, ""))}
-        return update
+        try:
+            rows = examples_html(plan.source, few_examples(plan.source, ""))
+        except T2LocalError as error:  # the rows are gone or changed; what was found stays
+            gone = note_html(f"The examples of this search cannot be shown: {error}")
+            return update | {tab.path: None, tab.rows: gone}
+        return update | {tab.path: plan.source, tab.rows: rows}
 
     def _listed(self, id: str) -> gr.Dropdown:
         found = self.engine.jobs.history(SEARCH)

@@ -56,7 +56,8 @@ class EvaluateEvents:
         self.shown_tab.select(shown(self.opened), opening, everything, **QUIET)
         tab.start.click(shown(self.measured), set(settings), live, **QUIET)
         tab.stop.click(shown(self.stopped), known, live, **QUIET)
-        tab.timer.tick(shown(self.ticked), known, live, **QUIET)
+        ticking = tab.timer.tick(shown(self.ticked), known, live, **QUIET)
+        ticking.failure(lambda: gr.Timer(active=False), None, tab.timer, **QUIET)
         tab.evaluation.input(shown(self.picked), known, everything, **QUIET)
         for choice in (tab.cell, tab.verdict):
             look = {tab.cell, tab.verdict, tab.evaluation}

@@ -21,7 +21,7 @@ TICK_S = 0.7
 
 @dataclass(frozen=True)
 class EvaluateTab:
-    """`records`: (task, strategy) -> the scored prompts of the last run."""
+    """`evaluation`: the id of the one that is shown."""
 
     tasks: gr.CheckboxGroup
     file: gr.File

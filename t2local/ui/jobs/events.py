@@ -19,7 +19,8 @@ class JobsEvents:
     def bind(self) -> None:
         tab, here = self.tab, [self.tab.listed, self.tab.timer]
         self.own.select(shown(self.refreshed), None, here, **QUIET)
-        tab.timer.tick(shown(self.refreshed), None, here, **QUIET)
+        ticking = tab.timer.tick(shown(self.refreshed), None, here, **QUIET)
+        ticking.failure(lambda: gr.Timer(active=False), None, tab.timer, **QUIET)
         tab.listed.stop(shown(self.stopped), None, here, **QUIET)
         tab.listed.resume(shown(self.resumed), None, here, **QUIET)
 

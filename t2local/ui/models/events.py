@@ -64,7 +64,8 @@ class ModelsEvents:
         tab.load.click(shown(self.switched), self.wish, acting, **QUIET)
         tab.cancel.click(shown(self.cancelled), {tab.source}, None, **QUIET)
         tab.loaded.train(lambda: gr.Tabs(selected=TRAIN), None, self.tabs, **QUIET)
-        tab.timer.tick(shown(self.ticked), {*self.wish, tab.serial}, everything, **QUIET)
+        ticking = tab.timer.tick(shown(self.ticked), {*self.wish, tab.serial}, everything, **QUIET)
+        ticking.failure(lambda: gr.Timer(active=False), None, tab.timer, **QUIET)
 
     # what there is -------------------------------------------------------------------------
 
@@ -206,14 +207,14 @@ class ModelsEvents:
 def _progress_html(source: str, download: Download | None, here: bool) -> str:
     """How a download goes or went; before it, how to get at a gated model."""
     entry = find(source)
-    if download is None or download.stage == DONE:
+    if download is None or download.stage == DONE or (here and not download.running):
         gated = entry is not None and entry.gated and not here
         return cards.advice_html(gated_advice(source)) if gated else ""
     if download.stage == FAILED:
         return cards.advice_html(download.message, urgent=True)
     if download.stage == STOPPED:
-        kept = size(download.done_bytes)
-        return quiet_html(f"Stopped; {kept} are kept, and it goes on from there.")
+        kept = f"{size(download.done_bytes)} are" if download.done_bytes else "what has arrived is"
+        return quiet_html(f"Stopped; {kept} kept, and it goes on from there.")
     total = max(1, download.total_bytes)
     speed = f" · {size(int(download.bytes_per_s))}/s" if download.bytes_per_s else ""
     of = f" of {size(download.total_bytes)}{speed}" if download.total_bytes else ""
