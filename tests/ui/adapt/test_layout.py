@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from t2local.engine.engine import Engine
+from t2local.engine.job_record import SEARCH
 from t2local.experts import Expert
+from t2local.progress import FINISHED
 from t2local.ui.page import build_app
 from tests.ui.conftest import PHONE
 
@@ -56,8 +58,7 @@ def test_from_typed_examples_to_a_mixture_in_the_chat(open_page, served_engine):
     page.wait_for_selector("#message textarea:visible")
     page.fill("#message textarea", "hello")
     page.press("#message textarea", "Enter")
-    page.wait_for_selector(".turn.assistant .card")
-    assert "few-shot:colours" in page.inner_text(".turn.assistant .card")
+    page.wait_for_selector(".turn.assistant .card >> text=few-shot:colours")
     assert "few-shot:colours" in engine.strategies()
 
 
@@ -68,3 +69,21 @@ def test_too_few_examples_get_a_sentence_and_a_phone_shows_one_column(open_page,
     page.wait_for_selector(".toast-body >> text=2 usable examples")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE[0], f"the page is {width} pixels wide"
+
+
+def test_a_search_goes_on_without_its_page_and_a_second_one_shows_it(open_page, served_engine):
+    engine, url = served_engine
+    page = adapt_page(open_page, url)
+    give(page, ROWS)
+    page.wait_for_selector("#adapt-rows tbody tr")
+    page.get_by_text("thorough").click()
+    page.click("#adapt-start")
+    page.wait_for_selector("[data-generation]")
+    page.close()
+    other = adapt_page(open_page, url)
+    other.wait_for_selector("[data-generation]")
+    assert "6 examples" in other.inner_text("#adapt-rows")
+    assert other.locator("#adapt-effort input:checked").input_value() == "thorough"
+    (id,) = [status.id for status in engine.jobs.history(SEARCH)]
+    other.wait_for_selector("#adapt-use:visible", timeout=60_000)
+    assert engine.jobs.wait(id, 60).stage == FINISHED
