@@ -147,7 +147,7 @@ class ChatEvents:
                 if self._shown.get(session) != mine:
                     break
                 yield frame
-            else:
+            if self._shown.get(session) == mine:
                 yield self._over(mine[0], values)
                 return
         except T2LocalError:
@@ -186,6 +186,7 @@ class ChatEvents:
 
     def remove(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         """Its answer is stopped first, else it would be written again."""
+        self._show(request, "", None)  # no stream of this page shows the end of what goes
         self.engine.answers.stop(event.id)
         self.engine.answers.settle(event.id)
         self.engine.chats.delete(event.id)
