@@ -6,7 +6,7 @@ settings and results. The model is held for one forward at a time, so that chats
 
 import difflib
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from t2local import paths
 from t2local.adapt.answer_stream import BASE, FEW_SHOT
 from t2local.adapt.dispatch import STRATEGIES, asking_strategies
 from t2local.engine.job_record import EVALUATION, JobStatus, Record, new_id
-from t2local.engine.jobs import Job, Jobs, Work
-from t2local.engine.model_slot import Uses, check_model
-from t2local.engine.shelf import Shelf
+from t2local.engine.jobs import Job, Work
+from t2local.engine.model_slot import OnModel, check_model
 from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import BENCHMARKS, question_set
 from t2local.evaluation.measure import Event, RowFailed, Scored, evaluate
@@ -36,9 +35,8 @@ from t2local.evaluation.variants import HARD, ORACLE, Held, Subject, Variant, as
 from t2local.experts.mixture_file import MixtureFile, MixtureStore, read_mixture
 from t2local.models.decode.out_of_memory import Work as Worded
 from t2local.models.decode.out_of_memory import out_of_memory_told
-from t2local.models.load.loader import LoadedModel
 from t2local.progress import FINISHED, CancelToken
-from t2local.svf import Mixture, SVFModel
+from t2local.svf import Mixture
 from t2local.tasks.uploads import keep_file
 
 MEASUREMENT = Worded(
@@ -158,23 +156,12 @@ class EvaluationWork(Work):
         return "Stopped. What was scored is kept; Measure goes on from there."
 
 
-class Evaluations:
-    """`model`, `shelf`: of this moment; an error where the model is not ready.
+@dataclass(frozen=True)
+class Evaluations(OnModel):
+    """Evaluations of the loaded model."""
 
-    `forget`: gives back what chats keep, when memory runs out.
-    """
-
-    def __init__(
-        self,
-        jobs: Jobs,
-        model: Callable[[], tuple[LoadedModel, SVFModel]],
-        shelf: Callable[[], Shelf],
-        uses: Uses,
-        forget: Callable[[], None],
-    ) -> None:
-        self.jobs, self.model, self.shelf = jobs, model, shelf
-        self.uses, self.forget = uses, forget
-        jobs.register(EVALUATION, self._again)
+    def __post_init__(self) -> None:
+        self.jobs.register(EVALUATION, self._again)
 
     # --- in the background
 

@@ -23,6 +23,7 @@ from t2local.engine.job_record import DOWNLOAD, LOADING, JobStatus, new_id
 from t2local.engine.jobs import Job, Jobs, Work
 from t2local.engine.loading import Choice, Opened, opening
 from t2local.engine.requests import EngineStatus
+from t2local.engine.shelf import Shelf
 from t2local.errors import Cancelled, T2LocalError
 from t2local.models.fit.memory import return_freed_memory
 from t2local.models.load.hub import FetchProgress, fetching
@@ -30,6 +31,7 @@ from t2local.models.load.loader import EMBEDDED, LoadedModel, local_path
 from t2local.models.storage import BASES, QUANTIZATIONS, asked_for
 from t2local.progress import FAILED as JOB_FAILED
 from t2local.progress import FINISHED, INTERRUPTED, CancelToken, Progress
+from t2local.svf import SVFModel
 
 # --- Who works with the model, so that it is not taken away meanwhile.
 #
@@ -322,6 +324,21 @@ def check_model(what: str, settings: Mapping[str, Any], loaded: LoadedModel) -> 
             f"This {what} was begun on '{model}', and '{loaded.name}' is loaded; load that model "
             f"in the tab Models, then resume the {what}."
         )
+
+
+@dataclass(frozen=True)
+class OnModel:
+    """What long work needs of the engine. `model`, `shelf`: of this moment.
+
+    `model` raises `T2LocalError` where it is not ready. `forget` gives back what chats keep, when
+    memory runs out.
+    """
+
+    jobs: Jobs
+    model: Callable[[], tuple[LoadedModel, SVFModel]]
+    shelf: Callable[[], Shelf]
+    uses: Uses
+    forget: Callable[[], None]
 
 
 def free_memory() -> None:

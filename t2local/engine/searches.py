@@ -5,7 +5,7 @@ settings and results. The model is held for one forward at a time, so that chats
 search. Its state is in the user's data: the same request goes on where it was left.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from t2local.adapt.answer_stream import FEW_SHOT
 from t2local.adapt.cem import LEAST_SHOTS, MOST_SHOTS, CEMConfig
 from t2local.adapt.few_shot import Found, Generation, draw_shots, generation_from_json, search
 from t2local.engine.job_record import SEARCH, JobStatus, Record, new_id
-from t2local.engine.jobs import Job, Jobs, Work
-from t2local.engine.model_slot import Uses, check_model
-from t2local.engine.shelf import Shelf
+from t2local.engine.jobs import Job, Work
+from t2local.engine.model_slot import OnModel, check_model
 from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import (
     MixtureFile,
@@ -27,9 +26,8 @@ from t2local.experts.mixture_file import (
 )
 from t2local.models.decode.out_of_memory import Work as Worded
 from t2local.models.decode.out_of_memory import out_of_memory_told
-from t2local.models.load.loader import LoadedModel
 from t2local.progress import FINISHED, CancelToken
-from t2local.svf import Mixture, SVFModel
+from t2local.svf import Mixture
 from t2local.tasks.rewards.named import parts_of
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import CHOICE, keep_file, read_upload, with_choices
@@ -97,23 +95,12 @@ class SearchWork(Work):
         return f"Stopped after generation {status.step}; Search goes on from there."
 
 
-class Searches:
-    """`model`, `shelf`: of this moment; an error where the model is not ready.
+@dataclass(frozen=True)
+class Searches(OnModel):
+    """Searches of the loaded model."""
 
-    `forget`: gives back what chats keep, when memory runs out.
-    """
-
-    def __init__(
-        self,
-        jobs: Jobs,
-        model: Callable[[], tuple[LoadedModel, SVFModel]],
-        shelf: Callable[[], Shelf],
-        uses: Uses,
-        forget: Callable[[], None],
-    ) -> None:
-        self.jobs, self.model, self.shelf = jobs, model, shelf
-        self.uses, self.forget = uses, forget
-        jobs.register(SEARCH, self._again)
+    def __post_init__(self) -> None:
+        self.jobs.register(SEARCH, self._again)
 
     # --- in the background
 
