@@ -126,13 +126,15 @@ class Answers:
         self._starting = threading.Lock()  # around a look at a chat's answer and a new one's start
 
     def start(self, chat: Chat, asked: Asked, how: How = answer) -> JobStatus:
-        """Let a chat be answered in the background.
+        """Let a chat be answered in the background; the question is on disk when this returns.
 
-        Raises `T2LocalError` while it is being answered already.
+        Raises `T2LocalError` while it is being answered already, and when it cannot be saved.
         """
         with self._starting:
             if self.running(chat.id):
                 raise T2LocalError(ANSWERED)
+            with self._engine.chats.claim(chat.id):
+                chat = self._engine.chats.save(chat)  # an answer stopped at once never begins
             id = self._jobs.start(AnswerWork(self._engine, chat, asked, how))
             return self._jobs.status(id)
 

@@ -7,7 +7,7 @@ import pytest
 from t2local.engine.answers import Asked, answer, carry_on, preview
 from t2local.engine.requests import Controls, Sampling
 from t2local.errors import T2LocalError
-from t2local.progress import FAILED, FINISHED, CancelToken
+from t2local.progress import ENDED, CancelToken
 from t2local.svf import Mixture
 from tests.ui.fake_engine import SAID, FakeEngine
 
@@ -152,7 +152,7 @@ def begun(engine, how, text="What is 2 + 2?"):
 
 def over(engine, chat):
     """The chat as it is on disk once its answer is over."""
-    assert engine.jobs.wait(f"answer-{chat.id}", 30).stage in (FINISHED, FAILED)
+    assert engine.jobs.wait(f"answer-{chat.id}", 30).stage in ENDED
     assert engine.answers.running(chat.id) is None
     assert chat.id not in engine.answers.chats()
     with engine.chats.claim(chat.id, 0.01):
@@ -200,10 +200,18 @@ def test_any_tab_stops_it_and_all_see_what_was_said(engine):
     assert over(engine, chat) == kept
 
 
-def test_an_answer_that_is_stopped_at_once_leaves_the_question_and_can_be_retried(engine):
+@pytest.mark.parametrize("begun_before", [False, True])
+def test_an_answer_that_is_stopped_at_once_leaves_the_question_and_can_be_retried(
+    engine, begun_before
+):
     chat = engine.chats.new().ask("What is 2 + 2?")
-    engine.answers.start(chat, asked(2000))
-    engine.answers.stop(chat.id)
+    if begun_before:
+        engine.answers.start(chat, asked(2000))
+        engine.answers.stop(chat.id)
+    else:
+        with engine.jobs._changed:  # its worker cannot take it up meanwhile
+            engine.answers.start(chat, asked(2000))
+            engine.answers.stop(chat.id)
     stopped = over(engine, chat)
     assert stopped.messages[0] == chat.messages[0]
     engine.answers.start(stopped, asked(3))
