@@ -16,8 +16,7 @@ from t2local.models import storage
 from t2local.models.decode import generate
 from t2local.models.fit import catalogue
 from t2local.paths import PROJECT_ROOT, SHIPPED_EXPERTS
-from t2local.tasks.rewards import REWARDS, Reward, words
-from t2local.tasks.rewards.named import named
+from t2local.tasks.rewards import REWARDS, Reward, named, words
 from t2local.ui import page
 from t2local.ui.launch import parser as app_parser
 from tests.test_layers import ROWS

@@ -20,8 +20,7 @@ from t2local.models.fit.memory import Machine, device_report
 from t2local.models.load.loader import load_model
 from t2local.models.storage import QUANTIZATIONS, Quantization
 from t2local.progress import drain
-from t2local.tasks.rewards import REWARDS, Reward, Sure, every_row_has
-from t2local.tasks.rewards.named import check_reward, rewards_of
+from t2local.tasks.rewards import REWARDS, Reward, Sure, check_reward, every_row_has, rewards_of
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import suggest_reward
 from t2local.training.dry_run import ROOM, fitting

@@ -33,7 +33,7 @@ from t2local.progress import CancelToken
 from t2local.svf import SVFModel, Z
 from t2local.svf.factored import FactoredModel
 from t2local.svf.targets import depth_of
-from t2local.tasks.rewards.named import check_reward, rewards_of
+from t2local.tasks.rewards import check_reward, rewards_of
 from t2local.tasks.rows import Example
 
 TREE_TOKENS = 320  # of one row: a longer one spends more on attention than it shares

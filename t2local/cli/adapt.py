@@ -16,7 +16,7 @@ from t2local.errors import T2LocalError
 from t2local.experts.mixture_file import write_mixture
 from t2local.progress import drain
 from t2local.tasks.files import read_examples
-from t2local.tasks.rewards.named import parts_of
+from t2local.tasks.rewards import parts_of
 from t2local.tasks.uploads import suggest_reward, with_choices
 
 NUMBERS = ("population", "elite_share", "generations", "low", "high", "max_new_tokens", "seed")

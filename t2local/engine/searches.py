@@ -28,7 +28,7 @@ from t2local.models.decode.out_of_memory import Work as Worded
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.progress import FINISHED, CancelToken
 from t2local.svf import Mixture
-from t2local.tasks.rewards.named import parts_of
+from t2local.tasks.rewards import parts_of
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import CHOICE, keep_file, read_upload, with_choices
 

@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from t2local.tasks.rewards import REWARDS
-from t2local.tasks.rewards.named import rewards_of
+from t2local.tasks.rewards import REWARDS, rewards_of
 from t2local.tasks.rows import Example
 
 LIKELIHOOD = "likelihood"  # the verdict of a question whose answer is the likeliest of its choices

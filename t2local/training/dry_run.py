@@ -20,8 +20,7 @@ from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.tasks.datasets import Dataset
-from t2local.tasks.rewards import REWARDS
-from t2local.tasks.rewards.named import rewards_of
+from t2local.tasks.rewards import REWARDS, rewards_of
 from t2local.tasks.rows import Example, shown, too_long
 from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.forecast import checks, other_seconds

@@ -36,7 +36,7 @@ from t2local.models.decode.scoring import (
 from t2local.models.fit.memory import return_freed_memory
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
-from t2local.tasks.rewards.named import rewards_of
+from t2local.tasks.rewards import rewards_of
 from t2local.tasks.rows import Example
 from t2local.training.config import NEXT_TOKEN, TrainConfig
 from t2local.training.reports import BatchStatistics

@@ -22,7 +22,7 @@ from t2local.provenance import origin
 from t2local.statistics import paired_difference
 from t2local.svf import SVFModel, Z
 from t2local.tasks.datasets import Dataset, dataset, folds, with_prompts
-from t2local.tasks.rewards.named import check_reward, parts_of
+from t2local.tasks.rewards import check_reward, parts_of
 from t2local.tasks.uploads import with_choices
 from t2local.training.dry_run import check_lengths
 from t2local.training.loop import Event, train

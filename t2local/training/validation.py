@@ -24,7 +24,7 @@ from t2local.progress import CancelToken, Progress
 from t2local.statistics import paired_difference
 from t2local.svf import SVFModel
 from t2local.tasks.files import content_hash
-from t2local.tasks.rewards.named import rewards_of
+from t2local.tasks.rewards import rewards_of
 from t2local.tasks.rows import Example
 from t2local.training.processes import Processes
 from t2local.training.reports import MEASURING_FORGOTTEN, Validation

@@ -1,8 +1,7 @@
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks.rewards import REWARDS
-from t2local.tasks.rewards.named import check_reward, named, rewards_of
+from t2local.tasks.rewards import REWARDS, check_reward, named, rewards_of
 from t2local.tasks.rows import Example
 
 SUMS = ["numeric+length", "2*numeric + 0.5*length", "numeric+0.2*length+exact"]
