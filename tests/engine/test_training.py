@@ -1,6 +1,7 @@
 import json
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -112,7 +113,9 @@ def test_a_failed_run_says_why(engine, data, tmp_path):
 
 
 def test_a_length_is_turned_into_steps_that_fit(engine, data):
-    tried = engine.training.dry_run_report(data, "choice", QUICK)
+    measured = engine.training.dry_run_report(data, "choice", QUICK)
+    assert min(measured.step_s, measured.answer_s) > 0
+    tried = replace(measured, step_s=0.5, answer_s=0.05, dry_s=1.0, others_s=0.0)
     minute = lasting("a minute", tried, QUICK)
     assert minute.steps >= 4
     assert steps_within(600, tried, QUICK) >= steps_within(60, tried, QUICK)
