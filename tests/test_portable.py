@@ -42,6 +42,7 @@ for name in ABSENT:
     sys.modules.pop(name, None)
 sys.meta_path.insert(0, NotHere())
 sys.platform = "win32"
+signal.SIGBREAK = signal.SIGINT  # which Windows has
 
 import t2local
 

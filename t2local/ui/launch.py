@@ -1,7 +1,9 @@
 """From the command line to a served page: arguments, the address, one sentence when it is taken.
 
 Imports nothing heavy, so that `--help` and a taken port answer at once. gradio's own environment
-variables for host and port count where no flag is given; its analytics are off.
+variables for host, port and path count where no flag is given; its analytics are off. The page is
+served behind the guard of `engine.access`, by a server of our own: gradio's `launch` would stand
+before it.
 """
 
 import argparse
@@ -11,13 +13,17 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import uvicorn
+
+from t2local.engine.access import Doors, Guard, is_loopback, known_names, names_of_this_computer
 from t2local.errors import T2LocalError
 from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, asked_for
 
 if TYPE_CHECKING:  # importing it takes seconds
     from t2local.engine.engine import Engine
+    from t2local.ui.page import Page
 
 LOCAL, EVERYWHERE, DEFAULT_PORT = "127.0.0.1", "0.0.0.0", 7860
 
@@ -44,6 +50,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--port", type=int, help=f"default: GRADIO_SERVER_PORT, or {DEFAULT_PORT}")
     add("--listen", action="store_true", help="let other computers of the network open the page")
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name by which the page may be opened, such as a reverse proxy's; repeatable",
+    )
     add("--data-dir", type=Path, help="where models, experts and chats are kept (T2LOCAL_HOME)")
     return arguments
 
@@ -53,7 +66,8 @@ def address(port: int | None, listen: bool) -> tuple[str, int]:
 
     Raises `T2LocalError` when the port is no port, or already in use.
     """
-    host = EVERYWHERE if listen else os.environ.get("GRADIO_SERVER_NAME", LOCAL)
+    host = EVERYWHERE if listen else os.environ.get("GRADIO_SERVER_NAME") or LOCAL
+    host = host.removeprefix("[").removesuffix("]")
     given = str(port if port is not None else os.environ.get("GRADIO_SERVER_PORT", DEFAULT_PORT))
     if not (given.isdigit() and 0 < int(given) < 65_536):
         raise T2LocalError(f"'{given}' is no port; choose a number from 1 to 65535 with --port.")
@@ -79,6 +93,58 @@ def check_free(host: str, port: int) -> None:
             ) from None
 
 
+def doors(options: argparse.Namespace, host: str, port: int) -> Doors:
+    """Who may come in, as the flags say and the host that is served."""
+    listens = not is_loopback(host)
+    unknown = [name for name in options.allow_host if not known_names([name])]
+    if unknown:
+        raise T2LocalError(
+            f"'{unknown[0]}' is no name of a host; write it without 'https://' and without a path, "
+            "such as --allow-host example.org."
+        )
+    names = known_names([host, *options.allow_host])
+    return Doors(
+        port=port,
+        names=names | names_of_this_computer() if listens else names,
+        listens=listens,
+        proxied=bool(options.allow_host),
+        proxies=frozenset(filter(None, os.environ.get("FORWARDED_ALLOW_IPS", "").split(","))),
+    )
+
+
+class Server(uvicorn.Server):
+    """Serves a page behind its guard, and says so once it is open."""
+
+    def __init__(self, page: "Page", doors: Doors, host: str, port: int) -> None:
+        self.page, self.host = page, host
+        config = uvicorn.Config(
+            Guard(page.application(), doors),
+            host,
+            port,
+            log_level="warning",
+            proxy_headers=False,  # the guard knows whom to believe
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+        super().__init__(config)
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(f"t2local is open at {self.url} (Ctrl + C ends it)", flush=True)
+
+    @property
+    def url(self) -> str:
+        """The address for this computer, once it is open."""
+        port = self.servers[0].sockets[0].getsockname()[1]
+        name = "localhost" if self.host in (EVERYWHERE, "::") else self.host
+        return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        self.page.app.stop_event.set()  # ends the streams of open pages, which would go on
+        await super().shutdown(sockets)
+
+
 def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "Engine"]) -> int:
     """Serve the page until interrupted; the exit status: 0, or 1 after one clear line on stderr."""
     options = parser().parse_args(arguments)
@@ -91,12 +157,7 @@ def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "E
         engine.start()
         from t2local.ui.page import build_app  # after the environment is set: gradio reads it once
 
-        page = build_app(engine)
-        _, url, _ = page.launch(
-            server_name=host, server_port=port, quiet=True, prevent_thread_lock=True
-        )
-        print(f"t2local is open at {url} (Ctrl + C ends it)", flush=True)
-        page.block_thread()
+        Server(build_app(engine), doors(options, host, port), host, port).run()
     except T2LocalError as error:
         print(error, file=sys.stderr)
         return 1

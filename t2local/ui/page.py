@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 from markupsafe import Markup
+from starlette.applications import Starlette
 
 from t2local.engine.chats import Chat
 from t2local.engine.engine import Engine
@@ -51,26 +52,34 @@ KEEP_CHAT = """(id) => {
 
 
 class Page(gr.Blocks):
-    """Blocks that bring their own looks to `launch`, however they are launched.
+    """Blocks with the looks they are served with.
 
     `served`: folders whose files the page shows.
     """
 
     served: tuple[Path, ...] = ()
 
-    def launch(self, *args: Any, **options: Any) -> Any:
-        looks = {
-            "theme": page_theme(),
+    def application(self, root_path: str = "") -> Starlette:
+        """The page as an application. `root_path`: where a proxy puts it, `/t2` or ""."""
+        application = Starlette()
+        gr.mount_gradio_app(
+            application,
+            self,
+            "/",
+            root_path=root_path,
+            theme=page_theme(),
             # in the head, because gradio rewrites the selectors of `css`
-            "head": PAGE.render("page.html", "head", styles=Markup("".join(map(asset, _styles())))),
-            "js": f"() => {{ {asset('page.js')} }}",
-            "favicon_path": FOLDER / "favicon.svg",
-            "footer_links": [],
-            "share": False,
-            "allowed_paths": [str(folder) for folder in self.served],
-            "ssr_mode": False,
-        }
-        return super().launch(*args, **{**looks, **options})
+            head=PAGE.render("page.html", "head", styles=Markup("".join(map(asset, _styles())))),
+            js=f"() => {{ {asset('page.js')} }}",
+            favicon_path=FOLDER / "favicon.svg",
+            footer_links=[],
+            allowed_paths=[str(folder) for folder in self.served],
+            ssr_mode=False,
+            show_error=False,
+            mcp_server=False,
+        )
+        self.app = application.routes[-1].app  # what `launch` would have served
+        return application
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
 """A served page with a scripted engine, and chromium to drive it."""
 
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from t2local.engine.access import Doors
 from t2local.engine.chats import ChatStore
-from t2local.ui.page import build_app
+from t2local.ui.launch import Server
+from t2local.ui.page import Page, build_app
 from tests.ui.fake_engine import FakeEngine
 
 ARGUMENTS = [
@@ -28,9 +32,26 @@ class Served:
 def serve(folder: Path, **options) -> tuple[Served, Callable[[], None]]:
     """A page on a free port, and the function that closes it."""
     engine = FakeEngine(chats=ChatStore(folder), **options)
-    app = build_app(engine)
-    _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    return Served(engine, url), app.close
+    url, close = opened(build_app(engine))
+    return Served(engine, url), close
+
+
+def opened(page: Page, doors: Doors | None = None) -> tuple[str, Callable[[], None]]:
+    """A page served as `python app.py` serves it, on a free port: its address, and its end."""
+    server = Server(page, doors or Doors(), "127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        assert time.monotonic() < deadline, "the server did not start in time"
+        time.sleep(0.01)
+
+    def close() -> None:
+        server.should_exit = True
+        thread.join(timeout=20)
+
+    return server.url, close
 
 
 @pytest.fixture(scope="session")

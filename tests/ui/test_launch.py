@@ -1,10 +1,16 @@
+import signal
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import gradio as gr
+import httpx
 import pytest
 
+from t2local.engine import access
 from t2local.errors import T2LocalError
+from t2local.paths import PROJECT_ROOT
 from t2local.ui import launch
 from t2local.ui.messages import shown
 
@@ -81,3 +87,94 @@ def test_shown_turns_a_users_mistake_into_a_message():
 def test_shown_leaves_a_programmers_mistake_alone():
     with pytest.raises(ZeroDivisionError):
         shown(lambda: 1 / 0)()
+
+
+def options(*flags):
+    return launch.parser().parse_args(flags)
+
+
+def test_the_doors_open_for_this_computers_names_and_those_given(monkeypatch):
+    monkeypatch.setattr(launch, "names_of_this_computer", lambda: frozenset({"study"}))
+    alone = launch.doors(options(), "127.0.0.1", 7860)
+    assert not (alone.listens)
+    assert not (alone.proxied)
+    assert "study" not in alone.names
+    listening = launch.doors(options("--listen"), "0.0.0.0", 7860)
+    assert listening.listens
+    assert "study" in listening.names
+    given = launch.doors(options("--allow-host", "A.org:443", "--allow-host", "::2"), "::1", 1)
+    assert {"a.org", "::2"} <= given.names
+    assert given.proxied
+    assert not given.listens
+
+
+def test_this_computers_names_are_what_others_call_it(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "Study")
+    monkeypatch.setattr(socket, "getfqdn", lambda: "study.example.org.")
+    found = [(0, 0, 0, "", (address, 0)) for address in ("10.0.0.5", "fe80::1%eth0")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments: found)
+    expected = {"study", "study.local", "study.example.org", "10.0.0.5", "fe80::1"}
+    assert access.names_of_this_computer() == expected
+    monkeypatch.setattr(socket, "getaddrinfo", _no_such_name)
+    assert access.names_of_this_computer() == {"study", "study.local", "study.example.org"}
+
+
+def _no_such_name(*arguments):
+    raise socket.gaierror
+
+
+@pytest.mark.parametrize("name", ["https://a.org", "a.org/t2", "a b", "", "*", "user@a.org"])
+def test_a_host_name_that_is_none(name):
+    with pytest.raises(T2LocalError, match="no name of a host"):
+        launch.doors(options("--allow-host", name), "127.0.0.1", 7860)
+
+
+def test_a_listening_page_is_known_by_an_ipv6_address_too(monkeypatch):
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "[::1]")
+    monkeypatch.setattr(launch, "check_free", lambda host, port: None)
+    assert launch.address(None, False) == ("::1", 7860)
+
+
+PROGRAM = """
+import sys
+from t2local.ui import launch
+from tests.ui.fake_engine import FakeEngine
+sys.exit(launch.run(sys.argv[1:], lambda options: FakeEngine()))
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """`start(*flags)`: the program with a scripted engine, until it says that it is open."""
+    programs = []
+
+    def starting(*flags):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        program = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, f"--port={port}", f"--data-dir={tmp_path}", *flags],
+            cwd=PROJECT_ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        programs.append(program)
+        assert "is open at" in program.stdout.readline()
+        return program, f"http://127.0.0.1:{port}"
+
+    yield starting
+    for program in programs:
+        program.kill()
+        program.communicate()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl + C goes to a console's programs there")
+def test_ctrl_c_ends_it_also_while_a_page_is_open(start):
+    program, url = start()
+    with httpx.stream("GET", f"{url}/gradio_api/heartbeat/abc", timeout=20) as stream:
+        assert stream.status_code == 200
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=20)
+    assert program.returncode == 0
+    assert errors == ""

@@ -4,7 +4,7 @@ import pytest
 
 from t2local.engine.engine import Engine
 from t2local.ui.page import build_app
-from tests.ui.conftest import done
+from tests.ui.conftest import done, opened
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 
@@ -13,10 +13,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.model]
 def url(embedded_home):
     engine = Engine("embedded", quantize="none")
     engine.start()
-    app = build_app(engine)
-    _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    url, close = opened(build_app(engine))
     yield url
-    app.close()
+    close()
 
 
 def test_a_real_answer_is_dispatched_steered_and_stopped(open_page, url):

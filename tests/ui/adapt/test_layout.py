@@ -8,7 +8,7 @@ from t2local.engine.job_record import SEARCH
 from t2local.experts import Expert
 from t2local.progress import FINISHED
 from t2local.ui.page import build_app
-from tests.ui.conftest import PHONE
+from tests.ui.conftest import PHONE, opened
 
 pytestmark = pytest.mark.browser
 
@@ -24,10 +24,9 @@ def served_engine(tiny_folder):
         generator = torch.Generator().manual_seed(seed)
         z = {n: 1 + 0.3 * torch.randn(r, generator=generator) for n, r in svf.ranks.items()}
         engine.adopt(Expert(name, engine.status.model_name, svf.fingerprint(z), z))
-    app = build_app(engine)
-    _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    url, close = opened(build_app(engine))
     yield engine, url
-    app.close()
+    close()
 
 
 def adapt_page(open_page, url, **options):

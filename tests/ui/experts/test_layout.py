@@ -9,7 +9,7 @@ from t2local.progress import drain
 from t2local.svf import attach
 from t2local.ui.page import build_app
 from tests.experts.support import small_expert
-from tests.ui.conftest import DESKTOP, PHONE, serve
+from tests.ui.conftest import DESKTOP, PHONE, opened, serve
 
 pytestmark = pytest.mark.browser
 
@@ -115,8 +115,7 @@ def test_delete_and_undo_on_a_real_engine(open_page, tiny_folder):
     loaded = drain(load_model(str(folder)))
     Library(loaded.slug).save(small_expert(attach(loaded.model), base_model=loaded.name))
     engine = Engine(str(folder)).load()
-    app = build_app(engine)
-    _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    url, close = opened(build_app(engine))
     try:
         page = show(open_page, url)
         act(page, "counting", "remove")
@@ -128,4 +127,4 @@ def test_delete_and_undo_on_a_real_engine(open_page, tiny_folder):
         page.wait_for_selector(".expert[data-name=counting]")
         assert [expert.name for expert in engine.experts()] == ["counting"]
     finally:
-        app.close()
+        close()

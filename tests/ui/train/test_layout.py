@@ -7,7 +7,7 @@ import pytest
 from t2local.engine.engine import Engine
 from t2local.training.runs import Run
 from t2local.ui.page import build_app
-from tests.ui.conftest import DESKTOP, PHONE
+from tests.ui.conftest import DESKTOP, PHONE, opened
 
 pytestmark = pytest.mark.browser
 
@@ -22,18 +22,17 @@ def folder(tiny_folder):
 @pytest.fixture
 def start(folder):
     """`start()`: a server on the same home; again: a restarted one."""
-    apps = []
+    closes = []
 
     def serve():
         engine = Engine(str(folder)).load()
-        app = build_app(engine)
-        _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-        apps.append(app)
+        url, close = opened(build_app(engine))
+        closes.append(close)
         return engine, url
 
     yield serve
-    for app in apps:
-        app.close()
+    for close in closes:
+        close()
 
 
 @pytest.fixture

@@ -1,0 +1,143 @@
+"""The page as it is served: every route is behind the guard, over real sockets too."""
+
+import re
+import socket
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from starlette.routing import Mount, Route, WebSocketRoute
+
+from t2local.engine.access import Doors, Guard
+from t2local.ui.launch import Server
+from t2local.ui.page import build_app
+from tests.engine.test_access import HOME, OWN, ask
+from tests.ui.conftest import opened
+from tests.ui.fake_engine import FakeEngine
+
+MOST_ROUTES_WE_KNOW = 80
+REFUSED = {401, 403, 421}
+
+
+@pytest.fixture(scope="module")
+def served():
+    return Server(build_app(FakeEngine()), Doors(), "127.0.0.1", 7860).config.app
+
+
+@pytest.fixture(scope="module")
+def url():
+    url, close = opened(build_app(FakeEngine()))
+    yield url
+    close()
+
+
+def routes(application, before: str = ""):
+    """Every path, method and kind that an application answers to, of mounted ones too."""
+    for route in application.routes:
+        if isinstance(route, Mount):
+            yield from routes(route.app, before + plain(route.path))
+        elif isinstance(route, WebSocketRoute):
+            yield before + plain(route.path), "GET", "websocket"
+        elif isinstance(route, Route | APIRoute):
+            for method in sorted(route.methods):
+                yield before + plain(route.path), method, "http"
+        else:  # a router that FastAPI looks into later; anything else fails here
+            yield from routes(route.original_router, before + route.include_context.prefix)
+
+
+def plain(path: str) -> str:
+    return re.sub(r"\{[^}]*\}", "x", path)
+
+
+def test_the_walk_sees_the_routes(served):
+    assert isinstance(served, Guard)
+    known = set(routes(served.app))
+    assert len(known) >= MOST_ROUTES_WE_KNOW
+    for expected in (
+        ("/", "GET"),
+        ("/gradio_api/upload", "POST"),
+        ("/gradio_api/queue/data", "GET"),
+        ("/gradio_api/queue/join", "POST"),
+        ("/gradio_api/heartbeat/x", "GET"),
+        ("/gradio_api/file=x", "GET"),
+        ("/static/x", "GET"),
+        ("/assets/x", "GET"),
+    ):
+        assert (*expected, "http") in known
+
+
+STRANGERS = {
+    "host": [("host", "evil.example")],
+    "origin": [HOME, ("origin", "http://evil.example")],
+    "site": [HOME, ("sec-fetch-site", "cross-site")],
+    "no host": [],
+}
+
+
+@pytest.mark.parametrize("headers", STRANGERS.values(), ids=STRANGERS)
+def test_every_route_refuses_strangers(served, headers):
+    let_in = []
+    for path, method, kind in [*routes(served.app), ("/no/such/route", "GET", "http")]:
+        for one in {method, "OPTIONS"}:
+            answer = ask(served, path, headers, one, kind)
+            allowed = [name for name, _ in answer.headers if name.startswith("access-control")]
+            if answer.status not in REFUSED or allowed:
+                let_in.append((one, path, answer.status, allowed))
+    assert not let_in
+
+
+def test_the_page_itself_is_let_in(url):
+    own = url.rstrip("/")
+    with httpx.Client(base_url=url, headers={"origin": own}) as client:
+        assert "gradio" in client.get("/").text
+        assert client.get("/config").json()["root"] == own
+        assert client.get("/favicon.ico").headers["content-type"].startswith("image/svg")
+        uploaded = client.post("/gradio_api/upload", files={"files": ("a.txt", b"hello")})
+        served = client.get(f"/gradio_api/file={uploaded.json()[0]}")
+        assert served.text == "hello"
+        for answer in (uploaded, served, client.options("/config")):
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+RAW = {
+    "no host, http 1.0": b"GET / HTTP/1.0\r\n\r\n",
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+    "two own hosts": b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+    "folded host": b"GET / HTTP/1.1\r\nHost: localhost\r\n evil.example\r\n\r\n",
+    "empty host": b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
+    "foreign host": b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+    "space before colon": b"GET / HTTP/1.1\r\nHost : localhost\r\n\r\n",
+    "whole address": b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "foreign in both": b"GET http://localhost/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+    "star": b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "null byte": b"GET / HTTP/1.1\r\nHost: localhost\x00evil\r\n\r\n",
+    "high bytes": b"GET / HTTP/1.1\r\nHost: local\xffhost\r\n\r\n",
+    "websocket": b"GET / HTTP/1.1\r\nHost: evil.example\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    b"Sec-WebSocket-Version: 13\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_bytes", RAW.values(), ids=RAW)
+def test_a_crooked_request_is_refused_over_a_socket(url, request_bytes):
+    assert status_of(url, request_bytes) in {400, 403, 421}
+
+
+@pytest.mark.parametrize("host", [b"LOCALHOST", b"localhost.", b"127.0.0.1", b"[::1]:99"])
+def test_an_own_name_is_served_over_a_socket(url, host):
+    """So the requests above are refused for their host, and not for how they are sent."""
+    request = b"GET /robots.txt HTTP/1.1\r\nConnection: close\r\nHost: %s\r\n\r\n" % host
+    assert status_of(url, request) == 200
+
+
+def status_of(url: str, request_bytes: bytes) -> int:
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port), timeout=20) as connection:
+        connection.sendall(request_bytes)
+        answer = connection.recv(65_536)
+    return int(answer.split(b" ", 2)[1])
+
+
+def test_an_own_origin_is_what_the_browser_says(served):
+    assert ask(served, "/robots.txt", [HOME, ("origin", OWN)]).status == 200
