@@ -3,22 +3,23 @@
 `Doors` is what was decided at the start, `Guard` holds it for every request, whatever its route:
 pages, uploads, files, event streams, websockets. A request must name a host that is this
 computer's (a foreign name that leads here is how DNS rebinding begins), and must not come from
-another site's page. What a proxy says of a request is believed only where one was announced.
+another site's page. Where a password is in force, it opens nothing but the way to log in without
+it. What a proxy says of a request is believed only where one was announced.
 """
 
-import ipaddress
+import asyncio
 import json
+import math
 import re
-import socket
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{0,5}))?", re.ASCII)
-ORIGIN = re.compile(r"(https?)://([^/@]+)", re.ASCII)
-DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+from t2local.engine.doors import Authority, Doors, Origin
+from t2local.engine.passwords import Sessions, Tries, is_right
+
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 FORWARDED = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip|x-gradio-server")
 NOT_FRAMED = [
@@ -26,88 +27,13 @@ NOT_FRAMED = [
     (b"x-frame-options", b"SAMEORIGIN"),
 ]
 POLICY_VIOLATION = 1008  # why a websocket is closed
+LOGIN, LOGOUT = "/login", "/logout"
+MOST_FORM_BYTES, FORM_S = 4_096, 10.0  # of a login
+ASK = "This page asks for a password; give it as 'Authorization: Bearer PASSWORD', or log in."
+WRONG = "That is not the password; it was printed where t2local was started, unless one was chosen."
 
 Headers = list[tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True)
-class Authority:
-    """The part of an address that says where: `example.org:8080`. IPv6 without its brackets."""
-
-    name: str
-    port: int | None = None
-
-    @classmethod
-    def read(cls, text: str) -> "Authority | None":
-        """None where it is none. Upper case, one dot at the end and other spellings of an IPv6
-        address are the same name.
-
-        >>> Authority.read("LocalHost.:80"), Authority.read("[0:0::1]"), Authority.read("a@b")
-        (Authority(name='localhost', port=80), Authority(name='::1', port=None), None)
-        """
-        found = AUTHORITY.fullmatch(text.strip(" \t").lower())
-        if found is None:
-            return None
-        name, port = found[1].removesuffix("."), int(found[2] or 0) or None
-        if name.startswith("["):
-            try:
-                name = str(ipaddress.IPv6Address(name[1:-1]))
-            except ValueError:
-                return None
-        return cls(name, port) if name and (port or 0) < 65_536 else None
-
-    def __str__(self) -> str:
-        name = f"[{self.name}]" if ":" in self.name else self.name
-        return name if self.port is None else f"{name}:{self.port}"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a page came from, as a browser says it; the port is always there."""
-
-    scheme: str
-    name: str
-    port: int
-
-    @classmethod
-    def read(cls, text: str) -> "Origin | None":
-        """None for what is no web page's origin: `null`, a user before an `@`, another scheme."""
-        found = ORIGIN.fullmatch(text.strip(" \t").lower())
-        where = Authority.read(found[2]) if found else None
-        return None if where is None else cls.of(found[1], where)
-
-    @classmethod
-    def of(cls, scheme: str, where: Authority) -> "Origin":
-        return cls(scheme, where.name, where.port or DEFAULT_PORTS[scheme])
-
-
-@dataclass(frozen=True)
-class Doors:
-    """What was decided at the start.
-
-    `names`: hosts by which the page may be asked for, beside this computer's loopback names.
-    `listens`: other computers can reach it; then the address that a connection came in on counts
-    as a name too. `proxied`: a reverse proxy stands before it. `proxies`: its addresses, where it
-    is not on this computer; `*` is any. `root_path`: the proxy's path to the page, `/t2` or "".
-    """
-
-    port: int = 7860
-    names: frozenset[str] = frozenset()
-    listens: bool = False
-    proxied: bool = False
-    proxies: frozenset[str] = frozenset()
-    root_path: str = ""
-
-    def opens_for(self, host: Authority, own_address: str) -> bool:
-        """Whether this is a name of ours. `own_address`: at which the connection came in."""
-        if host.name in LOOPBACK or host.name in self.names:
-            return True
-        return self.listens and host.name == own_address and is_address(host.name)
-
-    def believes(self, peer: str) -> bool:
-        """Whether what `peer` says of the client before it is taken for true."""
-        trusted = is_loopback(peer) or peer in self.proxies or "*" in self.proxies
-        return self.proxied and bool(peer) and trusted
+LoginPage = Callable[[str, str], str]  # where the form goes, and what is to be said -> HTML
 
 
 @dataclass(frozen=True)
@@ -125,6 +51,9 @@ class Visit:
     def header(self, name: str) -> list[str]:
         return values_of(self.scope["headers"], name)
 
+    def posts_to(self, path: str) -> bool:
+        return self.scope.get("method") == "POST" and self.scope["path"] == path
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -136,10 +65,14 @@ class Refusal:
 
 
 class Guard:
-    """`app` behind its doors. Nothing stands before it but the server."""
+    """`app` behind its doors. Nothing stands before it but the server.
 
-    def __init__(self, app: ASGIApp, doors: Doors) -> None:
-        self.app, self.doors = app, doors
+    `login_page` draws the way in for a browser; without one, only programs can come in.
+    """
+
+    def __init__(self, app: ASGIApp, doors: Doors, login_page: LoginPage | None = None) -> None:
+        self.app, self.doors, self.login_page = app, doors, login_page
+        self.sessions, self.tries = Sessions(), Tries()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -147,10 +80,100 @@ class Guard:
             return
         visit = visit_of(scope, self.doors)
         refusal = stranger(visit, self.doors)
+        if refusal is None and self.doors.password is not None:
+            if visit.posts_to(LOGIN):
+                await self._log_in(visit, receive, send)
+                return
+            refusal = self._unknown(visit)
+            if refusal is None and visit.posts_to(LOGOUT):
+                await self._log_out(visit, send)
+                return
         if refusal is not None:
-            await refuse(visit, refusal, send)
+            await self._refuse(visit, refusal, send)
             return
         await self.app(visit.scope, receive, kept_apart(send))
+
+    def _unknown(self, visit: Visit) -> Refusal | None:
+        """Why somebody is not let in: no session, and no right password with the request."""
+        if any(self.sessions.knows(token) for token in self._tokens(visit)):
+            return None
+        given = [re.match(r"bearer +(.*)", v, re.IGNORECASE) for v in visit.header("authorization")]
+        if len(given) != 1 or given[0] is None:
+            return _unauthorized(ASK)
+        return self._tried(visit, given[0][1].strip().encode("latin-1"))
+
+    def _tried(self, visit: Visit, given: bytes) -> Refusal | None:
+        """Compare a password that was given, unless its address has to wait."""
+        wait_s = math.ceil(self.tries.wait_s(visit.client))
+        if wait_s:
+            return Refusal(
+                429,
+                f"Too many wrong passwords were given; try again in {wait_s} s.",
+                [(b"retry-after", str(wait_s).encode())],
+            )
+        if is_right(given, self.doors.password):
+            return None
+        self.tries.failed(visit.client)
+        return _unauthorized(WRONG)
+
+    async def _log_in(self, visit: Visit, receive: Receive, send: Send) -> None:
+        given = await _form_value(receive, "password")
+        refusal = self._tried(visit, given.encode())
+        if refusal is not None:
+            await self._refuse(visit, refusal, send)
+            return
+        await self._to_the_page(send, self._cookie(visit, self.sessions.open()))
+
+    async def _log_out(self, visit: Visit, send: Send) -> None:
+        for token in self._tokens(visit):
+            self.sessions.close(token)
+        await self._to_the_page(send, self._cookie(visit, "", "; Max-Age=0"))
+
+    async def _to_the_page(self, send: Send, cookie: str) -> None:
+        location = f"{self.doors.root_path}/".encode()
+        headers = [(b"location", location), (b"set-cookie", cookie.encode())]
+        await answer(send, 303, "", "text/plain", headers)
+
+    async def _refuse(self, visit: Visit, refusal: Refusal, send: Send) -> None:
+        """In words; a browser that could log in is shown where."""
+        if refusal.status in (401, 429) and self.login_page and wants_html(visit):
+            said = "" if refusal.sentence == ASK else refusal.sentence
+            body = self.login_page(self.doors.root_path + LOGIN, said)
+            await answer(send, refusal.status, body, "text/html", refusal.headers)
+        else:
+            await refuse(visit, refusal, send)
+
+    @property
+    def _cookie_name(self) -> str:
+        return f"t2local-{self.doors.port}"  # a browser does not tell apart the ports of a host
+
+    def _cookie(self, visit: Visit, token: str, more: str = "") -> str:
+        path = self.doors.root_path or "/"
+        secure = "; Secure" if visit.schemes[0] == "https" else ""
+        return f"{self._cookie_name}={token}; Path={path}; HttpOnly; SameSite=Strict{secure}{more}"
+
+    def _tokens(self, visit: Visit) -> list[str]:
+        pairs = [pair.partition("=") for text in visit.header("cookie") for pair in text.split(";")]
+        return [value.strip() for name, _, value in pairs if name.strip() == self._cookie_name]
+
+
+def _unauthorized(sentence: str) -> Refusal:
+    return Refusal(401, sentence, [(b"www-authenticate", b'Bearer realm="t2local"')])
+
+
+async def _form_value(receive: Receive, name: str) -> str:
+    """One field of a short form; "" where it is not there, too long, or does not arrive."""
+    content, more = b"", True
+    try:
+        async with asyncio.timeout(FORM_S):
+            while more and len(content) <= MOST_FORM_BYTES:
+                message = await receive()
+                content += message.get("body", b"")
+                more = message.get("more_body", False)
+        values = parse_qs(content.decode(), max_num_fields=8) if not more else {}
+    except (TimeoutError, ValueError):
+        return ""
+    return values.get(name, [""])[0]
 
 
 # --- Is it for us, and from our own page?
@@ -259,43 +282,6 @@ def _last(headers: Headers, name: str) -> list[str]:
     """What the nearest proxy said, which stands last; [] or one value."""
     values = [value.strip() for text in values_of(headers, name) for value in text.split(",")]
     return [values[-1].lower()] if values and values[-1] else []
-
-
-# --- Names and addresses
-
-
-def names_of_this_computer() -> frozenset[str]:
-    """What others of the network may call it: its host names and their addresses."""
-    names = {socket.gethostname(), socket.getfqdn()}
-    names |= {f"{name}.local" for name in names if "." not in name}
-    try:
-        found = socket.getaddrinfo(socket.gethostname(), None)
-    except OSError:  # a name that leads nowhere
-        found = []
-    return known_names([*names, *(_bare(where[4][0]) for where in found)])
-
-
-def known_names(texts: Iterable[str]) -> frozenset[str]:
-    """Names as they are compared, of names with or without a port; others are left out."""
-    read = [Authority.read(f"[{text}]" if text.count(":") > 1 else text) for text in texts]
-    return frozenset(where.name for where in read if where is not None)
-
-
-def _bare(address: str) -> str:
-    return address.partition("%")[0]  # without the interface of a link-local address
-
-
-def is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def is_loopback(name: str) -> bool:
-    """Whether only this computer can reach what is served at this host name or address."""
-    return name == "localhost" or (is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 
 # --- Answers of the guard itself

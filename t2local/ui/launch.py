@@ -11,21 +11,29 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from t2local.engine.access import Doors, Guard, is_loopback, known_names, names_of_this_computer
+from t2local.engine.access import Guard
+from t2local.engine.doors import (
+    DEFAULT_PORT,
+    EVERYWHERE,
+    EVERYWHERE_6,
+    LOCAL,
+    TOKEN,
+    addresses_of_this_computer,
+    decide,
+    is_loopback,
+)
 from t2local.errors import T2LocalError
 from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, asked_for
 
 if TYPE_CHECKING:  # importing it takes seconds
     from t2local.engine.engine import Engine
     from t2local.ui.page import Page
-
-LOCAL, EVERYWHERE, DEFAULT_PORT = "127.0.0.1", "0.0.0.0", 7860
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,7 +57,13 @@ def parser() -> argparse.ArgumentParser:
         "up to three times as fast, logits a few per cent off",
     )
     add("--port", type=int, help=f"default: GRADIO_SERVER_PORT, or {DEFAULT_PORT}")
-    add("--listen", action="store_true", help="let other computers of the network open the page")
+    add(
+        "--listen",
+        action="store_true",
+        help="let other computers of the network open the page, with a password",
+    )
+    add("--password", help=f"default: {TOKEN}, or with --listen one that is made up and printed")
+    add("--no-password", action="store_true", help="let in whoever can reach the page")
     add(
         "--allow-host",
         action="append",
@@ -93,32 +107,13 @@ def check_free(host: str, port: int) -> None:
             ) from None
 
 
-def doors(options: argparse.Namespace, host: str, port: int) -> Doors:
-    """Who may come in, as the flags say and the host that is served."""
-    listens = not is_loopback(host)
-    unknown = [name for name in options.allow_host if not known_names([name])]
-    if unknown:
-        raise T2LocalError(
-            f"'{unknown[0]}' is no name of a host; write it without 'https://' and without a path, "
-            "such as --allow-host example.org."
-        )
-    names = known_names([host, *options.allow_host])
-    return Doors(
-        port=port,
-        names=names | names_of_this_computer() if listens else names,
-        listens=listens,
-        proxied=bool(options.allow_host),
-        proxies=frozenset(filter(None, os.environ.get("FORWARDED_ALLOW_IPS", "").split(","))),
-    )
-
-
 class Server(uvicorn.Server):
     """Serves a page behind its guard, and says so once it is open."""
 
-    def __init__(self, page: "Page", doors: Doors, host: str, port: int) -> None:
-        self.page, self.host = page, host
+    def __init__(self, page: "Page", host: str, port: int) -> None:
+        self.page, self.host, self.doors = page, host, page.doors
         config = uvicorn.Config(
-            Guard(page.application(), doors),
+            Guard(page.application(), page.doors, page.login_page),
             host,
             port,
             log_level="warning",
@@ -131,13 +126,23 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         if self.started:
-            print(f"t2local is open at {self.url} (Ctrl + C ends it)", flush=True)
+            print("\n".join(self._announcement()), flush=True)
 
-    @property
-    def url(self) -> str:
-        """The address for this computer, once it is open."""
+    def _announcement(self) -> Iterator[str]:
+        yield f"t2local is open at {self.url()} (Ctrl + C ends it)"
+        if self.host in (EVERYWHERE, EVERYWHERE_6):
+            others = [text for text in addresses_of_this_computer() if not is_loopback(text)]
+            if others:
+                yield f"for other computers: {self.url(others[0])}"
+        if self.doors.invented:
+            yield f"password: {self.doors.password}"
+        if self.doors.warning:
+            yield f"Warning: {self.doors.warning}"
+
+    def url(self, name: str = "") -> str:
+        """The address of the open page under one of its names; else the one for this computer."""
         port = self.servers[0].sockets[0].getsockname()[1]
-        name = "localhost" if self.host in (EVERYWHERE, "::") else self.host
+        name = name or ("localhost" if self.host in (EVERYWHERE, EVERYWHERE_6) else self.host)
         return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
 
     async def shutdown(self, sockets: Any = None) -> None:
@@ -153,11 +158,20 @@ def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "E
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         host, port = address(options.port, options.listen)
+        doors = decide(
+            host,
+            port,
+            allow_hosts=options.allow_host,
+            password=options.password,
+            no_password=options.no_password,
+            environment=os.environ,
+        )
+        os.environ.pop(TOKEN, None)  # no program that is started from here needs it
         engine = make_engine(options)
         engine.start()
         from t2local.ui.page import build_app  # after the environment is set: gradio reads it once
 
-        Server(build_app(engine), doors(options, host, port), host, port).run()
+        Server(build_app(engine, doors), host, port).run()
     except T2LocalError as error:
         print(error, file=sys.stderr)
         return 1

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from starlette.applications import Starlette
 
 from t2local.engine.chats import Chat
+from t2local.engine.doors import Doors
 from t2local.engine.engine import Engine
 from t2local.errors import T2LocalError
 from t2local.ui.adapt.events import AdaptEvents
@@ -31,7 +32,7 @@ from t2local.ui.jobs.layout import create_jobs_tab
 from t2local.ui.messages import as_text, shown
 from t2local.ui.models.events import ModelsEvents
 from t2local.ui.models.layout import create_models_tab
-from t2local.ui.style import FOLDER, PAGE, asset, header_html, page_theme
+from t2local.ui.style import FOLDER, PAGE, asset, header_html, login_html, page_theme
 from t2local.ui.train.events import CHAT, TrainEvents
 from t2local.ui.train.layout import create_train_tab
 
@@ -54,19 +55,21 @@ KEEP_CHAT = """(id) => {
 class Page(gr.Blocks):
     """Blocks with the looks they are served with.
 
-    `served`: folders whose files the page shows.
+    `served`: folders whose files the page shows. `doors`: who may open it.
     """
 
     served: tuple[Path, ...] = ()
+    doors: Doors = Doors()
+    login_page = staticmethod(login_html)
 
-    def application(self, root_path: str = "") -> Starlette:
-        """The page as an application. `root_path`: where a proxy puts it, `/t2` or ""."""
+    def application(self) -> Starlette:
+        """The page as an application, which the guard of its doors belongs before."""
         application = Starlette()
         gr.mount_gradio_app(
             application,
             self,
             "/",
-            root_path=root_path,
+            root_path=self.doors.root_path,
             theme=page_theme(),
             # in the head, because gradio rewrites the selectors of `css`
             head=PAGE.render("page.html", "head", styles=Markup("".join(map(asset, _styles())))),
@@ -162,12 +165,19 @@ def _styles() -> list[str]:
     return ["page.css", *(tab.style for tab in TABS if tab.style)]
 
 
-def build_app(engine: Engine) -> Page:
-    """The page of one engine; `engine.start()` may be called before or after."""
+def build_app(engine: Engine, doors: Doors | None = None) -> Page:
+    """The page of one engine; `engine.start()` may be called before or after.
+
+    `doors`: who may open it; without them this computer alone.
+    """
     with Page(title=TITLE, fill_width=True, fill_height=True, analytics_enabled=False) as page:
         page.served = (engine.chats.pictures_folder,)
+        page.doors = doors or Doors()
         header = gr.HTML(
-            header_html(engine.status), elem_id="header", apply_default_css=False, js_on_load=None
+            header_html(engine.status, page.doors),
+            elem_id="header",
+            apply_default_css=False,
+            js_on_load=None,
         )
         timer = gr.Timer(POLL_S)
         laid_out, shown_tabs = {}, {}
@@ -192,8 +202,10 @@ class _Opening:
         self.engine, self.tab, self.chat_events = engine, tab, chat_events
         self.header, self.experts, self.timer = header, experts, timer
         self.serial = gr.State(NO_MODEL)
+        self.doors = Doors()
 
     def bind(self, page: Page) -> None:
+        self.doors = page.doors
         tab, quiet = self.tab, {"show_progress": "hidden"}
         status = [self.header, self.timer, self.serial, tab.message, tab.send]
         chat = [*self.chat_events.shown_chat, *self.chat_events.chat_outputs, self.experts]
@@ -225,9 +237,9 @@ class _Opening:
         """While a model is loaded how far it is; then the page follows the new one, once."""
         status = self.engine.status
         if values[self.tab.chat_id] is None:  # not opened yet: a new chat would take its place
-            return {self.header: header_html(status)}
+            return {self.header: header_html(status, self.doors)}
         if status.ready and values[self.serial] == status.serial:
-            header = {self.serial: status.serial, self.header: header_html(status)}
+            header = {self.serial: status.serial, self.header: header_html(status, self.doors)}
             return header | self.chat_events.look(values, request)
         update = self._status(values[self.tab.chat_id])
         if not status.ready:
@@ -242,7 +254,7 @@ class _Opening:
         waiting = not status.ready and status.error is None
         answer = self.engine.answers.latest(chat_id)
         return {
-            self.header: header_html(status),
+            self.header: header_html(status, self.doors),
             self.timer: gr.Timer(POLL_S if waiting else IDLE_POLL_S, active=True),
             self.serial: status.serial if status.ready else NO_MODEL,
             tab.message: message_update(status),

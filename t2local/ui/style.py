@@ -6,6 +6,8 @@ import gradio as gr
 from gradio.themes.utils.colors import Color
 from gradio.themes.utils.fonts import LocalFont
 
+from t2local.engine.access import LOGOUT
+from t2local.engine.doors import Doors
 from t2local.engine.requests import EngineStatus
 from t2local.html import Templates
 from t2local.paths import PROJECT_ROOT
@@ -29,7 +31,12 @@ PAGE = Templates(
 )
 
 
-def header_html(status: EngineStatus) -> str:
+def login_html(action: str, said: str) -> str:
+    """The way in, a page of its own. `action`: where the password goes; `said`: what was wrong."""
+    return PAGE.render("login.html", "login", action=action, said=said)
+
+
+def header_html(status: EngineStatus, doors: Doors | None = None) -> str:
     facts = (
         status.model_name,
         held(status),
@@ -44,6 +51,8 @@ def header_html(status: EngineStatus) -> str:
         error=status.error,
         stage=status.stage,
         share=min(1.0, max(0.0, status.fraction)),
+        warning=doors.warning if doors else "",
+        log_out=f"{doors.root_path}{LOGOUT}" if doors and doors.password else "",
     )
 
 

@@ -4,11 +4,13 @@ import asyncio
 import doctest
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlencode
 
 import pytest
 
-from t2local.engine import access
-from t2local.engine.access import Authority, Doors, Guard, Origin, known_names
+from t2local.engine import doors
+from t2local.engine.access import Guard
+from t2local.engine.doors import Authority, Doors, Origin, known_names
 
 HOME = ("host", "localhost:7860")
 
@@ -88,7 +90,7 @@ def guard(app):
 
 
 def test_names_are_read_as_the_docstrings_say():
-    failed, attempted = doctest.testmod(access)
+    failed, attempted = doctest.testmod(doors)
     assert attempted
     assert not failed
 
@@ -271,8 +273,8 @@ def test_what_a_proxy_says_is_believed_only_where_one_was_announced(app):
 
 
 def test_only_the_proxy_is_believed(app):
-    for peer, doors in (("10.0.0.7", PROXY), ("", PROXY)):
-        assert ask(Guard(app, doors), headers=SAID, client=peer).status == 200
+    for peer in ("10.0.0.7", ""):
+        assert ask(Guard(app, PROXY), headers=SAID, client=peer).status == 200
         assert app.scopes[-1]["client"][0] == peer
     known = Doors(names=PROXY.names, proxied=True, proxies=frozenset({"10.0.0.7"}))
     ask(Guard(app, known), headers=SAID, client="10.0.0.7")
@@ -317,3 +319,148 @@ def test_the_path_of_a_proxy_is_taken_away_once(app):
 def test_origins_have_a_port():
     assert Origin.read("https://example.org") == Origin("https", "example.org", 443)
     assert str(Authority.read("[0::1]:80")) == "[::1]:80"
+
+
+# --- The password
+
+PASSWORD = "straße 7"
+LOCKED = Doors(password=PASSWORD)
+FORM = ("content-type", "application/x-www-form-urlencoded")
+BROWSER = ("accept", "text/html,*/*")
+
+
+def drawn(action: str, said: str) -> str:
+    return f"<form action={action}> {said}"
+
+
+@pytest.fixture
+def locked(app):
+    return Guard(app, LOCKED, drawn)
+
+
+def bearer(password: str) -> tuple[str, str]:
+    return "authorization", f"Bearer {password}".encode().decode("latin-1")
+
+
+def log_in(guard, password=PASSWORD, headers=(HOME, FORM), **more):
+    body = urlencode({"username": "t2local", "password": password}).encode()
+    return ask(guard, "/login", headers, "POST", chunks=(body[:9], body[9:]), **more)
+
+
+def cookie_of(answer: Answer) -> tuple[str, str]:
+    return "cookie", answer.header("set-cookie").partition(";")[0]
+
+
+def test_without_the_password_nothing_is_let_in(locked, app):
+    for headers in (
+        [],
+        [("cookie", "t2local-7860=nonsense; t2local-7860=")],
+        [("authorization", PASSWORD.replace("ß", "s"))],
+        [("authorization", "Basic dDJsb2NhbDpwYXNz")],
+        [("authorization", "Bearer")],
+        [bearer("")],
+        [bearer("wrong")],
+        [bearer(PASSWORD), bearer(PASSWORD)],
+    ):
+        answer = ask(locked, "/config", [HOME, *headers])
+        assert answer.status == 401
+        assert answer.header("www-authenticate").startswith("Bearer")
+        assert "password" in answer.body
+    assert ask(locked, kind="websocket").status == 403
+    assert not app.scopes
+
+
+def test_a_program_gives_the_password_with_each_request(locked, app):
+    assert ask(locked, headers=[HOME, bearer(PASSWORD)]).status == 200
+    lower = ("Authorization", bearer(PASSWORD)[1].replace("Bearer", "bearer "))
+    assert ask(locked, headers=[HOME, lower]).status == 200
+    assert (
+        ask(locked, headers=[HOME, bearer(PASSWORD)], method="POST", path="/logout").status == 303
+    )
+
+
+def test_a_browser_logs_in_and_out(locked, app):
+    asked = ask(locked, "/", [HOME, BROWSER])
+    assert (asked.status, asked.body) == (401, "<form action=/login> ")
+    entered = log_in(locked)
+    assert (entered.status, entered.header("location")) == (303, "/")
+    assert "; HttpOnly; SameSite=Strict" in entered.header("set-cookie")
+    assert "Secure" not in entered.header("set-cookie")
+    assert PASSWORD not in entered.header("set-cookie")
+    session = cookie_of(entered)
+    assert ask(locked, headers=[HOME, session]).status == 200
+    several = ("cookie", f"a=b; {session[1]} ;c")
+    assert ask(locked, headers=[HOME, several]).status == 200
+    assert ask(locked, "/logout", [HOME, session], "GET").status == 200  # not by a link
+    left = ask(locked, "/logout", [HOME, session], "POST")
+    assert (left.status, left.header("location")) == (303, "/")
+    assert "Max-Age=0" in left.header("set-cookie")
+    assert ask(locked, headers=[HOME, session]).status == 401
+
+
+def test_a_wrong_password_is_said_where_it_was_given(locked):
+    answer = log_in(locked, "wrong", (HOME, FORM, BROWSER))
+    assert answer.status == 401
+    assert "not the password" in answer.body
+    assert answer.header("set-cookie") is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"password", b"pass=x", b"\xff=\xff", b"a=" + b"x" * 9_999, b"&".join([b"a=b"] * 99)],
+)
+def test_a_form_that_is_none_is_a_wrong_password(locked, body):
+    assert ask(locked, "/login", [HOME, FORM], "POST", chunks=(body,)).status == 401
+
+
+def test_another_site_cannot_log_a_browser_in_or_out(locked):
+    session = cookie_of(log_in(locked))
+    foreign = ("origin", "http://evil.example")
+    assert log_in(locked, headers=(HOME, FORM, foreign)).status == 403
+    assert ask(locked, "/logout", [HOME, foreign, session], "POST").status == 403
+    assert ask(locked, headers=[HOME, session]).status == 200
+
+
+def test_guessing_is_slowed_and_only_for_the_guesser(locked):
+    answers = [log_in(locked, f"guess {n}", client="10.0.0.7") for n in range(9)]
+    assert [answer.status for answer in answers] == [401] * 5 + [429] * 4
+    assert 1 <= int(answers[-1].header("retry-after")) <= 10
+    assert "try again in" in answers[-1].body
+    assert log_in(locked, client="10.0.0.7").status == 429  # or a guesser would learn it
+    assert ask(locked, headers=[HOME, bearer(PASSWORD)], client="10.0.0.7").status == 429
+    assert log_in(locked, client="10.0.0.8").status == 303
+    assert ask(locked, headers=[HOME, bearer(PASSWORD)], client="10.0.0.9").status == 200
+
+
+def test_who_is_in_stays_in_while_others_guess(locked):
+    session = cookie_of(log_in(locked, client="10.0.0.7"))
+    for n in range(200):
+        log_in(locked, "guess", client=f"10.0.{n}.7")
+    assert log_in(locked, "guess", client="10.9.9.9").status == 429
+    assert ask(locked, headers=[HOME, session], client="10.0.0.7").status == 200
+
+
+def test_a_header_of_either_kind_counts_as_a_try(locked):
+    for n in range(5):
+        assert ask(locked, headers=[HOME, bearer(f"guess {n}")]).status == 401
+    assert log_in(locked, "guess").status == 429
+
+
+def test_the_cookie_is_secure_behind_https_and_keeps_to_the_path(app):
+    doors = Doors(names=PROXY.names, proxied=True, root_path="/t2", password=PASSWORD)
+    guard = Guard(app, doors, drawn)
+    https = ("x-forwarded-proto", "https")
+    host = ("host", "example.org")
+    entered = log_in(guard, headers=(host, https, FORM))
+    assert entered.header("location") == "/t2/"
+    assert "; Path=/t2; HttpOnly; SameSite=Strict; Secure" in entered.header("set-cookie")
+    assert "action=/t2/login" in ask(guard, "/t2/", [host, BROWSER]).body
+
+
+def test_each_port_has_a_cookie_of_its_own(app, locked):
+    other = Guard(app, Doors(port=7861, password=PASSWORD))
+    assert cookie_of(log_in(locked))[1].split("=")[0] != cookie_of(log_in(other))[1].split("=")[0]
+
+
+def test_without_a_password_logging_in_is_the_applications_own(guard, app):
+    assert ask(guard, "/login", method="POST").status == 200

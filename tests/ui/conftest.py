@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from t2local.engine.access import Doors
 from t2local.engine.chats import ChatStore
 from t2local.ui.launch import Server
 from t2local.ui.page import Page, build_app
@@ -36,9 +35,9 @@ def serve(folder: Path, **options) -> tuple[Served, Callable[[], None]]:
     return Served(engine, url), close
 
 
-def opened(page: Page, doors: Doors | None = None) -> tuple[str, Callable[[], None]]:
+def opened(page: Page) -> tuple[str, Callable[[], None]]:
     """A page served as `python app.py` serves it, on a free port: its address, and its end."""
-    server = Server(page, doors or Doors(), "127.0.0.1", 0)
+    server = Server(page, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60
@@ -51,7 +50,7 @@ def opened(page: Page, doors: Doors | None = None) -> tuple[str, Callable[[], No
         server.should_exit = True
         thread.join(timeout=20)
 
-    return server.url, close
+    return server.url(), close
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,23 @@
 
 import re
 import socket
+from pathlib import Path
 
+import gradio as gr
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from gradio_client import Client, handle_file
 from starlette.routing import Mount, Route, WebSocketRoute
 
-from t2local.engine.access import Doors, Guard
+from t2local.engine.access import Guard
+from t2local.engine.doors import Doors
 from t2local.ui.launch import Server
 from t2local.ui.page import build_app
+from t2local.ui.style import header_html
 from tests.engine.test_access import HOME, OWN, ask
-from tests.ui.conftest import opened
+from tests.ui.conftest import PHONE, opened
+from tests.ui.conftest import ask as say
 from tests.ui.fake_engine import FakeEngine
 
 MOST_ROUTES_WE_KNOW = 80
@@ -21,7 +27,7 @@ REFUSED = {401, 403, 421}
 
 @pytest.fixture(scope="module")
 def served():
-    return Server(build_app(FakeEngine()), Doors(), "127.0.0.1", 7860).config.app
+    return Server(build_app(FakeEngine()), "127.0.0.1", 7860).config.app
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,19 @@ def test_the_walk_sees_the_routes(served):
         ("/assets/x", "GET"),
     ):
         assert (*expected, "http") in known
+
+
+def test_every_route_asks_for_the_password():
+    locked = Doors(password="words")
+    served = Server(build_app(FakeEngine(), locked), "127.0.0.1", 7860).config.app
+    for headers in ([HOME], [HOME, ("authorization", "Bearer wrong")], [HOME, ("cookie", "a=b")]):
+        let_in = []
+        for path, method, kind in [*routes(served.app), ("/no/such/route", "GET", "http")]:
+            for one in {method, "OPTIONS"}:
+                status = ask(served, path, headers, one, kind).status
+                if status not in {401, 429} and kind == "http":
+                    let_in.append((one, path, status))
+        assert not let_in
 
 
 STRANGERS = {
@@ -141,3 +160,76 @@ def status_of(url: str, request_bytes: bytes) -> int:
 
 def test_an_own_origin_is_what_the_browser_says(served):
     assert ask(served, "/robots.txt", [HOME, ("origin", OWN)]).status == 200
+
+
+# --- With a password
+
+PASSWORD = "words of the house"
+
+
+@pytest.fixture(scope="module")
+def locked_url():
+    url, close = opened(build_app(FakeEngine(), Doors(password=PASSWORD)))
+    yield url
+    close()
+
+
+def test_a_gradio_client_comes_in_with_the_header(tmp_path):
+    page = build_app(FakeEngine(), Doors(password=PASSWORD))
+    with page:
+        gr.api(read, api_name="read")
+    url, close = opened(page)
+    (tmp_path / "a.txt").write_text("hello")
+    try:
+        with pytest.raises(Exception, match="Please login"):
+            Client(url, verbose=False)
+        known = {"Authorization": f"Bearer {PASSWORD}"}
+        client = Client(url, headers=known, verbose=False, analytics_enabled=False)
+        said = client.predict(handle_file(tmp_path / "a.txt"), "there", api_name="/read")
+        assert said == "hello there"
+    finally:
+        close()
+
+
+def read(file: gr.FileData, word: str) -> str:
+    return f"{Path(file['path']).read_text()} {word}"
+
+
+def test_streams_files_and_uploads_need_it_over_sockets(locked_url):
+    files = {"files": ("a.txt", b"hello")}
+    known = {"authorization": f"Bearer {PASSWORD}"}
+    with httpx.Client(base_url=locked_url) as client:
+        path = client.post("/gradio_api/upload", files=files, headers=known).json()[0]
+        assert client.get(f"/gradio_api/file={path}", headers=known).text == "hello"
+        for one in ("/", f"/gradio_api/file={path}", "/gradio_api/queue/data?session_hash=a",
+                    "/gradio_api/heartbeat/a", "/config", "/assets/x", "/static/x"):  # fmt: skip
+            assert client.get(one).status_code == 401, one
+        assert client.post("/gradio_api/upload", files=files).status_code == 401
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_logs_in_uses_the_page_and_logs_out(open_page, locked_url, scheme):
+    page = open_page(PHONE, url=locked_url, ready=False, color_scheme=scheme)
+    page.fill("#password", "wrong")
+    page.click("button")
+    page.wait_for_selector("[role=alert]")
+    assert "not the password" in page.inner_text("main")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.fill("#password", PASSWORD)
+    page.click("button")
+    page.wait_for_selector("#message textarea:enabled")
+    say(page, "How many legs have 7 spiders?")
+    page.click("text=Log out")
+    page.wait_for_selector("#password")
+    page.goto(locked_url)
+    assert page.is_visible("#password")
+
+
+def test_the_header_warns_of_open_doors_and_offers_the_way_out():
+    status = FakeEngine().status
+    assert "no password" in header_html(status, Doors(listens=True))
+    for closed in (Doors(), Doors(listens=True, password=PASSWORD, root_path="/t2")):
+        assert "no password" not in header_html(status, closed)
+    assert 'action="/t2/logout"' in header_html(status, closed)
+    assert "logout" not in header_html(status, Doors())

@@ -1,3 +1,4 @@
+import os
 import signal
 import socket
 import subprocess
@@ -8,7 +9,6 @@ import gradio as gr
 import httpx
 import pytest
 
-from t2local.engine import access
 from t2local.errors import T2LocalError
 from t2local.paths import PROJECT_ROOT
 from t2local.ui import launch
@@ -25,7 +25,7 @@ def taken():
 
 @pytest.fixture(autouse=True)
 def _no_gradio_settings(monkeypatch):
-    for name in ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT"):
+    for name in ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "T2LOCAL_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -89,46 +89,6 @@ def test_shown_leaves_a_programmers_mistake_alone():
         shown(lambda: 1 / 0)()
 
 
-def options(*flags):
-    return launch.parser().parse_args(flags)
-
-
-def test_the_doors_open_for_this_computers_names_and_those_given(monkeypatch):
-    monkeypatch.setattr(launch, "names_of_this_computer", lambda: frozenset({"study"}))
-    alone = launch.doors(options(), "127.0.0.1", 7860)
-    assert not (alone.listens)
-    assert not (alone.proxied)
-    assert "study" not in alone.names
-    listening = launch.doors(options("--listen"), "0.0.0.0", 7860)
-    assert listening.listens
-    assert "study" in listening.names
-    given = launch.doors(options("--allow-host", "A.org:443", "--allow-host", "::2"), "::1", 1)
-    assert {"a.org", "::2"} <= given.names
-    assert given.proxied
-    assert not given.listens
-
-
-def test_this_computers_names_are_what_others_call_it(monkeypatch):
-    monkeypatch.setattr(socket, "gethostname", lambda: "Study")
-    monkeypatch.setattr(socket, "getfqdn", lambda: "study.example.org.")
-    found = [(0, 0, 0, "", (address, 0)) for address in ("10.0.0.5", "fe80::1%eth0")]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments: found)
-    expected = {"study", "study.local", "study.example.org", "10.0.0.5", "fe80::1"}
-    assert access.names_of_this_computer() == expected
-    monkeypatch.setattr(socket, "getaddrinfo", _no_such_name)
-    assert access.names_of_this_computer() == {"study", "study.local", "study.example.org"}
-
-
-def _no_such_name(*arguments):
-    raise socket.gaierror
-
-
-@pytest.mark.parametrize("name", ["https://a.org", "a.org/t2", "a b", "", "*", "user@a.org"])
-def test_a_host_name_that_is_none(name):
-    with pytest.raises(T2LocalError, match="no name of a host"):
-        launch.doors(options("--allow-host", name), "127.0.0.1", 7860)
-
-
 def test_a_listening_page_is_known_by_an_ipv6_address_too(monkeypatch):
     monkeypatch.setenv("GRADIO_SERVER_NAME", "[::1]")
     monkeypatch.setattr(launch, "check_free", lambda host, port: None)
@@ -178,3 +138,29 @@ def test_ctrl_c_ends_it_also_while_a_page_is_open(start):
         _, errors = program.communicate(timeout=20)
     assert program.returncode == 0
     assert errors == ""
+
+
+def test_a_page_for_others_asks_for_a_password_that_is_said_once(start):
+    program, url = start("--listen")
+    lines = [program.stdout.readline() for _ in range(2)]
+    password = next(line.removeprefix("password: ") for line in lines if "password: " in line)
+    with httpx.Client(base_url=url) as client:
+        assert client.get("/").status_code == 401
+        known = {"authorization": f"Bearer {password.strip()}"}
+        assert client.get("/", headers=known).status_code == 200
+    program.send_signal(signal.SIGINT)
+    more, errors = program.communicate(timeout=20)
+    assert password.strip() not in more + errors
+
+
+def test_the_password_is_not_handed_to_programs_that_are_started(monkeypatch):
+    monkeypatch.setenv("T2LOCAL_TOKEN", "secret words")
+    monkeypatch.setattr(launch, "check_free", lambda host, port: None)
+    seen = []
+
+    def make_engine(options):
+        seen.append(dict(os.environ))
+        raise T2LocalError("Not started.")
+
+    assert launch.run([], make_engine) == 1
+    assert "secret words" not in str(seen)

@@ -9,6 +9,7 @@ import pytest
 from t2local.adapt.few_shot import Generation
 from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
+from t2local.engine.doors import Doors
 from t2local.engine.job_record import JobStatus
 from t2local.engine.loading import sizing
 from t2local.engine.requests import EngineStatus, NextTokens
@@ -34,7 +35,7 @@ from t2local.ui.jobs.layout import jobs_html
 from t2local.ui.markdown import render
 from t2local.ui.models import view as models
 from t2local.ui.page import build_app
-from t2local.ui.style import PAGE, header_html, note_html
+from t2local.ui.style import PAGE, header_html, login_html, note_html
 from t2local.ui.train import view as train
 from tests.markup import Recorder
 from tests.ui.fake_engine import FakeEngine
@@ -70,6 +71,9 @@ def draw_chat() -> None:
         status = EngineStatus("stage", 0.3, ready, error, "model", why="so", context_length=99)
         header_html(status)
         chat.line_html(status, 14.2, 90)
+    for password in (None, "a password"):
+        header_html(status, Doors(listens=True, password=password, root_path="/t2"))
+    login_html("/login", "said")
     note_html("a note")
     render("```python\nx = 1\n```\nword")
 
