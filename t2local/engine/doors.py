@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -19,6 +20,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{0,5}))?", re.ASCII)
 ORIGIN = re.compile(r"(https?)://([^/@]+)", re.ASCII)
 TOKEN = "T2LOCAL_TOKEN"  # the environment variable that may hold the password
+PATH = re.compile(r"(/[\w.~-]+)*/?", re.ASCII)
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -130,22 +132,27 @@ def decide(
     port: int = DEFAULT_PORT,
     *,
     allow_hosts: Sequence[str] = (),
+    root_path: str = "",
     password: str | None = None,
     no_password: bool = False,
     environment: Mapping[str, str],
 ) -> Doors:
     """The doors of a page that is served at `host`.
 
-    A password is asked for where one was given, and where others can reach the page. Raises
-    `T2LocalError` for a name that is none, and for a password that is empty or both wanted and not.
+    `root_path`: where a reverse proxy puts the page, a path or a whole address, whose host is then
+    a name too. A password is asked for where one was given, and where others can reach the page.
+    Raises `T2LocalError` for a name or path that is none, and for a password that is empty or both
+    wanted and not.
     """
+    below, proxy = _public(root_path)
+    allow_hosts = [*allow_hosts, *proxy]
     unknown = [name for name in allow_hosts if not known_names([name])]
     if unknown:
         raise T2LocalError(
             f"'{unknown[0]}' is no name of a host; write it without 'https://' and without a path, "
             "such as --allow-host example.org."
         )
-    listens, proxied = not is_loopback(host), bool(allow_hosts)
+    listens, proxied = not is_loopback(host), bool(allow_hosts or below)
     names = known_names([*allow_hosts, *([] if host in (EVERYWHERE, EVERYWHERE_6) else [host])])
     given = _password(password, no_password, environment)
     invented = given is None and (listens or proxied) and not no_password
@@ -154,10 +161,23 @@ def decide(
         names=(names | names_of_this_computer() if listens else names) - LOOPBACK,
         listens=listens,
         proxied=proxied,
-        proxies=frozenset(filter(None, environment.get("FORWARDED_ALLOW_IPS", "").split(","))),
+        proxies=frozenset(environment.get("FORWARDED_ALLOW_IPS", "").replace(",", " ").split()),
+        root_path=below,
         password=made_up() if invented else given,
         invented=invented,
     )
+
+
+def _public(root_path: str) -> tuple[str, list[str]]:
+    """The path without a slash at its end, and the proxy's host where it was given too."""
+    scheme, host, path, *more = urlsplit(root_path.strip())
+    whole = scheme in ("http", "https") and bool(host)
+    if any(more) or not (whole or not (scheme or host)) or not PATH.fullmatch(path):
+        raise T2LocalError(
+            f"'{root_path}' is no path to the page; give what stands behind the host's name, such "
+            "as --root-path /t2."
+        )
+    return path.rstrip("/"), [host] if whole else []
 
 
 def _password(given: str | None, none: bool, environment: Mapping[str, str]) -> str | None:

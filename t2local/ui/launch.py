@@ -71,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="another name by which the page may be opened, such as a reverse proxy's; repeatable",
     )
+    add(
+        "--root-path",
+        default=os.environ.get("GRADIO_ROOT_PATH", ""),
+        metavar="PATH",
+        help="where a reverse proxy puts the page, such as /t2 (GRADIO_ROOT_PATH)",
+    )
     add("--data-dir", type=Path, help="where models, experts and chats are kept (T2LOCAL_HOME)")
     return arguments
 
@@ -162,6 +168,7 @@ def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "E
             host,
             port,
             allow_hosts=options.allow_host,
+            root_path=options.root_path,
             password=options.password,
             no_password=options.no_password,
             environment=os.environ,

@@ -105,3 +105,30 @@ def test_the_statement_says_who_and_how():
     )
     assert "Other computers can open the page; it asks for a password" in decided("::").statement
     assert "through a reverse proxy" in decided(allow_hosts=["example.org"]).statement
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "names"),
+    [
+        ("", "", set()),
+        ("/", "", set()),
+        ("/t2", "/t2", set()),
+        ("/a/t2/", "/a/t2", set()),
+        ("https://Example.org/t2", "/t2", {"example.org"}),
+        ("http://example.org:8080", "", {"example.org"}),
+    ],
+)
+def test_a_proxys_path_is_a_path_or_a_whole_address(given, path, names):
+    public = decided(root_path=given)
+    assert (public.root_path, public.names) == (path, names)
+    assert public.proxied == public.invented == bool(path or names)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["t2", "//example.org/t2", "/t2?x", "/t2#x", "/a b", "ftp://a.org/t2", "/t2\r\nX: y",
+     "/../t2;a", "https:///t2", "https://user@a.org/t2", '/"onload=x'],
+)  # fmt: skip
+def test_a_proxys_path_that_is_none(given):
+    with pytest.raises(T2LocalError, match=r"is no (path to the page|name of a host)"):
+        decided(root_path=given)
