@@ -4,17 +4,21 @@
 pages, uploads, files, event streams, websockets. A request must name a host that is this
 computer's (a foreign name that leads here is how DNS rebinding begins), and must not come from
 another site's page. Where a password is in force, it opens nothing but the way to log in without
-it. What a proxy says of a request is believed only where one was announced.
+it. What a proxy says of a request is believed only where one was announced. What a client sends is
+limited in size and time, also where it does not say how much that will be.
 """
 
 import asyncio
+import contextlib
 import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 from urllib.parse import parse_qs
 
+from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from t2local.engine.doors import Authority, Doors, Origin
@@ -29,6 +33,9 @@ NOT_FRAMED = [
 POLICY_VIOLATION = 1008  # why a websocket is closed
 LOGIN, LOGOUT = "/login", "/logout"
 MOST_FORM_BYTES, FORM_S = 4_096, 10.0  # of a login
+IDLE_S, UPLOAD_S = 60.0, 3_600.0  # of what is sent with a request: without a byte, and in all
+FORM_BYTES = 2**20  # what a form adds to the files in it
+LINGER_S = 2.0  # for a client that reads an answer only once it has sent everything
 ASK = "This page asks for a password; give it as 'Authorization: Bearer PASSWORD', or log in."
 WRONG = "That is not the password; it was printed where t2local was started, unless one was chosen."
 
@@ -67,11 +74,20 @@ class Refusal:
 class Guard:
     """`app` behind its doors. Nothing stands before it but the server.
 
-    `login_page` draws the way in for a browser; without one, only programs can come in.
+    `login_page` draws the way in for a browser; without one, only programs can come in. `idle_s`
+    and `upload_s`: how long what is sent with a request may not arrive, and may take in all.
     """
 
-    def __init__(self, app: ASGIApp, doors: Doors, login_page: LoginPage | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        doors: Doors,
+        login_page: LoginPage | None = None,
+        idle_s: float = IDLE_S,
+        upload_s: float = UPLOAD_S,
+    ) -> None:
         self.app, self.doors, self.login_page = app, doors, login_page
+        self.idle_s, self.upload_s = idle_s, upload_s
         self.sessions, self.tries = Sessions(), Tries()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,12 +102,31 @@ class Guard:
                 return
             refusal = self._unknown(visit)
             if refusal is None and visit.posts_to(LOGOUT):
-                await self._log_out(visit, send)
+                await self._log_out(visit, receive, send)
                 return
+        if refusal is None and declared_bytes(visit) > self._most_bytes:
+            refusal = too_large(self.doors)
         if refusal is not None:
-            await self._refuse(visit, refusal, send)
+            await self._refuse(visit, refusal, receive, send)
             return
-        await self.app(visit.scope, receive, kept_apart(send))
+        await self._pass_on(visit, receive, send)
+
+    async def _pass_on(self, visit: Visit, receive: Receive, send: Send) -> None:
+        """Let the application answer; where too much is sent, or too slowly, answer instead."""
+        body = Body(receive, visit, self._most_bytes, self.idle_s, self.upload_s)
+        answered = Answered(send, body)
+        try:
+            await self.app(visit.scope, body, answered)
+        except Exception as error:
+            if not (body.refused or isinstance(error, CutOff)):
+                raise
+        if body.refused and not answered.begun:
+            refusal = too_large(self.doors) if body.refused == 413 else TOO_SLOW
+            await self._refuse(visit, refusal, receive, send)
+
+    @property
+    def _most_bytes(self) -> int:
+        return self.doors.most_bytes + FORM_BYTES
 
     def _unknown(self, visit: Visit) -> Refusal | None:
         """Why somebody is not let in: no session, and no right password with the request."""
@@ -120,28 +155,28 @@ class Guard:
         given = await _form_value(receive, "password")
         refusal = self._tried(visit, given.encode())
         if refusal is not None:
-            await self._refuse(visit, refusal, send)
+            await self._refuse(visit, refusal, receive, send)
             return
-        await self._to_the_page(send, self._cookie(visit, self.sessions.open()))
+        await self._to_the_page(receive, send, self._cookie(visit, self.sessions.open()))
 
-    async def _log_out(self, visit: Visit, send: Send) -> None:
+    async def _log_out(self, visit: Visit, receive: Receive, send: Send) -> None:
         for token in self._tokens(visit):
             self.sessions.close(token)
-        await self._to_the_page(send, self._cookie(visit, "", "; Max-Age=0"))
+        await self._to_the_page(receive, send, self._cookie(visit, "", "; Max-Age=0"))
 
-    async def _to_the_page(self, send: Send, cookie: str) -> None:
+    async def _to_the_page(self, receive: Receive, send: Send, cookie: str) -> None:
         location = f"{self.doors.root_path}/".encode()
         headers = [(b"location", location), (b"set-cookie", cookie.encode())]
-        await answer(send, 303, "", "text/plain", headers)
+        await answer(receive, send, 303, "", "text/plain", headers)
 
-    async def _refuse(self, visit: Visit, refusal: Refusal, send: Send) -> None:
+    async def _refuse(self, visit: Visit, refusal: Refusal, receive: Receive, send: Send) -> None:
         """In words; a browser that could log in is shown where."""
         if refusal.status in (401, 429) and self.login_page and wants_html(visit):
             said = "" if refusal.sentence == ASK else refusal.sentence
             body = self.login_page(self.doors.root_path + LOGIN, said)
-            await answer(send, refusal.status, body, "text/html", refusal.headers)
+            await answer(receive, send, refusal.status, body, "text/html", refusal.headers)
         else:
-            await refuse(visit, refusal, send)
+            await refuse(visit, refusal, receive, send)
 
     @property
     def _cookie_name(self) -> str:
@@ -287,16 +322,16 @@ def _last(headers: Headers, name: str) -> list[str]:
 # --- Answers of the guard itself
 
 
-async def refuse(visit: Visit, refusal: Refusal, send: Send) -> None:
+async def refuse(visit: Visit, refusal: Refusal, receive: Receive, send: Send) -> None:
     """Say no in one sentence: JSON for programs, plain text for a person."""
     if visit.scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": POLICY_VIOLATION})
         return
     if wants_html(visit):
-        await answer(send, refusal.status, refusal.sentence, "text/plain", refusal.headers)
+        await answer(receive, send, refusal.status, refusal.sentence, "text/plain", refusal.headers)
     else:
         body = json.dumps({"detail": refusal.sentence})
-        await answer(send, refusal.status, body, "application/json", refusal.headers)
+        await answer(receive, send, refusal.status, body, "application/json", refusal.headers)
 
 
 def wants_html(visit: Visit) -> bool:
@@ -304,8 +339,14 @@ def wants_html(visit: Visit) -> bool:
     return any("text/html" in accepted for accepted in visit.header("accept"))
 
 
-async def answer(send: Send, status: int, body: str, kind: str, more: Headers) -> None:
-    """A whole answer; the connection ends with it."""
+async def answer(
+    receive: Receive, send: Send, status: int, body: str, kind: str, more: Headers
+) -> None:
+    """A whole answer; the connection ends with it.
+
+    It ends once the client has sent what it is sending, for a while: cut off in the middle, many
+    would not read the answer.
+    """
     content = body.encode()
     headers = [
         (b"content-type", f"{kind}; charset=utf-8".encode()),
@@ -316,17 +357,94 @@ async def answer(send: Send, status: int, body: str, kind: str, more: Headers) -
         *more,
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+    await send({"type": "http.response.body", "body": content, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while (await receive()).get("more_body"):
+                pass
+    await send({"type": "http.response.body", "body": b""})
 
 
-def kept_apart(send: Send) -> Send:
-    """Answers without permission for other sites to read or to frame them."""
+class Answered:
+    """Sends an answer without permission for other sites to read or to frame it.
 
-    async def sending(message: Message) -> None:
+    Nothing, once the body was refused: then the guard answers. `begun`: whether it was too late.
+    """
+
+    def __init__(self, send: Send, body: "Body") -> None:
+        self._send, self._body, self.begun = send, body, False
+
+    async def __call__(self, message: Message) -> None:
+        if self._body.refused and not self.begun:
+            return
         if message["type"] == "http.response.start":
+            self.begun = True
             own = message.get("headers", [])
             kept = [pair for pair in own if not pair[0].lower().startswith(b"access-control-")]
             message = {**message, "headers": [*kept, *NOT_FRAMED]}
-        await send(message)
+        await self._send(message)
 
-    return sending
+
+# --- What is sent with a request
+
+
+TOO_SLOW = Refusal(408, "The rest of what was sent did not arrive in time; send it again.")
+
+
+def too_large(doors: Doors) -> Refusal:
+    return Refusal(
+        413,
+        f"More than {doors.max_upload_mb} MB were sent at once; send less, or start t2local with "
+        "a larger --max-upload.",
+    )
+
+
+def declared_bytes(visit: Visit) -> int:
+    """How much will be sent, as far as the client says; 0 where it does not."""
+    said = [text[:20] for text in visit.header("content-length")]
+    return max((int(text) for text in said if text.isdecimal()), default=0)
+
+
+class CutOff(MultiPartException):
+    """What was sent ends early. gradio deletes the files of a form that fails in this way."""
+
+
+class Body:
+    """Receives what is sent with a request: at most so much, and not too slowly.
+
+    `refused`: the status by which it was cut off, or 0.
+    """
+
+    def __init__(
+        self, receive: Receive, visit: Visit, most_bytes: int, idle_s: float, whole_s: float
+    ) -> None:
+        self._receive, self._left_bytes, self._idle_s = receive, most_bytes, idle_s
+        self._until = asyncio.get_running_loop().time() + whole_s
+        self._is_form = any("multipart/" in text for text in visit.header("content-type"))
+        self._whole, self.refused = visit.scope["type"] == "websocket", 0
+
+    async def __call__(self) -> Message:
+        if self._whole:
+            return await self._receive()
+        message = await self._within_time()
+        self._left_bytes -= len(message.get("body", b""))
+        if self._left_bytes < 0:
+            self._cut(413)
+        self._whole = not message.get("more_body", False)
+        if message["type"] == "http.disconnect" and self._is_form:
+            raise CutOff("The client went away.")
+        return message
+
+    async def _within_time(self) -> Message:
+        if self.refused:
+            self._cut(self.refused)
+        until = min(self._until, asyncio.get_running_loop().time() + self._idle_s)
+        try:
+            async with asyncio.timeout_at(until):
+                return await self._receive()
+        except TimeoutError:
+            self._cut(408)
+
+    def _cut(self, status: int) -> NoReturn:
+        self.refused = status
+        raise CutOff("What was sent was cut off.")

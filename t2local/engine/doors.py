@@ -19,6 +19,7 @@ LOCAL, EVERYWHERE, EVERYWHERE_6, DEFAULT_PORT = "127.0.0.1", "0.0.0.0", "::", 78
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{0,5}))?", re.ASCII)
 ORIGIN = re.compile(r"(https?)://([^/@]+)", re.ASCII)
+MAX_UPLOAD_MB = 200
 TOKEN = "T2LOCAL_TOKEN"  # the environment variable that may hold the password
 PATH = re.compile(r"(/[\w.~-]+)*/?", re.ASCII)
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -84,6 +85,7 @@ class Doors:
     as a name too. `proxied`: a reverse proxy stands before it. `proxies`: its addresses, where it
     is not on this computer; `*` is any. `root_path`: the proxy's path to the page, `/t2` or "".
     `password`: None where none is asked for. `invented`: nobody has been told it yet.
+    `max_upload_mb`: the most that may be sent at once.
     """
 
     port: int = DEFAULT_PORT
@@ -94,6 +96,11 @@ class Doors:
     root_path: str = ""
     password: str | None = field(default=None, repr=False)
     invented: bool = False
+    max_upload_mb: int = MAX_UPLOAD_MB
+
+    @property
+    def most_bytes(self) -> int:
+        return self.max_upload_mb * 10**6
 
     @property
     def statement(self) -> str:
@@ -135,15 +142,18 @@ def decide(
     root_path: str = "",
     password: str | None = None,
     no_password: bool = False,
+    max_upload_mb: int = MAX_UPLOAD_MB,
     environment: Mapping[str, str],
 ) -> Doors:
     """The doors of a page that is served at `host`.
 
     `root_path`: where a reverse proxy puts the page, a path or a whole address, whose host is then
     a name too. A password is asked for where one was given, and where others can reach the page.
-    Raises `T2LocalError` for a name or path that is none, and for a password that is empty or both
-    wanted and not.
+    Raises `T2LocalError` for a name, path or size that is none, and for a password that is empty or
+    both wanted and not.
     """
+    if max_upload_mb < 1:
+        raise T2LocalError(f"--max-upload {max_upload_mb} lets nothing in; give 1 (MB) or more.")
     below, proxy = _public(root_path)
     allow_hosts = [*allow_hosts, *proxy]
     unknown = [name for name in allow_hosts if not known_names([name])]
@@ -165,6 +175,7 @@ def decide(
         root_path=below,
         password=made_up() if invented else given,
         invented=invented,
+        max_upload_mb=max_upload_mb,
     )
 
 

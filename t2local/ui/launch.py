@@ -7,22 +7,28 @@ before it.
 """
 
 import argparse
+import contextlib
 import errno
 import os
+import shutil
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from t2local import paths
 from t2local.engine.access import Guard
 from t2local.engine.doors import (
     DEFAULT_PORT,
     EVERYWHERE,
     EVERYWHERE_6,
     LOCAL,
+    MAX_UPLOAD_MB,
     TOKEN,
     addresses_of_this_computer,
     decide,
@@ -34,6 +40,8 @@ from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, asked_for
 if TYPE_CHECKING:  # importing it takes seconds
     from t2local.engine.engine import Engine
     from t2local.ui.page import Page
+
+GRADIO_FOLDER = "GRADIO_TEMP_DIR"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,6 +85,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="where a reverse proxy puts the page, such as /t2 (GRADIO_ROOT_PATH)",
     )
+    add(
+        "--max-upload",
+        type=int,
+        default=MAX_UPLOAD_MB,
+        metavar="MB",
+        help="the most that may be uploaded at once (default: %(default)s)",
+    )
     add("--data-dir", type=Path, help="where models, experts and chats are kept (T2LOCAL_HOME)")
     return arguments
 
@@ -111,6 +126,49 @@ def check_free(host: str, port: int) -> None:
             raise T2LocalError(
                 f"{found}; choose another, such as --port {port % 65_535 + 1}."
             ) from None
+
+
+@contextlib.contextmanager
+def uploads_folder(host: str, port: int) -> Iterator[Path]:
+    """Where gradio keeps uploads and what it shows, for this start alone and its owner alone.
+
+    It is emptied before (nobody else has this port now), of what is older than a day meanwhile, and
+    is gone afterwards. Raises `T2LocalError` when it cannot be made.
+    """
+    before = os.environ.get(GRADIO_FOLDER)
+    every = Path(before) if before else paths.home() / "uploads"
+    folder = every / f"t2local-{paths.slug(host)}-{port}"
+    shutil.rmtree(folder, ignore_errors=True)
+    with paths.saving(folder):
+        every.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    paths.drop_stale(every, "t2local-*")  # of other ports
+    os.environ[GRADIO_FOLDER] = str(folder)
+    ended = threading.Event()
+    threading.Thread(target=_sweep, args=(folder, ended), daemon=True).start()
+    try:
+        yield folder
+    finally:
+        ended.set()
+        os.environ.pop(GRADIO_FOLDER)
+        if before:
+            os.environ[GRADIO_FOLDER] = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(folder: Path, ended: threading.Event, every_s: float = 3_600.0) -> None:
+    while not ended.wait(every_s):
+        drop_old_files(folder, paths.STALE_AFTER_S)
+
+
+def drop_old_files(folder: Path, after_s: float) -> None:
+    """Delete the files below `folder` that have not changed for so long; the folder is in use."""
+    folder.touch()
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or open on Windows
+            found = path.stat()
+            if path.is_file() and time.time() - max(found.st_mtime, found.st_ctime) > after_s:
+                path.unlink()
 
 
 class Server(uvicorn.Server):
@@ -171,14 +229,16 @@ def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "E
             root_path=options.root_path,
             password=options.password,
             no_password=options.no_password,
+            max_upload_mb=options.max_upload,
             environment=os.environ,
         )
         os.environ.pop(TOKEN, None)  # no program that is started from here needs it
-        engine = make_engine(options)
-        engine.start()
-        from t2local.ui.page import build_app  # after the environment is set: gradio reads it once
+        with uploads_folder(host, port):
+            engine = make_engine(options)
+            engine.start()
+            from t2local.ui.page import build_app  # once the environment is set: gradio reads it
 
-        Server(build_app(engine, doors), host, port).run()
+            Server(build_app(engine, doors), host, port).run()
     except T2LocalError as error:
         print(error, file=sys.stderr)
         return 1

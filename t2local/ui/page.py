@@ -77,6 +77,7 @@ class Page(gr.Blocks):
             favicon_path=FOLDER / "favicon.svg",
             footer_links=[],
             allowed_paths=[str(folder) for folder in self.served],
+            max_file_size=self.doors.most_bytes,  # browsers are told, and refuse it themselves
             ssr_mode=False,
             show_error=False,
             mcp_server=False,
@@ -189,7 +190,15 @@ def build_app(engine: Engine, doors: Doors | None = None) -> Page:
         events = {tab.title: tab.bind(room) for tab in TABS}
         chat, cards = laid_out["Chat"], laid_out["Experts"].cards
         _Opening(engine, chat, events["Chat"], header, cards, timer).bind(page)
+    _say_limit(page)
     return page
+
+
+def _say_limit(page: Page) -> None:
+    """Every control for files says how much it takes, whichever tab it is in."""
+    for block in page.blocks.values():
+        if isinstance(block, gr.File | gr.UploadButton) and block.interactive is not False:
+            block.label = f"{block.label} (at most {page.doors.max_upload_mb} MB)"
 
 
 class _Opening:

@@ -7,6 +7,7 @@ from gradio.themes.utils.colors import Color
 from gradio.themes.utils.fonts import LocalFont
 
 from t2local.engine.access import LOGOUT
+from t2local.engine.chats import MOST_BYTES
 from t2local.engine.doors import Doors
 from t2local.engine.requests import EngineStatus
 from t2local.html import Templates
@@ -15,6 +16,7 @@ from t2local.plots import theme
 from t2local.ui.messages import TERMS, explained
 
 READY_HINT = "Ask something …"
+SEEING_HINT = f"Ask something, or show a picture of at most {MOST_BYTES // 2**20} MB …"
 
 
 def size(n_bytes: int) -> str:
@@ -62,7 +64,7 @@ def hint(status: EngineStatus) -> str:
         return "The model could not be loaded: see the message at the top."
     if not status.ready:
         return f"One moment, the model is loading: {status.stage} {100 * status.fraction:.0f} %"
-    return READY_HINT
+    return SEEING_HINT if status.sees else READY_HINT
 
 
 def held(status: EngineStatus) -> str:

@@ -2,7 +2,8 @@
 
 import asyncio
 import doctest
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
@@ -75,8 +76,14 @@ def ask(
         elif message["type"] == "websocket.close":
             answer.status = 403  # what the server makes of it before it was accepted
 
-    asyncio.run(guard(scope, receive, send))
+    run(guard(scope, receive, send))
     return answer
+
+
+def run(coroutine: Coroutine) -> None:
+    """In a thread of its own: a browser's tests have a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, coroutine).result()
 
 
 @pytest.fixture

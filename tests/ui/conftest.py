@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from t2local.engine.access import IDLE_S
 from t2local.engine.chats import ChatStore
 from t2local.ui.launch import Server
 from t2local.ui.page import Page, build_app
@@ -35,9 +36,10 @@ def serve(folder: Path, **options) -> tuple[Served, Callable[[], None]]:
     return Served(engine, url), close
 
 
-def opened(page: Page) -> tuple[str, Callable[[], None]]:
+def opened(page: Page, idle_s: float = IDLE_S) -> tuple[str, Callable[[], None]]:
     """A page served as `python app.py` serves it, on a free port: its address, and its end."""
     server = Server(page, "127.0.0.1", 0)
+    server.config.app.idle_s = idle_s
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60

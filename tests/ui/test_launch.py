@@ -3,6 +3,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import gradio as gr
@@ -95,6 +96,12 @@ def test_a_listening_page_is_known_by_an_ipv6_address_too(monkeypatch):
     assert launch.address(None, False) == ("::1", 7860)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 PROGRAM = """
 import sys
 from t2local.ui import launch
@@ -109,9 +116,7 @@ def start(tmp_path):
     programs = []
 
     def starting(*flags):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         program = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, f"--port={port}", f"--data-dir={tmp_path}", *flags],
             cwd=PROJECT_ROOT,
@@ -164,3 +169,59 @@ def test_the_password_is_not_handed_to_programs_that_are_started(monkeypatch):
 
     assert launch.run([], make_engine) == 1
     assert "secret words" not in str(seen)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("T2LOCAL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    return tmp_path / "home"
+
+
+def test_uploads_lie_in_a_folder_for_their_owner_which_is_emptied_and_removed(home):
+    with launch.uploads_folder("127.0.0.1", 7860) as folder:
+        assert os.environ["GRADIO_TEMP_DIR"] == str(folder)
+        assert folder.is_relative_to(home)
+        if os.name == "posix":
+            assert folder.stat().st_mode & 0o777 == 0o700
+    leftover = folder / "of a killed start"
+    leftover.mkdir(parents=True)
+    (leftover / "file").write_text("x")
+    with launch.uploads_folder("127.0.0.1", 7861) as other:
+        assert other != folder
+    assert leftover.exists()  # it may be running
+    with launch.uploads_folder("127.0.0.1", 7860) as again:
+        assert again == folder
+        assert not list(folder.iterdir())
+    assert not folder.exists()
+    assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_a_folder_that_was_chosen_for_uploads_is_kept_to(home, tmp_path, monkeypatch):
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    (chosen / "another's").write_text("x")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(chosen))
+    with launch.uploads_folder("::", 7860) as folder:
+        assert folder.parent == chosen
+    assert os.environ["GRADIO_TEMP_DIR"] == str(chosen)
+    assert [path.name for path in chosen.iterdir()] == ["another's"]
+
+
+def test_a_home_that_cannot_be_written_is_one_sentence(home, capsys):
+    home.write_text("a file")
+    assert launch.run(["--port", str(free_port())], lambda options: None) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_old_uploads_go_and_new_ones_stay(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    launch.drop_old_files(tmp_path, 3_600)
+    assert (tmp_path / "old" / "file").exists()
+    time.sleep(0.3)
+    (tmp_path / "new" / "file").write_text("again")
+    launch.drop_old_files(tmp_path, 0.2)
+    assert not (tmp_path / "old" / "file").exists()
+    assert (tmp_path / "new" / "file").exists()
