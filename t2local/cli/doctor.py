@@ -1,12 +1,15 @@
 """`doctor`: what this machine can run, and whether the experts match the model."""
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import Any
 
 from t2local import paths
 from t2local.cli import add_model_arguments
+from t2local.engine.doors import EVERYWHERE, LOCAL, decide
 from t2local.engine.engine import Engine
+from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
 from t2local.models.fit.memory import DeviceReport, device_report
 from t2local.models.load import embedded
@@ -34,6 +37,8 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         **{kind: problem or "runs here" for kind, problem in device.quantizations.items()},
         "packages": device.packages,
         "sandbox": _sandbox(),
+        "page": _page(os.environ.get("GRADIO_SERVER_NAME") or LOCAL),
+        "page_with_--listen": _page(EVERYWHERE),
         "embedded_model": _embedded(),
         "caches": _caches(),
         "branch": branch_path("cuda") if device.gpus else "PyTorch products (no CUDA device)",
@@ -66,6 +71,15 @@ def _sandbox() -> str:
     from t2local.tasks.sandbox import protection
 
     return protection().statement
+
+
+def _page(host: str) -> str:
+    """Who could open the page that `python app.py` would serve now at `host`."""
+    path = os.environ.get("GRADIO_ROOT_PATH", "")
+    try:
+        return decide(host, root_path=path, environment=os.environ).statement
+    except T2LocalError as error:  # what stands in the environment, which a start would say too
+        return str(error)
 
 
 def _embedded() -> str:

@@ -32,7 +32,7 @@ from t2local.ui.jobs.layout import create_jobs_tab
 from t2local.ui.messages import as_text, shown
 from t2local.ui.models.events import ModelsEvents
 from t2local.ui.models.layout import create_models_tab
-from t2local.ui.style import FOLDER, PAGE, asset, header_html, login_html, page_theme
+from t2local.ui.style import FOLDER, PAGE, asset, header_html, login_html, page_theme, quiet_html
 from t2local.ui.train.events import CHAT, TrainEvents
 from t2local.ui.train.layout import create_train_tab
 
@@ -142,8 +142,9 @@ def _bind_evaluate(room: Room) -> None:
 
 
 def _bind_models(room: Room) -> None:
-    own = room.shown["Models"]
-    ModelsEvents(room.engine, room.laid_out["Models"], own, room.tabs, room.timer).bind()
+    own, tab = room.shown["Models"], room.laid_out["Models"]
+    tab.reach.value = quiet_html(room.page.doors.statement)
+    ModelsEvents(room.engine, tab, own, room.tabs, room.timer).bind()
 
 
 def _bind_jobs(room: Room) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from t2local.cli.main import main
+from t2local.engine.doors import Doors
 from t2local.experts import Expert, ExpertStore
 from t2local.models.load.loader import load_model
 from t2local.progress import drain
@@ -184,3 +185,22 @@ def test_doctor_reports_in_json_without_the_model(capsys):
     assert report["decode"] == "the model is not here yet"
     assert report["sandbox"] == protection().statement
     assert "PyTorch products" in report["branch"] or "Triton" in report["branch"]
+
+
+def test_doctor_says_who_could_open_the_page(capsys, monkeypatch):
+    def said():
+        report = json.loads(run(capsys, "doctor", "--json")[1])
+        return report["page"], report["page_with_--listen"]
+
+    for name in ("GRADIO_SERVER_NAME", "GRADIO_ROOT_PATH", "T2LOCAL_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    alone, listening = said()
+    assert alone == Doors().statement
+    assert "Other computers can open the page; it asks for a password" in listening
+    monkeypatch.setenv("T2LOCAL_TOKEN", "secret words")
+    assert "it asks for a password" in said()[0]
+    assert "secret words" not in str(said())
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    assert said()[0] == said()[1] == listening
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "no path")
+    assert "is no path to the page" in said()[0]

@@ -233,3 +233,10 @@ def test_the_header_warns_of_open_doors_and_offers_the_way_out():
         assert "no password" not in header_html(status, closed)
     assert 'action="/t2/logout"' in header_html(status, closed)
     assert "logout" not in header_html(status, Doors())
+
+
+def test_the_models_tab_says_who_can_open_the_page():
+    for doors in (Doors(), Doors(listens=True, password=PASSWORD, names=frozenset({"study"}))):
+        shown = str(build_app(FakeEngine(), doors).get_config_file()["components"])
+        assert doors.statement in shown
+        assert PASSWORD not in shown

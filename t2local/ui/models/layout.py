@@ -33,6 +33,7 @@ class ModelsTab:
     catalogue: gr.HTML
     loaded: gr.HTML
     machine: gr.HTML
+    reach: gr.HTML
     panel: gr.Column
     words: gr.HTML
     quantize: gr.Dropdown
@@ -76,7 +77,8 @@ def _create_loaded() -> dict:
     _html(heading_html("Loaded now"))
     loaded = _acting("", "models-loaded")
     machine = _html("", "models-machine")
-    return {"loaded": loaded, "machine": machine}
+    reach = _html("", "models-reach")
+    return {"loaded": loaded, "machine": machine, "reach": reach}
 
 
 def _create_sizing() -> dict:
