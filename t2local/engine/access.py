@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from t2local.engine.doors import Authority, Doors, Origin
 from t2local.engine.passwords import Sessions, Tries, is_right
 
+OWN_SITES = frozenset({"same-origin", "none"})
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 FORWARDED = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip|x-gradio-server")
 NOT_FRAMED = [
@@ -104,6 +105,9 @@ class Guard:
             if refusal is None and visit.posts_to(LOGOUT):
                 await self._log_out(visit, receive, send)
                 return
+            if refusal is None and visit.scope["path"] == LOGIN:  # by somebody who is in
+                await self._to_the_page(receive, send)
+                return
         if refusal is None and declared_bytes(visit) > self._most_bytes:
             refusal = too_large(self.doors)
         if refusal is not None:
@@ -164,9 +168,9 @@ class Guard:
             self.sessions.close(token)
         await self._to_the_page(receive, send, self._cookie(visit, "", "; Max-Age=0"))
 
-    async def _to_the_page(self, receive: Receive, send: Send, cookie: str) -> None:
-        location = f"{self.doors.root_path}/".encode()
-        headers = [(b"location", location), (b"set-cookie", cookie.encode())]
+    async def _to_the_page(self, receive: Receive, send: Send, cookie: str = "") -> None:
+        headers = [(b"location", f"{self.doors.root_path}/".encode())]
+        headers += [(b"set-cookie", cookie.encode())] if cookie else []
         await answer(receive, send, 303, "", "text/plain", headers)
 
     async def _refuse(self, visit: Visit, refusal: Refusal, receive: Receive, send: Send) -> None:
@@ -174,7 +178,11 @@ class Guard:
         if refusal.status in (401, 429) and self.login_page and wants_html(visit):
             said = "" if refusal.sentence == ASK else refusal.sentence
             body = self.login_page(self.doors.root_path + LOGIN, said)
-            await answer(receive, send, refusal.status, body, "text/html", refusal.headers)
+            # Who followed a link from another site may have a session, but the browser keeps its
+            # cookie to requests from here: the page asks once more, as itself.
+            again = [(b"refresh", b"0")] if is_link(visit) else []
+            headers = [*refusal.headers, *again]
+            await answer(receive, send, refusal.status, body, "text/html", headers)
         else:
             await refuse(visit, refusal, receive, send)
 
@@ -246,18 +254,20 @@ def own_page(visit: Visit, doors: Doors) -> bool:
     own = {Origin.of(scheme, visit.host) for scheme in visit.schemes}
     if origins:
         return len(origins) == 1 and Origin.read(origins[0]) in own
-    if any(site not in ("same-origin", "none") for site in sites):
-        return _is_link(visit)
+    if any(site not in OWN_SITES for site in sites):
+        return is_link(visit)
     if not sites and visit.scope.get("method", "GET") not in SAFE_METHODS:
         pages = [re.match(r"[^/]*//[^/]*", referer) for referer in visit.header("referer")]
         return all(page and Origin.read(page[0]) in own for page in pages)
     return True
 
 
-def _is_link(visit: Visit) -> bool:
+def is_link(visit: Visit) -> bool:
+    """Whether a person followed a link that stands on another site, to the page itself."""
     asked = (*visit.header("sec-fetch-mode"), *visit.header("sec-fetch-dest"))
     return (
         asked == ("navigate", "document")
+        and not OWN_SITES.issuperset(visit.header("sec-fetch-site"))
         and visit.scope.get("method") == "GET"
         and visit.scope["path"] == "/"
     )

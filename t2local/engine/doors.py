@@ -6,6 +6,7 @@ Values alone; `access.Guard` holds them for every request, and the page and `doc
 import ipaddress
 import re
 import socket
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{0,5}))?", re.ASCII)
 ORIGIN = re.compile(r"(https?)://([^/@]+)", re.ASCII)
 MAX_UPLOAD_MB = 200
+NAME_S = 2.0  # for the network to say what this computer is called
 TOKEN = "T2LOCAL_TOKEN"  # the environment variable that may hold the password
 PATH = re.compile(r"(/[\w.~-]+)*/?", re.ASCII)
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -202,9 +204,18 @@ def _password(given: str | None, none: bool, environment: Mapping[str, str]) -> 
 
 def names_of_this_computer() -> frozenset[str]:
     """What others of the network may call it: its host names and its addresses."""
-    names = {socket.gethostname(), socket.getfqdn()}
+    names = {socket.gethostname(), *_full_name()} - LOOPBACK
     names |= {f"{name}.local" for name in names if "." not in name}
     return known_names([*names, *addresses_of_this_computer()])
+
+
+def _full_name() -> list[str]:
+    """The name with its domain; [] where the network does not say it soon."""
+    found: list[str] = []
+    asking = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
+    asking.start()
+    asking.join(NAME_S)
+    return found[:]
 
 
 def addresses_of_this_computer() -> list[str]:

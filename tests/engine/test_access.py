@@ -405,6 +405,19 @@ def test_a_browser_logs_in_and_out(locked, app):
     assert ask(locked, headers=[HOME, session]).status == 401
 
 
+def test_who_is_in_has_no_need_to_log_in(locked):
+    session = cookie_of(log_in(locked))
+    again = ask(locked, "/login", [HOME, session, BROWSER])
+    assert (again.status, again.header("location"), again.header("set-cookie")) == (303, "/", None)
+
+
+def test_a_link_elsewhere_leads_in_with_a_session_that_is_not_sent_along(locked):
+    link = [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document"), BROWSER]
+    for site, again in (("cross-site", "0"), ("same-origin", None), ("none", None)):
+        answer = ask(locked, "/", [HOME, ("sec-fetch-site", site), *link])
+        assert (answer.status, answer.header("refresh")) == (401, again)
+
+
 def test_a_wrong_password_is_said_where_it_was_given(locked):
     answer = log_in(locked, "wrong", (HOME, FORM, BROWSER))
     assert answer.status == 401

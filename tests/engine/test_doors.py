@@ -1,6 +1,7 @@
 """What is decided at the start: names, passwords, and what is said of them."""
 
 import socket
+import threading
 
 import pytest
 
@@ -47,6 +48,15 @@ def test_this_computers_names_are_what_others_call_it():
     expected = {"study", "study.local", "study.example.org", "10.0.0.5", "fe80::1"}
     assert doors.names_of_this_computer() == expected
     assert doors.addresses_of_this_computer() == ["10.0.0.5", "fe80::1"]
+
+
+def test_a_network_that_does_not_answer_is_not_waited_for(monkeypatch):
+    answered = threading.Event()
+    monkeypatch.setattr(doors, "NAME_S", 0.05)
+    monkeypatch.setattr(socket, "getfqdn", answered.wait)
+    assert "study" in doors.names_of_this_computer()
+    assert not answered.is_set()
+    answered.set()
 
 
 @pytest.mark.parametrize("name", ["https://a.org", "a.org/t2", "a b", "", "*", "user@a.org"])
