@@ -70,7 +70,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let other computers of the network open the page, with a password",
     )
-    add("--password", help=f"default: {TOKEN}, or with --listen one that is made up and printed")
+    add(
+        "--password",
+        help=f"default: {TOKEN}, or one that is made up and printed where others can come in "
+        "(--listen, --allow-host, --root-path); other users of this computer can see flags",
+    )
     add("--no-password", action="store_true", help="let in whoever can reach the page")
     add(
         "--allow-host",

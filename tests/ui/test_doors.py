@@ -9,6 +9,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 from gradio_client import Client, handle_file
+from starlette.applications import Starlette
 from starlette.routing import Mount, Route, WebSocketRoute
 
 from t2local.engine.access import Guard
@@ -72,17 +73,37 @@ def test_the_walk_sees_the_routes(served):
         assert (*expected, "http") in known
 
 
+def let_in(served, application, headers, refused) -> list[tuple]:
+    """The routes that answer otherwise than by refusing, or allow another site to read."""
+    found = []
+    for path, method, kind in [*routes(application), ("/no/such/route", "GET", "http")]:
+        for one in {method, "OPTIONS"}:
+            answer = ask(served, path, headers, one, kind)
+            allowed = [name for name, _ in answer.headers if name.startswith("access-control")]
+            if answer.status not in refused or allowed:
+                found.append((path, one, answer.status))
+    return found
+
+
 def test_every_route_asks_for_the_password():
     locked = Doors(password="words")
     served = Server(build_app(FakeEngine(), locked), "127.0.0.1", 7860).config.app
     for headers in ([HOME], [HOME, ("authorization", "Bearer wrong")], [HOME, ("cookie", "a=b")]):
-        let_in = []
-        for path, method, kind in [*routes(served.app), ("/no/such/route", "GET", "http")]:
-            for one in {method, "OPTIONS"}:
-                status = ask(served, path, headers, one, kind).status
-                if status not in {401, 429} and kind == "http":
-                    let_in.append((one, path, status))
-        assert not let_in
+        assert not let_in(served, served.app, headers, {401, 429})
+
+
+def test_a_route_that_slips_past_is_seen(served):
+    """One beside the guard is reported; one of another kind is walked as well."""
+
+    async def leaky(scope, receive, send):
+        past = scope["path"] == "/robots.txt"
+        await (served.app if past else served)(scope, receive, send)
+
+    found = let_in(leaky, served.app, STRANGERS["host"], REFUSED)
+    assert {path for path, _, _ in found} == {"/robots.txt"}
+    extra = Starlette(routes=[WebSocketRoute("/live", print), *served.app.routes])
+    assert ("/live", "GET", "websocket") in set(routes(extra))
+    assert not let_in(served, extra, STRANGERS["host"], REFUSED)
 
 
 STRANGERS = {
@@ -95,14 +116,7 @@ STRANGERS = {
 
 @pytest.mark.parametrize("headers", STRANGERS.values(), ids=STRANGERS)
 def test_every_route_refuses_strangers(served, headers):
-    let_in = []
-    for path, method, kind in [*routes(served.app), ("/no/such/route", "GET", "http")]:
-        for one in {method, "OPTIONS"}:
-            answer = ask(served, path, headers, one, kind)
-            allowed = [name for name, _ in answer.headers if name.startswith("access-control")]
-            if answer.status not in REFUSED or allowed:
-                let_in.append((one, path, answer.status, allowed))
-    assert not let_in
+    assert not let_in(served, served.app, headers, REFUSED)
 
 
 def test_the_page_itself_is_let_in(url):
