@@ -1,9 +1,9 @@
-"""What the kernel and the interpreter refuse a program: namespaces, an empty root, limits, a hook.
+"""What a program is put into: namespaces with an empty root, no rights, limits, a friendly hook.
 
 Runs inside the launcher's process, with the standard library only and few imports, for every
-import is paid on every run. Three rings, each working without the others: namespaces and a root
-of their own where the kernel allows them, a user without rights and resource limits, and an audit
-hook that ends the process at the first forbidden act.
+import is paid on every run. Namespaces hold where the kernel allows them (`walls` has what holds
+without them). The audit hook is no wall: it names a forbidden act before a wall refuses it, and a
+program that searches the interpreter's memory can be rid of it.
 """
 
 # pathlib would cost its import on every run:
@@ -12,6 +12,7 @@ hook that ends the process at the first forbidden act.
 import ctypes
 import os
 import sys
+import types
 
 try:
     import resource
@@ -21,7 +22,7 @@ except ImportError:  # Windows, where no program is run
 NEW_MOUNTS, NEW_NAMES, NEW_IPC = 0x00020000, 0x04000000, 0x08000000
 NEW_USERS, NEW_PIDS, NEW_NET = 0x10000000, 0x20000000, 0x40000000
 READ_ONLY, NO_SUID, NO_DEVICES, REMOUNT, BIND = 1, 2, 4, 32, 4096
-RECURSIVE, PRIVATE, DETACH, KEPT_FLAGS = 16384, 1 << 18, 2, 15
+NO_PROGRAMS, RECURSIVE, PRIVATE, DETACH, KEPT_FLAGS = 8, 16384, 1 << 18, 2, 15
 SET_DEATH_SIGNAL, SET_DUMPABLE, SET_NO_NEW_PRIVILEGES, SET_SUBREAPER = 1, 4, 38, 36
 CAPABILITY_VERSION_3 = 0x20080522
 NOBODY = 65534
@@ -30,6 +31,7 @@ PROCESSES = 64
 OPEN_FILES = 64
 FILE_BYTES = 8 * 2**20
 FOLDER_BYTES = 16 * 2**20
+FOLDER_FILES = 4096
 WORK = "/work"
 
 BLOCKED = (
@@ -89,7 +91,8 @@ def separate(folder):
         _write("/proc/self/uid_map", f"{NOBODY} {user} 1")
         _write("/proc/self/gid_map", f"{NOBODY} {group} 1")
     _mount(libc, None, "/", None, RECURSIVE | PRIVATE)
-    _mount(libc, "tmpfs", folder, "tmpfs", NO_SUID | NO_DEVICES, f"size={FOLDER_BYTES},mode=755")
+    room = f"size={FOLDER_BYTES},nr_inodes={FOLDER_FILES},mode=755"
+    _mount(libc, "tmpfs", folder, "tmpfs", NO_SUID | NO_DEVICES | NO_PROGRAMS, room)
     for source in library_folders():
         _bind(libc, source, folder + source)
     os.mkdir(folder + WORK)
@@ -122,19 +125,15 @@ def give_up_rights(user):
         libc.capset(header, (ctypes.c_uint32 * 6)())
         libc.prctl(SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
         libc.prctl(SET_DUMPABLE, 0, 0, 0, 0)
-    end_with_parent()
+        libc.prctl(SET_DEATH_SIGNAL, 9, 0, 0, 0)  # end with the launcher
 
 
-def end_with_parent():
-    """Be killed as soon as the process that made this one ends."""
+def watch_over_children():
+    """Be closed to others' eyes, and the parent of whatever a program leaves behind."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(SET_DEATH_SIGNAL, 9, 0, 0, 0)
-
-
-def adopt_orphans():
-    """Make this process the parent of whatever a program leaves behind, so it can be ended."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(SET_SUBREAPER, 1, 0, 0, 0)
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(SET_DUMPABLE, 0, 0, 0, 0)
+        libc.prctl(SET_SUBREAPER, 1, 0, 0, 0)
 
 
 def limit(memory_bytes, cpu_s):
@@ -165,11 +164,12 @@ def _limit(*limits):
 
 
 def install_hook(work, may_look=False, may_start=True):
-    """End the process at the first forbidden act. The hook cannot be removed again.
+    """End the process at the first forbidden act, and name it.
 
     `may_look`: the interpreter's insides are no secret here. `may_start`: the kernel keeps new
-    programs from doing harm. The hook never raises, or its frame would be within reach of the
-    program's traceback. `AF_UNIX` socket pairs are allowed, for asyncio needs one.
+    programs from doing harm. The hook never raises, not even where the stack is full, or its
+    frame would be within reach of the program's traceback. `AF_UNIX` socket pairs are allowed,
+    for asyncio needs one.
     """
     blocked = BLOCKED if may_look else BLOCKED + INTROSPECTION
     modules = BLOCKED_MODULES if may_start else (*BLOCKED_MODULES, "_posixsubprocess")
@@ -178,7 +178,8 @@ def install_hook(work, may_look=False, may_start=True):
 
 
 def _hook(write, end, work, readable, blocked, modules):
-    starts, decode, text = str.startswith, bytes.decode, str
+    starts, decode, encode, text = str.startswith, bytes.decode, str.encode, str
+    look, sets_a_flag = sys._getframe, types.coroutine.__code__
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     readable = tuple(folder + "/" for folder in readable)
     own = work + "/"
@@ -193,12 +194,14 @@ def _hook(write, end, work, readable, blocked, modules):
             return True
         return path == "/dev/null" or (may_read and starts(path + "/", readable))
 
-    def hook(event, arguments):
+    def forbids(event, arguments):
         refused = starts(event, blocked)
         if event == "socket.__new__":
             refused = arguments[1] != 1
         elif event == "import":
             refused = starts(arguments[0], modules)
+        elif event == "code.__new__":  # asyncio marks functions as coroutines while it is imported
+            refused = refused and look(2).f_code is not sets_a_flag
         if not refused and starts(event, PATH_EVENTS):
             may_read = event in READABLE_EVENTS
             if event == "open":
@@ -206,9 +209,16 @@ def _hook(write, end, work, readable, blocked, modules):
             refused = not allowed(arguments[0], may_read)
             if event == "os.rename":
                 refused = refused or not allowed(arguments[1], False)
-        if refused:
-            write(2, b"refused: " + text.encode(event) + b"\n")
-            end(97)
+        return refused
+
+    def hook(event, arguments):
+        try:
+            if not forbids(event, arguments):
+                return
+            write(2, b"refused: " + encode(event) + b"\n")
+        except BaseException:
+            write(2, b"refused: a call that could not be looked at\n")
+        end(97)
 
     return hook
 

@@ -1,16 +1,16 @@
-"""One run in the sandbox, started as `python -I -S launcher.py RESULT_FD` with the job on stdin.
+"""One run in the sandbox, started as `python -I -S -E launcher.py RESULT TESTS`, the job on stdin.
 
-Three processes at most: the launcher, which keeps time and tells the result; below it, in the jail,
-either the program alone or the tests, and below these the program. Only the launcher and the tests
-hold what decides. Standard library only; every import here is paid on every run.
+Three processes at most: the launcher, which keeps time, adds up memory and tells the result; the
+program; and the tests, which read their texts from `TESTS`. Neither the launcher nor any process
+before the program's has ever held a test, so there is nothing to be found in memory it inherits.
+Standard library only; every import here is paid on every run.
 
-How "ran to its end" is known: a random number is written after the program's last line, by a chain
-of built-in calls that leaves no Python frame with the number in it. What is left to an attacker is
-to find a C object by other means than those the audit hook refuses.
+How "ran to its end" is known without tests: a random number is written after the program's last
+line, by a chain of built-in calls that leaves no Python frame with the number in it.
 """
 
 # pathlib would cost its import on every run:
-# ruff: noqa: PTH100, PTH120, PTH123
+# ruff: noqa: PTH100, PTH120, PTH208
 
 import marshal
 import os
@@ -26,103 +26,255 @@ import _operator
 
 import jail
 import remote
+import walls
 
-NAMESPACES, LIMITS = "namespaces", "limits"  # modes of `process.Protection`
+NAMESPACES, SECCOMP, LANDLOCK = "namespaces", "seccomp", "landlock"  # as in `process.WALLS`
 KILL = 9
+WATCH_S = 0.05  # between two looks at memory and files
+SECRET_BYTES = 16
+MOST_TOLD = 2**20
 
 
 def main():
-    result = int(sys.argv[1])
-    job = marshal.loads(_exactly(int.from_bytes(_exactly(8), "big")))
-    started = time.monotonic()
-    null = os.open("/dev/null", os.O_RDWR)
+    result, tests = [_lowest(int(number)) for number in sys.argv[1:]]
+    job = marshal.loads(_exactly(0, int.from_bytes(_exactly(0, 8), "big")))
+    deadline = time.monotonic() + job["timeout_s"]
+    processes, null = _processes(), os.open(os.devnull, os.O_RDWR)
+    work = _work_folder(job)
+    jail.watch_over_children()
+    incoming, outgoing = os.pipe()
+    secret = [] if job["tested"] else [os.urandom(SECRET_BYTES)]
+    if job["tested"]:
+        children = _with_tests(job, work, null, outgoing, tests)
+    else:
+        children = [_start(job, work, {null: 0, outgoing: 3}, _run_alone, secret)]
+    os.close(outgoing)
+    os.close(tests)
+    watch = _Watch(job, work, processes, children)
+    told, trouble = _listen(incoming, SECRET_BYTES if secret else MOST_TOLD, deadline, watch)
+    statuses = _end(children)
+    os.write(result, marshal.dumps(([told] == secret, told, trouble, statuses)))
+
+
+def _lowest(handle):
+    """The same under a low number, so that all that is open can be closed at once."""
+    low = os.dup(handle)
+    os.close(handle)
+    return low
+
+
+def _work_folder(job):
     work = job["folder"]
-    if job["mode"] == NAMESPACES:
+    if NAMESPACES in job["walls"]:
         jail.separate(work)
         work = jail.WORK
     if job["user"]:
         os.chown(work, job["user"], jail.NOBODY)
     os.chdir(work)
-    jail.adopt_orphans()
-    incoming, outgoing = os.pipe()
-    secret = [os.urandom(16)]
-    child = os.fork()
-    if child == 0:
-        os.setsid()  # a signal to its own group must not reach us
-        os.dup2(null, 0)
-        for handle in (null, incoming, result):
-            os.close(handle)
+    return work
+
+
+def _with_tests(job, work, null, outgoing, tests):
+    """The program, which never shared memory with the tests, and the tests' own process.
+
+    The tests' process comes first: where processes have a namespace, all end with the first.
+    """
+    to_program, to_tests = os.pipe(), os.pipe()
+    kept = {null: 0, to_tests[0]: 3, to_program[1]: 4, outgoing: 5, tests: 6}
+    testing = _start(job, work, kept, _run_tests)
+    program = _start(job, work, {null: 0, to_program[0]: 3, to_tests[1]: 4}, _run_asked)
+    for handle in (*to_program, *to_tests):
+        os.close(handle)
+    return [program, testing]
+
+
+# --- watching -----------------------------------------------------------------------------------
+
+
+class _Watch:
+    """Whether the processes of a run together hold too much memory, or their folder too much."""
+
+    def __init__(self, job, work, processes, children):
+        self.most_bytes, self.children, self.processes = job["memory_bytes"], children, processes
+        self.folder = None if NAMESPACES in job["walls"] else work  # a namespace's is bounded
+
+    def trouble(self):
+        if self.processes is not None and self._held_bytes() > self.most_bytes:
+            return f"took more than {self.most_bytes} bytes of memory in all its processes"
+        if self.folder and _too_full(self.folder):
+            return f"wrote more than {jail.FOLDER_BYTES} bytes or {jail.FOLDER_FILES} files"
+        return ""
+
+    def _held_bytes(self):
+        pages, found = 0, list(self.children)
+        for process in found:  # which grows
+            try:
+                pages += int(self._read(f"{process}/statm").split()[1])
+                for thread in self._list(f"{process}/task"):
+                    found += map(int, self._read(f"{process}/task/{thread}/children").split())
+            except OSError:  # it has just ended
+                continue
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def _read(self, name):
+        handle = os.open(name, os.O_RDONLY, dir_fd=self.processes)
         try:
-            _inside(job, work, outgoing, secret)
+            return os.read(handle, 1 << 16)
         finally:
-            os._exit(1)
-    os.close(outgoing)
-    told, in_time = _listen(incoming, secret[0], started + job["timeout_s"])
-    status = _end(child)
-    ok = told == secret[0] if job["tests"] is None else False
-    os.write(result, marshal.dumps((ok, told, in_time, status)))
+            os.close(handle)
+
+    def _list(self, name):
+        handle = os.open(name, os.O_RDONLY, dir_fd=self.processes)
+        try:
+            return os.listdir(handle)
+        finally:
+            os.close(handle)
 
 
-def _listen(incoming, wanted, deadline):
-    """What the child tells until it ends, its time is over, or whoever waits for us is gone."""
+def _processes():
+    """A handle of /proc, which stays ours when the root folder is another; None without one."""
+    try:
+        return os.open("/proc", os.O_RDONLY)
+    except OSError:
+        return None
+
+
+def _too_full(folder):
+    size, count, folders = 0, 0, [folder]
+    try:
+        for one in folders:  # which grows
+            for entry in os.scandir(one):
+                count += 1
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    size += entry.stat(follow_symlinks=False).st_blocks * 512
+                if size > jail.FOLDER_BYTES or count > jail.FOLDER_FILES:
+                    return True
+    except FileNotFoundError:  # removed while we looked
+        return False
+    except OSError:  # a folder that keeps us out has something to hide
+        return True
+    return False
+
+
+def _listen(incoming, most, deadline, watch):
+    """What is told until it is `most` bytes or its teller ends; what cut it short, "" if nothing.
+
+    Ends as well when whoever waits for us is gone.
+    """
     told = b""
     poll = select.poll()
     poll.register(incoming, select.POLLIN)
     poll.register(0, 0)
-    while told != wanted:
+    while len(told) < most:
         left = deadline - time.monotonic()
-        events = poll.poll(max(0, left * 1000))
-        if not events:
-            return told, False
+        if left <= 0:
+            return told, "timed out"
+        events = poll.poll(min(left, WATCH_S) * 1000)
         if any(handle == 0 for handle, _ in events):
-            return told, True
-        part = os.read(incoming, 65536)
-        if not part:
             break
-        told += part
-    return told, True
+        if events:
+            part = os.read(incoming, 65536)
+            if not part:
+                break
+            told += part
+        elif trouble := watch.trouble():
+            return told, trouble
+    return told, ""
 
 
-def _end(child):
-    """Kill the child and whatever it left behind; the child's wait status."""
-    finished, status = os.waitpid(child, os.WNOHANG)
-    if not finished:
+def _end(children):
+    """Kill the children and whatever they left behind; the wait status of each."""
+    found = {}
+    _collect(children, found)
+    if len(found) < len(children):
         time.sleep(0.001)  # a program that has just ended by itself tells why
-        finished, status = os.waitpid(child, os.WNOHANG)
-    if not finished:
-        os.kill(child, KILL)
-        status = os.waitpid(child, 0)[1]
+        _collect(children, found)
+    for child in children:
+        if child not in found:
+            os.kill(child, KILL)
     while True:
         try:
-            left = _children()
-            for process in left:
+            for process in _orphans():
                 os.kill(process, KILL)
-            os.waitpid(-1, 0)
-        except (ChildProcessError, ProcessLookupError):
-            return status
+            ended, status = os.waitpid(-1, 0)
+            found.setdefault(ended, status)
+        except ProcessLookupError:
+            continue
+        except ChildProcessError:
+            return [found[child] for child in children]
 
 
-def _children():
-    """Orphans that came to us; in a namespace the kernel has already ended them."""
+def _collect(children, found):
+    for child in children:
+        ended, status = (0, 0) if child in found else os.waitpid(child, os.WNOHANG)
+        if ended:
+            found[child] = status
+
+
+def _orphans():
+    """What came to us; in a namespace the kernel has already ended them."""
     try:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:
-            return [int(number) for number in file.read().split()]
+        handle = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)
     except OSError:
         return []
+    try:
+        return [int(number) for number in os.read(handle, 1 << 16).split()]
+    finally:
+        os.close(handle)
 
 
-def _inside(job, work, outgoing, secret):
+# --- inside the walls ---------------------------------------------------------------------------
+
+
+def _start(job, work, kept, body, *more):
+    """A process behind the walls that does `body`; `kept`: which handles it has, as what number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.setsid()  # a signal to its own group must not reach us
+        _keep(kept)
+        _wall_in(job, work)
+        body(job, work, *more)
+    except BaseException as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(1)
+
+
+def _keep(kept):
+    """Nothing but `kept`, stdout and stderr stays open."""
+    most = 2 + len(kept)
+    high = {os.dup(handle): number for handle, number in kept.items()}
+    while min(high) < most:
+        high = {os.dup(handle): number for handle, number in high.items()}
+    for handle, number in high.items():
+        os.dup2(handle, number, inheritable=False)
+    os.closerange(most, jail.OPEN_FILES)
+
+
+def _wall_in(job, work):
     jail.give_up_rights(job["user"])
     jail.limit(job["memory_bytes"], job["cpu_s"])
-    if job["tests"] is not None:
-        secret.clear()
-        _run_tested(job, work, outgoing)
-        return
-    if job["mode"] != LIMITS:
+    if job["user"] or NAMESPACES in job["walls"]:
         jail.limit_processes()
-    jail.install_hook(work, may_start=job["mode"] != LIMITS)
+    if LANDLOCK in job["walls"]:
+        walls.refuse_files(jail.library_folders(), (work,))
+    if SECCOMP in job["walls"]:
+        walls.refuse_calls()
+
+
+def _befriend(job, work, may_look):
+    if job["hook"]:
+        jail.install_hook(work, may_look, may_start=bool(job["walls"]))
+
+
+def _run_alone(job, work, secret):
+    _befriend(job, work, may_look=False)
     try:
-        _collections.deque(map(_operator.call, _steps(job, outgoing, secret)), 0)
+        _collections.deque(map(_operator.call, _steps(job, secret)), 0)
     except BaseException:
         kind, error, frames = sys.exc_info()
         error.__traceback__ = None if kind is SyntaxError else frames.tb_next
@@ -130,50 +282,42 @@ def _inside(job, work, outgoing, secret):
     sys.stdout.flush()
 
 
-def _steps(job, outgoing, secret):
+def _steps(job, secret):
     """Run, flush, tell. Only the chain that calls these holds them once the program runs."""
     code = compile(job.pop("program"), "<program>", "exec")
     return (
         _functools.partial(exec, code, _main_namespace()),
         sys.stdout.flush,
-        _functools.partial(os.write, outgoing, secret.pop()),
+        _functools.partial(os.write, 3, secret.pop()),
     )
 
 
-def _run_tested(job, work, outgoing):
-    to_program, to_tests = os.pipe(), os.pipe()
-    program = os.fork()
-    texts = job.pop("trusted"), job.pop("setup"), job.pop("tests")
-    if program == 0:
-        setup = texts[1]
-        del texts
-        os.close(outgoing)
-        os.close(to_program[1])
-        os.close(to_tests[0])
-        jail.end_with_parent()
-        if job["mode"] != LIMITS:
-            jail.limit_processes()
-        jail.install_hook(work, may_look=True, may_start=job["mode"] != LIMITS)
-        pipe = remote.Pipe(to_program[0], to_tests[1])
-        remote.serve(pipe, job["program"], setup, job["entry_point"], _main_namespace())
-    os.close(to_program[0])
-    os.close(to_tests[1])
-    jail.install_hook(work, may_look=True, may_start=job["mode"] != LIMITS)
-    pipe = remote.Pipe(to_tests[0], to_program[1])
-    trusted, setup, tests = texts
+def _run_asked(job, work):
+    _befriend(job, work, may_look=True)
+    pipe = remote.Pipe(3, 4)
+    remote.serve(pipe, job["program"], job["imports"], job["entry_point"], _main_namespace())
+
+
+def _run_tests(job, work):
+    texts = marshal.loads(_exactly(6, int.from_bytes(_exactly(6, 8), "big")))
+    os.close(6)
+    tag = texts["tag"]
+    _befriend(job, work, may_look=True)
 
     def report(byte):
-        os.write(outgoing, byte)
+        os.write(5, tag + byte)
 
-    remote.run_tests(pipe, report, job["program"], trusted, setup, tests, job["entry_point"])
+    remote.run_tests(remote.Pipe(3, 4), report, job["program"], texts, job["entry_point"])
     os._exit(0)
 
 
 def _main_namespace():
     """The globals of a fresh `__main__`, without the launcher's modules in sight."""
-    for name in ("ctypes", "_ctypes", "ctypes._endian", "jail", "remote", "wire", "resource"):
+    for name in ("ctypes", "_ctypes", "ctypes._endian", "resource"):
         sys.modules.pop(name, None)
-    jail.ctypes = jail.resource = None
+    for name in ("jail", "remote", "walls", "wire"):
+        sys.modules.pop(name, None)
+    jail.ctypes = walls.ctypes = jail.resource = None
     del sys.path[0]
     sys.dont_write_bytecode = True
     main_module = type(sys)("__main__")
@@ -181,10 +325,10 @@ def _main_namespace():
     return main_module.__dict__
 
 
-def _exactly(size):
+def _exactly(handle, size):
     parts = []
     while size:
-        part = os.read(0, min(size, 1 << 20))
+        part = os.read(handle, min(size, 1 << 20))
         if not part:
             os._exit(3)
         parts.append(part)

@@ -1,24 +1,32 @@
 """Programs that a model wrote, run where they can do no harm and cannot claim a success.
 
 Each run is a process of its own: empty temporary folder, no inherited environment, standard library
-only, limits on memory, time, files, processes and output, killed with all it started. On Linux it
-also gets its own network, processes and root folder, where the kernel allows (`protection()` says).
-On Windows, which has none of this, no program is run. Safe to call from many threads.
+only, limits on memory, time, files and output, killed with all it started. Around it stand walls
+outside the interpreter (`WALLS`), as many as the system has; `protection()` tries them with a
+hostile program. Where too few stand, no program is run unless `allow_unsafe_code` was called. On
+Windows none is run. Safe to call from many threads.
+
+`run_tests` decides in a process that never shared memory with the program's and never sends it a
+test or an expected value. The tests are as little trusted and stand behind the same walls.
 
 What remains: `run_code` knows a good end by a number that is written after the program's last line;
-a program that corrupts the interpreter's memory could find it. `run_tests` has no such gap, since
-the tests run in another process and compare plain values. A kernel bug is beyond both.
+a program that searches its own memory could find it, so it is no verdict on a hostile program. A
+kernel bug is beyond both.
 """
 
+import ast
+import ctypes
 import functools
 import marshal
 import math
 import os
 import random
 import selectors
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +40,14 @@ MEMORY_BYTES = 512 * 2**20
 TIMEOUT_S = 5.0
 START_S = 5.0  # beyond the time limit, for a busy machine to start and end the launcher
 
+NAMESPACES, SECCOMP, LANDLOCK = WALLS = ("namespaces", "seccomp", "landlock")
+UNSAFE, NONE = "limits", "none"  # modes without walls
+
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _FIRST_USER, _USERS = 200_000, 400_000
-_REFUSED = 97
+_REFUSED = 97  # exit code of a program that the audit hook ended
+_TAG_BYTES = 16
+_SET_DUMPABLE = 4
 
 
 @dataclass(frozen=True)
@@ -72,30 +85,87 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Protection:
-    """Which walls stand on this machine; `statement` says it in a sentence for the page."""
+    """Which walls stand on this machine; `statement` says it in a sentence for the page.
 
-    mode: str  # "namespaces" | "other user" | "limits" | "none"
+    `mode`: the walls joined by " + "; "limits" without any that hold, "none" where nothing runs.
+    """
+
+    mode: str
     statement: str
 
+    @property
+    def contains(self) -> bool:
+        """Whether programs can be run without asking."""
+        return self.mode not in (UNSAFE, NONE)
 
-_STATEMENTS = {
-    "namespaces": "Programs run in a process of their own without network, with an empty folder "
-    "and a read-only Python as their only files, under limits on memory, time and processes.",
-    "other user": "Programs run as a user without rights and under limits on memory, time and "
-    "processes; this system allows no namespaces, so network and files are refused by Python's "
-    "audit hook alone.",
-    "limits": "Programs run under limits on memory and time only; this system allows no "
-    "namespaces, so network, files and processes are refused by Python's audit hook alone.",
-    "none": "Programs cannot be run safely on this system, so none is run: rewards and benchmarks "
-    "that run code need Linux, macOS or WSL. Everything else works.",
+
+_MODES = (
+    (NAMESPACES, SECCOMP, LANDLOCK),
+    (NAMESPACES, SECCOMP),
+    (SECCOMP, LANDLOCK),
+    (NAMESPACES, LANDLOCK),
+    (NAMESPACES,),
+)
+_MEANT = {
+    NAMESPACES: "their own network, processes and root folder",
+    SECCOMP: "a kernel filter that refuses other processes, programs and sockets",
+    LANDLOCK: "a kernel rule that opens Python's library and one empty folder only",
 }
+RISK = "A program that a model or a dataset wrote could read and change whatever you can."
+_UNCONTAINED = (
+    "Programs cannot be contained on this system (limits only): it allows neither namespaces nor "
+    "seccomp with Landlock, so none is run unless you accept the risk with --allow-unsafe-code."
+)
+_NO_PROGRAMS = (
+    "Programs cannot be run safely on this system, so none is run: rewards and benchmarks "
+    "that run code need Linux, macOS or WSL. Everything else works."
+)
+_ENVIRONMENT = ("PATH", "SYSTEMROOT", "WINDIR", "TEMP", "TMP", "TMPDIR", "LANG", "LC_ALL")
 
 
 @functools.cache
 def protection() -> Protection:
-    """The strongest mode that works here, found by trying each once."""
-    mode = next((mode for mode in _possible_modes() if _works(mode)), "none")
-    return Protection(mode, _STATEMENTS[mode])
+    """The strongest mode that holds here, found by running a hostile program in each."""
+    if sys.platform == "win32":
+        return Protection(NONE, _NO_PROGRAMS)
+    for walls in _possible_modes():
+        if _holds(walls):
+            meant = ", ".join(_MEANT[wall] for wall in walls)
+            return Protection(
+                " + ".join(walls),
+                f"Programs run behind {' + '.join(walls)}: {meant}; without network or environment "
+                "and under limits on memory, time and files.",
+            )
+    return Protection(UNSAFE, _UNCONTAINED)
+
+
+_consent = threading.Event()  # programs may run uncontained in this process
+
+
+def allow_unsafe_code(allowed: bool = True) -> None:
+    """A person's explicit yes (or no), for this process: run programs also where no wall holds."""
+    _consent.set() if allowed else _consent.clear()
+
+
+def check_allowed() -> None:
+    """Raise `T2LocalError` where a program would not be run."""
+    found = protection()
+    if found.mode == NONE:
+        raise T2LocalError(
+            f"Programs cannot be run safely on this system ({sys.platform}); "
+            "use Linux, macOS or WSL for rewards that run code."
+        )
+    if not found.contains and not _consent.is_set():
+        raise T2LocalError(
+            f"Programs cannot be contained on this system ({sys.platform} with limits only); "
+            "use Linux with seccomp and Landlock, or accept that a program could read and change "
+            "whatever you can with --allow-unsafe-code."
+        )
+
+
+def bare_environment() -> dict[str, str]:
+    """What a process that reads untrusted input needs of ours, without tokens and secrets."""
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
 
 
 def run_code(
@@ -103,9 +173,10 @@ def run_code(
 ) -> RunResult:
     """Run one program. A program's failure is a result; only a system without a sandbox raises.
 
-    `timeout_s`: wall clock. Raises `T2LocalError` where no program can be run (Windows).
+    `timeout_s`: wall clock. `memory_bytes`: of all its processes and of each. Raises
+    `T2LocalError` where no program can be run (see `check_allowed`).
     """
-    told = _launch(_job(_mode(), source, timeout_s, memory_bytes))
+    told = _launch(_job(_walls(), source, timeout_s, memory_bytes))
     return RunResult(told.ok, told.stdout, told.stderr, "" if told.ok else told.reason)
 
 
@@ -122,23 +193,45 @@ def run_tests(
 ) -> TestResult:
     """Run a program's tests, each a piece of Python that raises where it fails, one by one.
 
-    `setup` runs before the tests; `trusted` is text the tests may use but the program must not
-    change (HumanEval's prompt). `timeout_s` is for all of it together by the clock, `cpu_s` (a
-    second more, if not given) for the program's own work: tests not reached have failed. Raises
-    `T2LocalError` where no program can be run.
+    `setup` runs before the tests, in their process; the program gets its imports only. `trusted` is
+    text the tests may use but the program must not change (HumanEval's prompt). `timeout_s` is for
+    all of it together by the clock, `cpu_s` (a second more, if not given) for the program's own
+    work: tests not reached have failed. Raises `T2LocalError` where no program can be run.
     """
-    job = _job(_mode(), program, timeout_s, memory_bytes)
-    job |= {"tests": list(tests), "setup": setup, "trusted": trusted, "entry_point": entry_point}
+    job = _job(_walls(), program, timeout_s, memory_bytes)
+    job |= {"tested": True, "imports": _imports_of(setup), "entry_point": entry_point}
     job["cpu_s"] = cpu_s or job["cpu_s"]
-    told = _launch(job)
-    passed = [byte == ord("P") for byte in told.data[2 : 2 + len(tests)]]
+    tag = os.urandom(_TAG_BYTES)
+    texts = {"tag": tag, "tests": list(tests), "setup": setup, "trusted": trusted}
+    told = _launch(job, texts)
+    said = _reports(told.data, tag)
+    passed = [byte == b"P" for byte in said[2 : 2 + len(tests)]]
     passed += [False] * (len(tests) - len(passed))
-    parses, defines = told.data[:1] == b"s", told.data[1:2] == b"d"
+    parses, defines = said[:1] == [b"s"], said[1:2] == [b"d"]
     reason = "" if all(passed) else told.reason
     if reason.startswith("left early") and parses:
         number = passed.index(False) + 1
         reason = f"test {number} of {len(tests)} failed: {_last(told.stderr)}"
     return TestResult(parses, defines, tuple(passed), told.stdout, told.stderr, reason)
+
+
+def _reports(told: bytes, tag: bytes) -> list[bytes]:
+    """The bytes that carry the tag; what follows one that does not is nobody's."""
+    found = []
+    for at in range(0, len(told), len(tag) + 1):
+        if told[at : at + len(tag)] != tag:
+            break
+        found.append(told[at + len(tag) : at + len(tag) + 1])
+    return found
+
+
+def _imports_of(setup: str) -> str:
+    """The import statements of a tests' setup: all that a program needs of it, and may know."""
+    try:
+        lines = ast.parse(setup).body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return ""
+    return "\n".join(ast.unparse(o) for o in lines if isinstance(o, ast.Import | ast.ImportFrom))
 
 
 @dataclass(frozen=True)
@@ -150,67 +243,132 @@ class _Told:
     reason: str
 
 
-def _mode() -> str:
-    mode = protection().mode
-    if mode == "none":
-        raise T2LocalError(
-            f"Programs cannot be run safely on this system ({sys.platform}); "
-            "use Linux, macOS or WSL for rewards that run code."
-        )
-    return mode
+def _walls() -> tuple[str, ...]:
+    """The walls that stand, once it is certain that programs may run."""
+    check_allowed()
+    return tuple(wall for wall in WALLS if wall in protection().mode)
 
 
-def _possible_modes() -> tuple[str, ...]:
-    if sys.platform == "win32":
-        return ()
-    if sys.platform != "linux":
-        return ("limits",)
-    return ("namespaces", "other user", "limits") if os.getuid() == 0 else ("namespaces", "limits")
+def _possible_modes() -> tuple[tuple[str, ...], ...]:
+    """Sets of walls that contain a program, the best first."""
+    return _MODES if sys.platform == "linux" else ()
 
 
-def _works(mode: str) -> bool:
-    return _launch(_job(mode, "import random, decimal", 20.0, MEMORY_BYTES)).ok
+_PROBE = """
+import ctypes, os, socket
+held = set()
+def refuses(wall, act, *arguments):
+    try:
+        act(*arguments)
+    except OSError:
+        held.add(wall)
+def starts():
+    if os.fork() == 0:
+        os._exit(0)
+refuses("seccomp", starts)
+refuses("landlock", os.listdir, "/")
+if os.getppid() == 0 and not os.path.exists("/proc") and not os.path.exists("/etc"):
+    held.add("namespaces")
+try:
+    socket.create_connection(("127.0.0.1", PORT), 1).close()
+    held.clear()
+except OSError:
+    pass
+print(*sorted(held))
+"""
 
 
-def _job(mode: str, program: str, timeout_s: float, memory_bytes: int) -> dict[str, Any]:
-    """What the launcher reads. As root every run gets a user of its own, so limits are its own."""
-    as_root = mode != "limits" and os.getuid() == 0
+def _holds(walls: tuple[str, ...]) -> bool:
+    """Whether each of `walls` refuses a program, without a friendly hook, what it should refuse."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        job = _job(walls, f"PORT = {port}\n{_PROBE}", 20.0, MEMORY_BYTES) | {"hook": False}
+        told = _launch(job)
+    return told.ok and told.stdout.split() == sorted(walls)
+
+
+def _job(
+    walls: tuple[str, ...], program: str, timeout_s: float, memory_bytes: int
+) -> dict[str, Any]:
+    """What the launcher reads; nothing in it must be kept from the program."""
     return {
-        "mode": mode,
-        "user": _FIRST_USER + random.SystemRandom().randrange(_USERS) if as_root else 0,
+        "walls": walls,
+        "user": _user(walls),
         "program": program,
-        "tests": None,
+        "imports": "",
+        "entry_point": "",
+        "tested": False,
+        "hook": True,
         "timeout_s": float(timeout_s),
         "cpu_s": math.ceil(timeout_s) + 1,
         "memory_bytes": int(memory_bytes),
     }
 
 
-def _launch(job: Mapping[str, Any]) -> _Told:
-    """Start the launcher, hand it the job, collect what is said until it ends or must be ended."""
+def _user(walls: tuple[str, ...]) -> int:
+    """As root every run gets a user of its own (0: as we are), if that one can reach the library.
+
+    In a root folder of its own it always can; elsewhere a folder above may be closed to others.
+    """
+    if os.getuid() != 0 or not (NAMESPACES in walls or _open_to_others()):
+        return 0
+    return _FIRST_USER + random.SystemRandom().randrange(_USERS)
+
+
+def _open_to_others() -> bool:
+    places = [Path(sys.base_prefix), Path(tempfile.gettempdir()).resolve()]
+    return all(one.stat().st_mode & 1 for place in places for one in (place, *place.parents))
+
+
+def _launch(job: Mapping[str, Any], texts: Mapping[str, Any] | None = None) -> _Told:
+    """Start the launcher, hand it the job, collect what is said until it ends or must be ended.
+
+    `texts` is for the tests' process alone and comes to it by another pipe.
+    """
+    _hide_from_others()
     with tempfile.TemporaryDirectory(prefix="t2local-run-", ignore_cleanup_errors=True) as folder:
         listening, telling = os.pipe()
+        reading, handing = os.pipe()
         try:
-            process = subprocess.Popen(
-                [_python(), "-I", "-S", str(_LAUNCHER), str(telling)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=(telling,),
-                env={},
-                cwd=folder,
-                start_new_session=True,
-                bufsize=0,
-            )
+            process = _start(folder, telling, reading)
+        except OSError:
+            os.close(listening)
+            os.close(handing)
+            raise
         finally:
             os.close(telling)
+            os.close(reading)
         with process, os.fdopen(listening, "rb", buffering=0) as result:
             try:
-                _send(process, marshal.dumps({**job, "folder": folder}))
+                with os.fdopen(handing, "wb", buffering=0):
+                    _send(process.stdin.fileno(), marshal.dumps({**job, "folder": folder}))
+                    if texts is not None:
+                        _send(handing, marshal.dumps(dict(texts)))
                 said, problem = _collect(process, result, job["timeout_s"] + START_S)
             finally:
                 _finish(process)
     return _understand(said, problem, job["timeout_s"])
+
+
+def _start(folder: str, telling: int, reading: int) -> subprocess.Popen:
+    return subprocess.Popen(
+        [_python(), "-I", "-S", "-E", str(_LAUNCHER), str(telling), str(reading)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(telling, reading),
+        env={},
+        cwd=folder,
+        start_new_session=True,
+        bufsize=0,
+    )
+
+
+@functools.cache
+def _hide_from_others() -> None:
+    """Close our memory, descriptors and environment (tokens!) to others of the same user."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _finish(process: subprocess.Popen) -> None:
@@ -227,11 +385,11 @@ def _python() -> str:
     return getattr(sys, "_base_executable", "") or sys.executable
 
 
-def _send(process: subprocess.Popen, job: bytes) -> None:
-    data = memoryview(len(job).to_bytes(8, "big") + job)
+def _send(pipe: int, message: bytes) -> None:
+    data = memoryview(len(message).to_bytes(8, "big") + message)
     try:
         while data:
-            data = data[os.write(process.stdin.fileno(), data) :]
+            data = data[os.write(pipe, data) :]
     except BrokenPipeError:
         return  # the launcher has failed; what it said on stderr tells why
 
@@ -263,19 +421,27 @@ def _understand(said: Mapping[str, bytes], problem: str, timeout_s: float) -> _T
     stderr = said["stderr"][:OUTPUT_BYTES].decode("utf-8", "replace")
     if problem or not said["result"]:
         return _Told(False, b"", stdout, stderr, problem or f"could not start: {_last(stderr)}")
-    ok, data, in_time, status = marshal.loads(said["result"])
-    return _Told(ok, data, stdout, stderr, _reason(in_time, status, stderr, timeout_s))
+    ok, data, trouble, statuses = marshal.loads(said["result"])
+    reason = trouble or _reason(statuses, stderr)
+    if trouble == "timed out":
+        reason = f"timed out after {timeout_s:g} s"
+    return _Told(ok, data, stdout, stderr, reason)
 
 
-def _reason(in_time: bool, status: int, stderr: str, timeout_s: float) -> str:
-    """Why a program did not end well, in one line."""
-    if not in_time:
-        return f"timed out after {timeout_s:g} s"
-    if os.WIFSIGNALED(status):
-        return f"was ended by signal {os.WTERMSIG(status)}"
-    if os.WEXITSTATUS(status) in (1, _REFUSED) and stderr.strip():
+def _reason(statuses: Sequence[int], stderr: str) -> str:
+    """Why a program did not end well, in one line; of the program and its tests the first to say.
+
+    A program that we killed ourselves, because its tests were done, says nothing.
+    """
+    program, last = statuses[0], statuses[-1]
+    if os.WIFEXITED(program) and os.WEXITSTATUS(program) == _REFUSED:
+        refusals = [line for line in stderr.splitlines() if line.startswith("refused: ")]
+        return refusals[-1] if refusals else "refused"
+    if os.WIFSIGNALED(last):
+        return f"was ended by signal {os.WTERMSIG(last)}"
+    if os.WEXITSTATUS(last) in (1, _REFUSED) and stderr.strip():
         return _last(stderr)
-    return f"left early with exit code {os.WEXITSTATUS(status)}"
+    return f"left early with exit code {os.WEXITSTATUS(last)}"
 
 
 def _last(text: str) -> str:

@@ -4,7 +4,8 @@
 for the program's: a call crosses as plain values and comes back as plain values, so an object that
 claims to equal everything is no answer, and patching `assert`, `sys.exit` or a builtin changes
 nothing here. Names the tests' own side has (builtins, the `trusted` text) are never asked for.
-Standard library only; runs inside the launcher's processes.
+The tests trust nothing that comes across: a reply that cannot be understood is the last one, and
+no test passes after it. Standard library only; runs inside the launcher's processes.
 """
 
 import builtins
@@ -22,11 +23,21 @@ SHARED_MODULES += ("random", "copy", "typing", "sys")
 PARSES, PARSES_NOT, DEFINES, DEFINES_NOT, PASSED, FAILED = b"s", b"S", b"d", b"D", b"P", b"F"
 
 
+MOST_BYTES = 2**27  # of one message
+
+
+class Gone(BaseException):
+    """The program has ended, or sends what no program would; no test may take it for a result."""
+
+    __module__ = "builtins"  # as it is shown
+
+
 class Pipe:
     """Whole messages over a pair of file descriptors; `EOFError` when the other side is gone."""
 
     def __init__(self, incoming, outgoing):
         self.incoming, self.outgoing = incoming, outgoing
+        self.broken = False  # the other side can no longer be asked
 
     def send(self, body):
         data = len(body).to_bytes(8, "big") + body
@@ -34,7 +45,27 @@ class Pipe:
             data = data[os.write(self.outgoing, data) :]
 
     def receive(self):
-        return self._exactly(int.from_bytes(self._exactly(8), "big"))
+        size = int.from_bytes(self._exactly(8), "big")
+        if size > MOST_BYTES:
+            raise ValueError("a message too long")
+        return self._exactly(size)
+
+    def exchange(self, body, from_handle):
+        """The other side's reply to `body`. Raises `Gone`, from then on always."""
+        if self.broken:
+            raise Gone("the program can no longer be asked")
+        self.broken = True
+        try:
+            self.send(body)
+            reply = wire.decode(self.receive(), from_handle)
+            kind, rest = reply[0], reply[1:]
+            count = _REPLIES[kind]
+        except Exception as error:
+            raise Gone(f"the program ended without an answer ({type(error).__name__})") from None
+        if len(rest) != count:
+            raise Gone("the program's answer makes no sense")
+        self.broken = False
+        return kind, rest
 
     def _exactly(self, size):
         parts = []
@@ -47,11 +78,16 @@ class Pipe:
         return b"".join(parts)
 
 
+_REPLIES = {"object": 1, "value": 2, "raised": 2, "missing": 0, "module": 1, "from": 2}
+
 # --- the program's side -------------------------------------------------------------------------
 
 
-def serve(pipe, program, setup, entry_point, namespace):
-    """Run `program`, say whether it ended well and defines `entry_point`, then answer for ever."""
+def serve(pipe, program, imports, entry_point, namespace):
+    """Run `program`, say whether it ended well and defines `entry_point`, then answer for ever.
+
+    `imports`: what the tests' setup imports. All else of it could hold an answer and stays there.
+    """
     objects = []
 
     def handle_of(value):
@@ -61,10 +97,12 @@ def serve(pipe, program, setup, entry_point, namespace):
     ended = _attempt(program, namespace)
     defines = callable(namespace.get(entry_point)) if entry_point else ended
     pipe.send(wire.encode((ended, bool(defines)), handle_of))
-    if setup:
-        _attempt(setup, namespace, quiet=True)
+    _attempt(imports, namespace, quiet=True)
     while True:
-        request = wire.decode(pipe.receive(), objects.__getitem__)
+        try:
+            request = wire.decode(pipe.receive(), objects.__getitem__)
+        except EOFError:
+            return
         try:
             reply = wire.encode(_answer(request, namespace), handle_of)
         except BaseException as error:
@@ -155,8 +193,11 @@ class Names(dict):
         return self._ask(("global", name))
 
 
-def run_tests(pipe, report, program, trusted, setup, tests, entry_point):
-    """`report` one byte each: does it parse, does it define the entry point, then every test."""
+def run_tests(pipe, report, program, texts, entry_point):
+    """`report` one byte each: does it parse, does it define the entry point, then every test.
+
+    `texts`: "trusted", "setup" and "tests", as `process.run_tests` describes them.
+    """
     try:
         compile(program, "<program>", "exec")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -166,21 +207,20 @@ def run_tests(pipe, report, program, trusted, setup, tests, entry_point):
     report(DEFINES if defines is True else DEFINES_NOT)
     if ended is not True:
         return None
-    ask = _asker(pipe)
-    names = Names(ask, entry_point)
-    if trusted:
-        _attempt(trusted, names, quiet=True)
+    names = Names(_asker(pipe), entry_point)
+    if texts["trusted"]:
+        _attempt(texts["trusted"], names, quiet=True)
         names.pop(entry_point, None)
-    well = not setup or _attempt(setup, names)
-    for test in tests:
-        report(PASSED if well and _attempt(test, names) else FAILED)
+    well = not texts["setup"] or _attempt(texts["setup"], names)
+    for test in texts["tests"]:
+        report(PASSED if well and _attempt(test, names) and not pipe.broken else FAILED)
     return None
 
 
 def _asker(pipe):
     def ask(request, arguments=()):
-        pipe.send(wire.encode(request, number_of))
-        kind, *rest = wire.decode(pipe.receive(), lambda number: Remote(ask, number))
+        body = wire.encode(request, number_of)
+        kind, rest = pipe.exchange(body, lambda number: Remote(ask, number))
         if kind == "object":
             return rest[0]
         if kind == "value":
@@ -192,8 +232,7 @@ def _asker(pipe):
             raise (known if usable else Exception)(rest[1])
         if kind == "missing" or rest[0] not in SHARED_MODULES:
             raise KeyError(request[1])
-        module = __import__(rest[0])
-        return module if kind == "module" else getattr(module, rest[1])
+        return _shared(*rest)
 
     def number_of(value):
         if type(value) is not Remote:
@@ -201,6 +240,16 @@ def _asker(pipe):
         return object.__getattribute__(value, "_number")
 
     return ask
+
+
+def _shared(module, name=None):
+    """Our own copy of a module the program has imported, or of something public in it."""
+    home = __import__(module)
+    if name is None:
+        return home
+    if home is sys or type(name) is not str or name.startswith("_"):
+        raise KeyError(name)
+    return getattr(home, name)
 
 
 def _over_there(value, ask):

@@ -2,10 +2,12 @@
 
 Numbers, text, bytes, tuples, lists, sets, dicts and dates cross as copies of exactly these types,
 whatever subclass they were; of anything else only a number crosses, which stands for the object
-in the program's process. Decoding runs no code of the sender. Standard library only, few imports.
+in the program's process. Decoding runs no code of the sender, and what is nested too deeply is
+refused before the stack is full. Standard library only, few imports.
 """
 
 MOST_ITEMS = 200_000  # of one iterator
+MOST_LEVELS = 400
 
 
 def encode(value, handle_of):
@@ -16,8 +18,11 @@ def encode(value, handle_of):
 
 
 def decode(data, from_handle):
-    """The value of `data`; `from_handle(number)` makes what stands for a handle."""
-    value, end = _decode(data, 0, from_handle)
+    """The value of `data`; `from_handle(number)` makes what stands for a handle.
+
+    Raises `ValueError`, or what the sizes and types in it cause, for what `encode` did not write.
+    """
+    value, end = _decode(data, 0, from_handle, MOST_LEVELS)
     if end != len(data):
         raise ValueError("bytes left over")
     return value
@@ -85,13 +90,15 @@ def _sequence(put, tag, items, handle_of):
         _encode(item, put, handle_of)
 
 
-def _decode(data, at, from_handle):
+def _decode(data, at, from_handle, levels):
+    if not levels:
+        raise ValueError("nested too deeply")
     tag, at = data[at : at + 1], at + 1
     if tag in _CONSTANTS:
         return _CONSTANTS[tag], at
     if tag == b"c":
-        real, at = _decode(data, at, from_handle)
-        imaginary, at = _decode(data, at, from_handle)
+        real, at = _decode(data, at, from_handle, levels - 1)
+        imaginary, at = _decode(data, at, from_handle, levels - 1)
         return complex(real, imaginary), at
     colon = data.index(b":", at, at + 24)
     size, at = int(data[at:colon]), colon + 1
@@ -101,7 +108,7 @@ def _decode(data, at, from_handle):
         return _scalar(tag, data[at : at + size], from_handle), at + size
     items = []
     for _ in range(size):
-        item, at = _decode(data, at, from_handle)
+        item, at = _decode(data, at, from_handle, levels - 1)
         items.append(item)
     return _BUILDERS[tag](items), at
 
