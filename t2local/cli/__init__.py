@@ -12,6 +12,7 @@ from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, asked_for
 from t2local.progress import Progress, drain
 from t2local.svf import SVFModel, attaching
 from t2local.tasks.rewards import REWARDS
+from t2local.tasks.sandbox import add_consent_argument
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +30,14 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
 def add_reward_argument(
     parser: argparse.ArgumentParser, of: str = "", needed: bool = False
 ) -> None:
-    """`--reward`: what answers earn. `of`: which answers. `needed`: there is no default."""
+    """`--reward`: what answers earn; `--allow-unsafe-code`, since some run programs.
+
+    `of`: which answers. `needed`: there is no default.
+    """
     known = f"{of}one of {', '.join(sorted(REWARDS))}, or a sum such as numeric+0.2*length"
     default = "" if needed else "; default: what fits the answers"
     parser.add_argument("--reward", metavar="NAME", help=known + default)
+    add_consent_argument(parser)
 
 
 def open_model(

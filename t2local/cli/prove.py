@@ -19,6 +19,7 @@ from t2local.experiments.proof import SECTIONS, ProofPlan, as_markdown, prove
 from t2local.experiments.vision_proof import PicturePlan, prove_pictures
 from t2local.models.load.loader import LoadedModel, load_model
 from t2local.progress import Progress, drain
+from t2local.tasks.sandbox import add_consent_argument
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 PICTURE_NUMBERS = [field for field in fields(PicturePlan) if field.name != "tower"]
@@ -49,6 +50,7 @@ def _add_prove(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the result here")
     parser.add_argument("--page", type=Path, metavar="FILE.html", help="write its pictures here")
     add_model_arguments(parser)
+    add_consent_argument(parser)
     parser.set_defaults(run=run)
 
 

@@ -34,7 +34,9 @@ from t2local.tasks.benchmarks import (
     load_task,
 )
 from t2local.tasks.files import read_examples
+from t2local.tasks.rewards import runs_programs
 from t2local.tasks.rows import Example
+from t2local.tasks.sandbox import check_allowed
 from t2local.tasks.uploads import read_upload, suggest_reward, with_choices
 
 INSTRUCTION = (
@@ -139,13 +141,17 @@ BENCHMARKS: dict[str, Callable[[bool], QuestionSet]] = {
 }  # fmt: skip
 
 
+RUN_PROGRAMS = frozenset(task.__name__ for task in (mbppplus, mbppplus_paper, humaneval))
+
+
 def question_set(
     name: str, limit: int | None = None, seed: int = 0, written: bool = False, reward: str = ""
 ) -> QuestionSet:
     """The questions of a task, or of a user's file; `limit` of them are drawn by `seed`.
 
     `written`: choices are answered in words, as in the paper's code. `reward`: for a file; what
-    fits its answers where it is not given. Raises `T2LocalError`: unknown task, no rows, no net.
+    fits its answers where it is not given. Raises `T2LocalError`: unknown task, no rows, no net,
+    programs to run where none may be run.
     """
     if limit is not None and limit < 1:
         raise T2LocalError(f"The limit is {limit}; it must be 1 or more.")
@@ -155,6 +161,8 @@ def question_set(
         chosen = BENCHMARKS[known](written)
     else:
         chosen = _file(name, reward)
+    if chosen.verdict == PROGRAM:
+        check_allowed()
     questions = chosen.questions
     if limit is not None and limit < len(questions):
         places = sorted(random.Random(seed).sample(range(len(questions)), limit))
@@ -195,6 +203,8 @@ def _file(name: str, reward: str) -> QuestionSet:
             f"({reason}); mend or remove them and start again."
         )
     reward = reward or suggest_reward(read.examples)[0]
+    if runs_programs(reward):
+        check_allowed()
     rows = with_choices(read.examples) if reward == "choice" else read.examples
     questions = tuple(Question(e, e.prompt) for e in rows)
     if reward == "choice":

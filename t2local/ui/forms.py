@@ -1,6 +1,9 @@
-"""Forms made from dataclasses: sampling, the finer gains, and the numbers behind a run."""
+"""Forms made from dataclasses: sampling, the finer gains, and the numbers behind a run.
 
-from collections.abc import Mapping
+Also the one box that several tabs share: a yes to programs that nothing here contains.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from typing import Any
 
@@ -8,6 +11,13 @@ import gradio as gr
 
 from t2local.models.decode.sampling import Sampling
 from t2local.svf.mixing import Gains
+from t2local.tasks.sandbox import (
+    RISK,
+    allow_unsafe_code,
+    is_unsafe_code_allowed,
+    protection,
+)
+from t2local.tasks.sandbox.process import UNSAFE
 from t2local.training.config import (
     BASELINES,
     KL_ESTIMATORS,
@@ -172,6 +182,28 @@ def create_sampling() -> Form:
 
 def create_gains() -> Form:
     return Form(Gains)
+
+
+def create_consent(tab: str) -> gr.Checkbox:
+    """A yes to programs that nothing contains; hidden until `bind_consent` has a reason."""
+    return gr.Checkbox(
+        is_unsafe_code_allowed(), label="Run programs without walls around them", visible=False,
+        info=f"This system has none. {RISK}", elem_id=f"{tab}-consent",
+    )  # fmt: skip
+
+
+def bind_consent(
+    box: gr.Checkbox, chosen: Sequence[gr.Component], runs: Callable[..., bool]
+) -> None:
+    """Show `box` where `runs(*values of chosen)` and nothing here would contain a program."""
+
+    def asked(*values: Any) -> dict[str, Any]:
+        needed = protection().mode == UNSAFE and runs(*values)
+        return gr.update(visible=needed, value=is_unsafe_code_allowed())
+
+    for part in chosen:
+        part.change(asked, list(chosen), box, show_progress="hidden")
+    box.input(allow_unsafe_code, box, None, show_progress="hidden")
 
 
 def _component(name: str, default: Any) -> gr.Slider | gr.Number | gr.Checkbox:

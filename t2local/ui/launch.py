@@ -36,6 +36,7 @@ from t2local.engine.doors import (
 )
 from t2local.errors import T2LocalError
 from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, asked_for
+from t2local.tasks.sandbox import add_consent_argument
 
 if TYPE_CHECKING:  # importing it takes seconds
     from t2local.engine.engine import Engine
@@ -97,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
         help="the most that may be uploaded at once (default: %(default)s)",
     )
     add("--data-dir", type=Path, help="where models, experts and chats are kept (T2LOCAL_HOME)")
+    add_consent_argument(arguments)
     return arguments
 
 

@@ -28,6 +28,7 @@ from t2local.tasks.rewards.figures import math, numeric, plain_number
 from t2local.tasks.rewards.programs import code, code_partial
 from t2local.tasks.rewards.words import choice, contains, exact, length, regex
 from t2local.tasks.rows import Example, as_columns
+from t2local.tasks.sandbox import check_allowed
 
 Score = Callable[..., list[float | None]]
 Reason = Callable[[Sequence[Example]], str]  # why a reward fits the rows, "" where it does not
@@ -61,6 +62,7 @@ class Reward:
     `explanation`: what earns, for a person. `needs`: columns, one of which every row must have.
     `suggested`: for which rows, and how surely. `answer_tokens`: about how long a right answer is,
     where all that is said counts and more would be wrong; None where thinking aloud is free.
+    `runs_programs`: it runs what the model and the rows' tests say (`t2local.tasks.sandbox`).
     """
 
     name: str
@@ -69,6 +71,7 @@ class Reward:
     needs: tuple[str, ...] = ()
     suggested: tuple[tuple[Sure, Reason], ...] = ()
     answer_tokens: Callable[[str], float] | None = None
+    runs_programs: bool = False
 
     @property
     def __name__(self) -> str:
@@ -165,12 +168,14 @@ REWARDS: dict[str, Reward] = {
         ),
         Reward(
             "code", code, "its program passes the row's tests", needs=("tests",),
+            runs_programs=True,
             suggested=((Sure.TESTS, every_row_has(
                 "tests", "Every row has tests: an answer is right when they pass."
             )),),
         ),
         Reward(
-            "code_partial", code_partial, "as code, with credit on the way", needs=("tests",)
+            "code_partial", code_partial, "as code, with credit on the way", needs=("tests",),
+            runs_programs=True,
         ),
         Reward(
             "json", json, "JSON with the right fields", answer_tokens=_json_tokens,
@@ -230,7 +235,11 @@ def parts_of(text: str) -> list[tuple[float, str]]:
 
 
 def check_reward(text: str, examples: Sequence[Example]) -> None:
-    """Raise `T2LocalError` where `text` is no reward or needs a column that rows do not have."""
+    """Raise `T2LocalError` where `text` is no reward, needs a column that rows do not have, or runs
+    programs where none may be run.
+    """
+    if runs_programs(text):
+        check_allowed()
     for _, name in parts_of(text):
         needed = REWARDS[name].needs
         without = [e for e in examples if not any(_has(e, column) for column in needed)]
@@ -240,6 +249,11 @@ def check_reward(text: str, examples: Sequence[Example]) -> None:
                 f"The reward '{name}' needs a column {columns}, which {len(without)} of "
                 f"{len(examples)} rows lack; add it, or choose another reward."
             )
+
+
+def runs_programs(text: str) -> bool:
+    """Whether a part of the reward runs programs. Raises `T2LocalError` for what is no reward."""
+    return any(REWARDS[name].runs_programs for _, name in parts_of(text))
 
 
 def rewards_of(

@@ -14,6 +14,7 @@ a program that searches its own memory could find it, so it is no verdict on a h
 kernel bug is beyond both.
 """
 
+import argparse
 import ast
 import ctypes
 import functools
@@ -147,6 +148,27 @@ def allow_unsafe_code(allowed: bool = True) -> None:
     _consent.set() if allowed else _consent.clear()
 
 
+def is_unsafe_code_allowed() -> bool:
+    return _consent.is_set()
+
+
+class _Consent(argparse.Action):
+    """A flag that says yes as soon as it is read."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        told = f"run programs even where this system cannot contain them. {RISK}"
+        super().__init__(option_strings, dest, nargs=0, default=False, help=told)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        allow_unsafe_code()
+        setattr(namespace, self.dest, True)
+
+
+def add_consent_argument(parser: argparse.ArgumentParser) -> None:
+    """`--allow-unsafe-code`, the same for whatever runs programs."""
+    parser.add_argument("--allow-unsafe-code", action=_Consent)
+
+
 def check_allowed() -> None:
     """Raise `T2LocalError` where a program would not be run."""
     found = protection()
@@ -159,7 +181,7 @@ def check_allowed() -> None:
         raise T2LocalError(
             f"Programs cannot be contained on this system ({sys.platform} with limits only); "
             "use Linux with seccomp and Landlock, or accept that a program could read and change "
-            "whatever you can with --allow-unsafe-code."
+            "whatever you can (--allow-unsafe-code, or the box beside the reward in the page)."
         )
 
 

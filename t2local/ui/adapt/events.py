@@ -19,11 +19,13 @@ from t2local.errors import T2LocalError
 from t2local.html import signed
 from t2local.plots import theme
 from t2local.progress import FAILED, FINISHED, INTERRUPTED
+from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import keep_text, read_upload, suggest_reward
 from t2local.ui.adapt.layout import QUICK, THOROUGH, AdaptTab
 from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.wheel import mixer_update
+from t2local.ui.forms import bind_consent
 from t2local.ui.messages import moment, shown
 from t2local.ui.style import PAGE, note_html, quiet_html
 
@@ -45,6 +47,9 @@ class AdaptEvents:
         looked = [tab.path, tab.rows, tab.reward, tab.name, tab.start]
         tab.file.upload(shown(self.uploaded), {tab.file}, looked, **QUIET)
         tab.use_typed.click(shown(self.typed), {tab.typed}, looked, **QUIET)
+        bind_consent(
+            tab.consent, [tab.reward], lambda name: bool(name) and REWARDS[name].runs_programs
+        )
         settings = [
             tab.path, tab.reward, tab.effort, tab.sharing, tab.objective, tab.normalised, tab.seed,
         ]  # fmt: skip

@@ -20,6 +20,7 @@ from t2local.adapt.cem import (
     CEMConfig,
 )
 from t2local.tasks.rewards import REWARDS
+from t2local.ui.forms import create_consent
 from t2local.ui.style import PAGE, caption_html, heading_html, quiet_html
 
 TICK_S = 0.7
@@ -42,6 +43,7 @@ class AdaptTab:
     use_typed: gr.Button
     rows: gr.HTML
     reward: gr.Dropdown
+    consent: gr.Checkbox
     effort: gr.Radio
     sharing: gr.Radio
     objective: gr.Radio
@@ -94,6 +96,7 @@ def _create_choices() -> dict:
         named, value=None, label="reward", show_label=False, container=False,
         elem_id="adapt-reward",
     )  # fmt: skip
+    consent = create_consent("adapt")
     effort = gr.Radio(
         [
             (f"quick: {LIGHT['shots']} examples, {LIGHT_MIXTURES} mixtures", QUICK),
@@ -117,8 +120,9 @@ def _create_choices() -> dict:
         start = gr.Button("Search", variant="primary", elem_id="adapt-start", interactive=False)
         stop = gr.Button("Stop", elem_id="adapt-stop", visible=False)
     return {
-        "reward": reward, "effort": effort, "sharing": sharing, "objective": objective,
-        "normalised": normalised, "seed": seed, "start": start, "stop": stop,
+        "reward": reward, "consent": consent, "effort": effort, "sharing": sharing,
+        "objective": objective, "normalised": normalised, "seed": seed,
+        "start": start, "stop": stop,
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from t2local.adapt.answer_stream import BASE
 from t2local.engine.engine import Engine
 from t2local.engine.evaluations import EvaluationPlan, EvaluationReport
 from t2local.engine.job_record import EVALUATION
-from t2local.evaluation.benchmark_tasks import BENCHMARKS
+from t2local.evaluation.benchmark_tasks import BENCHMARKS, RUN_PROGRAMS
 from t2local.evaluation.report import write_report
 from t2local.evaluation.tally import Cell, Evaluation, Record, Result
 from t2local.evaluation.variants import ORACLE
@@ -30,6 +30,7 @@ from t2local.ui.evaluate.view import (
     status_html,
     table_html,
 )
+from t2local.ui.forms import bind_consent
 from t2local.ui.messages import moment, shown
 from t2local.ui.style import note_html, quiet_html
 
@@ -47,6 +48,7 @@ class EvaluateEvents:
         settings = [
             tab.tasks, tab.file, tab.strategies, tab.limit, tab.seed, tab.written, tab.most_tokens,
         ]  # fmt: skip
+        bind_consent(tab.consent, [tab.tasks, tab.file], _may_run_programs)
         live = [
             tab.evaluation, tab.status, tab.table, tab.figure, tab.confusion, tab.start, tab.stop,
             tab.files, tab.browse, tab.cell, tab.samples, tab.timer,
@@ -191,6 +193,11 @@ def _status(report: EvaluationReport) -> str:
         words = status_html(growing.last, report.cells, len(growing.results))
     note = "" if status.live and not status.message else status.message
     return words + (note_html(note) if note else "")
+
+
+def _may_run_programs(tasks: Sequence[str], file: str | None) -> bool:
+    """A file's rows may have tests; it is not read before it is measured on."""
+    return bool(file) or not RUN_PROGRAMS.isdisjoint(tasks or ())
 
 
 def _cache(component: gr.File) -> Path:

@@ -11,6 +11,7 @@ from t2local import plots
 from t2local.adapt.answer_stream import BASE
 from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline
 from t2local.ui.evaluate.view import ALL, RIGHT, WRONG
+from t2local.ui.forms import create_consent
 from t2local.ui.style import PAGE, heading_html, quiet_html
 
 NOTHING = quiet_html("Nothing was measured yet.")
@@ -24,6 +25,7 @@ class EvaluateTab:
     """`evaluation`: the id of the one that is shown."""
 
     tasks: gr.CheckboxGroup
+    consent: gr.Checkbox
     file: gr.File
     strategies: gr.CheckboxGroup
     limit: gr.Number
@@ -65,7 +67,7 @@ def _create_tasks() -> dict:
     file = gr.File(
         label="or your own rows: CSV, TSV, JSON, JSONL", height=140, elem_id="evaluate-file"
     )
-    return {"tasks": tasks, "file": file}
+    return {"tasks": tasks, "file": file, "consent": create_consent("evaluate")}
 
 
 def _create_strategies() -> dict:

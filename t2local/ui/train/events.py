@@ -14,12 +14,14 @@ from t2local.engine.engine import Engine
 from t2local.engine.training import RunReport
 from t2local.errors import T2LocalError
 from t2local.progress import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
+from t2local.tasks.rewards import REWARDS
 from t2local.tasks.uploads import Draft, keep_rows, keep_text, read_draft
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import FITTED, lasting, with_fitting
 from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.wheel import mixer_update, read_alpha
 from t2local.ui.experts.layout import experts_html
+from t2local.ui.forms import bind_consent
 from t2local.ui.messages import shown
 from t2local.ui.style import FOLDER, note_html
 from t2local.ui.train.layout import TrainTab, try_button
@@ -110,6 +112,7 @@ class TrainEvents:
     def _bind_step(self) -> None:
         step = self.step
         step.reward.input(shown(self.rewarded), self.plan, self.reasons, **QUIET)
+        bind_consent(step.consent, [step.reward, step.second], _run_programs)
         step.name.blur(shown(self.named), {step.name}, step.name_problem, **QUIET)
         tried = [step.tried, step.tried_shown, step.estimate]
         step.try_base.click(shown(self.tried), self.plan, tried, show_progress_on=step.tried_shown)
@@ -301,3 +304,7 @@ class TrainEvents:
                 live.layers: plots.plot_layers(run.change_by_layer),
             }
         return update
+
+
+def _run_programs(*rewards: str | None) -> bool:
+    return any(REWARDS[name].runs_programs for name in rewards if name)

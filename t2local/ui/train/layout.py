@@ -12,7 +12,7 @@ from t2local.progress import FINISHED, PAUSED, RUNNING
 from t2local.tasks.rewards import REWARDS
 from t2local.training.config import SVF, TrainConfig
 from t2local.training.dry_run import LENGTHS
-from t2local.ui.forms import TrainForm, create_train_form
+from t2local.ui.forms import TrainForm, create_consent, create_train_form
 from t2local.ui.style import PAGE, caption_html, heading_html
 from t2local.ui.train.view import NO_ROWS, NO_RUN, NOTHING, estimate_html
 
@@ -59,6 +59,7 @@ class RunStep:
     start: gr.Button
     second: gr.Dropdown
     weight: gr.Number
+    consent: gr.Checkbox
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def _create_step(share: gr.Slider) -> RunStep:
             elem_id="train-reward",
         )  # fmt: skip
         reason = _html("", "reward-reason")
+        consent = create_consent("train")
         try_base = gr.Button("See what the base model earns", size="sm", elem_id="try-base")
         tried_shown = _html("", "tried")
         _html(heading_html("3 · Name and time"))
@@ -158,7 +160,7 @@ def _create_step(share: gr.Slider) -> RunStep:
         start = gr.Button("Start training", variant="primary", elem_id="train-start")
     return RunStep(
         group, reward, reason, try_base, gr.State(None), tried_shown, name, name_problem, length,
-        estimate, form, start, second, weight,
+        estimate, form, start, second, weight, consent,
     )  # fmt: skip
 
 
