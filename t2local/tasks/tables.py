@@ -23,6 +23,7 @@ from t2local.errors import T2LocalError
 from t2local.pictures import data_uri, picture_kind
 from t2local.tasks.rewards.math_worker import held_bytes
 from t2local.tasks.rows import Bad, Record, Row, RowsRead, named_rows, objects, shown
+from t2local.tasks.sandbox import bare_environment
 
 MOST_BYTES = 200 * 2**20
 _PARQUET = b"PAR1"
@@ -340,7 +341,8 @@ def _is_other_archive(path: Path) -> bool:
 def _read_apart(name: str, path: Path) -> dict[str, Any]:
     command = [sys.executable, "-I", str(READER), str(path), str(MOST_MEMORY_BYTES)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, **pipes) as process:
+    own = {"stdin": subprocess.DEVNULL, "env": bare_environment()}
+    with subprocess.Popen(command, **own, **pipes) as process:
         try:
             found, said, fits = _watched(process)
         except subprocess.TimeoutExpired as error:

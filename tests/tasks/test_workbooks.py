@@ -102,6 +102,20 @@ def test_a_reading_process_that_takes_too_much_memory_is_ended(monkeypatch):
     assert time.monotonic() - started < 30
 
 
+def test_a_reading_process_knows_no_token_of_ours(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    reader = tmp_path / "reader.py"
+    reader.write_text(
+        "import json, os\n"
+        "rows = [[1, ['prompt', 'answer']], [2, [' '.join(os.environ), 'x']]]\n"
+        "print(json.dumps({'sheet': 'a', 'others': [], 'rows': rows}))"
+    )
+    monkeypatch.setattr(tables, "READER", reader)
+    (row,) = read(tmp_path, xlsx({"S": [["prompt", "answer"], ["a", 1]]})).examples
+    assert "PATH" in row.prompt
+    assert "HF_TOKEN" not in row.prompt
+
+
 def test_a_slow_reading_process_is_ended(tmp_path, monkeypatch):
     slow = tmp_path / "slow.py"
     slow.write_text("import time\ntime.sleep(60)")

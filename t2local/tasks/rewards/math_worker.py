@@ -21,6 +21,7 @@ import time
 import psutil
 
 from t2local.paths import PROJECT_ROOT
+from t2local.tasks.sandbox import bare_environment
 
 ANSWER_S = 5  # math-verify's own limit for parsing and for comparing, each
 PATIENCE_S = 4 * ANSWER_S
@@ -88,6 +89,7 @@ def _worker() -> subprocess.Popen:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd=PROJECT_ROOT,
+                env=bare_environment(),
             )
         ]
         atexit.register(_end, _workers[0])

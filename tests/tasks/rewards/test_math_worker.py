@@ -38,6 +38,17 @@ def test_from_several_threads():
     assert found == [True, False] * 4
 
 
+def test_a_worker_knows_no_token_of_ours(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(math_worker, "_workers", [])
+    assert equal("1/2", HALF)
+    (worker,) = math_worker._workers
+    environment = psutil.Process(worker.pid).environ()
+    math_worker._end(worker)
+    assert "HF_TOKEN" not in environment
+    assert "HOME" not in environment
+
+
 def test_pipes_are_not_waited_for_as_sockets(monkeypatch):
     """Windows' `select` takes sockets only."""
     monkeypatch.setattr(select, "select", lambda *_: pytest.fail("no socket"))
