@@ -163,15 +163,19 @@ def _listen(incoming, most, deadline, watch):
 
     Ends as well when whoever waits for us is gone.
     """
-    told = b""
+    told, next_look = b"", 0.0
     poll = select.poll()
     poll.register(incoming, select.POLLIN)
     poll.register(0, 0)
     while len(told) < most:
-        left = deadline - time.monotonic()
-        if left <= 0:
+        now = time.monotonic()
+        if now >= deadline:
             return told, "timed out"
-        events = poll.poll(min(left, WATCH_S) * 1000)
+        if now >= next_look:
+            next_look = now + WATCH_S
+            if trouble := watch.trouble():
+                return told, trouble
+        events = poll.poll(max(0.001, min(deadline, next_look) - now) * 1000)
         if any(handle == 0 for handle, _ in events):
             break
         if events:
@@ -179,8 +183,6 @@ def _listen(incoming, most, deadline, watch):
             if not part:
                 break
             told += part
-        elif trouble := watch.trouble():
-            return told, trouble
     return told, ""
 
 

@@ -16,8 +16,10 @@ kernel bug is beyond both.
 
 import argparse
 import ast
+import contextlib
 import ctypes
 import functools
+import itertools
 import marshal
 import math
 import os
@@ -369,6 +371,7 @@ def _launch(job: Mapping[str, Any], texts: Mapping[str, Any] | None = None) -> _
                 said, problem = _collect(process, result, job["timeout_s"] + START_S)
             finally:
                 _finish(process)
+                _empty(Path(folder))
     return _understand(said, problem, job["timeout_s"])
 
 
@@ -400,6 +403,22 @@ def _finish(process: subprocess.Popen) -> None:
         process.wait(1.0)
     except subprocess.TimeoutExpired:
         process.kill()
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a program left, however deep: folders are moved up, so no path gets long."""
+    waiting, prefix, number = [folder], os.urandom(8).hex(), itertools.count()
+    with contextlib.suppress(OSError):  # what is left then is left to `TemporaryDirectory`
+        while waiting:
+            one = waiting.pop()
+            one.chmod(0o700)
+            for entry in list(one.iterdir()):
+                if entry.is_dir() and not entry.is_symlink():
+                    waiting.append(entry.rename(folder / f"{prefix}-{next(number)}"))
+                else:
+                    entry.unlink()
+            if one != folder:
+                one.rmdir()
 
 
 def _python() -> str:

@@ -93,6 +93,8 @@ for path in (SECRET, "/etc/passwd", "/proc/self/environ", "/proc/1/environ", "/p
     attempt("read " + path, lambda: open(path, "rb").read())
     attempt("list " + path, lambda: os.listdir(path))
     attempt("C read " + path, lambda: libc.open(path.encode(), 0))
+for name in ("cwd", "exe", "root", "fd/0"):
+    attempt("link " + name, os.readlink, "/proc/%d/%s" % (APP, name))
 attempt("write", lambda: open(TARGET, "w").write("x"))
 attempt("truncate", os.truncate, SECRET, 0)
 attempt("chmod", libc.chmod, SECRET.encode(), 0)

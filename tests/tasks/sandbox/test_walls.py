@@ -11,6 +11,8 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -89,6 +91,10 @@ def outside(tmp_path):
         }  # fmt: skip
 
 
+def _indented(source: str, spaces: int) -> str:
+    return textwrap.indent(source, " " * spaces)
+
+
 def with_constants(values: dict, source: str) -> str:
     return "".join(f"{name} = {value!r}\n" for name, value in values.items()) + source
 
@@ -128,8 +134,7 @@ def test_an_error_inside_the_hook_leaves_no_way_to_it():
 @pytest.mark.parametrize("removal", attacks.REMOVALS)
 def test_a_program_rid_of_the_hook_reaches_nothing(removal, walls, outside):
     attack = attacks.REMOVALS[removal] + with_constants(outside, attacks.WAYS)
-    body = "\n".join("    " + line for line in attack.splitlines())
-    program = f"def answer():\n{body}\n    return 1"
+    program = f"def answer():\n{_indented(attack, 4)}\n    return 1"
     result = run_tests(program, ["answer()", "assert answer() == 2"], timeout_s=20)
     assert not result.ok
     assert "OPEN" not in result.stdout
@@ -189,12 +194,28 @@ FORGERIES = {
 @pytest.mark.parametrize("when", ["loaded", "called"])
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_verdict_cannot_be_forged(forgery, when, walls, hookless):
-    body = "\n".join("    " + line for line in FORGERIES[forgery].splitlines())
-    program = f"import os\ndef answer():\n{body}\n    return 1\n"
+    program = f"import os\ndef answer():\n{_indented(FORGERIES[forgery], 4)}\n    return 1\n"
     program += "answer()" if when == "loaded" else ""
     tests = ["assert answer() == 2", "try: answer()\nexcept: pass\nassert answer() == 2"]
     result = run_tests(program, tests, entry_point="answer", timeout_s=2)
     assert not any(result.passed)
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_not_even_without_walls(forgery, user, hookless, monkeypatch):
+    monkeypatch.setattr(process, "_walls", tuple)
+    program = f"import os\ndef answer():\n    def act():\n{_indented(FORGERIES[forgery], 8)}\n"
+    program += "    act()\n    return 1"
+    assert not run_tests(program, ["assert answer() == 2"], entry_point="answer", timeout_s=2).ok
+
+
+def test_what_the_app_knows_is_closed_to_its_user_even_without_walls(hookless, monkeypatch):
+    monkeypatch.setattr(process, "_walls", tuple)
+    names = [f"/proc/{os.getpid()}/{name}" for name in ("environ", "mem", "maps", "fd/0")]
+    program = f"for name in {names}:\n    try: open(name, 'rb').read(1); print('OPEN', name)\n"
+    result = run_code(program + "    except OSError: pass")
+    assert result.ok
+    assert result.stdout == ""
 
 
 def test_a_reply_that_makes_no_sense_is_no_expected_error(walls, hookless):
@@ -235,6 +256,16 @@ def test_a_folder_is_not_filled(fill, walls, hookless):
     assert "No space left" in result.error or "wrote more than" in result.error
 
 
+def test_folders_below_folders_are_removed_all_the_same(walls, hookless, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o777)
+    program = "import os\nat = os.open('.', 0)\nfor _ in range(1500):\n"
+    program += "    os.mkdir('d', dir_fd=at)\n    at, old = os.open('d', 0, dir_fd=at), at\n"
+    assert run_code(program + "    os.close(old)").ok
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "trick",
     [
@@ -256,7 +287,7 @@ def test_the_launcher_and_the_app_are_closed_to_others_of_their_user(user, walls
         run_code("pass")
         assert ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) == 0  # PR_GET_DUMPABLE
         return
-    with process.tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         job = process._job(walls, "import time\ntime.sleep(60)", 5.0, 2**29) | {"folder": folder}
         telling, reading = os.pipe(), os.pipe()
         with as_nobody(folder, telling[1], reading[0]) as launcher:
