@@ -1,4 +1,4 @@
-"""One run in the sandbox, started as `python -I -S -E launcher.py RESULT TESTS`, the job on stdin.
+"""One run in the sandbox: `python -I -S -E -c "import launcher" PATH RESULT TESTS`, job on stdin.
 
 Three processes at most: the launcher, which keeps time, adds up memory and tells the result; the
 program; and the tests, which read their texts from `TESTS`. Neither the launcher nor any process
@@ -10,19 +10,18 @@ line, by a chain of built-in calls that leaves no Python frame with the number i
 """
 
 # pathlib would cost its import on every run:
-# ruff: noqa: PTH100, PTH120, PTH208
+# ruff: noqa: PTH120, PTH208
 
+import _collections
+import _functools
+import _operator
 import marshal
 import os
 import select
 import sys
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-import _collections
-import _functools
-import _operator
+sys.path.insert(0, os.path.dirname(__file__))
 
 import jail
 import remote
@@ -36,7 +35,7 @@ MOST_TOLD = 2**20
 
 
 def main():
-    result, tests = [_lowest(int(number)) for number in sys.argv[1:]]
+    result, tests = [_lowest(int(number)) for number in sys.argv[2:]]
     job = marshal.loads(_exactly(0, int.from_bytes(_exactly(0, 8), "big")))
     deadline = time.monotonic() + job["timeout_s"]
     processes, null = _processes(), os.open(os.devnull, os.O_RDWR)
@@ -102,7 +101,8 @@ class _Watch:
         if self.processes is not None and self._held_bytes() > self.most_bytes:
             return f"took more than {self.most_bytes} bytes of memory in all its processes"
         if self.folder and _too_full(self.folder):
-            return f"wrote more than {jail.FOLDER_BYTES} bytes or {jail.FOLDER_FILES} files"
+            most = f"{jail.FOLDER_BYTES} bytes or {jail.FOLDER_FILES} files"
+            return f"wrote more than {most}, or where nobody can look"
         return ""
 
     def _held_bytes(self):
@@ -317,10 +317,10 @@ def _main_namespace():
     """The globals of a fresh `__main__`, without the launcher's modules in sight."""
     for name in ("ctypes", "_ctypes", "ctypes._endian", "resource"):
         sys.modules.pop(name, None)
-    for name in ("jail", "remote", "walls", "wire"):
+    for name in ("launcher", "jail", "remote", "walls", "wire"):
         sys.modules.pop(name, None)
     jail.ctypes = walls.ctypes = jail.resource = None
-    del sys.path[0]
+    del sys.path[:2], sys.argv[1:]  # our folder, by which we were found and find the others
     sys.dont_write_bytecode = True
     main_module = type(sys)("__main__")
     sys.modules["__main__"] = main_module
@@ -336,7 +336,3 @@ def _exactly(handle, size):
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
-
-
-if __name__ == "__main__":
-    main()

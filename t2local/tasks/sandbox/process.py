@@ -47,6 +47,12 @@ NAMESPACES, SECCOMP, LANDLOCK = WALLS = ("namespaces", "seccomp", "landlock")
 UNSAFE, NONE = "limits", "none"  # modes without walls
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
+# Imported, since a script is compiled on every run.
+_START = (
+    "import sys; sys.path.insert(0, sys.argv[1].rpartition('/')[0]); "
+    "import launcher; launcher.main()"
+)
+_LAUNCH = ("-I", "-S", "-E", "-c", _START, str(_LAUNCHER))
 _FIRST_USER, _USERS = 200_000, 400_000
 _REFUSED = 97  # exit code of a program that the audit hook ended
 _TAG_BYTES = 16
@@ -377,7 +383,7 @@ def _launch(job: Mapping[str, Any], texts: Mapping[str, Any] | None = None) -> _
 
 def _start(folder: str, telling: int, reading: int) -> subprocess.Popen:
     return subprocess.Popen(
-        [_python(), "-I", "-S", "-E", str(_LAUNCHER), str(telling), str(reading)],
+        [_python(), *_LAUNCH, str(telling), str(reading)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
