@@ -7,13 +7,19 @@ from the network.
 import base64
 import binascii
 import io
+import os
+import stat
+import sys
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from t2local.errors import T2LocalError
+from t2local.untrusted import OPEN_FLAGS, read_handle, word
 
 COLUMNS = ("image", "images")  # where a row names its picture, or several
+MOST_BYTES = 32 * 2**20  # of one file
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
 MOST_PIXELS = 64_000_000  # of one picture: three bytes each when it is decoded
 _DATA = "data:"
 _BASE64_LEAST = 64  # characters; a shorter text without an ending is a file's name
@@ -41,29 +47,64 @@ def data_uri(content: bytes) -> str:
 
 
 def resolved(text: str, folder: Path) -> str:
-    """What a row says of its picture as a path or a data URI.
+    """What a row says of its picture as a data URI, or as the path of a file below `folder`.
 
-    A relative path begins at `folder`, that of the data file; bare base64 becomes a data URI.
+    Raises `T2LocalError` for whatever else, in the same sentence for a file that is there and one
+    that is not: a row must not find out what lies on this machine. Nothing outside is opened.
     """
     text = text.strip()
     if text.startswith(_DATA):
         return text
     if len(text) >= _BASE64_LEAST and picture_kind(content := _from_base64(text)):
         return data_uri(content)
-    return str(Path(folder, Path(text).expanduser()).absolute())
+    try:
+        return str(_below(Path(text), folder))
+    except (OSError, ValueError):
+        raise _refused(text) from None
+
+
+def _below(path: Path, folder: Path) -> Path:
+    """A plain file below `folder`, without links. Raises `OSError`, `ValueError`."""
+    if path.is_absolute() or path.drive or ".." in path.parts or not path.parts:
+        raise ValueError("outside")
+    real_folder = Path(os.path.realpath(folder))
+    real = Path(os.path.realpath(real_folder / path))
+    if not real.is_relative_to(real_folder):
+        raise ValueError("outside")  # a link led there
+    handle = os.open(real, OPEN_FLAGS | NO_LINK)
+    try:
+        _check_file(os.fstat(handle), folder)
+    finally:
+        os.close(handle)
+    return real
+
+
+def _check_file(about: os.stat_result, folder: Path) -> None:
+    """Raise `ValueError` for what is no file, too large, or a third person's."""
+    if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_BYTES:
+        raise ValueError("no plain file of a picture's size")
+    if sys.platform != "win32" and about.st_uid not in (os.geteuid(), folder.stat().st_uid):
+        raise ValueError("somebody else's")  # through a hard link
+
+
+def _refused(text: str) -> T2LocalError:
+    return T2LocalError(
+        f"The picture '{word(_name(text))}' is not taken: a row holds a picture itself, or names a "
+        f"file of at most {MOST_BYTES // 2**20} MB below the data file's folder; put it there."
+    )
 
 
 def picture_bytes(picture: str) -> bytes:
-    """The bytes of the file. Raises `T2LocalError` where there is none."""
+    """The bytes of the file, `MOST_BYTES` at most. Raises `T2LocalError` where there is none."""
     if picture.startswith(_DATA):
         content = _from_base64(picture.partition(",")[2])
         if not content:
             raise T2LocalError("A picture written into the data is no base64; attach it again.")
         return content
     try:
-        return Path(picture).read_bytes()
+        return read_handle(os.open(picture, OPEN_FLAGS | NO_LINK), MOST_BYTES)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "no such path"
+        reason = getattr(error, "strerror", None) or str(error)
         raise T2LocalError(
             f"The picture '{_name(picture)}' cannot be read ({reason}); "
             "put it where the row says, relative to the data file."

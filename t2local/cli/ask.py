@@ -66,7 +66,8 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         threshold=arguments.threshold,
         mixture=mixture,
     )
-    messages = ({"role": "user", "content": arguments.prompt, "images": arguments.image},)
+    images = [str(Path(image).expanduser().resolve()) for image in arguments.image]
+    messages = ({"role": "user", "content": arguments.prompt, "images": images},)
     request = ChatRequest(messages, controls, sampling)
     dispatch, done = _listen(engine, request, speak=not arguments.json)
     if arguments.json:

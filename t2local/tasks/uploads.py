@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.pictures import COLUMNS
+from t2local.pictures import COLUMNS, data_uri, picture_bytes
 from t2local.tasks.files import ExampleFile, content_hash, read_examples
 from t2local.tasks.rewards import MOST_CHOICES, REWARDS, distinct_answers
 from t2local.tasks.rows import Example
@@ -168,11 +168,13 @@ class Draft:
     suggestion: Suggestion
 
 
-def read_draft(path: str, prompt: str = "", answer: str = "") -> Draft:
+def read_draft(path: str | None, prompt: str = "", answer: str = "") -> Draft:
     """A file's rows and the reward that fits them; `prompt`, `answer`: columns, "" to detect.
 
     Raises `T2LocalError` for a file that cannot serve.
     """
+    if not path:
+        raise T2LocalError("There are no rows yet; choose a file, or paste some.")
     mapping = {"prompt": prompt, "answer": answer}
     file = read_upload(Path(path), {key: column for key, column in mapping.items() if column})
     check_enough(Path(path).name, file.examples)
@@ -243,4 +245,12 @@ def write_rows(examples: Sequence[Example], name: str) -> Path:
 
 def _row(example: Example) -> Mapping[str, object]:
     rest = {n: v for n, v in example.columns.items() if n.lower() not in ("prompt", "answer")}
+    rest |= {n: _embedded(v) for n, v in rest.items() if n in COLUMNS}
     return {"prompt": example.prompt, "answer": example.answer, **rest}
+
+
+def _embedded(pictures: str | list[str]) -> str | list[str]:
+    """The pictures themselves: a file that lies elsewhere may not name those beside another."""
+    if isinstance(pictures, str):
+        return pictures if pictures.startswith("data:") else data_uri(picture_bytes(pictures))
+    return [_embedded(picture) for picture in pictures]
