@@ -5,6 +5,7 @@ model, and reading the pictures that a row names.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -14,6 +15,7 @@ from typing import Any
 from t2local.errors import T2LocalError
 from t2local.pictures import COLUMNS, check_picture, resolved
 
+MOST_COLUMNS = 1_000  # names that all rows of a file have together
 DEEPEST = 50  # lists and objects inside one another that a row may hold
 
 Bad = tuple[int, str]
@@ -47,7 +49,9 @@ def named_rows(file: str, records: Iterable[Record]) -> RowsRead:
     """Rows of a table by the names in its first row. Raises `T2LocalError` when it has none."""
     records = iter(records)
     first = next((cells for _, cells in records if cells is None or any(map(str.strip, cells))), [])
-    header, note = _header((first or [])[: _filled(first or [])])
+    named = (first or [])[: _filled(first or [])]
+    check_columns(file, len(named))
+    header, note = _header(named)
     if not any(header):
         raise T2LocalError(f"'{file}' has no header row; name its columns in the first row.")
     rows: list[Row] = []
@@ -61,6 +65,15 @@ def named_rows(file: str, records: Iterable[Record]) -> RowsRead:
             named = zip_longest(header, cells[: len(header)], fillvalue="")
             rows.append(Row(number, {column: cell for column, cell in named if column}))
     return RowsRead(rows, bad, note)
+
+
+def check_columns(file: str, count: int) -> None:
+    """Raise `T2LocalError` for a table that is wider than any page can show."""
+    if count > MOST_COLUMNS:
+        raise T2LocalError(
+            f"'{file}' has more than {MOST_COLUMNS:,} columns; keep those that are needed, and "
+            "give all rows the same names."
+        )
 
 
 def objects(values: Iterable[tuple[int, Any]]) -> RowsRead:
@@ -84,20 +97,23 @@ def _filled(cells: Sequence[str]) -> int:
 
 def _header(cells: Sequence[str]) -> tuple[list[str], str]:
     """Different names: a repeated one gets its place among its equals, and a note says so."""
-    names: list[str] = []
+    names: dict[str, None] = {}
+    found: list[str] = []
+    places: Counter[str] = Counter()
     repeated: list[str] = []
     for cell in cells:
         name = cell.strip()
         if name and name in names:
             repeated.append(name)
-            place = 2
-            while f"{name} ({place})" in names:
-                place += 1
-            name = f"{name} ({place})"
-        names.append(name)
+            places[name] = max(places[name], 1) + 1
+            while f"{name} ({places[name]})" in names:
+                places[name] += 1
+            name = f"{name} ({places[name]})"
+        names[name] = None
+        found.append(name)
     if not repeated:
-        return names, ""
-    return names, (
+        return found, ""
+    return found, (
         f"More than one column is called '{shown(repeated[0])}'; "
         f"the later one is '{shown(repeated[0])} (2)' here."
     )

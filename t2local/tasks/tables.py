@@ -22,7 +22,7 @@ from typing import Any
 from t2local.errors import T2LocalError
 from t2local.pictures import data_uri, picture_kind
 from t2local.tasks.rewards.math_worker import held_bytes
-from t2local.tasks.rows import Bad, Record, Row, RowsRead, named_rows, objects, shown
+from t2local.tasks.rows import Bad, Record, Row, RowsRead, check_columns, named_rows, objects, shown
 from t2local.tasks.sandbox import bare_environment
 
 MOST_BYTES = 200 * 2**20
@@ -43,18 +43,30 @@ def read_rows(path: Path) -> RowsRead:
     name = shown(path.name)
     content = _content(name, path)
     if content.startswith(_PARQUET):
-        return parquet_rows(name, content)
+        return parquet_rows(name, content)  # looks at its columns before it reads them
     if content.startswith(STARTS):
         return workbook_rows(name, path, content)
     text = decoded(name, content)
     if not text.strip("\0\ufeff \t\r\n"):
         raise T2LocalError(f"'{name}' is empty; add at least one prompt with its answer.")
     read = _text_rows(name, text)
+    _check_names(name, read.rows)
     lost = text.count("\ufffd") - content.count("\ufffd".encode())
     if lost <= 0:
         return read
     note = f"{lost} characters could not be read and show as \ufffd; save the file as UTF-8."
     return RowsRead(read.rows, read.bad, f"{read.note} {note}".strip())
+
+
+def _check_names(name: str, rows: Sequence[Row]) -> None:
+    """Raise `T2LocalError` where the rows have too many names between them.
+
+    A table of such rows would have a cell for each row and name.
+    """
+    names: set[str] = set()
+    for row in rows:
+        names.update(row.cells)
+        check_columns(name, len(names))
 
 
 def decoded(name: str, content: bytes) -> str:
@@ -251,6 +263,7 @@ def parquet_rows(name: str, content: bytes) -> RowsRead:
 
     try:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+        check_columns(name, len(file.schema))
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         unpacked = sum(group.total_byte_size for group in groups)
         if unpacked > MOST_UNPACKED_BYTES:

@@ -1,12 +1,16 @@
 """Examples from whatever file somebody has: detected, mapped, and bad rows named."""
 
 import json
+import time
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from t2local.errors import T2LocalError
 from t2local.tasks.files import content_hash, read_examples
+from t2local.tasks.rows import _header
 from t2local.tasks.tables import MOST_BYTES
 from tests.tasks.workbook_files import xlsx, zipped
 
@@ -210,3 +214,79 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("it was read"))
     with pytest.raises(T2LocalError, match="has 201 MB, the most is 200 MB"):
         read_examples(path)
+
+
+# --- Tables that are far too wide.
+
+
+class Counted(str):
+    """A column's name that counts how often it is compared."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+    def strip(self, *_):
+        return self
+
+
+@pytest.mark.parametrize("different", [1_000, 1])
+def test_names_of_columns_are_looked_at_about_once_each(different):
+    """All different, and all the same."""
+    Counted.compared = 0
+    names, _ = _header([Counted(f"name {i % different}") for i in range(1_000)])
+    assert len(set(names)) == 1_000
+    assert Counted.compared < 10_000
+
+
+def test_repeated_names_get_the_next_free_place():
+    names, note = _header(["a", "a", "a (2)", "a", "b", ""])
+    assert names == ["a", "a (2)", "a (2) (2)", "a (3)", "b", ""]
+    assert "More than one column" in note
+
+
+def wide_csv(folder, n):
+    path = folder / "wide.csv"
+    path.write_text(",".join(["prompt", "answer", *(f"c{i}" for i in range(n))]) + "\na,b\n")
+    return path
+
+
+def wide_json(folder, n):
+    path = folder / "wide.json"
+    path.write_text(json.dumps([{"prompt": "a", "answer": "b", **{f"c{i}": 1 for i in range(n)}}]))
+    return path
+
+
+def many_names(folder, n):
+    """Few columns a row, others in each."""
+    path = folder / "rows.jsonl"
+    rows = [{"prompt": f"{i}", "answer": "b", f"c{i}": 1} for i in range(n)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def wide_parquet(folder, n):
+    path = folder / "wide.parquet"
+    columns = {"prompt": ["a"], "answer": ["b"], **{f"c{i}": [1] for i in range(n)}}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize("shape", [wide_csv, wide_json, many_names, wide_parquet])
+def test_more_than_a_thousand_columns_are_refused(tmp_path, shape):
+    assert read_examples(shape(tmp_path, 900)).examples
+    with pytest.raises(T2LocalError, match="more than 1,000 columns"):
+        read_examples(shape(tmp_path, 1_100))
+
+
+def test_forty_thousand_columns_are_refused_soon(tmp_path):
+    """They took half a minute; the limit is generous."""
+    began = time.monotonic()
+    with pytest.raises(T2LocalError, match="more than 1,000 columns"):
+        read_examples(wide_csv(tmp_path, 40_000))
+    assert time.monotonic() - began < 10
