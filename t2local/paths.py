@@ -17,6 +17,7 @@ from pathlib import Path
 import platformdirs
 
 from t2local.errors import DiskFull, T2LocalError
+from t2local.untrusted import word
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_EXPERTS = PROJECT_ROOT / "experts"
@@ -67,6 +68,25 @@ def slug(name: str) -> str:
     """
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name.replace("/", "--")).strip("-.") or "unnamed"
     return f"_{safe}" if sys.platform == "win32" and WINDOWS_DEVICES.match(safe) else safe
+
+
+def named(text: str) -> Path:
+    """A path that somebody typed, with `~`; it need not exist.
+
+    Raises `T2LocalError` for what this system cannot even be asked about: too long, with a zero
+    byte in it, below the home of nobody or in a folder that may not be looked into.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        raise T2LocalError(
+            f"'{word(text)}' cannot be looked up ({getattr(error, 'strerror', None) or error}); "
+            "name another file or folder."
+        ) from error
+    return path
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ def pictures_for(
     if not is_vision(model.config):
         return None, ""
     try:
-        processor = AutoProcessor.from_pretrained(where)
+        processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = next(iter(str(error).strip().splitlines()), "no reason given")[:160]
         if kind in PROVEN:

@@ -198,7 +198,7 @@ def load_from_hub(name: str, split: str = "test") -> list[Example]:
             "run `pip install datasets`."
         ) from error
     try:
-        rows = datasets.load_dataset(task.path, task.config, split=split)
+        rows = datasets.load_dataset(task.path, task.config, split=split, trust_remote_code=False)
         return [task.read(row) for row in rows]
     except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__

@@ -6,20 +6,20 @@ the model can be decoded in int8 or by CUDA graphs.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.models.fit import catalogue
 from t2local.models.fit.catalogue import architecture
 from t2local.models.load import load_errors
-from t2local.models.load.gguf import check_magic, first_line
+from t2local.models.load.gguf import first_line, gguf_config
 from t2local.models.load.load_errors import quiet_transformers
 from t2local.models.vision import auto_class
 
@@ -88,7 +88,17 @@ TARGETS = ("all", "mlp", "attention")
 
 def anatomy(config: PreTrainedConfig, name: str = "this model") -> Anatomy:
     """Take the model of `config` apart. Raises `T2LocalError` when no language model is in it."""
-    model = _on_meta(config, name)
+    try:
+        return _apart(config)
+    except Exception as error:  # numbers and words of wrong types fail wherever they are used
+        raise T2LocalError(
+            f"The memory of '{name}' cannot be estimated ({first_line(error)}); "
+            "name a causal language model whose architecture transformers knows."
+        ) from error
+
+
+def _apart(config: PreTrainedConfig) -> Anatomy:
+    model = _on_meta(config)
     packable = not int8_problem(type(model).__name__, config)
     text = config.get_text_config()
     heads = text.num_attention_heads
@@ -107,15 +117,9 @@ def anatomy(config: PreTrainedConfig, name: str = "this model") -> Anatomy:
     )
 
 
-def _on_meta(config: PreTrainedConfig, name: str) -> nn.Module:
-    try:
-        with torch.device("meta"), quiet_transformers():
-            return auto_class(config).from_config(config)
-    except (ValueError, KeyError, ImportError, AttributeError) as error:
-        raise T2LocalError(
-            f"The memory of '{name}' cannot be estimated ({first_line(error)}); "
-            "name a causal language model whose architecture transformers knows."
-        ) from error
+def _on_meta(config: PreTrainedConfig) -> nn.Module:
+    with torch.device("meta"), quiet_transformers():
+        return auto_class(config).from_config(config, trust_remote_code=False)
 
 
 def _matrices(model: nn.Module) -> tuple[Matrix, ...]:
@@ -143,7 +147,7 @@ def anatomy_of(source: str) -> Anatomy:
 
     Raises `T2LocalError` when there is no such model, or no config of it can be had.
     """
-    path = Path(source).expanduser()
+    path = paths.named(source)
     if not path.exists() and (entry := catalogue.find(source)):
         return _of_catalogue(entry.id)
     return anatomy(config_of(source), source)
@@ -151,14 +155,13 @@ def anatomy_of(source: str) -> Anatomy:
 
 def config_of(source: str) -> PreTrainedConfig:
     """The configuration of a Hub id, a folder or a `.gguf` file, without its weights."""
-    path = Path(source).expanduser()
+    path = paths.named(source)
     if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
         load_errors.check_hub_id(source, path)
     with load_errors.translated(source), quiet_transformers():
         if path.is_file():
-            check_magic(path)
-            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        return AutoConfig.from_pretrained(path if path.is_dir() else source)
+            return gguf_config(path)
+        return load_errors.read_config(path if path.is_dir() else source)
 
 
 @lru_cache(maxsize=64)

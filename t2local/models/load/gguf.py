@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
-    AutoConfig,
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -38,14 +40,18 @@ def read_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     Raises `T2LocalError` when the file is no GGUF, is damaged or holds an unknown architecture.
     """
     with readable(path):
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype, trust_remote_code=False
+        )
     return without_quantization_mark(model)
 
 
 def read_gguf_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a `.gguf` file, chat template included; raises as `read_gguf_model`."""
     with readable(path):
-        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        return AutoTokenizer.from_pretrained(
+            path.parent, gguf_file=path.name, trust_remote_code=False
+        )
 
 
 @contextlib.contextmanager
@@ -98,6 +104,40 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
+# --- The numbers of a configuration, before a model is made of them.
+#
+# A layer is an object even on the device `meta`, and some configurations make a list of all layers:
+# absurd numbers would fill the memory before anybody compares them with the weights.
+
+MOST = {  # by name, the first that fits; the largest models there are stay far below
+    re.compile(r"position|context|window"): 2**40,
+    re.compile(r"hidden|intermediate|embd|embed_|_dim$|d_model|ffn|inner|width"): 2_000_000,
+    re.compile(r"layers$|n_layer$|depths?$"): 2_000,
+    re.compile(r"heads?($|_kv)|groups?$"): 20_000,
+    re.compile(r"experts?($|_)"): 100_000,
+    re.compile(r"vocab_size"): 100_000_000,
+}
+
+
+def check_sizes(where: str, values: Mapping[str, Any]) -> None:
+    """Raise `T2LocalError` for a size in a configuration that no model has: 10⁹ layers, or −1.
+
+    Parts such as `text_config` are looked at as well.
+    """
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            check_sizes(where, value)
+        most = next((most for pattern, most in MOST.items() if pattern.search(str(name))), None)
+        if most is None:
+            continue
+        for number in value if isinstance(value, list) else [value]:
+            if type(number) in (int, float) and not 0 <= number <= most:
+                raise T2LocalError(
+                    f"The configuration of '{where}' says {str(name)[:60]} = {number:.4g}, which "
+                    "no model has; fetch it again, or choose another model."
+                )
+
+
 # --- Written anew as an ordinary checkpoint, tensor by tensor.
 #
 # transformers reads all tensors of a GGUF as floats at once: 16 GB for an 8B model that is wanted
@@ -109,9 +149,14 @@ SHARD_BYTES = 8 * 2**20  # tensors are written together up to this size, larger 
 
 
 def gguf_config(path: Path) -> PreTrainedConfig:
-    """The configuration in a `.gguf` file. Raises `T2LocalError` when it cannot be read."""
+    """The configuration in a `.gguf` file. Raises `T2LocalError` when it cannot be read.
+
+    What `AutoConfig` does, with a look at the numbers before anything is made of them.
+    """
     with readable(path):
-        return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        values, _ = PreTrainedConfig.get_config_dict(path.parent, gguf_file=path.name)
+        check_sizes(path.name, values)
+        return CONFIG_MAPPING[values["model_type"]].from_dict(values)
 
 
 def write_checkpoint(path: Path, folder: Path, dtype: torch.dtype, n_parameters: int) -> None:
@@ -147,7 +192,7 @@ def _tensors(path: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     architecture = reader.fields["general.architecture"].contents()
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=parsed["config"])
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(gguf_config(path))
+        empty = AutoModelForCausalLM.from_config(gguf_config(path), trust_remote_code=False)
     names = get_gguf_hf_weights_map(empty, processor)
     parsed["tensors"] = {}  # where a processor keeps what it puts together of several tensors
     for stored in reader.tensors:

@@ -4,7 +4,6 @@ A download has a size, a speed and a way to stop. Whole files are kept, so it go
 """
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -32,7 +31,7 @@ from t2local import paths
 from t2local.errors import DiskFull, T2LocalError
 from t2local.models.fit import catalogue
 from t2local.models.load import embedded, load_errors
-from t2local.models.load.load_errors import quiet_hub
+from t2local.models.load.load_errors import quiet_hub, shards_of
 from t2local.progress import CancelToken, Progress
 
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -351,10 +350,10 @@ def is_complete(folder: Path) -> bool:
     if not (folder / INDEX).is_file():
         return any(folder.glob("*.safetensors"))
     try:
-        shards = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-    except (OSError, ValueError, KeyError, AttributeError):
+        shards = shards_of(folder / INDEX)
+    except (OSError, ValueError):
         return False
-    return all((folder / shard).is_file() for shard in set(shards))
+    return all((folder / shard).is_file() for shard in shards)
 
 
 def _model_repos() -> list[CachedRepoInfo]:

@@ -4,11 +4,11 @@ Also keeps other libraries' progress bars and warnings quiet while our own progr
 """
 
 import contextlib
-import json
 import logging as python_logging
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from huggingface_hub import errors as hub
@@ -18,15 +18,22 @@ from huggingface_hub.utils import (
     enable_progress_bars,
 )
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from t2local.errors import T2LocalError
-from t2local.models.load.gguf import first_line
+from t2local.models.load.gguf import check_sizes, first_line
 from t2local.models.storage import AUTO, QUANTIZATIONS, leanest
+from t2local.untrusted import read_document, typed
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+PLAIN = {".json": 256 * 2**20, ".txt": 256 * 2**20, ".jinja": 2**20, ".model": 256 * 2**20}
+SETTINGS = (
+    "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "preprocessor_config.json", "processor_config.json", "chat_template.json",
+)  # fmt: skip
+PARAMETERS_A_BYTE = 8  # of the tightest quantisation there is, one bit
 OTHER_WAYS = "use `--model FOLDER` with a model that is on this machine, or `--model embedded`"
 
 
@@ -44,15 +51,77 @@ def check_folder(folder: Path) -> None:
             f"The folder '{folder}' has a config.json but no weights (*.safetensors); "
             "finish its download, or name another folder."
         )
+    check_documents(folder)
     _check_shards(folder)
+
+
+def read_config(where: str | Path) -> PreTrainedConfig:
+    """The configuration of a folder or Hub id, its numbers looked at first.
+
+    Raises `T2LocalError` for damaged files and absurd sizes, and what transformers raises.
+    """
+    if Path(where).is_dir():
+        check_documents(Path(where))
+    values, _ = PreTrainedConfig.get_config_dict(where)
+    check_sizes(str(where), values)
+    return AutoConfig.from_pretrained(where, trust_remote_code=False)
+
+
+def check_amount(where: str, n_parameters: int) -> None:
+    """Raise `T2LocalError` where a folder's weights are far too few for its configuration.
+
+    What is missing would be made up, in memory, before anybody says so.
+    """
+    found = [path for pattern in WEIGHTS for path in Path(where).glob(pattern)]
+    n_bytes = sum(path.stat().st_size for path in found)
+    if found and n_parameters > PARAMETERS_A_BYTE * n_bytes + 1_000_000:
+        raise T2LocalError(
+            f"The config.json of '{where}' describes {n_parameters:,} parameters, and its weights "
+            f"have {n_bytes:,} bytes; fetch the model again."
+        )
+
+
+def check_documents(folder: Path) -> None:
+    """Raise `T2LocalError` for what is no plain file in a model's folder, and damaged JSON.
+
+    transformers would wait for a pipe, and fill the memory with a file that is far too large.
+    """
+    for path in folder.iterdir():
+        kind = path.suffix
+        if kind in PLAIN and not (path.is_file() and path.stat().st_size <= PLAIN[kind]):
+            raise T2LocalError(
+                f"'{path}' is no plain file of at most {PLAIN[kind] / 2**20:.0f} MB; "
+                "fetch the model again."
+            )
+        if path.name in SETTINGS:
+            try:
+                read_document(path, finite=False)  # Mamba's has an infinite limit
+            except (OSError, ValueError) as error:
+                raise T2LocalError(
+                    f"'{path}' is damaged ({first_line(error)}); fetch the model again."
+                ) from error
+
+
+def shards_of(index: Path) -> set[str]:
+    """The weight files that a checkpoint's index lists. Raises `OSError`, `ValueError`."""
+    listed = set(typed(Index, read_document(index))["weight_map"].values())
+    if outside := [name for name in listed if Path(name).name != name]:
+        raise ValueError(f"'{outside[0][:60]}' is no file in the folder")
+    return listed
+
+
+class Index(TypedDict):
+    """An index of weights: tensor -> file."""
+
+    weight_map: Mapping[str, str]
 
 
 def _check_shards(folder: Path) -> None:
     """Raise `T2LocalError` when weight files that the checkpoint's index lists are not there."""
     for index in folder.glob("*.index.json"):
         try:
-            listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+            listed = shards_of(index)
+        except (OSError, ValueError) as error:
             raise T2LocalError(
                 f"The index of weights '{index}' is damaged ({first_line(error)}); fetch it again."
             ) from error

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -119,7 +118,7 @@ def model_slug(source: str) -> str:
     """
     if source == EMBEDDED:
         return paths.slug(embedded.NAME)
-    path = Path(source).expanduser()
+    path = paths.named(source)
     if path.is_dir():
         return paths.slug(path.resolve().name)
     return paths.slug(path.stem if path.suffix == ".gguf" else source)
@@ -155,7 +154,7 @@ def local_path(source: str) -> Path | None:
 
     Raises `T2LocalError` when `source` looks like a path and nothing usable is there.
     """
-    path = Path(source).expanduser()
+    path = paths.named(source)
     if source.strip() and path.is_dir():
         load_errors.check_folder(path)
         return path.resolve()
@@ -170,8 +169,9 @@ def _load_checkpoint(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """A folder or Hub id, with its tokenizer and the quantisation it ended up with."""
     with load_errors.translated(where):
-        config = AutoConfig.from_pretrained(where)
+        config = load_errors.read_config(where)
         n_parameters = count_parameters(config)
+        load_errors.check_amount(where, n_parameters)
         stored = load_errors.stored_quantization(config, where, quantization)
         kind = stored or choose_quantization(quantization, n_parameters)
         if QUANTIZATIONS[kind].bitsandbytes:
@@ -181,10 +181,11 @@ def _load_checkpoint(
         settings = None
         if not stored:
             settings = quantized.quantization_config(kind, dtype, where_to.spread)
-        tokenizer = AutoTokenizer.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         model, report = auto_class(config).from_pretrained(
             where,
             config=config,
+            trust_remote_code=False,
             dtype=dtype,
             quantization_config=settings,
             device_map=where_to.device_map,
@@ -224,7 +225,7 @@ def _load_gguf(
 def count_parameters(config: PreTrainedConfig) -> int:
     """Parameters of the causal language model that `config` describes; no memory is used."""
     with torch.device("meta"):
-        return auto_class(config).from_config(config).num_parameters()
+        return auto_class(config).from_config(config, trust_remote_code=False).num_parameters()
 
 
 def _offload_folder() -> Path:

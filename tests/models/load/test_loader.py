@@ -1,6 +1,7 @@
 """Folders, GGUF files and Hub ids load; every way to fail is one sentence with a remedy."""
 
 import json
+import os
 import shutil
 
 import httpx
@@ -127,9 +128,9 @@ def test_damaged_files_are_told(tiny_folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     assert "damaged" in failure(folder)
-    for name in ("tokenizer.json", "config.json"):
+    for name, told in (("tokenizer.json", "could not be loaded"), ("config.json", "is damaged")):
         (folder / name).write_text("{")
-        assert "could not be loaded" in failure(folder)
+        assert told in failure(folder)
 
 
 def test_a_missing_tokenizer_is_told(tiny_folder):
@@ -246,3 +247,49 @@ def test_any_targets_will_do(tiny_loaded, targets):
 
 def test_a_vision_model_has_a_choice_too(llava):
     assert basis_for(llava) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", -1),
+        ("hidden_size", 10**9),
+        ("hidden_size", -64),
+        ("intermediate_size", 10**12),
+        ("vocab_size", 10**12),
+        ("num_attention_heads", 10**8),
+        ("max_position_embeddings", 10**18),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_before_anything_is_made(
+    tiny_folder, monkeypatch, name, value
+):
+    folder = tiny_folder()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {name: value}))
+    monkeypatch.setattr("transformers.CONFIG_MAPPING.__class__.__getitem__", None)
+    text = failure(folder)
+    assert f"says {name} = " in text
+    assert "no model has" in text
+
+
+def test_sizes_that_the_weights_cannot_fill_are_refused(tiny_folder):
+    folder = tiny_folder()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 500_000}))
+    assert "parameters, and its weights have" in failure(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tiny_folder, name):
+    folder = tiny_folder()
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert failure(folder)
+
+
+def test_an_index_names_files_of_its_folder_alone(tiny_folder):
+    folder = tiny_folder()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../x"}}')
+    assert "is no file in the folder" in failure(folder)
