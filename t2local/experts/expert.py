@@ -6,7 +6,7 @@ Also the rule for its name, and the stamp that ties it to the weights it was mad
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -16,7 +16,7 @@ from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.svf.mixing import Z
 
-SKILL, CLASSIFIER = "skill", "classifier"
+KINDS = SKILL, CLASSIFIER = "skill", "classifier"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,44 @@ class HeldOut:
         if not all(map(math.isfinite, (base, trained, low, high))):
             raise ValueError("a measurement that is not finite")
         return cls(int(values["n"]), base, trained, (low, high), str(values.get("task", "")))
+
+
+class Shares(TypedDict):
+    """The numbers of a `HeldOut`."""
+
+    n: int
+    base: float
+    trained: float
+    ci95_difference: tuple[float, float]
+
+
+class Measured(Shares, total=False):
+    """`HeldOut.as_dict`, as a card has it."""
+
+    task: str
+
+
+class Origin(TypedDict, total=False):
+    """Of an expert that was taken over from another model (`experts.transfer`)."""
+
+    from_model: str
+    from_quantization: str
+    order: str
+    resampled: int
+
+
+class TrainingCard(TypedDict, total=False):
+    """What the app reads of how an expert came to be; a card may say more."""
+
+    steps: int
+    rows: int | Mapping[str, int]  # trained on, or how many for what
+    curve: tuple[float, ...]  # mean reward a step
+    held_out: Measured | None
+    forgetting: tuple[Measured, ...]
+    quantization: str
+    transferred: Origin
+    data_sha256: str
+    run: str
 
 
 @dataclass(frozen=True)

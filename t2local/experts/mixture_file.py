@@ -9,15 +9,25 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.experts.expert import check_name
 from t2local.svf.mixing import Gains, Mixture
+from t2local.untrusted import file_bytes, parsed, typed
 
 SCHEMA = 1
+MOST_BYTES = 16 * 2**20  # by matrix, an α a matrix and expert: 100 kB for an 8B model
 KEYS = ("schema", "base_model", "alpha", "strength", "gains", "by_matrix", "task")
+
+
+class Task(TypedDict, total=False):
+    """What `adapt` writes down of the search that found a mixture, as far as it is read."""
+
+    reward: str
+    shots_sha256: str
+    shot_prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def write_mixture(file: MixtureFile, path: Path) -> None:
 def read_mixture(path: Path) -> MixtureFile:
     """Raises `T2LocalError`: missing, no JSON, unknown keys, a newer schema, bad numbers."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(file_bytes(path, MOST_BYTES))
     except (OSError, ValueError) as error:
         raise T2LocalError(
             f"Mixture file '{path}' cannot be read ({error}); "
@@ -72,23 +82,22 @@ def read_mixture(path: Path) -> MixtureFile:
         )
     _check_keys(path, "key", content, KEYS)
     try:
-        if int(content.get("schema", SCHEMA)) > SCHEMA:
+        if typed(int, content.get("schema", SCHEMA), "schema") > SCHEMA:
             raise T2LocalError(
                 f"Mixture file '{path}' was written by a newer t2local "
                 f"(format {content['schema']}); update t2local to use it."
             )
-        gains = dict(content.get("gains") or {})
+        gains = typed(dict[str, float], content.get("gains") or {}, "gains")
         _check_keys(path, "gain", gains, [f.name for f in fields(Gains)])
         mixture = Mixture(
-            _alpha(content["alpha"]),
-            float(content.get("strength", 1.0)),
-            Gains(**{name: float(value) for name, value in gains.items()}),
-            {str(m): _alpha(part) for m, part in (content.get("by_matrix") or {}).items()},
+            typed(dict[str, float], content["alpha"], "alpha"),
+            typed(float, content.get("strength", 1.0), "strength"),
+            Gains(**gains),
+            typed(dict[str, dict[str, float]], content.get("by_matrix") or {}, "by_matrix"),
         )
-        return MixtureFile(
-            mixture, str(content.get("base_model", "")), dict(content.get("task", {}))
-        )
-    except (TypeError, ValueError, AttributeError) as error:
+        task = typed(Task, content.get("task", {}), "task")
+        return MixtureFile(mixture, typed(str, content.get("base_model", ""), "base_model"), task)
+    except ValueError as error:
         raise T2LocalError(
             f"Mixture file '{path}' is garbled ({error}); write it anew with `adapt`."
         ) from error
@@ -115,10 +124,6 @@ class MixtureStore:
             known = ", ".join(self.names()) or "none yet"
             raise T2LocalError(f"There is no mixture '{name}' for this model; there are: {known}.")
         return read_mixture(self.folder / f"{name}.json")
-
-
-def _alpha(values: Mapping[str, Any]) -> dict[str, float]:
-    return {str(name): float(value) for name, value in values.items()}
 
 
 def _check_keys(path: Path, what: str, found: Mapping[str, Any], known: Collection[str]) -> None:

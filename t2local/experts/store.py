@@ -6,25 +6,58 @@ trained; a user's expert of the same name wins.
 """
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.experts.expert import SKILL, Expert, transfer_warning
+from t2local.experts.expert import (
+    KINDS,
+    SKILL,
+    Expert,
+    TrainingCard,
+    check_name,
+    transfer_warning,
+)
+from t2local.svf.mixing import Z
 from t2local.svf.model import SVFModel
+from t2local.untrusted import file_bytes, parsed, typed
 
 SCHEMA = "1"
+MOST_BYTES = 2**30  # of a file; the z of all matrices of an 8B model take 6 MB
+MOST_HEADER_BYTES = 8 * 2**20  # card and names; a line of 100 bytes a matrix
+MOST_CHARACTERS = {
+    "name": 200,
+    "description": 4_000, "base_model": 400, "basis_fingerprint": 200, "reward": 400,
+    "license": 400,
+}  # fmt: skip
+MOST_LABELS = 400  # of them, with the characters of the longest
+LARGEST_Z = 1000.0  # of |z|: trained ones are within a few tenths of 1
+DTYPES = ("F16", "BF16", "F32", "F64")
+MATRIX_NAME = re.compile(r"[A-Za-z0-9_.-]{1,300}")
 QUANTISED_TOLERANCE = 0.05  # relative, between a model and its own 4-bit or 8-bit version
 SIGMA_TOLERANCE = 2e-3  # relative; machines' LAPACKs differ by far less, other weights by far more
 
 
 def write_expert(expert: Expert, path: Path) -> None:
-    """Write atomically. Raises `T2LocalError` when the disk is full or not writable."""
+    """Write atomically.
+
+    Raises `T2LocalError` when the disk is full or not writable, and for texts that are too long to
+    be read again.
+    """
+    try:
+        _check_lengths(expert)
+    except ValueError as error:
+        raise T2LocalError(
+            f"Expert '{expert.name[:80]}' cannot be saved ({error}); shorten it."
+        ) from error
     metadata = {
         "format": "pt",
         "t2local.schema": SCHEMA,
@@ -48,67 +81,116 @@ def write_expert(expert: Expert, path: Path) -> None:
 
 
 def read_expert(path: Path) -> Expert:
-    """Read an expert file and check that its numbers can be used.
+    """Read an expert file and check that its card and its numbers can be used.
 
-    Raises `T2LocalError`: no such file, damaged, not an expert, not finite.
+    Raises `T2LocalError`: no such file, damaged, not an expert, numbers that are no `z`.
     """
     if not path.is_file():
         raise T2LocalError(f"There is no expert file '{path}'; see `experts list` for those here.")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            z = {name: _copied(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        metadata, z = _unpacked(file_bytes(path, MOST_BYTES))
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise T2LocalError(
             f"Expert file '{path.name}' is damaged ({error}); copy it again or retrain it."
         ) from error
     try:
         expert = _from_metadata(metadata, z)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        _check_card(expert)
+    except ValueError as error:
         raise T2LocalError(
-            f"'{path.name}' is not a t2local expert file (its card lacks or garbles {error}); "
-            "choose a file made by `t2local train` or `experts import`."
+            f"'{path.name}' is not a t2local expert file (its card lacks or garbles an "
+            f"entry: {error}); choose a file made by `t2local train` or `experts import`."
         ) from error
     _check_numbers(expert)
     return expert
 
 
-def _copied(row: torch.Tensor) -> torch.Tensor:
-    """Of its own memory: a view would keep the file open, which Windows can then not replace."""
-    return row.to(torch.float32, copy=True)
+def _unpacked(content: bytes) -> tuple[dict[str, str], Z]:
+    """The strings and the rows of a safetensors file; its header is read with our own limits."""
+    n_header = int.from_bytes(content[:8], "little")
+    if n_header > MOST_HEADER_BYTES:
+        raise ValueError(f"its header has {n_header} bytes, the most is {MOST_HEADER_BYTES}")
+    header = typed(dict, parsed(content[8 : 8 + n_header]))
+    metadata = typed(dict[str, str], header.pop("__metadata__", {}), "__metadata__")
+    for name, about in header.items():
+        kind = typed(dict, about, name).get("dtype")
+        if kind not in DTYPES:
+            raise ValueError(f"'{name[:100]}' holds {kind}, not {', '.join(DTYPES)}")
+    rows = load(content).items()
+    return metadata, {name: row.to(torch.float32, copy=True) for name, row in rows}
 
 
-def _from_metadata(metadata: dict[str, str], z: dict[str, torch.Tensor]) -> Expert:
+def _from_metadata(metadata: dict[str, str], z: Z) -> Expert:
+    """Raises `ValueError` for a card of another schema, without a needed entry, of other types."""
+    for key in ("schema", "name", "base_model", "basis_fingerprint"):
+        if f"t2local.{key}" not in metadata:
+            raise ValueError(f"it lacks 't2local.{key}'")
     if metadata["t2local.schema"] != SCHEMA:
         raise ValueError(f"schema {metadata['t2local.schema']}, this version reads {SCHEMA}")
-    sigma = json.loads(metadata.get("t2local.sigma", "{}"))
-    expert = Expert(
+    training = parsed(metadata.get("t2local.training", "{}"))
+    typed(TrainingCard, training, "training")  # checked, and kept as it was written
+    return Expert(
         name=metadata["t2local.name"],
         description=metadata.get("t2local.description", ""),
         base_model=metadata["t2local.base_model"],
         basis_fingerprint=metadata["t2local.basis_fingerprint"],
         reward=metadata.get("t2local.reward", ""),
-        training=json.loads(metadata.get("t2local.training", "{}")),
+        training=training,
         license=metadata.get("t2local.license", ""),
         kind=metadata.get("t2local.kind", SKILL),
-        labels=tuple(json.loads(metadata.get("t2local.labels", "[]"))),
-        sigma_check={name: tuple(values) for name, values in sigma.items()},
+        labels=_json(metadata, "labels", tuple[str, ...], "[]"),
+        sigma_check=_json(metadata, "sigma", Mapping[str, tuple[float, ...]], "{}"),
         z=z,
     )
-    _ = expert.held_out, expert.forgetting, expert.curve  # garbled ones are found now
-    return expert
+
+
+def _json(metadata: dict[str, str], key: str, kind: Any, default: str) -> Any:
+    return typed(kind, parsed(metadata.get(f"t2local.{key}", default)), key)
+
+
+def _check_card(expert: Expert) -> None:
+    """Raise `ValueError` for a card that no page can show, or no dispatcher use."""
+    if expert.kind not in KINDS:
+        raise ValueError(f"the kind '{expert.kind[:40]}' is none of {', '.join(KINDS)}")
+    _check_lengths(expert)
+    try:
+        _ = expert.held_out, expert.forgetting, expert.curve
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a measurement lacks or garbles {error}") from error
+
+
+def _check_lengths(expert: Expert) -> None:
+    """Raise `ValueError` for a text that no page should send again and again."""
+    texts = {name: len(getattr(expert, name)) for name in MOST_CHARACTERS}
+    texts |= {"labels": max(map(len, expert.labels), default=0) + len(expert.labels)}
+    for name, found in texts.items():
+        most = MOST_CHARACTERS.get(name, MOST_LABELS)
+        if found > most:
+            raise ValueError(f"its {name} takes {found:,} characters, the most is {most:,}")
 
 
 def _check_numbers(expert: Expert) -> None:
     if not expert.z:
         raise T2LocalError(f"Expert '{expert.name}' holds no matrices; retrain it.")
     for name, row in expert.z.items():
-        if row.dim() != 1 or not torch.isfinite(row).all():
-            found = "NaN or infinity" if row.dim() == 1 else f"shape {list(row.shape)}"
+        if fault := _fault(name, row):
             raise T2LocalError(
-                f"Expert '{expert.name}' holds {found} in '{name}'; it cannot be used: "
+                f"Expert '{expert.name}' holds {fault}; it cannot be used: "
                 "retrain it, or fetch the file again."
             )
+
+
+def _fault(name: str, row: torch.Tensor) -> str:
+    """What keeps `row` `[r]` from being the `z` of a matrix, "" where nothing does."""
+    if not MATRIX_NAME.fullmatch(name):
+        return "a matrix whose name no model has"
+    if row.dim() != 1 or not len(row):
+        return f"shape {list(row.shape)} in '{name}'"
+    if not torch.isfinite(row).all():
+        return f"NaN or infinity in '{name}'"
+    if (largest := float(row.abs().max())) > LARGEST_Z:
+        return f"z = {largest:.3g} in '{name}', beyond {LARGEST_Z:g}"
+    return ""
 
 
 def check_fits(expert: Expert, svf: SVFModel, model_name: str, quantization: str) -> str:
@@ -171,6 +253,18 @@ class Stored:
     problem: str = ""
 
 
+def _under_its_name(path: Path) -> Expert:
+    """The expert of a store's file. Raises `T2LocalError` for one that another name would find."""
+    expert = read_expert(path)
+    check_name(expert.name)
+    if paths.slug(expert.name).casefold() != path.stem.casefold():
+        raise T2LocalError(
+            f"'{path.name}' holds an expert that is called '{expert.name}'; name the file after "
+            "it, or import it under another name."
+        )
+    return expert
+
+
 class ExpertStore:
     """The experts for one base model: shipped ones and the user's own."""
 
@@ -184,7 +278,7 @@ class ExpertStore:
         for folder, shipped in ((self.shipped_folder, True), (self.own_folder, False)):
             for path in sorted(folder.glob("*.safetensors")):
                 try:
-                    found[path.stem] = Stored(path, read_expert(path), shipped)
+                    found[path.stem] = Stored(path, _under_its_name(path), shipped)
                 except T2LocalError as error:
                     found[path.stem] = Stored(path, None, shipped, str(error))
         return [found[name] for name in sorted(found)]
@@ -193,7 +287,7 @@ class ExpertStore:
         """Raises `T2LocalError` for an unknown name (listing those there are) or a damaged file."""
         for folder in (self.own_folder, self.shipped_folder):
             if (path := folder / f"{paths.slug(name)}.safetensors").is_file():
-                return read_expert(path)
+                return _under_its_name(path)
         known = ", ".join(f.path.stem for f in self.files()) or "none yet"
         raise T2LocalError(f"There is no expert '{name}' for this model; there are: {known}.")
 

@@ -82,7 +82,10 @@ def counterparts(
     (`same_depth`), or at the same relative depth: the last one that `theirs` names counts as the
     last of their model, since an expert does not say how many layers that has.
     """
-    at = {(_kind(name), depth_of(name)): name for name in theirs}
+    numbered = [name for name in theirs if depth_of(name) is not None]
+    if not numbered:
+        return {}
+    at = {(_kind(name), depth_of(name)): name for name in numbered}
     ours = list(ours)
     last_there = max(depth for _, depth in at)
     last_here = max(depth_of(name) for name in ours)

@@ -200,15 +200,15 @@ def test_weights_that_differ_slightly_are_transferred_with_a_warning(expert, tin
 
 def test_a_users_expert_shadows_the_shipped_one(expert, shipped):
     write_expert(replace(expert, description="shipped"), shipped / "counting.safetensors")
-    write_expert(replace(expert, name="other"), shipped / "other.safetensors")
+    write_expert(replace(expert, name="another"), shipped / "another.safetensors")
     store = ExpertStore(MODEL)
     assert store.load("counting").description == "shipped"
     path = store.save(replace(expert, description="mine"))
     assert path == paths.experts_dir() / MODEL / "counting.safetensors"
     assert store.load("counting").description == "mine"
     assert [(f.expert.name, f.shipped) for f in store.files()] == [
+        ("another", True),
         ("counting", False),
-        ("other", True),
     ]
 
 
@@ -246,3 +246,88 @@ def test_a_read_expert_leaves_its_file_alone(expert, tmp_path):
     read = read_expert(path)
     assert same(read, expert)
     assert str(path) not in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+
+# --- Cards and numbers that somebody made up.
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"description": "x" * 20_000_000}, "description takes 20,000,000 characters"),
+        ({"license": "x" * 1000}, "license"),
+        ({"labels": ("x" * 1000,)}, "labels"),
+    ],
+)
+def test_a_text_that_every_page_would_be_sent_is_refused_when_it_is_written(
+    expert, tmp_path, changes, told
+):
+    assert told in reason(write_expert, replace(expert, **changes), tmp_path / "e.safetensors")
+
+
+def made(path, z, **card):
+    """A file as somebody might make it by hand."""
+    needed = {"schema": "1", "name": "e", "base_model": MODEL, "basis_fingerprint": "x"}
+    metadata = {f"t2local.{key}": value for key, value in (needed | card).items()}
+    save_file(z, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("card", "told"),
+    [
+        ({"description": "x" * 20_000_000}, "20,000,000|bytes"),
+        ({"training": "[" * 100_000}, "inside one another"),
+        ({"training": '{"steps": "<b>"}'}, "'training.steps' is a text"),
+        ({"training": '{"rows": {"train": "x"}}'}, "training.rows"),
+        ({"training": '{"curve": [1, null]}'}, "training.curve"),
+        ({"training": '{"steps": 1, "steps": 2}'}, "comes twice"),
+        ({"training": '{"transferred": {"resampled": "<b>"}}'}, "resampled"),
+        ({"labels": '[["a"]]'}, "labels"),
+        ({"sigma": '{"m": [1, "2"]}'}, "sigma.m"),
+        ({"kind": "admin"}, "the kind 'admin'"),
+    ],
+)
+def test_a_card_is_read_by_its_types(tmp_path, card, told):
+    path = made(tmp_path / "e.safetensors", {"m": torch.ones(3)}, **card)
+    with pytest.raises(T2LocalError, match=told):
+        read_expert(path)
+
+
+@pytest.mark.parametrize(
+    ("z", "told"),
+    [
+        (torch.tensor([3e38, 1.0]), "beyond 1000"),
+        (torch.tensor([1.0, -1001.0]), "beyond 1000"),
+        (torch.tensor([1e300], dtype=torch.float64), "infinity"),
+        (torch.ones(2, 2), "shape"),
+        (torch.ones(()), "shape"),
+        (torch.ones(0), "shape"),
+        (torch.ones(2, dtype=torch.int8), "I8"),
+        (torch.ones(2, dtype=torch.bool), "BOOL"),
+    ],
+)
+def test_what_is_no_z_is_refused(tmp_path, z, told):
+    assert told in reason(read_expert, made(tmp_path / "e.safetensors", {"m": z}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_float_can_be_a_z(tmp_path, dtype):
+    path = made(tmp_path / "e.safetensors", {"m": torch.tensor([1.0, 0.5], dtype=dtype)})
+    assert read_expert(path).z["m"].tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("matrix", ["a b", "<b>", "model.\u00b2.up", "m" * 400])
+def test_a_matrix_has_a_name_that_a_model_can_have(tmp_path, matrix):
+    path = made(tmp_path / "e.safetensors", {matrix: torch.ones(2)})
+    assert "name no model has" in reason(read_expert, path)
+
+
+@pytest.mark.parametrize("name", ["another", "other", "two words", "../up"])
+def test_a_name_that_is_not_the_files_is_set_aside(expert, shipped, name):
+    write_expert(expert, shipped / "counting.safetensors")
+    write_expert(replace(expert, name=name), shipped / "odd.safetensors")
+    files = ExpertStore(MODEL).files()
+    assert [bool(file.problem) for file in files] == [False, True]
+    with pytest.raises(T2LocalError):
+        ExpertStore(MODEL).load("odd")
