@@ -30,6 +30,7 @@ from t2local.svf.factored import FactoredModel
 from t2local.tasks.benchmarks import prompt_hashes
 from t2local.tasks.files import content_hash
 from t2local.tasks.rows import Example
+from t2local.untrusted import file_bytes, parsed, typed
 
 SCHEMA = 1
 
@@ -53,6 +54,13 @@ class Generation:
     best: tuple[float, ...]
     best_accuracy: float
     best_log_likelihood: float
+
+    def __post_init__(self) -> None:
+        n, k = len(self.cloud), len(self.experts)
+        widths = {len(self.best), *map(len, self.cloud)}
+        scores = {len(self.accuracy), len(self.log_likelihood)}
+        if widths != {k} or scores != {n} or not all(0 <= place < n for place in self.elites):
+            raise ValueError(f"generation {self.number} is not one of {n} candidates over {k}")
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,27 @@ def _z_digest(experts: Mapping[str, Z]) -> str:
     return digest.hexdigest()
 
 
+Rows = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a `_StateFile` holds."""
+
+    schema: int
+    number: int
+    mean: Rows
+    spread: Rows
+    best: Rows
+    best_scores: tuple[float, float]
+    generations: tuple[Generation, ...]
+
+    def as_search(self) -> Search:
+        """Raises `ValueError` for rows of different lengths."""
+        tensors = (torch.tensor(rows) for rows in (self.mean, self.spread, self.best))
+        return Search(self.number, *tensors, self.best_scores)
+
+
 @dataclass(frozen=True)
 class _StateFile:
     """A search between two generations, on disk under a hash of what it depends on."""
@@ -185,16 +214,11 @@ class _StateFile:
     def read(self) -> tuple[Search, list[Generation]] | None:
         """None where there is nothing; a damaged file is begun anew."""
         try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))
-            if stored["schema"] != SCHEMA:
+            stored = typed(_State, parsed(file_bytes(self.path), finite=False))
+            if stored.schema != SCHEMA:
                 return None
-            found = Search(
-                stored["number"],
-                *(torch.tensor(stored[name]) for name in ("mean", "spread", "best")),
-                tuple(stored["best_scores"]),
-            )
-            return found, [generation_from_json(values) for values in stored["generations"]]
-        except (OSError, ValueError, KeyError, TypeError):
+            return stored.as_search(), list(stored.generations)
+        except (OSError, ValueError):
             return None
 
     def write(self, search: Search, past: Sequence[Generation]) -> None:
@@ -208,15 +232,3 @@ class _StateFile:
         }
         with paths.atomic_write(self.path) as temporary:
             temporary.write_text(json.dumps(stored), encoding="utf-8")
-
-
-def generation_from_json(values: Mapping) -> Generation:
-    """The inverse of `asdict`: JSON's lists as the tuples they were."""
-    return Generation(
-        **{
-            name: tuple(tuple(v) if isinstance(v, list) else v for v in value)
-            if isinstance(value, list)
-            else value
-            for name, value in values.items()
-        }
-    )

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from t2local.errors import T2LocalError
 
 INDEX = "index.sqlite3"
-VERSION = 1  # raise it when what is kept of a chat, or how it is read, changes
+VERSION = 2  # raise it when what is kept of a chat, or how it is read, changes
 BUSY_S = 0.2  # another process holds the file for some milliseconds; longer, and it is left alone
 REST_S = 30.0  # after a failure, before the file is written again
 SETTLED_NS = 2 * 10**9  # a younger file may change again within the clock of its file system
@@ -93,7 +93,7 @@ class ChatIndex:
             try:
                 chat = self._read(path)
             except T2LocalError as error:
-                if path.exists():  # else it was deleted since the folder was listed
+                if os.path.lexists(path):  # else it was deleted since the folder was listed
                     damaged[name] = str(error)
                 self._forget(known, name)
                 continue

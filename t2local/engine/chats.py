@@ -9,22 +9,28 @@ of models or of the page.
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from t2local import paths
 from t2local.engine.chat_index import ChatIndex, ChatSummary
+from t2local.engine.requests import controls_from_json, sampling_from_json
 from t2local.errors import T2LocalError
-from t2local.pictures import check_picture, picture_kind
+from t2local.pictures import MOST_BYTES, check_picture, picture_kind
+from t2local.untrusted import read_document, typed
 
 SCHEMA = 1
+MOST_CHAT_BYTES = 32 * 2**20  # of one file; a page is sent all of it
+MOST_TITLE = 1_000  # characters; every page is sent all titles
+ROLES = ("user", "assistant")
 TITLE_CHARACTERS = 48
 UNTITLED = "New chat"
 PICTURES = "pictures"  # the folder beside the chats' files
@@ -32,9 +38,52 @@ ANSWERED = "This chat is being answered; wait until that is done, stop it, or op
 CHAT_ID = re.compile(r"[0-9a-f]{8,40}")
 
 
+class Mixed(TypedDict, total=False):
+    """A mixture's JSON (`requests.mixture_json`)."""
+
+    alpha: Mapping[str, float]
+    strength: float
+    gains: Mapping[str, float]
+    by_matrix: Mapping[str, Mapping[str, float]]
+
+
+class Decided(Mixed, total=False):
+    """A message's `dispatch`: what pass 1 decided, what pass 2 mixed."""
+
+    strategy: str
+    probabilities: Mapping[str, float]
+    seconds: float
+    chosen: str
+    note: str
+    override: str | None
+    cut_tokens: int
+
+
+class Timed(TypedDict, total=False):
+    """A message's `timing`."""
+
+    first_pass_s: float
+    second_pass_s: float
+    tokens: int
+    tokens_per_s: float
+    finish: str
+    packed_tokens: int
+    context_used: int
+    context_length: int
+
+
+class Steering(TypedDict, total=False):
+    """A chat's `controls` (`requests.controls_json`)."""
+
+    strategy: str
+    soft: bool
+    threshold: float
+    mixture: Mixed
+
+
 @dataclass(frozen=True)
 class Message:
-    """One turn. `dispatch` and `timing` are JSON of what the engine decided and took.
+    """One turn. `dispatch` (`Decided`) and `timing` (`Timed`): what the engine decided and took.
 
     `base_content`: the base model's answer, when both were asked. `steered`: where in `content`
     (characters) the mixture changed, and its JSON from there on. `images`: the paths of its
@@ -233,16 +282,19 @@ def _summary(path: Path) -> ChatSummary:
 def read_chat(path: Path) -> Chat:
     """Read one file. Raises `T2LocalError` when absent, damaged or from a newer t2local."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise T2LocalError(
-            "That chat is no longer on disk; choose another, or start a new one."
-        ) from None
-    except (ValueError, OSError, RecursionError) as error:
+        content = read_document(path, MOST_CHAT_BYTES)
+    except (ValueError, OSError) as error:
+        if not os.path.lexists(path):
+            raise T2LocalError(
+                "That chat is no longer on disk; choose another, or start a new one."
+            ) from None
         raise T2LocalError(f"The chat file '{path.name}' cannot be read ({error}).") from error
     try:
-        return chat_from_json(content, path.parent / PICTURES / path.stem)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        chat = chat_from_json(content, path.parent / PICTURES / path.stem)
+        if chat.id != path.stem:
+            raise ValueError("it holds another chat, by its id")
+        return chat
+    except ValueError as error:
         raise T2LocalError(
             f"The chat file '{path.name}' is damaged ({error}); it was left as it is."
         ) from error
@@ -251,43 +303,47 @@ def read_chat(path: Path) -> Chat:
 def chat_from_json(content: Mapping[str, Any], pictures: Path) -> Chat:
     """`pictures`: the folder of the chat's own.
 
-    Raises `T2LocalError` for a newer schema; `KeyError`, `TypeError`, `ValueError` where it is
-    damaged.
+    Raises `T2LocalError` for a newer schema, `ValueError` where it is damaged.
     """
-    if int(content["schema"]) > SCHEMA:
+    if typed(int, content.get("schema"), "schema") > SCHEMA:
         raise T2LocalError(
-            f"Chat '{content['id']}' was saved by a newer t2local (format {content['schema']}); "
-            "update t2local to open it."
+            f"Chat '{str(content.get('id'))[:40]}' was saved by a newer t2local (format "
+            f"{content['schema']}); update t2local to open it."
         )
-    return Chat(
-        id=str(content["id"]),
-        title=str(content["title"]),
-        messages=tuple(message_from_json(message, pictures) for message in content["messages"]),
-        system_prompt=str(content["system_prompt"]),
-        controls=dict(content["controls"]),
-        sampling=dict(content["sampling"]),
-        updated=float(content["updated"]),
-    )
+    lacking = [f.name for f in fields(Chat) if f.name not in content]
+    if lacking:
+        raise ValueError(f"it lacks '{lacking[0]}'")
+    messages = typed(list[dict], content["messages"], "messages")
+    chat = typed(Chat, {**content, "messages": []})
+    if len(chat.title) > MOST_TITLE:
+        raise ValueError(f"its title has {len(chat.title):,} characters")
+    typed(Steering, chat.controls, "controls")
+    try:
+        controls_from_json(chat.controls)
+        sampling_from_json(chat.sampling)
+    except T2LocalError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    return replace(chat, messages=tuple(message_from_json(m, pictures) for m in messages))
 
 
 def message_from_json(content: Mapping[str, Any], pictures: Path) -> Message:
-    steered = content["steered"]
-    return Message(
-        role=str(content["role"]),
-        content=str(content["content"]),
-        dispatch=content["dispatch"],
-        timing=content["timing"],
-        base_content=content["base_content"],
-        steered=tuple((int(at), dict(mixture)) for at, mixture in steered),
-        images=tuple(str(pictures / Path(name).name) for name in content.get("images", ())),
-    )
+    """Raises `ValueError` for what is no message, or says what no page can show."""
+    message = typed(Message, content, "messages")
+    if message.role not in ROLES:
+        raise ValueError(f"the role '{message.role[:40]}' is none of {', '.join(ROLES)}")
+    typed(Decided | None, content.get("dispatch"), "dispatch")
+    typed(Timed | None, content.get("timing"), "timing")
+    typed(list[tuple[int, Mixed]], content.get("steered", []), "steered")
+    if any(not 0 <= at <= len(message.content) for at, _ in message.steered):
+        raise ValueError("it was steered at a place that its text does not have")
+    images = tuple(str(pictures / Path(name).name) for name in message.images)
+    return replace(message, images=images)
 
 
 # --- The pictures of a chat: copies in a folder of its own.
 #
 # A file is named by what is in it, so one that is sent twice is kept once.
 
-MOST_BYTES = 32 * 2**20  # of one file
 MOST_PICTURES = 16  # of one message
 
 

@@ -38,6 +38,7 @@ from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.progress import FINISHED, CancelToken
 from t2local.svf import Mixture
 from t2local.tasks.uploads import keep_file
+from t2local.untrusted import read_document, typed
 
 MEASUREMENT = Worded(
     "This measurement", "shorten the answers (`--max-new-tokens`) or measure shorter questions"
@@ -196,9 +197,8 @@ class Evaluations(OnModel):
         path, evaluation = results_path(id), None
         if status.stage == FINISHED and path.is_file():
             try:
-                values = json.loads(path.read_text(encoding="utf-8"))
-                evaluation = evaluation_from_json(values, growing.records)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                evaluation = evaluation_from_json(read_document(path), growing.records)
+            except (OSError, ValueError) as error:
                 raise Record.of(id).unreadable(error) from error
         return EvaluationReport(status, plan, plan.cells, growing, evaluation)
 
@@ -255,7 +255,7 @@ class Evaluations(OnModel):
             shots = tuple(map(str, file.task.get("shot_prompts", ())))
             return mixed(subject, name, file.mixture, shots)
         if kind == LORA and rest:
-            return self._lora(subject, name, Path(rest).expanduser())
+            return self._lora(subject, name, paths.named(rest))
         known = [*self.names(), f"{FEW_SHOT}:mixture.json", f"{LORA}:FOLDER"]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose among {', '.join(known)}."
@@ -263,7 +263,7 @@ class Evaluations(OnModel):
 
     def _mixture(self, subject: Subject, name: str) -> MixtureFile:
         """A file's, or the one kept under this name."""
-        path = Path(name).expanduser()
+        path = paths.named(name)
         file = read_mixture(path) if path.suffix == ".json" else self._store().load(name)
         file.check(subject.loaded.name, subject.skills)
         return file
@@ -285,10 +285,8 @@ class Evaluations(OnModel):
 
 def _plan(id: str, settings: Mapping[str, Any]) -> EvaluationPlan:
     try:
-        values = settings["plan"]
-        lists = {name: tuple(values[name]) for name in ("tasks", "strategies")}
-        return EvaluationPlan(**{**values, **lists})
-    except (KeyError, TypeError) as error:
+        return typed(EvaluationPlan, settings.get("plan"))
+    except (ValueError, T2LocalError) as error:
         raise Record.of(id).unreadable(error) from error
 
 
@@ -300,14 +298,11 @@ def results_path(id: str) -> Path:
 def _events(record: Record) -> list[Event]:
     try:
         return [_event(values) for values in record.events()]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except ValueError as error:
         raise record.unreadable(error) from error
 
 
 def _event(values: Mapping[str, Any]) -> Event:
     """The inverse of `EvaluationWork.line`."""
-    values = dict(values)
-    if values.pop("event") == RowFailed.__name__:
-        return RowFailed(**values)
-    records = tuple(ScoredPrompt(**record) for record in values.pop("records"))
-    return Scored(**values, records=records)
+    values = typed(dict, values)
+    return typed(RowFailed if values.get("event") == RowFailed.__name__ else Scored, values)

@@ -14,6 +14,7 @@ from typing import Any
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.progress import BUSY, INTERRUPTED, NEXT
+from t2local.untrusted import read_document, read_lines, typed
 
 CUT_OFF = "Cut off when the program ended; resume it to go on."
 
@@ -68,6 +69,14 @@ class JobStatus:
         return min(1.0, self.step / self.steps) if self.steps else 0.0
 
 
+@dataclass(frozen=True)
+class _File:
+    """`job.json`."""
+
+    status: JobStatus
+    settings: Mapping[str, Any]
+
+
 class Record:
     """What is on disk of one job: `job.json`, one event a line in `events.jsonl`, results."""
 
@@ -98,17 +107,13 @@ class Record:
     def read(self) -> tuple[JobStatus, dict[str, Any]]:
         """The status and the settings. Raises `T2LocalError` when they are damaged or missing."""
         try:
-            values = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
-            status = JobStatus(**values["status"])
+            file = typed(_File, read_document(self.folder / "job.json"))
+            status, settings = file.status, dict(file.settings)
             if status.kind not in KINDS or status.stage not in NEXT:
                 raise ValueError("it has no kind or stage that is known")
             if status.id != self.folder.name:
                 raise ValueError("it is another job's")
-            numbers = status.step, status.steps, status.started_s, status.eta_s or 0
-            if not all(isinstance(number, int | float) for number in numbers):
-                raise ValueError("a number is none")
-            settings = dict(values["settings"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError) as error:
             raise T2LocalError(
                 f"The record of job '{self.folder.name}' cannot be read ({error}); start it again."
             ) from error
@@ -119,18 +124,20 @@ class Record:
     def unreadable(self, error: Exception) -> T2LocalError:
         """What to raise where a file of the record says something else than was written."""
         return T2LocalError(
-            f"The record of job '{self.folder.name}' cannot be read ({error!r}); start it again."
+            f"The record of job '{self.folder.name}' cannot be read ({error}); start it again."
         )
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """The events so far; a line cut off by a crash is passed over."""
-        if not self._events.is_file():
+    def events(self) -> Iterator[Any]:
+        """The events so far; a line cut off by a crash is passed over.
+
+        Raises `T2LocalError` where their file is none.
+        """
+        try:
+            yield from read_lines(self._events)
+        except FileNotFoundError:
             return
-        for line in self._events.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+        except (OSError, ValueError) as error:
+            raise self.unreadable(error) from error
 
     @property
     def _events(self) -> Path:

@@ -7,6 +7,7 @@ itself is shared with chats forward by forward, through its fair lock (`svf.mode
 server lists what was cut off and takes it up again (`resume`), as far as its kind can.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -258,6 +259,14 @@ class Jobs:
             found |= {id: self._status(job) for id, job in self._jobs.items()}
         chosen = [s for s in found.values() if kind is None or s.kind == kind.name]
         return sorted(chosen, key=lambda status: status.started_s, reverse=True)[:most]
+
+    def newest(self, kind: Kind, report: Callable[[str], Any]) -> str | None:
+        """The newest job of a kind of which `report` can be made; damaged ones are passed over."""
+        for status in self.history(kind):
+            with contextlib.suppress(T2LocalError):
+                report(status.id)
+                return status.id
+        return None
 
     def busy(self) -> list[JobStatus]:
         """Jobs that are using the model or about to; paused ones aside."""

@@ -19,8 +19,9 @@ from t2local import paths
 from t2local.adapt.applier import Applier, GraphMixtures, may_rebuild
 from t2local.adapt.context import check_messages, fit
 from t2local.adapt.two_pass import PACK_AFTER, Workshop, peek
-from t2local.engine.requests import EngineStatus, NextTokens, known
+from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.shelf import Shelf
+from t2local.errors import T2LocalError
 from t2local.experts import Expert
 from t2local.models.decode import cuda_graphs, int8
 from t2local.models.decode.generate import PrefixCache
@@ -36,6 +37,7 @@ from t2local.models.storage import AUTO, BASES, QUANTIZATIONS
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Mixture, SVFModel, attaching
 from t2local.svf.basis import DTYPES
+from t2local.untrusted import read_document, typed
 
 # --- The likeliest next tokens, base beside adapted, after the words so far.
 #
@@ -126,7 +128,7 @@ class Choice:
     @property
     def asked(self) -> str:
         """What a person calls it: the id, or a path's last part."""
-        path = Path(self.source).expanduser()
+        path = paths.named(self.source)
         return path.name if path.is_absolute() or path.exists() else self.source
 
 
@@ -160,9 +162,10 @@ def remember(choice: Choice) -> None:
 def last_choice() -> Choice | None:
     """What was remembered, None where nothing readable is."""
     try:
-        values = json.loads(_file().read_text(encoding="utf-8"))
-        return Choice(**{n: str(v) for n, v in known(Choice, values).items()} | {"why": LAST})
-    except (OSError, ValueError, TypeError, AttributeError):
+        choice = typed(Choice, read_document(_file()) | {"why": LAST})
+        paths.named(choice.source)
+        return choice
+    except (OSError, ValueError, T2LocalError):
         return None
 
 
@@ -355,7 +358,7 @@ def sizing(source: str, machine: Machine, wish: Wish | None = None) -> Sizing:
 
 def on_disk(source: str) -> LocalModel | None:
     """The model as it lies on this machine, None where it has to be fetched first."""
-    path = Path(source).expanduser()
+    path = paths.named(source)
     if path.exists():
         size = path.stat().st_size if path.is_file() else 0
         return LocalModel(source, path.name, "gguf" if path.is_file() else "folder", size, path)

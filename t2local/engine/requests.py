@@ -11,6 +11,7 @@ from typing import Any
 from t2local.adapt.dispatch import Controls
 from t2local.models.decode.sampling import Sampling
 from t2local.svf.mixing import Gains, Mixture
+from t2local.untrusted import typed
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def sampling_json(sampling: Sampling) -> dict[str, Any]:
 
 
 def sampling_from_json(values: Mapping[str, Any]) -> Sampling:
-    return Sampling(**known(Sampling, values))
+    return typed(Sampling, dict(values), "sampling")
 
 
 def known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from t2local import paths
 from t2local.adapt.answer_stream import FEW_SHOT
 from t2local.adapt.cem import LEAST_SHOTS, MOST_SHOTS, CEMConfig
-from t2local.adapt.few_shot import Found, Generation, draw_shots, generation_from_json, search
+from t2local.adapt.few_shot import Found, Generation, draw_shots, search
 from t2local.engine.job_record import SEARCH, JobStatus, Record, new_id
 from t2local.engine.jobs import Job, Work
 from t2local.engine.model_slot import OnModel, check_model
@@ -31,6 +31,7 @@ from t2local.svf import Mixture
 from t2local.tasks.rewards import parts_of
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import CHOICE, keep_file, read_upload, with_choices
+from t2local.untrusted import typed
 
 WORDS = Worded("This search", "shorten its answers (`--max-new-tokens`) or give it shorter rows")
 
@@ -49,7 +50,8 @@ class SearchPlan:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SearchPlan":
-        return cls(**{**values, "config": CEMConfig(**values["config"])})
+        """Raises `ValueError`, and `T2LocalError` for a configuration that cannot be."""
+        return typed(cls, values)
 
     def examples(self) -> list[Example]:
         """Raises `T2LocalError` for a file that cannot be read, or too few or many rows."""
@@ -128,8 +130,8 @@ class Searches(OnModel):
             status, settings = record.read()
             plan = _plan(id, settings)
             try:
-                seen = tuple(generation_from_json(values) for values in record.events())
-            except (TypeError, AttributeError, KeyError) as error:
+                seen = tuple(typed(Generation, values) for values in record.events())
+            except ValueError as error:
                 raise record.unreadable(error) from error
         path = mixture_path(id)
         done = status.stage == FINISHED and path.is_file()
@@ -208,8 +210,8 @@ class Searches(OnModel):
 
 def _plan(id: str, settings: Mapping[str, Any]) -> SearchPlan:
     try:
-        return SearchPlan.from_json(settings["plan"])
-    except (KeyError, TypeError) as error:
+        return SearchPlan.from_json(settings.get("plan"))
+    except (ValueError, T2LocalError) as error:
         raise Record.of(id).unreadable(error) from error
 
 

@@ -232,10 +232,10 @@ class Training:
         return listed
 
     def current(self) -> str | None:
-        """The run to show first: one in progress, else the newest."""
+        """The run to show first: one in progress, else the newest that can be read."""
         names = [run for _, run in self.runs()]
         live = (name for name in names if self._is_live(name))
-        return next(live, names[0] if names else None)
+        return next(live, None) or next((n for n in names if self.reports([n])), None)
 
     def report(self, name: str) -> RunReport:
         """All there is to show of a run. Raises `T2LocalError` for an unknown or damaged one."""

@@ -48,6 +48,10 @@ class Scored:
     correct: int
     records: tuple[Record, ...]
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.done <= self.total:
+            raise ValueError(f"{self.correct} right of {self.done}, of {self.total}")
+
 
 @dataclass(frozen=True)
 class RowFailed:

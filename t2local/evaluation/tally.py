@@ -16,6 +16,7 @@ from t2local.adapt.answer_stream import BASE
 from t2local.evaluation.questions import QuestionSet
 from t2local.evaluation.variants import ORACLE, Subject, Variant
 from t2local.statistics import paired_difference, wilson
+from t2local.untrusted import parsed, typed
 
 # --- Scored prompts on disk: a line of JSON each, appended as they come, read back when resumed.
 #
@@ -70,8 +71,8 @@ class RecordFile:
         found: dict[int, Record] = {}
         for line in self._whole_lines():
             try:
-                record = Record(**json.loads(line))
-            except (ValueError, TypeError):
+                record = typed(Record, parsed(line))
+            except ValueError:
                 continue  # a damaged line: its prompt is answered again
             found.setdefault(record.index, record)
         return found
@@ -117,6 +118,10 @@ class Result:
     failed_prompts: int = 0
     failed: str = ""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.n:
+            raise ValueError(f"{self.correct} of {self.n} right")
+
     @property
     def accuracy(self) -> float | None:
         return self.correct / self.n if self.n else None
@@ -154,6 +159,11 @@ class Confusion:
     topics: tuple[str, ...]
     labels: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        shape = [len(self.labels)] * len(self.topics)
+        if [len(row) for row in self.counts] != shape:
+            raise ValueError(f"the counts of '{self.strategy}' are not a row a topic")
 
     @property
     def accuracy(self) -> float:
@@ -196,6 +206,17 @@ class Evaluation:
         }
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What `evaluation_json` writes."""
+
+    model: str
+    results: tuple[Result, ...]
+    confusions: tuple[Confusion, ...]
+    sources: Mapping[str, str]
+    oracle: Mapping[str, tuple[Record, ...]]
+
+
 def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
     """As JSON values; of the records only the oracle's, which no event tells."""
     best = {t: part.values() for (t, name), part in evaluation.records.items() if name == ORACLE}
@@ -211,23 +232,14 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
 def evaluation_from_json(
     values: Mapping[str, Any], records: Mapping[Cell, Sequence[Record]]
 ) -> Evaluation:
-    """The inverse of `evaluation_json`, with the records of each cell."""
-    results = [
-        Result(**{**r, "difference": tuple(r["difference"]) if r["difference"] else None})
-        for r in values["results"]
-    ]
-    confusions = [
-        Confusion(
-            c["strategy"], tuple(c["topics"]), tuple(c["labels"]), tuple(map(tuple, c["counts"]))
-        )
-        for c in values["confusions"]
-    ]
-    best = {(t, ORACLE): [Record(**r) for r in part] for t, part in values["oracle"].items()}
+    """The inverse of `evaluation_json`, with the records of each cell. Raises `ValueError`."""
+    found = typed(_Kept, values)
+    best = {(task, ORACLE): part for task, part in found.oracle.items()}
     cells = {
         cell: {record.index: record for record in part}
         for cell, part in {**records, **best}.items()
     }
-    return Evaluation(values["model"], tuple(results), tuple(confusions), cells, values["sources"])
+    return Evaluation(found.model, found.results, found.confusions, cells, found.sources)
 
 
 def summary(

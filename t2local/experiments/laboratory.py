@@ -46,6 +46,7 @@ from t2local.training.loop import train
 from t2local.training.methods import Method, method_for
 from t2local.training.reports import Checkpoint, StepReport, TrainOutcome
 from t2local.training.validation import score_greedy
+from t2local.untrusted import read_document
 
 # --- What was measured so far, on disk.
 #
@@ -67,7 +68,7 @@ class Book:
         """The cell that `parts` (JSON values) name, made if it is not there or damaged."""
         path = self._path(parts, "json")
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_document(path, finite=False)
         except (OSError, ValueError):
             made = make()
         with paths.atomic_write(path) as temporary:

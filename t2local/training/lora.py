@@ -26,6 +26,7 @@ from t2local.models.decode.generate import Around
 from t2local.models.load.loader import LoadedModel
 from t2local.models.storage import QUANTIZATIONS
 from t2local.svf import SVFModel
+from t2local.untrusted import read_document, typed
 
 ADAPTER = "default"
 PREFIX = "base_model.model."  # of the names in a PEFT checkpoint
@@ -162,10 +163,11 @@ class LoRAAdapter:
 def read_adapter(loaded: LoadedModel, svf: SVFModel, folder: Path) -> LoRAAdapter:
     """Raises `T2LocalError`: no adapter, damaged, of other matrices or another model's shapes."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_document(folder / CONFIG)
         tensors = load_file(folder / TENSORS)
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        rank = typed(int, config.get("r"), "r")
+        alpha = typed(float, config.get("lora_alpha"), "lora_alpha")
+    except (OSError, ValueError, SafetensorError) as error:
         raise T2LocalError(
             f"'{folder}' holds no LoRA adapter that can be read ({error}); name a folder with "
             f"{CONFIG} and {TENSORS}, such as a LoRA run's 'adapter'."

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from t2local.untrusted import typed
+
 # What a `Progress` of a run says after its last step.
 MEASURING_HELD_OUT = "Measuring on held-out rows"
 TRAINING_WITHOUT = "Leave-one-out: training without row"
@@ -188,34 +190,39 @@ class Curves:
 
 
 def curves(metrics: Iterable[Mapping[str, Any]]) -> Curves:
-    """The curves of a run so far."""
-    events = list(metrics)
-    steps = [e for e in events if e.get("event") == "StepReport" and "change" in e]
-    batches = [e["batch"] for e in steps]
-    checks = [
-        Check(e["step"], e["accuracy"], e["n"], e["best"])
-        for e in events
-        if e.get("event") == "Validation"
-    ]
+    """The curves of a run so far; an event that is not what was written is passed over."""
+    events = [event for values in metrics if (event := _event(values)) is not None]
+    steps = [event for event in events if isinstance(event, StepReport)]
+    batches = [step.batch for step in steps]
     return Curves(
-        steps=[e["step"] for e in steps],
-        reward=[b["reward_mean"] for b in batches],
-        spread=[b["reward_sd"] for b in batches],
-        kl=[b["kl_policy_from_base"] for b in batches],
-        entropy=[b["entropy"] for b in batches],
-        equal_groups=[b["equal_groups"] for b in batches],
-        change=[e["change"] for e in steps],
-        tokens_per_s=[b["tokens"] / max(sum(b["seconds"].values()), 1e-9) for b in batches],
-        checks=checks,
-        change_by_layer=steps[-1]["change_by_layer"] if steps else (),
-        answers=[
-            (e["step"], [tuple(row) for row in e["rows"]])
-            for e in events
-            if e.get("event") == "Answers"
+        steps=[step.step for step in steps],
+        reward=[batch.reward_mean for batch in batches],
+        spread=[batch.reward_sd for batch in batches],
+        kl=[batch.kl_policy_from_base for batch in batches],
+        entropy=[batch.entropy for batch in batches],
+        equal_groups=[batch.equal_groups for batch in batches],
+        change=[step.change for step in steps],
+        tokens_per_s=[b.tokens / max(sum(b.seconds.values()), 1e-9) for b in batches],
+        checks=[
+            Check(e.step, e.accuracy, e.n, e.best) for e in events if isinstance(e, Validation)
         ],
-        notices=[(e["step"], e["text"]) for e in events if e.get("event") == "Notice"],
-        memory_bytes=max((e.get("memory_bytes", 0) for e in steps), default=0),
+        change_by_layer=steps[-1].change_by_layer if steps else (),
+        answers=[(e.step, e.rows) for e in events if isinstance(e, Answers)],
+        notices=[(e.step, e.text) for e in events if isinstance(e, Notice)],
+        memory_bytes=max((step.memory_bytes for step in steps), default=0),
     )
+
+
+SHOWN = {kind.__name__: kind for kind in (StepReport, Validation, Answers, Notice)}
+
+
+def _event(values: Mapping[str, Any]) -> Any:
+    """A line of a run's metrics as the event that it was; None for one that no page shows."""
+    name = values.get("event")
+    try:
+        return typed(SHOWN[name], values) if isinstance(name, str) and name in SHOWN else None
+    except ValueError:
+        return None
 
 
 def warnings(run: Curves) -> list[str]:

@@ -7,18 +7,17 @@ loses the steps since its last checkpoint; metrics after it are dropped when the
 
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from t2local import paths
 from t2local.errors import T2LocalError
-from t2local.experts.expert import check_name
+from t2local.experts.expert import Measured, Shares, check_name
 from t2local.training.config import TrainConfig
 from t2local.training.reports import (
     Answers,
@@ -29,6 +28,18 @@ from t2local.training.reports import (
     TrainState,
     Validation,
 )
+from t2local.untrusted import parsed, read_document, read_lines, typed
+
+
+class Summary(TypedDict, total=False):
+    """What a page reads of what came of a run (`training.runner.summary`)."""
+
+    expert: str | None
+    numbers: int
+    train_s: float
+    held_out: Shares
+    forgetting: tuple[Measured, ...]
+
 
 TENSORS = ("flat", "exp_avg", "exp_avg_sq", "best_flat")
 Event = DryRun | StepReport | Validation | Answers | Notice | Checkpoint
@@ -91,10 +102,8 @@ class Run:
     def plan(self) -> Plan:
         """Raises `T2LocalError` when the plan is damaged."""
         try:
-            values = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            config = _known(TrainConfig, values["config"])
-            return Plan(**{**_known(Plan, values), "config": TrainConfig(**config)})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return typed(Plan, read_document(self.folder / "run.json"))
+        except (OSError, ValueError, T2LocalError) as error:
             raise T2LocalError(
                 f"The plan of run '{self.name}' cannot be read ({error}); start a new run."
             ) from error
@@ -120,15 +129,20 @@ class Run:
                 raise
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """The events so far; a line cut off by a crash is passed over."""
-        path = self.folder / "metrics.jsonl"
-        if not path.is_file():
+        """The events so far; a line cut off by a crash is passed over.
+
+        Raises `T2LocalError` where their file is none.
+        """
+        try:
+            for event in read_lines(self.folder / "metrics.jsonl"):
+                if isinstance(event, dict) and type(event.get("step", 0)) is int:
+                    yield event
+        except FileNotFoundError:
             return
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+        except (OSError, ValueError) as error:
+            raise T2LocalError(
+                f"What run '{self.name}' noted down cannot be read ({error}); start a new run."
+            ) from error
 
     def state(self) -> TrainState | None:
         """The last checkpoint, None before the first. Raises `T2LocalError` when damaged."""
@@ -139,9 +153,11 @@ class Run:
             with safe_open(path, framework="pt") as file:
                 # Copies, or the file stays open, and Windows cannot replace it by the next one.
                 tensors = {name: file.get_tensor(name).clone() for name in TENSORS}
-                values = json.loads(file.metadata()["state"])
-            return _state(values, tensors)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                kept = _kept(file)
+            if len({(row.shape, row.dtype) for row in tensors.values()}) > 1:
+                raise ValueError("its tensors are not of one length")
+            return TrainState(**vars(kept), **tensors)
+        except (SafetensorError, OSError, ValueError) as error:
             raise self._damaged(error) from error
 
     def step(self) -> int:
@@ -154,8 +170,8 @@ class Run:
             return 0
         try:
             with safe_open(path, framework="pt") as file:
-                return int(json.loads(file.metadata()["state"])["step"])
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                return _kept(file).step
+        except (SafetensorError, OSError, ValueError) as error:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> T2LocalError:
@@ -180,7 +196,7 @@ class Run:
         if not self.finished:
             return {}
         try:
-            return json.loads((self.folder / "expert.json").read_text(encoding="utf-8"))
+            return typed(Summary, read_document(self.folder / "expert.json"))
         except (OSError, ValueError) as error:
             raise T2LocalError(
                 f"What came of run '{self.name}' cannot be read ({error}); its expert is in the "
@@ -199,24 +215,23 @@ class Run:
             temporary.write_bytes(save(tensors, metadata=metadata))
 
 
-def _state(values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> TrainState:
-    best = values["best"]
-    return TrainState(
-        step=values["step"],
-        best=Validation(**best) if best else None,
-        curve=tuple(values["curve"]),
-        validations=tuple(Validation(**v) for v in values["validations"]),
-        seconds=values["seconds"],
-        tokens=values["tokens"],
-        base_answers=tuple(values["base_answers"]),
-        rows_per_forward=values["rows_per_forward"],
-        **tensors,
-    )
+@dataclass(frozen=True)
+class _Kept:
+    """A `TrainState` without its tensors, beside which it is kept as JSON."""
+
+    step: int
+    best: Validation | None
+    curve: tuple[float, ...]
+    validations: tuple[Validation, ...]
+    seconds: Mapping[str, float]
+    tokens: int
+    base_answers: tuple[str, ...]
+    rows_per_forward: int
 
 
-def _known(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The entries of `values` that `cls` has; another version's file may have others."""
-    return {f.name: values[f.name] for f in fields(cls) if f.name in values}
+def _kept(file: Any) -> _Kept:
+    """Of an open checkpoint. Raises `ValueError`."""
+    return typed(_Kept, parsed((file.metadata() or {}).get("state", ""), finite=False))
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from t2local.tasks.rewards import rewards_of
 from t2local.tasks.rows import Example
 from t2local.training.processes import Processes
 from t2local.training.reports import MEASURING_FORGOTTEN, Validation
+from t2local.untrusted import read_document, typed
 
 ROWS_AT_ONCE = 8  # choices; others who share the model wait for one forward of so many rows
 SCORING = 1  # raise it when the way answers are scored changes: what is remembered then is void
@@ -255,7 +256,6 @@ def remember(name: str, right: list[float]) -> None:
 
 def _read() -> dict[str, str]:
     try:
-        known = json.loads(scores_path().read_text(encoding="utf-8"))
+        return typed(dict[str, str], read_document(scores_path()))
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}

@@ -16,6 +16,7 @@ from t2local.engine import chat_index, chats
 from t2local.engine.chats import ChatStore
 
 LONG_AGO = 1_600_000_000
+ELSEWHERE = "e15e" * 8  # the id of a chat that somebody put there
 
 
 @pytest.fixture
@@ -73,11 +74,13 @@ def test_only_the_file_that_differs_is_read_again(store, reads):
     store.rename(first.id, "renamed")
     settle(store, first.id, LONG_AGO + 1)
     store.delete(second.id)
-    (store.folder / f"{third.id}.json").rename(store.folder / "from elsewhere.json")
+    elsewhere = (store.folder / f"{third.id}.json").rename(store.folder / f"{ELSEWHERE}.json")
+    elsewhere.write_text(elsewhere.read_text().replace(third.id, ELSEWHERE))
+    settle(store, ELSEWHERE)
     reads.clear()
     expected = ["question 2", "question 3", "renamed"]
     assert titles(store) == expected
-    assert sorted(reads) == sorted([f"{first.id}.json", "from elsewhere.json"])
+    assert sorted(reads) == sorted([f"{first.id}.json", f"{ELSEWHERE}.json"])
     reads.clear()
     assert titles(ChatStore()) == expected
     assert reads == []
@@ -195,14 +198,15 @@ def test_a_folder_where_no_index_can_be_serves_all_the_same(store):
     assert len(store.list()) == len(store.list()) == len(ChatStore().list()) == 4
 
 
-def test_what_sqlite_cannot_keep_is_listed_all_the_same(store):
+def test_what_sqlite_cannot_keep_is_named_as_damaged(store):
     (chat, *_) = filled(store)
     path = store.folder / f"{chat.id}.json"
     content = json.loads(path.read_text())
     for strange in ({"title": "\ud800"}, {"updated": float("inf")}, {"id": "\udfff"}):
         path.write_text(json.dumps({**content, **strange}))
         settle(store, chat.id)
-        assert len(store.list()) == len(ChatStore().list()) == 4
+        assert len(store.list()) == len(ChatStore().list()) == 3
+        assert list(store.damaged) == [path.name]
         os.utime(path, (LONG_AGO + 1, LONG_AGO + 1))
 
 

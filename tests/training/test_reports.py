@@ -10,6 +10,7 @@ def step(number, reward=0.0, kl=0.01, entropy=1.0, equal=0.2):
         "event": "StepReport",
         "step": number,
         "steps": 99,
+        "gradient_norm": 0.5,
         "change": 0.01,
         "change_by_layer": [0.01],
         "batch": batch,

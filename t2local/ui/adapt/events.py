@@ -93,8 +93,8 @@ class AdaptEvents:
         """The search in progress, or the newest, where the page shows none yet."""
         if values[self.tab.search]:
             return self._present(values[self.tab.search])
-        found = self.engine.jobs.history(SEARCH, most=1)
-        return self._show(found[0].id) if found else {self.tab.status: gr.skip()}
+        found = self.engine.jobs.newest(SEARCH, self.engine.searches.report)
+        return self._show(found) if found else {self.tab.status: gr.skip()}
 
     def picked(self, values: dict) -> dict:
         return self._show(values[self.tab.search])

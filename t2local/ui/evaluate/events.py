@@ -74,8 +74,8 @@ class EvaluateEvents:
         update = {tab.strategies: gr.CheckboxGroup(names, value=kept or [BASE])}
         if values[tab.evaluation]:
             return update | self._present(values[tab.evaluation])
-        found = self.engine.jobs.history(EVALUATION, most=1)
-        return update | (self._show(found[0].id) if found else {})
+        found = self.engine.jobs.newest(EVALUATION, self.engine.evaluations.report)
+        return update | (self._show(found) if found else {})
 
     def picked(self, values: dict) -> dict:
         return self._show(values[self.tab.evaluation])
