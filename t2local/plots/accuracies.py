@@ -117,7 +117,8 @@ def plot_accuracy(scores: Sequence[Score]) -> go.Figure:
     if not scored:
         return theme.empty("Bars grow here as answers are scored", 200)
     several = len({score.task for score in scored}) > 1
-    names = [f"{s.task} · {s.strategy}" if several else s.strategy for s in scored]
+    parts = [[s.task, s.strategy] if several else [s.strategy] for s in scored]
+    names = [" · ".join(map(theme.label, part)) for part in parts]
     points = [point(score) for score in scored]
     bars = go.Bar(
         x=[p.accuracy for p in points],

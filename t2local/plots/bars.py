@@ -21,12 +21,12 @@ class Bar(NamedTuple):
 def dispatch_bars(probabilities: Mapping[str, float]) -> list[Bar]:
     """The labels' probabilities, the likeliest first."""
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
-    return [Bar(name, p, theme.colour(name)) for name, p in ranked]
+    return [Bar(theme.label(name), p, theme.colour(name)) for name, p in ranked]
 
 
 def mixture_bars(alpha: Mapping[str, float]) -> list[Bar]:
     """Each expert's α and the base model's remainder `1 − Σ α`, in the given order."""
-    bars = [Bar(name, a, theme.colour(name)) for name, a in alpha.items()]
+    bars = [Bar(theme.label(name), a, theme.colour(name)) for name, a in alpha.items()]
     return [*bars, Bar(BASE, 1.0 - sum(alpha.values()), theme.colour(BASE))]
 
 
@@ -171,24 +171,24 @@ def plot_cloud(generations: Sequence[Generation]) -> go.Figure:
     now, figure = generations[-1], go.Figure()
     theme.style(figure, CLOUD_HEIGHT)
     for k, name in enumerate(now.experts):
-        points, colour = cloud(now, k), theme.colour(name)
+        points, colour, label = cloud(now, k), theme.colour(name), theme.label(name)
         marker = {
             "size": [9 if elite else 6 for elite in points.elite],
             "opacity": [1.0 if elite else 0.35 for elite in points.elite],
             "color": colour,
         }
         figure.add_scatter(
-            x=points.x, y=points.alpha, mode="markers", marker=marker, name=name,
-            hovertemplate="α %{y:.2f}<extra>" + name + "</extra>",
+            x=points.x, y=points.alpha, mode="markers", marker=marker, name=label,
+            hovertemplate=f"α %{{y:.2f}}<extra>{label}</extra>",
         )  # fmt: skip
         best = now.best[k]
         figure.add_scatter(
             x=[k - 0.4, k + 0.4], y=[best, best], mode="lines", line={"color": colour, "width": 3},
-            hovertemplate="best so far: α %{y:.2f}<extra>" + name + "</extra>",
+            hovertemplate=f"best so far: α %{{y:.2f}}<extra>{label}</extra>",
         )  # fmt: skip
     figure.update_xaxes(
-        tickvals=list(range(len(now.experts))), ticktext=list(now.experts), showgrid=False,
-        range=[-0.6, len(now.experts) - 0.4],
+        tickvals=list(range(len(now.experts))), ticktext=list(map(theme.label, now.experts)),
+        showgrid=False, range=[-0.6, len(now.experts) - 0.4],
     )  # fmt: skip
     figure.update_yaxes(title="α")
     return figure

@@ -81,7 +81,7 @@ def plot_layers(change: Sequence[float]) -> go.Figure:
 
 def plot_runs(runs: Sequence[tuple[str, Curves]]) -> go.Figure:
     """Reward (lines) and right answers of the validation (dots, in %) of several runs."""
-    runs = [(name, curves) for name, curves in runs if curves.steps]
+    runs = [(theme.label(name), curves) for name, curves in runs if curves.steps]
     if not runs:
         return theme.empty("Choose runs that have taken a step", 260)
     figure = go.Figure()

@@ -6,6 +6,7 @@ their text colour from the page, so they work in light and dark.
 """
 
 import zlib
+from html import escape
 
 import plotly.graph_objects as go
 
@@ -22,6 +23,7 @@ NAMED = {
 }
 PALETTE = ("#d1557f", "#29a3c2", "#8a9a2b", "#b4764e", "#6b74e6", "#c25ec4", "#4f9d4b", "#cf5b45")
 POSITIVE, NEGATIVE, INK = "#3f8fe8", "#cf5b45", "#7d8794"
+LONGEST = 60  # characters of a name
 GRID = "rgba(128, 138, 150, 0.22)"
 HEAT = ((0.0, "rgba(128, 138, 150, 0.10)"), (0.35, "#7fb8ad"), (0.7, "#2c8c83"), (1.0, "#e0a93b"))
 
@@ -29,6 +31,11 @@ HEAT = ((0.0, "rgba(128, 138, 150, 0.10)"), (0.35, "#7fb8ad"), (0.7, "#2c8c83"),
 def colour(name: str) -> str:
     """An expert's (or label's) colour as `#rrggbb`; the same for a name everywhere."""
     return NAMED.get(name) or PALETTE[zlib.crc32(name.encode()) % len(PALETTE)]
+
+
+def label(name: str) -> str:
+    """A name as text in a figure: plotly reads tags and entities in it, and draws all of it."""
+    return escape(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", quote=False)
 
 
 def style(figure: go.Figure, height: int) -> go.Figure:

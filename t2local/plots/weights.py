@@ -133,7 +133,9 @@ def strip(compared: Comparison) -> Strip:
     layers = sorted({layer for pair in compared.likeness for layer in pair.by_layer})
     values = [[pair.by_layer.get(layer) for layer in layers] for pair in compared.likeness]
     sizes = [abs(value) for row in values for value in row if value is not None]
-    pairs = [f"{pair.first} · {pair.second}" for pair in compared.likeness]
+    pairs = [
+        f"{theme.label(pair.first)} · {theme.label(pair.second)}" for pair in compared.likeness
+    ]
     return Strip(pairs, layers, values, max([FAINTEST, *sizes]))
 
 
@@ -171,7 +173,7 @@ def plot_reward_curves(compared: Comparison) -> go.Figure:
         go.Scatter(
             x=list(range(1, len(facts.curve) + 1)),
             y=smoothed(facts.curve),
-            name=facts.name,
+            name=theme.label(facts.name),
             line={"color": theme.colour(facts.name), "width": 2},
             hovertemplate="step %{x}: %{y:+.2f}<extra>%{fullData.name}</extra>",
         )
