@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from t2local.errors import T2LocalError
 from t2local.models.decode.sampling import Sampling
 from t2local.svf.mixing import Gains
 from t2local.tasks.sandbox import (
@@ -28,6 +29,7 @@ from t2local.training.config import (
     TrainConfig,
 )
 from t2local.ui.style import PAGE
+from t2local.untrusted import DEEPEST, encodes, typed
 
 CHOICES = {"baseline": BASELINES, "kl_estimator": KL_ESTIMATORS}
 WAYS = {  # the paper's comparison: method, objective
@@ -114,6 +116,63 @@ def _number(field: Field) -> Any:
     if field.type is str:
         return gr.Textbox(field.default, **looks)
     return gr.Number(field.default, precision=0 if field.type is int else None, **looks)
+
+
+# --- What a page may send: each component's values by type, whatever the component itself takes.
+
+LARGEST = 2.0**53  # up to here a browser counts in whole numbers
+LONGEST = 16 * 2**20  # characters of a text
+Choice = str | int | float | None
+SENT: Mapping[type, Any] = {
+    gr.Textbox: str | None,
+    gr.BrowserState: str | None,
+    gr.Number: float | None,
+    gr.Slider: float,
+    gr.Checkbox: bool | None,
+    gr.Radio: Choice,
+    gr.Dropdown: Choice,
+    gr.CheckboxGroup: tuple[str | int | float, ...],
+    gr.HTML: Mapping[str, float] | None,  # the mixer, the only one that is read
+}
+
+
+def check_sent(components: Sequence[Any], values: Sequence[Any]) -> None:
+    """Raise `T2LocalError` for a value that no page sends; files are for gradio to check."""
+    for component, value in zip(components, values, strict=False):
+        kind = SENT.get(type(component))
+        if getattr(component, "multiselect", False):
+            kind = SENT[gr.CheckboxGroup] | None
+        try:
+            if kind is not None:
+                typed(kind, value)
+            _check_plain(value)
+        except ValueError as error:
+            label = getattr(component, "label", None) or "this page"
+            raise T2LocalError(
+                f"What was sent for '{label}' is not what the page sends ({error}); reload the "
+                "page and try it again."
+            ) from error
+
+
+def _check_plain(value: Any) -> None:
+    """Raise `ValueError` for numbers that count nothing, and texts that cannot be written down."""
+    level = [value]
+    for _ in range(DEEPEST):
+        deeper: list[Any] = []
+        for part in level:
+            if isinstance(part, Mapping):
+                deeper += [*part, *part.values()]
+            elif isinstance(part, list):
+                deeper += part
+            elif isinstance(part, str):
+                if len(part) > LONGEST or not encodes(part):
+                    raise ValueError("a text that is too long, or holds half of a character")
+            elif isinstance(part, int | float) and not abs(part) <= LARGEST:
+                raise ValueError("a number that is none, or far too large")
+        level = deeper
+        if not level:
+            return
+    raise ValueError(f"more than {DEEPEST} lists and objects inside one another")
 
 
 # --- Forms made from dataclasses: sampling and the finer gains.

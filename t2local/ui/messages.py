@@ -13,6 +13,7 @@ from markupsafe import escape
 from t2local.adapt.dispatch import STRATEGIES
 from t2local.errors import T2LocalError
 from t2local.plots import theme
+from t2local.untrusted import encodes, typed
 
 
 def _who_decides() -> str:
@@ -105,6 +106,12 @@ def explained(word: str) -> str:
 # Anything but a `T2LocalError` is a programmer's mistake and passes through.
 
 
+OTHER_THAN_A_PAGE = (
+    "What was sent is not what this page sends; reload the page and try it again, or send what "
+    "`gradio_client` shows with `view_api`."
+)
+
+
 def moment(seconds: float) -> str:
     """Seconds since 1970 as `2026-01-31 09:15`, in this machine's time."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
@@ -131,6 +138,20 @@ def shown(callback: Callable[..., Any]) -> Callable[..., Any]:
             raise as_message(error) from error
 
     return call
+
+
+def sent(event: gr.EventData, name: str, kind: Any = str) -> Any:
+    """What an event says under `name`, of the type `kind`.
+
+    Anybody may send any JSON to any event. Raises `T2LocalError` where it is something else.
+    """
+    try:
+        value = typed(kind, getattr(event, name), name)
+        if isinstance(value, str) and not encodes(value):
+            raise ValueError("half of a character")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise T2LocalError(OTHER_THAN_A_PAGE) from error
+    return value
 
 
 def as_message(error: T2LocalError) -> gr.Error:

@@ -5,6 +5,7 @@ The page asks the engine's status twice a second until it is ready, then fills i
 the model: strategies, sliders, experts, the last chat's settings.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,10 @@ from t2local.ui.evaluate.layout import create_evaluate_tab
 from t2local.ui.experts.events import ExpertsEvents
 from t2local.ui.experts.layout import create_experts_tab
 from t2local.ui.experts.view import experts_html
+from t2local.ui.forms import check_sent
 from t2local.ui.jobs.events import JobsEvents
 from t2local.ui.jobs.layout import create_jobs_tab
-from t2local.ui.messages import as_text, shown
+from t2local.ui.messages import OTHER_THAN_A_PAGE, as_message, as_text, shown
 from t2local.ui.models.events import ModelsEvents
 from t2local.ui.models.layout import create_models_tab
 from t2local.ui.style import FOLDER, PAGE, asset, header_html, login_html, page_theme, quiet_html
@@ -38,7 +40,9 @@ from t2local.ui.train.layout import create_train_tab
 
 POLL_S, IDLE_POLL_S = 0.5, 4.0  # while a model is loaded; to see that another page changes it
 TITLE = "t2local"
+LOG = logging.getLogger(__name__)
 NO_MODEL = -1
+MOST_WARNINGS = 3  # at once
 # A reload keeps a browser tab's own chat, whatever the other tabs have opened since. What all share
 # changes once before the page is opened, when it is read.
 OWN_CHAT = """(last) => {
@@ -61,6 +65,23 @@ class Page(gr.Blocks):
     served: tuple[Path, ...] = ()
     doors: Doors = Doors()
     login_page = staticmethod(login_html)
+
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
+    ) -> list[Any]:
+        """The inputs of an event, of the types that its components send.
+
+        gradio's API lets anybody send any JSON. Its components find some of that with errors of
+        many kinds, which are the sender's; here all become one message, and none a traceback.
+        """
+        try:
+            check_sent(block_fn.inputs, inputs)
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except T2LocalError as error:
+            raise as_message(error) from error
+        except Exception as error:
+            LOG.debug("refused what was sent to %s", block_fn.name, exc_info=True)
+            raise as_message(T2LocalError(OTHER_THAN_A_PAGE)) from error
 
     def application(self) -> Starlette:
         """The page as an application, which the guard of its doors belongs before."""
@@ -230,8 +251,11 @@ class _Opening:
         """A page shows the chat it had, a new one the last chat of this browser."""
         chat = self._last_chat(values)
         update = {**self.chat_events.open(chat, request), **self._status(chat.id)}
-        for reason in self.engine.chats.damaged.values():
+        damaged = list(self.engine.chats.damaged.values())
+        for reason in damaged[:MOST_WARNINGS]:
             gr.Warning(as_text(reason), title="One chat was skipped")
+        if more := len(damaged[MOST_WARNINGS:]):
+            gr.Warning(f"{more} more are damaged; they stay on disk as they are.", title="Chats")
         return update | self._experts()
 
     def _last_chat(self, values: dict) -> Chat:

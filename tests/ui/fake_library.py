@@ -28,20 +28,22 @@ class FakeLibrary:
     def rename(self, name: str, new: str) -> str:
         if new in {expert.name for expert in self.all()}:
             raise T2LocalError(f"There is an expert '{new}' already; choose another name.")
-        self.own[new] = replace(self.own.pop(name), name=new)
+        self.own[new] = replace(_found(self.own, name), name=new)
+        del self.own[name]
         return new
 
     def duplicate(self, name: str) -> str:
-        original = next(expert for expert in self.all() if expert.name == name)
+        original = _found({expert.name: expert for expert in self.all()}, name)
         copy = f"{name}-copy"
         self.own[copy] = replace(original, name=copy, shipped=False)
         return copy
 
     def delete(self, name: str) -> None:
-        self.trash.insert(0, self.own.pop(name))
+        self.trash.insert(0, _found(self.own, name))
+        del self.own[name]
 
     def restore(self, name: str) -> str:
-        found = next(expert for expert in self.trash if expert.name == name)
+        found = _found({expert.name: expert for expert in self.trash}, name)
         self.trash.remove(found)
         self.own[name] = found
         return name
@@ -55,12 +57,19 @@ class FakeLibrary:
         return name, ""
 
     def share(self, name: str, path: Path) -> Path:
+        _found({expert.name: expert for expert in self.all()}, name)
         target = Path(path) / f"{name}.safetensors"
         target.write_bytes(name.encode())
         return target
 
     def compare(self, names: list[str]) -> Comparison:
         return compare([_expert(name, seed) for seed, name in enumerate(names)])
+
+
+def _found(experts: dict[str, ExpertInfo], name: str) -> ExpertInfo:
+    if name not in experts:
+        raise T2LocalError(f"There is no expert '{name}'; choose another.")
+    return experts[name]
 
 
 def _expert(name: str, seed: int) -> Expert:

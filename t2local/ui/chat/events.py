@@ -24,7 +24,7 @@ from t2local.ui.chat.view import (
     transcript_html,
 )
 from t2local.ui.chat.wheel import mixer_update
-from t2local.ui.messages import shown
+from t2local.ui.messages import sent, shown
 
 EMPTY_MESSAGE = {"text": "", "files": []}
 FRAME_S = 0.04  # the transcript is redrawn at most this often
@@ -95,12 +95,11 @@ class ChatEvents:
         return self._start(answer, chat, values, request)
 
     def example(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
-        return self._start(answer, self._chat(values).ask(event.text), values, request)
+        return self._start(answer, self._chat(values).ask(sent(event, "text")), values, request)
 
     def edit(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
-        return self._start(
-            answer, self._chat(values).edit(event.index, event.text), values, request
-        )
+        chat = self._chat(values).edit(sent(event, "index", int), sent(event, "text"))
+        return self._start(answer, chat, values, request)
 
     def retry(self, values: dict, request: gr.Request) -> dict:
         return self._start(answer, self._chat(values), values, request)
@@ -109,7 +108,8 @@ class ChatEvents:
         return self._start(carry_on, self._chat(values), values, request)
 
     def answer_with(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
-        return self._start(answer, self._chat(values), values, request, override=event.name)
+        name = sent(event, "name")
+        return self._start(answer, self._chat(values), values, request, override=name)
 
     def stop(self, values: dict) -> None:
         self.engine.answers.stop(values[self.tab.chat_id])
@@ -139,7 +139,7 @@ class ChatEvents:
     def follow(self, values: dict, request: gr.Request) -> Iterator[dict]:
         """An answer as it comes; then the chat as it is on disk, also after an error."""
         asked, session = tuple(values[self.tab.following]), request.session_hash
-        if self._shown.get(session, ())[:2] != asked[:2]:  # the page shows something else by now
+        if not asked or self._shown.get(session, ())[:2] != asked[:2]:  # it shows something else
             return
         mine = self._shown[session] = (*asked[:2], time.monotonic_ns())
         try:
@@ -182,19 +182,20 @@ class ChatEvents:
         return self.open(self.engine.chats.new(), request)
 
     def pick(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
-        return self.open(self.engine.chats.load(event.id), request, shown_rows(event))
+        return self.open(self.engine.chats.load(sent(event, "id")), request, shown_rows(event))
 
     def remove(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         """Its answer is stopped first, else it would be written again."""
+        chat_id = sent(event, "id")
         self._show(request, "", None)  # no stream of this page shows the end of what goes
-        self.engine.answers.stop(event.id)
-        self.engine.answers.settle(event.id)
-        self.engine.chats.delete(event.id)
-        kept = values[self.tab.chat_id] if values[self.tab.chat_id] != event.id else None
+        self.engine.answers.stop(chat_id)
+        self.engine.answers.settle(chat_id)
+        self.engine.chats.delete(chat_id)
+        kept = values[self.tab.chat_id] if values[self.tab.chat_id] != chat_id else None
         return self.open(self.engine.chats.load_or_new(kept), request, shown_rows(event))
 
     def rename(self, values: dict, event: gr.EventData) -> dict:
-        self.engine.chats.rename(event.id, event.title)
+        self.engine.chats.rename(sent(event, "id"), sent(event, "title"))
         return self.more(values, event)
 
     def more(self, values: dict, event: gr.EventData) -> dict:

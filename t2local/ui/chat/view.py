@@ -335,6 +335,7 @@ def visible(text: str) -> str:
 
 DAY_S = 86_400
 SHOWN = 200  # chats: ten thousand rows are 5 MB for the browser, after every answer
+MOST_SHOWN = 1_000_000
 STEP = 4  # the button shows so many times as many
 
 
@@ -378,5 +379,8 @@ def _age(age_s: float) -> str:
 
 def shown_rows(event: object) -> int:
     """How many rows an event of the list leaves in it: as many as the browser had, or asks for."""
-    shown = getattr(event, "shown", SHOWN)
-    return max(SHOWN, shown) if isinstance(shown, int) else SHOWN
+    try:
+        shown = getattr(event, "shown", SHOWN)
+    except TypeError:  # the event says nothing that has names
+        return SHOWN
+    return min(max(SHOWN, shown), MOST_SHOWN) if isinstance(shown, int) else SHOWN

@@ -146,7 +146,7 @@ class Wheel:
 
     def controls(self, values: Mapping[Any, Any], override: str | None = None) -> Controls:
         return Controls(
-            strategy=values[self.strategy],
+            strategy=str(values[self.strategy] or ""),
             soft=values[self.soft] == SOFT,
             threshold=float(values[self.threshold]),
             mixture=self.mixture(values),

@@ -10,11 +10,12 @@ import gradio as gr
 
 from t2local import plots
 from t2local.engine.engine import Engine
+from t2local.errors import T2LocalError
 from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.wheel import mixer_update, read_alpha
 from t2local.ui.experts.layout import ExpertsTab
 from t2local.ui.experts.view import experts_html, picked_html, trash_html
-from t2local.ui.messages import as_text, shown
+from t2local.ui.messages import as_text, sent, shown
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"
@@ -62,27 +63,32 @@ class ExpertsEvents:
     # changes -------------------------------------------------------------------------------
 
     def renamed(self, values: dict, event: gr.EventData) -> dict:
-        new = self.engine.library.rename(event.name, event.to)
-        picked = [new if name == event.name else name for name in values[self.tab.picked]]
+        old = sent(event, "name")
+        new = self.engine.library.rename(old, sent(event, "to"))
+        picked = [new if name == old else name for name in values[self.tab.picked]]
         alpha = read_alpha(values[self.wheel.mixer])
-        alpha = {new if name == event.name else name: a for name, a in alpha.items()}
+        alpha = {new if name == old else name: a for name, a in alpha.items()}
         return self._after(values, picked=picked, alpha=alpha)
 
     def duplicated(self, values: dict, event: gr.EventData) -> dict:
-        self.engine.library.duplicate(event.name)
+        self.engine.library.duplicate(sent(event, "name"))
         return self._after(values)
 
     def removed(self, values: dict, event: gr.EventData) -> dict:
-        self.engine.library.delete(event.name)
-        return self._after(values, just_deleted=event.name)
+        name = sent(event, "name")
+        self.engine.library.delete(name)
+        return self._after(values, just_deleted=name)
 
     def restored(self, values: dict, event: gr.EventData) -> dict:
-        name = self.engine.library.restore(event.name)
-        if name != event.name:
-            gr.Info(as_text(f"'{event.name}' is taken; it is back as '{name}'."))
+        wanted = sent(event, "name")
+        name = self.engine.library.restore(wanted)
+        if name != wanted:
+            gr.Info(as_text(f"'{wanted}' is taken; it is back as '{name}'."))
         return self._after(values)
 
     def added(self, values: dict) -> dict:
+        if not values[self.tab.add]:
+            raise T2LocalError("No file was given; choose an expert's file.")
         name = (values[self.tab.name] or "").strip() or None
         name, warning = self.engine.library.import_file(values[self.tab.add], name)
         gr.Info(as_text(f"'{name}' was added. {warning}".strip()))
@@ -95,9 +101,10 @@ class ExpertsEvents:
 
     def compared(self, values: dict, event: gr.EventData) -> dict:
         """Put an expert beside the others, or take it away again."""
-        picked = [name for name in values[self.tab.picked] if name != event.name]
+        asked = sent(event, "name")
+        picked = [name for name in values[self.tab.picked] if name != asked]
         if len(picked) == len(values[self.tab.picked]):
-            picked = [*picked, event.name]
+            picked = [*picked, asked]
         return {
             self.tab.cards: experts_html(self.engine.experts(), picked),
             **self._compare(picked),
@@ -107,7 +114,7 @@ class ExpertsEvents:
         """The chat with this expert alone at α = 1, chosen by hand."""
         return {
             self.tabs: gr.Tabs(selected=CHAT),
-            self.wheel.mixer: mixer_update(self.engine.experts(), {event.name: 1.0}),
+            self.wheel.mixer: mixer_update(self.engine.experts(), {sent(event, "name"): 1.0}),
             self.wheel.strategy: gr.Dropdown(choices=self.engine.strategies(), value="manual"),
         }
 
@@ -115,7 +122,7 @@ class ExpertsEvents:
         """One file in the folder from which the page may serve files."""
         folder = Path(self.tab.download.GRADIO_CACHE) / "experts"
         folder.mkdir(parents=True, exist_ok=True)
-        return str(self.engine.library.share(event.name, folder))
+        return str(self.engine.library.share(sent(event, "name"), folder))
 
     def _after(
         self,

@@ -5,7 +5,7 @@ import gradio as gr
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import ANSWER
 from t2local.ui.jobs.layout import JobsTab, jobs_html
-from t2local.ui.messages import shown
+from t2local.ui.messages import sent, shown
 
 QUIET = {"show_progress": "hidden"}
 
@@ -33,9 +33,9 @@ class JobsEvents:
         return {self.tab.listed: jobs_html(kept), self.tab.timer: gr.Timer(active=live)}
 
     def stopped(self, event: gr.EventData) -> dict:
-        self.engine.jobs.stop(event.id)
+        self.engine.jobs.stop(sent(event, "id"))
         return self.refreshed()
 
     def resumed(self, event: gr.EventData) -> dict:
-        self.engine.jobs.resume(event.id)
+        self.engine.jobs.resume(sent(event, "id"))
         return self.refreshed()

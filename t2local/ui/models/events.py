@@ -19,7 +19,7 @@ from t2local.models.fit.estimate import Estimate
 from t2local.models.fit.memory import Machine, free_bytes, this_machine, total_bytes
 from t2local.models.load.hub import gated_advice, half_fetched, local_models, refuse_offline
 from t2local.models.load.loader import EMBEDDED
-from t2local.ui.messages import shown
+from t2local.ui.messages import sent, shown
 from t2local.ui.models import view as cards
 from t2local.ui.models.layout import LEAST_CONTEXT, ModelsTab
 from t2local.ui.style import note_html, quiet_html, size
@@ -100,7 +100,7 @@ class ModelsEvents:
     # one model -----------------------------------------------------------------------------
 
     def chosen(self, values: dict, event: gr.EventData) -> dict:
-        return self._choose(event.source, values)
+        return self._choose(sent(event, "source"), values)
 
     def looked(self, values: dict) -> dict:
         source = (values[self.tab.typed] or "").strip()

@@ -238,23 +238,29 @@ class TrainEvents:
         return self._show(run) if run else {self.live.status: NO_RUN}
 
     def picked(self, values: dict) -> dict:
-        return self._show(values[self.live.run])
+        return self._show(self._run(values))
 
     def acted(self, act: Callable[[str], None], values: dict) -> dict:
-        act(values[self.live.run])
-        return self._show(values[self.live.run])
+        act(self._run(values))
+        return self._show(self._run(values))
 
     def ticked(self, values: dict) -> dict:
-        report = self.training.report(values[self.live.run])
+        report = self.training.report(self._run(values))
         update = self._present(report, values[self.live.drawn])
         alpha = read_alpha(values[self.chat.wheel.mixer])
         return update if report.live else update | self._arrive(alpha)
 
     def tried_in_chat(self, values: dict) -> dict:
         """The chat with this expert alone at α = 1, or with what it is so far, chosen by hand."""
-        report, strategy = self.training.report(values[self.live.run]), "manual"
-        name = self.engine.draft(values[self.live.run]) if report.live else report.status.name
+        report, strategy = self.training.report(self._run(values)), "manual"
+        name = self.engine.draft(self._run(values)) if report.live else report.status.name
         return {self.tabs: gr.Tabs(selected=CHAT), **self._arrive({name: 1.0}, strategy)}
+
+    def _run(self, values: dict) -> str:
+        """The run that is shown."""
+        if not values[self.live.run]:
+            raise T2LocalError("No run is chosen; choose one from the list, or start one.")
+        return values[self.live.run]
 
     def laid_over(self, values: dict) -> dict:
         reports = self.training.reports(values[self.live.compared] or [])
