@@ -1,18 +1,24 @@
 """Where files live: the user's data below `T2LOCAL_HOME`, what ships with the app beside it.
 
-Knows nothing of what is in the files. `atomic_write` is the one way a file comes to be.
+Knows nothing of what is in the files. `atomic_write` is the one way a file comes to be: whole, on
+the disk and not only in a cache when it returns, and below the home for its owner alone. What the
+person saves elsewhere follows the umask.
 """
 
 import contextlib
 import errno
+import functools
+import hashlib
 import os
+import platform
 import re
+import secrets
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import platformdirs
 
@@ -112,24 +118,89 @@ def saving(path: Path) -> Iterator[None]:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it into place if the block succeeds.
 
-    Raises `T2LocalError` when the disk is full or the folder cannot be written; `path` then still
-    holds what it held before, and no half-written file stays.
+    Afterwards a power cut does not undo it. Raises `T2LocalError` when the disk is full or the
+    folder cannot be written; `path` then still holds what it held before, and no half-written file
+    stays.
     """
     temporary = None
     try:
         with saving(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(
-                dir=path.parent, prefix=f".{path.name}.", suffix=".part"
-            )
-            os.close(handle)
-            temporary = Path(name)
+            make_folder(path.parent)
+            part = part_beside(path)
+            os.close(_create(str(part), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            temporary = part
             yield temporary
-            temporary.chmod(0o644)  # mkstemp's files are for their owner alone
+            sync_file(temporary)
             move(temporary, path)
+            _sync_folder(path.parent)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def appending(path: Path, mode: str = "ab") -> IO[bytes]:
+    """Open a file to add to its end; it comes to be where it is not there yet."""
+    return open(path, mode, opener=_create)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; below the home they are for their owner alone."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_folder(folder.parent)
+    folder.mkdir(0o700 if is_own(folder) else 0o777, exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def fresh_folder(parent: Path, stem: str) -> Path:
+    """Make a folder that nobody had: `stem`, with a number where that is taken."""
+    make_folder(parent)
+    found, number = parent / stem, 2
+    while True:
+        try:
+            found.mkdir(0o700 if is_own(found) else 0o777)
+            return found
+        except FileExistsError:
+            found, number = parent / f"{stem}-{number}", number + 1
+
+
+def is_own(path: Path) -> bool:
+    """Whether `path` is the home or below it."""
+    return path.absolute().is_relative_to(home().absolute())
+
+
+def keep_private(folder: Path) -> None:
+    """Take from others what a library wrote below `folder` by the umask."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until what is in a file is on the disk, as far as its file system can say."""
+    with path.open("rb+") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """The same for the names in a folder; Windows has no way to, some network folders neither."""
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _create(name: str, flags: int) -> int:
+    """`os.open` with the rights that a new file gets."""
+    return os.open(name, flags | getattr(os, "O_BINARY", 0), 0o600 if is_own(Path(name)) else 0o666)
 
 
 def move(source: Path, target: Path) -> None:
@@ -147,14 +218,74 @@ def move(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def drop_stale(folder: Path, pattern: str) -> None:
-    """Delete folders of this pattern that a killed process left more than a day ago."""
-    for leftover in folder.glob(pattern):
-        with contextlib.suppress(OSError):  # another process is at it too
-            if time.time() - leftover.stat().st_mtime > STALE_AFTER_S:
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below `folder`; 0 where it does not exist."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+# --- What is still being written, and what a killed process left of it.
+#
+# Its name says which process writes it: `.chat.json.HOST-PID-BEGAN.RANDOM.part`. One that runs is
+# never touched, nor, for a day, one of another computer or container that shares the folder.
+
+PART = re.compile(r"\.([0-9a-f]{6})-(\d+)-(\d+)\.[0-9a-f]+\.part$")
+PERSONAL = ("chats", "data", "evaluations", "experts", "jobs", "mixtures", "runs", "searches")
+
+
+def part_beside(path: Path) -> Path:
+    """A new temporary name beside `path`, which says whose it is."""
+    return path.with_name(f".{path.name}.{_own(os.getpid())}.{secrets.token_hex(4)}.part")
+
+
+def tidy_home() -> None:
+    """At a start: delete what killed processes left half-written; close what is personal to others.
+
+    (Versions before wrote files that other users of the computer could read.)
+    """
+    for name in PERSONAL:
+        with contextlib.suppress(OSError):  # it is not there, or somebody else's
+            (home() / name).chmod(0o700)
+    for leftover in home().rglob(".*.part"):
+        _drop_if_left(leftover)
+
+
+def drop_stale(folder: Path, pattern: str) -> None:
+    """Delete folders of this pattern whose process is gone, or more than a day old."""
+    for leftover in folder.glob(pattern):
+        _drop_if_left(leftover)
+
+
+def _drop_if_left(leftover: Path) -> None:
+    with contextlib.suppress(OSError):  # another process is at it too
+        if _is_left(leftover) and leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        elif _is_left(leftover):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_left(leftover: Path) -> bool:
+    whose = PART.search(leftover.name)
+    if whose is not None and whose[1] == _host():
+        return _whose(int(whose[2])) != whose[0][1:].partition(".")[0]
+    return time.time() - leftover.stat().st_mtime > STALE_AFTER_S
+
+
+def _whose(pid: int) -> str:
+    """A process as its host, number and the second it began, as numbers come again.
+
+    That is 0 for one that does not run.
+    """
+    import psutil
+
+    try:
+        began = int(psutil.Process(pid).create_time())
+    except psutil.Error:
+        began = 0
+    return f"{_host()}-{pid}-{began}"
+
+
+_own = functools.lru_cache(maxsize=1)(_whose)  # of this process, asked at every write
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]

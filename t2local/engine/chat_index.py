@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from t2local import paths
 from t2local.errors import T2LocalError
 
 INDEX = "index.sqlite3"
@@ -159,6 +160,8 @@ class ChatIndex:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         """A connection for one errand; what was not committed is undone."""
+        with contextlib.suppress(OSError):  # SQLite then says what is wrong, or need not write
+            paths.appending(self.path).close()  # for its owner alone, and so are SQLite's journals
         database = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
         with contextlib.closing(database):
             yield database

@@ -101,7 +101,7 @@ class Record:
             temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
     def append(self, event: Mapping[str, Any]) -> None:
-        with paths.saving(self._events), self._events.open("ab") as file:
+        with paths.saving(self._events), paths.appending(self._events) as file:
             file.write((json.dumps(event) + "\n").encode())
 
     def read(self) -> tuple[JobStatus, dict[str, Any]]:
@@ -145,9 +145,10 @@ class Record:
 
 
 def new_id(name: str) -> str:
-    """An id that sorts by time: `20260101-120000-name`, with a number where it is taken."""
+    """An id that sorts by time: `20260101-120000-name`, with a number where it is taken.
+
+    Its folder is made, so that no other process takes it too. Raises `T2LocalError`.
+    """
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{paths.slug(name)[:60]}"
-    found, number = stem, 2
-    while (paths.jobs_dir() / found).exists():
-        found, number = f"{stem}-{number}", number + 1
-    return found
+    with paths.saving(paths.jobs_dir() / stem):
+        return paths.fresh_folder(paths.jobs_dir(), stem).name

@@ -81,8 +81,8 @@ class RecordFile:
         """Add lines in one write. Raises `T2LocalError` when the disk is full or not writable."""
         lines = "".join(json.dumps(asdict(r), ensure_ascii=True) + "\n" for r in records)
         with paths.saving(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+") as file:
+            paths.make_folder(self.path.parent)
+            with paths.appending(self.path, "ab+") as file:
                 torn = file.tell() > 0 and file.seek(-1, 2) >= 0 and file.read(1) != b"\n"
                 file.write((("\n" if torn else "") + lines).encode())
 

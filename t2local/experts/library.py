@@ -70,7 +70,7 @@ class Library(ExpertStore):
         path = self._own(name, "deleted").path
         target = self.trash_folder / f"{paths.slug(name)}.{time.time_ns()}{SUFFIX}"
         with paths.saving(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            paths.make_folder(target.parent)
             paths.move(path, target)
         for old in self.deleted()[TRASH_KEPT:]:
             self._gone(old.path)

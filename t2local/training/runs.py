@@ -74,14 +74,11 @@ class Run:
     def create(cls, plan: Plan) -> "Run":
         """A new folder in the user's data. Raises `T2LocalError` when it cannot be written."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        folder = paths.runs_dir() / f"{stamp}-{paths.slug(plan.name)}"
-        number = 2
-        while folder.exists():
-            folder = folder.with_name(f"{stamp}-{paths.slug(plan.name)}-{number}")
-            number += 1
-        run = cls(folder)
+        name = f"{stamp}-{paths.slug(plan.name)}"
+        with paths.saving(paths.runs_dir() / name):
+            folder = paths.fresh_folder(paths.runs_dir(), name)
         _write_json(folder / "run.json", asdict(plan))
-        return run
+        return cls(folder)
 
     @classmethod
     def open(cls, name: str) -> "Run":
@@ -119,7 +116,7 @@ class Run:
             return
         path = self.folder / "metrics.jsonl"
         line = json.dumps({"event": type(event).__name__, **asdict(event)}) + "\n"
-        with paths.saving(path), path.open("ab") as file:
+        with paths.saving(path), paths.appending(path) as file:
             before = file.tell()
             try:
                 file.write(line.encode())

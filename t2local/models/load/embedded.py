@@ -16,7 +16,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Generator, Iterator
@@ -92,10 +91,9 @@ def is_complete(folder: Path) -> bool:
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder`, gone afterwards; leftovers of killed runs go too."""
-    prefix = f".{folder.name}."
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        paths.drop_stale(folder.parent, f"{prefix}*.part")
+        paths.make_folder(folder.parent)
+        paths.drop_stale(folder.parent, f".{folder.name}.*.part")
         free = shutil.disk_usage(folder.parent).free
         if free < SPACE_NEEDED_BYTES:
             raise T2LocalError(
@@ -103,7 +101,8 @@ def _staging(folder: Path) -> Iterator[Path]:
                 f"'{folder.parent}' while it is unpacked, and {free / 1e9:.1f} GB are free; "
                 "free some space, or choose another folder with T2LOCAL_HOME."
             )
-        staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=folder.parent))
+        staging = paths.part_beside(folder)
+        paths.make_folder(staging)
     except OSError as error:
         raise T2LocalError(
             f"'{folder.parent}' cannot be written ({error.strerror}); "
@@ -196,9 +195,11 @@ def _convert(gguf: Path, checkpoint: Path) -> Generator[Progress, None, None]:
         model = read_gguf_model(gguf, torch.float32)
         yield Progress(stage, 2, 3)
         model.save_pretrained(checkpoint)
-    (checkpoint / "model.safetensors").chmod(0o644)  # safetensors writes it for the owner alone
     sizes = {file.name: file.stat().st_size for file in sorted(checkpoint.iterdir())}
+    for file in checkpoint.iterdir():
+        paths.sync_file(file)  # before the manifest says that it is there in its full size
     (checkpoint / MANIFEST).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+    paths.keep_private(checkpoint)
 
 
 def _move_into_place(checkpoint: Path, folder: Path, staging: Path) -> None:

@@ -213,7 +213,7 @@ def _load_gguf(
             model = read_gguf_model(path, torch.float32)
             return model.to(choose_device(), dtype), read_gguf_tokenizer(path), kind
         home = paths.home()  # /tmp may be memory
-        home.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(home)
         paths.drop_stale(home, f"{GGUF_FOLDER}*")
         # The model reads on from these files: Windows keeps them, until a start a day later.
         last = {"ignore_cleanup_errors": True}
