@@ -11,7 +11,17 @@ import pytest
 from t2local.paths import PROJECT_ROOT
 
 ROWS = (
-    ("errors", "html", "paths", "pictures", "progress", "provenance", "statistics", "untrusted"),
+    (
+        "errors",
+        "html",
+        "locks",
+        "paths",
+        "pictures",
+        "progress",
+        "provenance",
+        "statistics",
+        "untrusted",
+    ),
     ("svf", "models", "tasks"),
     ("experts",),
     ("adapt",),

@@ -32,7 +32,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_so_is_the_name(ho
     sync, move = os.fsync, paths.move
 
     def syncing(handle):
-        done.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        done.append(Path(f"/proc/self/fd/{handle}").readlink())
         sync(handle)
 
     def moving(source, to):
@@ -44,7 +44,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_so_is_the_name(ho
     monkeypatch.setattr(paths, "move", moving)
     write(target)
     part, moved, folder = done
-    assert part.suffix == ".part" and part.parent == target.parent
+    assert (part.suffix, part.parent) == (".part", target.parent)
     assert (moved, folder) == ("moved", target.parent)
 
 
@@ -53,7 +53,7 @@ def test_the_name_of_a_new_folder_is_on_the_disk_too(home, monkeypatch):
     synced, sync = [], os.fsync
 
     def syncing(handle):
-        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink())
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", syncing)
@@ -153,7 +153,7 @@ def test_the_number_of_a_killed_process_may_be_anothers_now(home):
     for path in (own, earlier):
         path.write_text("half")
     paths.tidy_home()
-    assert own.exists() and not earlier.exists()
+    assert (own.exists(), earlier.exists()) == (True, False)
 
 
 @pytest.mark.parametrize("name", [".a.json.ffffff-1-1.00.part", ".a.json.k3x9_2.part"])

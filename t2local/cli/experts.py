@@ -286,7 +286,7 @@ def import_expert(arguments: argparse.Namespace, report: Report) -> None:
     name = check_free(arguments.name or free_name(files[0].stem, library.names()), library.names())
     loaded, svf = open_model(source, arguments.quantize, arguments.basis)
     expert = import_reference(files, loaded, svf, name, arguments.raw_alpha)
-    path = library.save(expert)
+    path = library.add(expert)
     report(_saved(expert, path, expert.description))
 
 
@@ -347,7 +347,7 @@ def transfer_expert(arguments: argparse.Namespace, report: Report) -> None:
         moved = replace(moved, training=card, reward=arguments.reward)
     warning = transfer_warning(moved)
     log(warning)
-    report(_saved(moved, library.save(moved), warning))
+    report(_saved(moved, library.add(moved), warning))
 
 
 def _expert_elsewhere(name: str, source: str | None, target: str) -> Expert:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from t2local.adapt.answer_stream import BASE_ROW, MANUAL, Dispatched, Done, Steered, Token
-from t2local.engine.chats import ANSWERED, Chat, ChatStore, Message
+from t2local.engine.chats import ANSWERED, Chat, ChatStore, Diverged, Message
 from t2local.engine.job_record import ANSWER, JobStatus
 from t2local.engine.jobs import Job, Jobs, Work
 from t2local.engine.requests import (
@@ -197,9 +197,9 @@ def _speak(
     turns = chat.turns(engine.status.sees)
     request = ChatRequest(turns, controls, asked.sampling, asked.compare, carried)
     with engine.chats.claim(chat.id):
-        chat = engine.chats.save(chat)
+        chat = kept = engine.chats.save(chat)
         yield Live(chat, None, "reading your prompt …")
-        saved = time.monotonic()
+        saved_s = time.monotonic()
         try:
             with closing(engine.answer(chat.id, request, cancel)) as events:
                 writer = _Writer(asked, before, carried)
@@ -207,11 +207,22 @@ def _speak(
                 for event in events:
                     message = writer.take(event)
                     chat = replace(chat, messages=(*earlier, message))
-                    if time.monotonic() - saved > SAVE_EVERY_S:
-                        chat, saved = engine.chats.save(chat), time.monotonic()
+                    if isinstance(event, Done) or time.monotonic() - saved_s > SAVE_EVERY_S:
+                        chat = kept = engine.chats.save(chat)
+                        saved_s = time.monotonic()
                     yield writer.live(chat, event)
         finally:
-            engine.chats.save(chat)
+            if chat is not kept:
+                _keep(engine.chats, chat)
+
+
+def _keep(chats: ChatStore, chat: Chat) -> None:
+    """Save what was said, wherever it can be: a program without our locks may have written too."""
+    try:
+        chats.save(chat)
+    except Diverged:
+        chats.set_aside(chat)
+        raise
 
 
 def _controls_of(message: Message) -> Controls:

@@ -2,8 +2,8 @@
 
 A message's pictures lie below `pictures`, in a folder for each chat (`chat_pictures`).
 A damaged file is reported in `ChatStore.damaged` and left where it is, never deleted. One writer a
-chat at a time (`claim`), so two browser tabs cannot overwrite each other's answer. It knows nothing
-of models or of the page.
+chat at a time (`claim`), of all browser tabs and all processes; a copy of a chat that others went
+on with meanwhile is not saved over theirs. It knows nothing of models or of the page.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from t2local import paths
+from t2local import locks, paths
 from t2local.engine.chat_index import ChatIndex, ChatSummary
 from t2local.engine.requests import controls_from_json, sampling_from_json
 from t2local.errors import T2LocalError
@@ -34,7 +34,12 @@ ROLES = ("user", "assistant")
 TITLE_CHARACTERS = 48
 UNTITLED = "New chat"
 PICTURES = "pictures"  # the folder beside the chats' files
+LOCKS = ".locks"  # another
 ANSWERED = "This chat is being answered; wait until that is done, stop it, or open a new chat."
+ANSWERED_ELSEWHERE = (
+    "This chat is being answered by another t2local that uses the same folder; wait until that is "
+    "done, or open a new chat."
+)
 CHAT_ID = re.compile(r"[0-9a-f]{8,40}")
 
 
@@ -159,13 +164,18 @@ class Chat:
         return (*system, *(_turn(message, sees) for message in self.messages))
 
 
+class Diverged(T2LocalError):
+    """Somebody else went on with a chat since this copy of it was read."""
+
+
 class ChatStore:
-    """The chats of one folder; safe to call from several threads."""
+    """The chats of one folder; safe to call from several threads and processes."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or paths.chats_dir()
         self.damaged: dict[str, str] = {}  # file name -> what is wrong with it
         self._index = ChatIndex(self.folder, _summary)
+        self._written: dict[str, tuple[tuple[int, ...], float]] = {}  # as left here; `updated`
         self._claimed: set[str] = set()
         self._changed = threading.Condition()
 
@@ -189,11 +199,49 @@ class ChatStore:
         return self.load(chat_id) if self._path(chat_id).exists() else Chat(id=chat_id)
 
     def save(self, chat: Chat) -> Chat:
-        """Write `chat` with the present time and give it back; an error leaves the old file."""
-        chat = replace(chat, updated=time.time())
-        with paths.atomic_write(self._path(chat.id)) as temporary:
-            temporary.write_text(_json(chat), encoding="utf-8")
+        """Write `chat` with the present time and give it back; an error leaves the old file.
+
+        Within `claim`, wherever others may write. Raises `Diverged` where the file has messages
+        that neither are in `chat` nor were known to it.
+        """
+        chat = replace(self._reconciled(chat), updated=time.time())
+        self._write(chat)
         return chat
+
+    def set_aside(self, chat: Chat) -> Chat:
+        """Save a chat that has `Diverged` as one of its own, with its pictures."""
+        copy = replace(chat, id=self.new().id, title=f"{chat.title} (copy)", updated=0.0)
+        messages = tuple(
+            replace(m, images=self.keep_pictures(copy.id, [i for i in m.images if _there(i)]))
+            for m in chat.messages
+        )
+        return self.save(replace(copy, messages=messages))
+
+    def _reconciled(self, chat: Chat) -> Chat:
+        """What to write of `chat`: where somebody wrote meanwhile, under the title that they gave.
+
+        A chat's `updated` says which copy of it this is.
+        """
+        path = self._path(chat.id)
+        if not path.exists() or self._written.get(chat.id) == (_state(path), chat.updated):
+            return chat
+        try:
+            there = read_chat(path)
+        except T2LocalError as error:  # damaged meanwhile: it is left as it is
+            raise Diverged(str(error)) from error
+        known = chat.messages[: len(there.messages)] == there.messages
+        if there.updated != chat.updated and not known:
+            raise Diverged(
+                "This chat was continued elsewhere since this page showed it; open it again from "
+                "the list, then send your message."
+            )
+        return chat if there.title == UNTITLED else replace(chat, title=there.title)
+
+    def _write(self, chat: Chat) -> None:
+        path = self._path(chat.id)
+        with paths.atomic_write(path) as temporary:
+            temporary.write_text(_json(chat), encoding="utf-8")
+        self._written[chat.id] = (_state(path), chat.updated)
 
     def rename(self, chat_id: str, title: str) -> Chat:
         """Give a chat another title; refused when empty or while the chat is being answered."""
@@ -201,8 +249,8 @@ class ChatStore:
             raise T2LocalError("The title is empty; write one, or leave the chat as it was.")
         with self.claim(chat_id):
             chat = replace(self.load(chat_id), title=" ".join(title.split())[:200])
-            with paths.atomic_write(self._path(chat_id)) as temporary:  # keeps `updated`
-                temporary.write_text(_json(chat), encoding="utf-8")
+            self._write(chat)  # keeps `updated`
+            self._written.pop(chat_id, None)  # a copy from before has the old title
         return chat
 
     def delete(self, chat_id: str) -> None:
@@ -217,16 +265,19 @@ class ChatStore:
 
     @contextlib.contextmanager
     def claim(self, chat_id: str, timeout_s: float = 2.0) -> Iterator[None]:
-        """Be the one writer of a chat.
+        """Be the one writer of a chat, of all threads and processes.
 
         Raises `T2LocalError` when another is still at it after `timeout_s`.
         """
+        deadline = time.monotonic() + timeout_s
+        lock = self.folder / LOCKS / f"{self._path(chat_id).stem}.lock"
         with self._changed:
             if not self._changed.wait_for(lambda: chat_id not in self._claimed, timeout_s):
                 raise T2LocalError(ANSWERED)
             self._claimed.add(chat_id)
         try:
-            yield
+            with locks.holding(lock, ANSWERED_ELSEWHERE, deadline - time.monotonic()):
+                yield
         finally:
             with self._changed:
                 self._claimed.discard(chat_id)
@@ -251,9 +302,19 @@ class ChatStore:
         return self.pictures_folder / self._path(chat_id).stem
 
 
+def _state(path: Path) -> tuple[int, ...]:
+    """Another one after every write: each makes a new file."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _there(image: str) -> bool:
+    return Path(image).is_file()
+
+
 def _turn(message: Message, sees: bool) -> dict[str, Any]:
     turn = {"role": message.role, "content": message.content}
-    images = [image for image in message.images if Path(image).is_file()] if sees else []
+    images = [image for image in message.images if _there(image)] if sees else []
     return {**turn, "images": images} if images else turn
 
 

@@ -36,6 +36,7 @@ from t2local.engine.shelf import Keeping, Shelf, expert_info
 from t2local.engine.training import Drafts, Training
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
+from t2local.locks import Neighbours
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, drain
@@ -56,7 +57,7 @@ class Engine:
         why: str = ASKED,
         precision: str = "auto",
     ) -> None:
-        self.chats = ChatStore()
+        self.chats, self._neighbours = ChatStore(), Neighbours()
         self.jobs, self.uses = Jobs(), Uses()
         self.downloads = Downloads(self.jobs)
         choice = Choice(model or paths.default_model(), quantize, basis, targets, why, precision)
@@ -75,10 +76,16 @@ class Engine:
     @property
     def status(self) -> EngineStatus:
         status, opened = self.models.status, self.models.opened
+        status = replace(status, beside=self._neighbours.sentence)
         return opened.now(status) if status.ready and opened is not None else status
 
     def start(self) -> None:
-        """Load in the background; `status` tells how far it is, or why it failed."""
+        """Be the program of a page: tidy up, let others on this home know, load in the background.
+
+        `status` tells how far it is, or why it failed.
+        """
+        paths.tidy_home()
+        self._neighbours.announce()
         self.models.start()
 
     def load(self, on_progress=None) -> "Engine":

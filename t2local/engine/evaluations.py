@@ -95,16 +95,16 @@ class Growing:
             self.results[cell] = Result(*cell, 0, 0, trained=None, failed=event.reason)
             return
         self.last = event
-        mine = self.records.setdefault(cell, [])
-        mine.extend(event.records)
+        self.records.setdefault(cell, []).extend(event.records)
+        before = self.results.get(cell, Result(*cell, 0, 0))
         self.results[cell] = Result(
             *cell,
             event.done,
             event.correct,
             None,
-            sum(record.first_pass_s for record in mine),
-            sum(record.second_pass_s for record in mine),
-            sum(record.tokens for record in mine),
+            before.first_pass_s + sum(record.first_pass_s for record in event.records),
+            before.second_pass_s + sum(record.second_pass_s for record in event.records),
+            before.tokens + sum(record.tokens for record in event.records),
             None,
         )
 

@@ -1,7 +1,8 @@
 """What is kept of a job: its kind, its status, and its record on disk.
 
 A record is a folder below the user's `jobs`: `job.json` (status and settings), `events.jsonl` (one
-event a line), and whatever files came of it. A record that says "running" was cut off.
+event a line), and whatever files came of it. A record that says "running" was cut off, unless
+another process holds its lock.
 """
 
 import json
@@ -13,9 +14,11 @@ from typing import Any
 
 from t2local import paths
 from t2local.errors import T2LocalError
+from t2local.locks import Lock
 from t2local.progress import BUSY, INTERRUPTED, NEXT
 from t2local.untrusted import read_document, read_lines, typed
 
+ELSEWHERE = "At work in another t2local that uses the same folder."
 CUT_OFF = "Cut off when the program ended; resume it to go on."
 
 
@@ -90,6 +93,11 @@ class Record:
             raise T2LocalError(f"There is no job '{id}'; choose one from the list.")
         return cls(paths.jobs_dir() / id)
 
+    @property
+    def lock(self) -> Lock:
+        """Held by whoever has the job in its queue or at work."""
+        return Lock(self.folder / ".lock")
+
     def begin(self, status: JobStatus, settings: Mapping[str, Any]) -> None:
         """Written before the first step; what an earlier try left is dropped."""
         self.write(status, settings)
@@ -118,7 +126,8 @@ class Record:
                 f"The record of job '{self.folder.name}' cannot be read ({error}); start it again."
             ) from error
         if status.live:
-            status = replace(status, stage=INTERRUPTED, message=CUT_OFF, eta_s=None)
+            message = ELSEWHERE if self.lock.taken else CUT_OFF
+            status = replace(status, stage=INTERRUPTED, message=message, eta_s=None)
         return status, settings
 
     def unreadable(self, error: Exception) -> T2LocalError:

@@ -19,6 +19,7 @@ from typing import Any
 from t2local import paths
 from t2local.engine.job_record import KINDS, JobStatus, Kind, Record
 from t2local.errors import Cancelled, T2LocalError
+from t2local.locks import Lock
 from t2local.progress import (
     FAILED,
     FINISHED,
@@ -31,6 +32,9 @@ from t2local.progress import (
 )
 
 MOST_LISTED = 100
+ENDED_KEPT = 20  # jobs of this process, with all that they told
+RECORD_EVERY_S = 5.0  # how far a job is, for whoever looks after a crash
+AT_ONCE_S = 0.2
 LEFT = "Left when another model was loaded; resume it on its own model."
 
 
@@ -84,6 +88,39 @@ class Job(LongWork):
         self.work = work
         self.events: list[Any] = []
         self.count = 0  # of all events so far
+        self._lock: Lock | None = None
+        self._recorded_s = time.monotonic()
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Begin its record, which is this process's alone until `leave`. Raises `T2LocalError`."""
+        record = Record.of(self.work.id)
+        lock = record.lock
+        if not lock.acquire(AT_ONCE_S):
+            raise T2LocalError(
+                f"{self.work.kind.label} '{self.name}' is at work in another t2local that uses the "
+                "same folder; stop it there first."
+            )
+        try:
+            record.begin(self.status, settings)
+        except BaseException:
+            lock.release()
+            raise
+        self._lock = lock
+
+    def leave(self) -> None:
+        """Any process may take it up from here."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def record(self, every_s: float = 0.0) -> None:
+        """Write where it stands, if it was not within `every_s`; where that fails, the log says."""
+        if self.work.settings is None or time.monotonic() - self._recorded_s < every_s:
+            return
+        self._recorded_s = time.monotonic()
+        try:
+            Record.of(self.work.id).write(self.status, self.work.settings)
+        except Exception:  # whatever a disk that is going says: the lane goes on
+            logging.getLogger(__name__).exception("%s is not recorded", self.work.id)
 
     def take(self, event: Any, seconds: float) -> None:
         with self.changed:
@@ -110,7 +147,7 @@ class Jobs:
     """All jobs of the process, and the records of earlier ones.
 
     `_changed` guards the table of jobs, the lanes and every job's stage; work itself runs outside
-    it, and no other lock is taken under it.
+    it, and no other lock of this process is taken under it.
     """
 
     def __init__(self) -> None:
@@ -137,11 +174,14 @@ class Jobs:
     # --- starting and stopping
 
     def start(self, work: Work) -> str:
-        """Queue a work and give its id. Raises `T2LocalError` when its record cannot be written."""
+        """Queue a work and give its id.
+
+        Raises `T2LocalError` when its record cannot be written, and while another process has it.
+        """
         with self._changed:
             job = Job(work, self._changed)
             if work.settings is not None:
-                Record.of(work.id).begin(job.status, work.settings)
+                job.begin(work.settings)
             self._jobs.pop(work.id, None)  # resumed, it goes to the end of its lane
             self._jobs[work.id] = job
             if work.lane in self._lanes:
@@ -196,6 +236,8 @@ class Jobs:
             if job is not None and job.waits:
                 job.cancel.cancel()
                 job.end(INTERRUPTED, message=job.work.stopped(job.status), eta_s=None)
+                job.record()
+                job.leave()
             elif job is not None:
                 job.stop(job.work.stopping)
 
@@ -209,6 +251,9 @@ class Jobs:
             left = [job for job in jobs if job.status.live and job.work.kind.uses_model]
             for job in left:
                 job.tell(stage=INTERRUPTED, message=LEFT, eta_s=None)
+                if job not in self._at_work:
+                    job.record()
+                    job.leave()
                 if job.work.settings is None:
                     del self._jobs[job.work.id]  # its own record says all there is
             self._changed.wait_for(lambda: not self._at_work & set(left), timeout_s)
@@ -331,14 +376,23 @@ class Jobs:
             try:
                 self._serve_one(job)
             finally:
+                job.leave()
                 with self._changed:
                     self._at_work.discard(job)
+                    self._forget_ended()
                     self._changed.notify_all()
+
+    def _forget_ended(self) -> None:
+        """Keep what the last ones told; older ones have their record. `_changed` is held."""
+        ended = [j for j in self._jobs.values() if not j.status.live and j not in self._at_work]
+        for job in ended[: max(0, len(ended) - ENDED_KEPT)]:
+            del self._jobs[job.work.id]
 
     def _serve_one(self, job: Job) -> None:
         try:
-            if job.take_up():
-                self._drive(job)
+            if not job.take_up():
+                return  # whoever ended it wrote that down; by now it may be taken up anew
+            self._drive(job)
         except Cancelled:
             job.end(INTERRUPTED, message=job.work.stopped(job.status), eta_s=None)
         except T2LocalError as error:
@@ -346,7 +400,7 @@ class Jobs:
         except Exception as error:
             job.end(FAILED, message=f"{type(error).__name__}: {error}", eta_s=None)
             logging.getLogger(__name__).exception("%s %s failed", job.work.kind.name, job.name)
-        self._record_end(job)
+        job.record()
 
     def _next(self, lane: str) -> Job | None:
         with self._changed:
@@ -371,14 +425,6 @@ class Jobs:
                 if line is not None:
                     record.append(line)
                 job.take(event, time.monotonic() - began)
+                job.record(RECORD_EVERY_S)
         finally:
             work.close()
-
-    def _record_end(self, job: Job) -> None:
-        """The record says how it ended; where that cannot be written, the log does."""
-        if job.work.settings is None:
-            return
-        try:
-            Record.of(job.work.id).write(job.status, job.work.settings)
-        except Exception:  # whatever a disk that is going says: the lane goes on
-            logging.getLogger(__name__).exception("the end of %s is not recorded", job.work.id)

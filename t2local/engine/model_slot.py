@@ -224,7 +224,7 @@ class ModelSlot:
 
     def cancel(self) -> None:
         """Stop loading after its current step; the model from before comes back."""
-        if self._job:
+        if self._jobs.find(self._job):
             self._jobs.stop(self._job)
 
     def _begin(self, choice: Choice, otherwise: Choice | None) -> None:

@@ -71,6 +71,7 @@ class EngineStatus:
     why: str = ""  # this model and no other
     note: str = ""  # a sentence about a model that could not be loaded in its place
     remarks: tuple[str, ...] = ()  # how it runs here, where that is not as one would expect
+    beside: str = ""  # a sentence about another program on the same home, while there is one
     serial: int = 0  # how many models were opened before
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from t2local import paths
 from t2local.adapt.answering import prompt_ids
-from t2local.engine.job_record import TRAINING, JobStatus
+from t2local.engine.job_record import ELSEWHERE, TRAINING, JobStatus
 from t2local.engine.jobs import Elsewhere, Job, Jobs, Work
 from t2local.engine.loading import Choice
 from t2local.engine.model_slot import Uses
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
+from t2local.locks import Lock
 from t2local.models.load.loader import LoadedModel, model_slug
 from t2local.progress import BUSY, FINISHED, INTERRUPTED, Progress
 from t2local.svf import SVFModel
@@ -160,6 +161,8 @@ class Training:
                 f"This run trains '{model}', and '{loaded.name}' is loaded; load that model in the "
                 "tab Models, then resume the run."
             )
+        if Lock(run.lock).taken:
+            raise T2LocalError(f"Run '{run.name}' cannot be taken up: {ELSEWHERE}")
         return self._work(run)
 
     def _work(self, run: Run) -> RunWork:
@@ -295,6 +298,8 @@ def status_on_disk(run: Run) -> JobStatus:
         name = run.result().get("expert") or plan.name  # another one where that was taken
         return JobStatus(*about, name, FINISHED, step, plan.config.steps, started_s=began)
     message = f"Cut off after step {step}: resume it to go on."
+    if Lock(run.lock).taken:
+        message = ELSEWHERE
     steps = plan.config.steps
     return JobStatus(*about, plan.name, INTERRUPTED, step, steps, message, started_s=began)
 

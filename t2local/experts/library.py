@@ -3,10 +3,12 @@
 Also a mixture as one expert, `z' = 1 + Σ α_k (z_k − 1)`, for programs that know no mixtures.
 """
 
+import functools
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from t2local import paths
 from t2local.errors import T2LocalError
@@ -18,6 +20,17 @@ from t2local.svf import SVFModel, compose
 
 SUFFIX = ".safetensors"
 TRASH_KEPT = 30  # the newest deleted experts; older ones are gone for good
+
+
+def _alone(change: Callable[..., Any]) -> Callable[..., Any]:
+    """A change during which nobody else changes an expert, in this process or another."""
+
+    @functools.wraps(change)
+    def alone(library: "Library", *args: Any, **kwargs: Any) -> Any:
+        with library.changing():
+            return change(library, *args, **kwargs)
+
+    return alone
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,13 @@ class Library(ExpertStore):
         self.model_slug = model_slug
         self.trash_folder = self.own_folder / ".trash"
 
+    @_alone
+    def add(self, expert: Expert) -> Path:
+        """Save a new expert; another of its name is not replaced."""
+        check_free(expert.name, self.names())
+        return self.save(expert)
+
+    @_alone
     def rename(self, name: str, new: str, reserved: Collection[str] = ()) -> Expert:
         """`reserved`: further names that are taken, such as those in training."""
         stored = self._own(name, "renamed")
@@ -54,6 +74,7 @@ class Library(ExpertStore):
             self._gone(stored.path)
         return renamed
 
+    @_alone
     def duplicate(
         self, name: str, new: str | None = None, reserved: Collection[str] = ()
     ) -> Expert:
@@ -65,6 +86,7 @@ class Library(ExpertStore):
         self.save(copy)
         return copy
 
+    @_alone
     def delete(self, name: str) -> Deleted:
         """Into the trash, from which `restore` brings it back; works for a damaged file too."""
         path = self._own(name, "deleted").path
@@ -81,6 +103,7 @@ class Library(ExpertStore):
         found = [_deleted(path) for path in self.trash_folder.glob(f"*.*{SUFFIX}")]
         return sorted(found, key=lambda deleted: -deleted.when)
 
+    @_alone
     def restore(self, name: str, new: str | None = None, reserved: Collection[str] = ()) -> str:
         """Bring back the expert of this name that was deleted last, as `new` if given."""
         found = next((deleted for deleted in self.deleted() if deleted.name == name), None)
@@ -98,6 +121,7 @@ class Library(ExpertStore):
             paths.move(found.path, target)
         return name
 
+    @_alone
     def import_file(
         self,
         path: Path,

@@ -5,9 +5,10 @@ No pickle is ever loaded. The store knows two folders: what ships with the app a
 trained; a user's expert of the same name wins.
 """
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from t2local import paths
+from t2local import locks, paths
 from t2local.errors import T2LocalError
 from t2local.experts.expert import (
     KINDS,
@@ -290,6 +291,15 @@ class ExpertStore:
                 return _under_its_name(path)
         known = ", ".join(f.path.stem for f in self.files()) or "none yet"
         raise T2LocalError(f"There is no expert '{name}' for this model; there are: {known}.")
+
+    @contextlib.contextmanager
+    def changing(self, timeout_s: float = 10.0) -> Iterator[None]:
+        """Nobody else changes the user's own experts inside the block: between a look at which
+        names are free and the file of one. Raises `T2LocalError` when somebody is long at it.
+        """
+        words = "Another t2local is changing the experts of this model just now; try again."
+        with locks.holding(self.own_folder / ".lock", words, timeout_s):
+            yield
 
     def save(self, expert: Expert) -> Path:
         """Save among the user's own experts, replacing one of the same name."""

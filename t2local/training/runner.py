@@ -8,9 +8,9 @@ the main one writes.
 import random
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from t2local import paths
+from t2local import locks, paths
 from t2local.adapt.answering import CHOICE, action_of
 from t2local.adapt.dispatch import classification_prompt
 from t2local.errors import DiskFull, T2LocalError
@@ -35,6 +35,7 @@ ADAPTER_FOLDER = "adapter"
 RUN = "run"  # on the card: the run's folder
 MOST_CHOICES, MOST_TEXTS = 60, 16  # rows of an earlier expert; writing is slow
 FEWEST_ROWS = 4  # fewer say nothing
+Kept = TypeVar("Kept")
 MOST_EXPERTS = 4  # of the user's own, the newest ones
 
 
@@ -52,6 +53,21 @@ def running(
     a PEFT adapter in its folder instead. Raises `T2LocalError`.
     """
     processes = processes or Processes()
+    if not processes.is_main:
+        return (yield from _running(run, loaded, svf, adopt, cancel, processes))
+    words = f"Run '{run.name}' is at work in another t2local; wait until it is done, or stop it."
+    with locks.holding(run.lock, words):
+        return (yield from _running(run, loaded, svf, adopt, cancel, processes))
+
+
+def _running(
+    run: Run,
+    loaded: LoadedModel,
+    svf: SVFModel,
+    adopt: Callable[[Expert], Any],
+    cancel: CancelToken | None,
+    processes: Processes,
+) -> Generator[Agenda | Event | Progress | Held, None, Trained]:
     plan, state = run.plan(), run.state()
     source, labels = dataset_of(plan)
     method = method_for(loaded, svf, plan.config)
@@ -76,12 +92,14 @@ def running(
         folder = run.folder / ADAPTER_FOLDER
         yield from _kept_trying(lambda: method.save(trained.outcome.flat, folder))
     else:
-        trained = replace(trained, expert=to_keep(trained.expert, run.name, loaded.slug))
-        if trained.expert.name != plan.name:
+        expert = yield from _kept_trying(
+            lambda: adopted(trained.expert, run.name, loaded.slug, adopt)
+        )
+        trained = replace(trained, expert=expert)
+        if expert.name != plan.name:
             notice = _renamed(plan.name, trained)
             yield from _kept_trying(lambda: run.record(notice))
             yield notice
-        yield from _kept_trying(lambda: adopt(trained.expert))
     yield from _kept_trying(lambda: run.finish(summary(trained)))
     return trained
 
@@ -91,11 +109,10 @@ def _renamed(wanted: str, trained: Trained) -> Notice:
     return Notice(trained.outcome.steps, f"{text}'{trained.expert.name}'.")
 
 
-def _kept_trying(write: Callable[[], Any]) -> Generator[Held, None, None]:
+def _kept_trying(write: Callable[[], Kept]) -> Generator[Held, None, Kept]:
     while True:
         try:
-            write()
-            return
+            return write()
         except DiskFull as error:
             yield Held(str(error))
 
@@ -128,6 +145,14 @@ def summary(trained: Trained) -> dict[str, Any]:
 # replaced. A shipped expert's name is free: the user's own stands before it.
 
 
+def adopted(expert: Expert, run: str, model_slug: str, adopt: Callable[[Expert], Any]) -> Expert:
+    """Adopt it; between the look at which names are free and its file nobody takes one."""
+    with ExpertStore(model_slug).changing():
+        expert = to_keep(expert, run, model_slug)
+        adopt(expert)
+    return expert
+
+
 def to_keep(expert: Expert, run: str, model_slug: str) -> Expert:
     """The expert with its run on its card, under its own name or a free one."""
     expert = replace(expert, training={**expert.training, RUN: run})
@@ -135,7 +160,8 @@ def to_keep(expert: Expert, run: str, model_slug: str) -> Expert:
     others = [f.path.stem for f in files if not f.shipped and not _left_by(run, f.expert)]
     if not is_taken(expert.name, others):
         return expert
-    return replace(expert, name=free_name(expert.name, [f.path.stem for f in files]))
+    shipped = [f.path.stem for f in files if f.shipped]
+    return replace(expert, name=free_name(expert.name, [*others, *shipped]))
 
 
 def _left_by(run: str, expert: Expert | None) -> bool:

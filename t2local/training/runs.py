@@ -96,6 +96,11 @@ class Run:
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def lock(self) -> Path:
+        """Held by whoever drives the run."""
+        return self.folder / ".lock"
+
     def plan(self) -> Plan:
         """Raises `T2LocalError` when the plan is damaged."""
         try:

@@ -242,6 +242,8 @@ def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "E
         with uploads_folder(host, port):
             engine = make_engine(options)
             engine.start()
+            if beside := engine.status.beside:
+                print(beside, flush=True)
             from t2local.ui.page import build_app  # once the environment is set: gradio reads it
 
             Server(build_app(engine, doors), host, port).run()

@@ -50,6 +50,7 @@ def header_html(status: EngineStatus, doors: Doors | None = None) -> str:
         "page.html",
         "header",
         facts=[fact for fact in facts if fact] if status.ready else [],
+        beside=status.beside,
         error=status.error,
         stage=status.stage,
         share=min(1.0, max(0.0, status.fraction)),

@@ -1,11 +1,11 @@
 import errno
 import io
 import json
-import pathlib
 
 import pytest
 import torch
 
+from t2local import paths
 from t2local.engine.training import status_on_disk
 from t2local.errors import DiskFull
 from t2local.experts import Expert, ExpertStore, HeldOut
@@ -81,8 +81,8 @@ def test_half_a_line_is_taken_back_when_the_disk_is_full(loaded, svf, data, monk
     run = new_run(data)
     drain(running(run, loaded, svf, lambda expert: None))
     before = (run.folder / "metrics.jsonl").read_bytes()
-    opening = lambda path, mode, **_: HalfWritten(io.FileIO(path, "a+"))  # noqa: E731
-    monkeypatch.setattr(pathlib.Path, "open", opening)
+    opening = lambda path: HalfWritten(io.FileIO(path, "a+"))  # noqa: E731
+    monkeypatch.setattr(paths, "appending", opening)
     with pytest.raises(DiskFull):
         run.record(Notice(9, "Something that does not fit on the disk."))
     monkeypatch.undo()

@@ -68,7 +68,8 @@ def draw_chat() -> None:
     chat.next_tokens_html(NextTokens(((" x", 0.5),), (("y", 0.9),), 0.1))
     chat.chat_list_html([ChatSummary(f"{i}", f"chat {i}", 1.0) for i in range(300)], "7")
     for error, ready in (("broken", False), (None, False), (None, True)):
-        status = EngineStatus("stage", 0.3, ready, error, "model", why="so", context_length=99)
+        about = {"why": "so", "context_length": 99, "beside": "Another one."}
+        status = EngineStatus("stage", 0.3, ready, error, "model", **about)
         header_html(status)
         chat.line_html(status, 14.2, 90)
     for password in (None, "a password"):

@@ -27,7 +27,7 @@ from huggingface_hub import (
 from huggingface_hub import errors as hub
 from huggingface_hub.file_download import DryRunFileInfo, repo_folder_name
 
-from t2local import paths
+from t2local import locks, paths
 from t2local.errors import DiskFull, T2LocalError
 from t2local.models.fit import catalogue
 from t2local.models.load import embedded, load_errors
@@ -90,7 +90,9 @@ def fetching(model_id: str, cancel: CancelToken | None = None) -> Generator[Prog
     cancel.raise_if_cancelled()
     yield FetchProgress(_stage(order), order.total_bytes - order.missing_bytes, *_of(order))
     if order.missing_bytes:
-        yield from _downloading(order, cancel)
+        words = f"'{model_id}' is being fetched by another t2local; wait until that is done."
+        with locks.holding(_lock(model_id), words):  # who stops clears half a file away
+            yield from _downloading(order, cancel)
     yield FetchProgress(_stage(order), order.total_bytes, *_of(order))
     here = snapshot_download(model_id, **ONLY, revision=order.revision, local_files_only=True)
     return Path(here)
@@ -174,6 +176,11 @@ def _downloading(order: Order, cancel: CancelToken) -> Generator[Progress, None,
         log.seek(0)
         if child.returncode != 0:
             raise _failed(order, log.read().decode("utf-8", "replace"))
+
+
+def _lock(model_id: str) -> Path:
+    """Beside the library's own locks, which it passes over when it looks for models."""
+    return Path(constants.HF_HUB_CACHE) / ".locks" / f"t2local-{paths.slug(model_id)}.lock"
 
 
 def _fetching_embedded(cancel: CancelToken) -> Generator[Progress, None, Path]:
