@@ -1,9 +1,10 @@
 """Fitting a chat into the model's context, and saying what was cut.
 
 The oldest turns go first, the system prompt never; if the last message alone is too long, its
-middle goes.
+middle goes. One of which most would go is refused: an answer would be to something else.
 """
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,12 @@ from t2local.models.load.loader import LoadedModel
 from t2local.pictures import check_picture
 
 CUT_MARK = "\n[…]\n"
+MOST_ROOMS = 2  # as long as that, of which half is then read, a question may be
+TOKENS_ARE = 16  # characters at most, in any text that people write; a guess that only saves time
+
+
+class TooLong(T2LocalError):
+    """More than this model reads, or than it reads in the time that there is."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,23 @@ def check_messages(messages: Sequence[Mapping[str, str]]) -> None:
     asked = [m for m in messages if m["role"] == "user"]
     if not asked or not asked[-1]["content"].strip():
         raise T2LocalError("The message is empty; write a question or a request.")
+
+
+def check_length(
+    loaded: LoadedModel, messages: Sequence[Mapping[str, str]], answer_tokens: int
+) -> None:
+    """Raise `TooLong` for a question of which less than half would be read."""
+    room = _room(loaded, answer_tokens)
+    most = MOST_ROOMS * room
+    asked = next(m["content"] for m in reversed(messages) if m["role"] == "user")
+    if len(asked.encode("utf-8", "surrogatepass")) <= most:
+        return
+    for part in (asked[: TOKENS_ARE * most], asked):  # the beginning says it at once, mostly
+        if len(loaded.tokenizer.encode(part, add_special_tokens=False)) > most:
+            raise TooLong(
+                f"This message has more than {most:,} tokens, and {loaded.name} reads {room:,} at "
+                "most; shorten it, or send it in parts."
+            )
 
 
 def check_pictures(loaded: LoadedModel, messages: Sequence[Mapping[str, Any]]) -> None:
@@ -57,18 +81,16 @@ def fit(
 
     Raises `T2LocalError` where pictures alone are longer.
     """
-    room = loaded.context_length - min(answer_tokens, loaded.context_length // 4)
-    turns = list(messages)
+    room = _room(loaded, answer_tokens)
+    turns, cut = list(messages), []
 
     def rendered() -> list[int]:
         return render_prompt(loaded, turns, continue_last=continue_last)
 
     ids = rendered()
-    whole, cut = len(ids), []
-    first = 1 if turns[0]["role"] == "system" else 0
-    while len(ids) > room and len(turns) > first + 2:
-        del turns[first : first + 2]  # a question and its answer
-        cut = ["the oldest messages"]
+    whole = len(ids)
+    if whole > room and len(shorter := _without_oldest(loaded, turns, room)) < len(turns):
+        turns, cut = shorter, ["the oldest messages"]
         ids = rendered()
     while len(ids) > room:
         longest = max(range(len(turns)), key=lambda i: len(turns[i]["content"]))
@@ -89,6 +111,28 @@ def fit(
         f"({whole - len(ids):,} tokens) was left out."
     )
     return Fitted(ids, whole - len(ids), note)
+
+
+def _room(loaded: LoadedModel, answer_tokens: int) -> int:
+    """Tokens of a prompt that leaves room for its answer."""
+    return loaded.context_length - min(answer_tokens, loaded.context_length // 4)
+
+
+def _without_oldest(
+    loaded: LoadedModel, turns: list[Mapping[str, str]], room: int
+) -> list[Mapping[str, str]]:
+    """Without as many of the oldest questions and answers as it takes, all but the last if needed.
+
+    Tried as in a sorted list: a chat of a thousand messages is written ten times, not a thousand.
+    """
+    first = 1 if turns[0]["role"] == "system" else 0
+    most = max(0, (len(turns) - first - 1) // 2)
+
+    def left(pairs: int) -> list[Mapping[str, str]]:
+        return [*turns[:first], *turns[first + 2 * pairs :]]
+
+    fits = lambda pairs: len(render_prompt(loaded, left(pairs))) <= room  # noqa: E731
+    return left(bisect.bisect_left(range(most), True, key=fits))
 
 
 def _without_middle(loaded: LoadedModel, turn: Mapping[str, str], excess: int) -> dict[str, str]:

@@ -14,9 +14,9 @@ import torch
 
 from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Dispatched, Done, Steered, Token
 from t2local.adapt.applier import Applier, MixtureKey
-from t2local.adapt.context import check_messages, check_pictures, fit
+from t2local.adapt.context import TooLong, check_length, check_messages, check_pictures, fit
 from t2local.adapt.dispatch import Available, Controls, Reading, first_pass, strategy_of
-from t2local.models.decode.generate import Decoder, Kept, PrefixCache, Quick
+from t2local.models.decode.generate import Decoder, PrefixCache, Quick
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import LoadedModel
@@ -25,7 +25,10 @@ from t2local.svf import Mixture
 
 PACK_AFTER = 16  # tokens under one mixture: short answers and moving sliders are not worth packing
 WORTH_PACKING = 48  # tokens that an answer may have at most: below, packing takes longer than it
-PREFILL_TOKENS = 512  # of a long prompt at a time: stop, the wheel and others come in between
+# Of a long prompt at a time: stop, the wheel and the tokens of others come in between. A CPU reads
+# fewer the larger the model is. (Not fewer the slower it is: the same seed gives the same answer.)
+PREFILL_TOKENS, FEWEST_TOKENS = 512, 16
+READ_BYTES = 20 * 10**9  # of weights × tokens: some tenths of a second on two cores
 
 Event = Dispatched | Steered | Token | Done
 
@@ -120,6 +123,7 @@ def answer(
     """
     check_messages(messages)
     check_pictures(workshop.loaded, messages)
+    check_length(workshop.loaded, messages, sampling.max_new_tokens)
     question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
     with out_of_memory_told(workshop.loaded, workshop.forget):
         decision = dispatch(workshop, question, controls)
@@ -263,16 +267,41 @@ def _next_token(
         decoder.push(decoder.sample(logits))
         return False
     with applier.using(mixture, beside_base=compare):
-        reading = decoder.read(PREFILL_TOKENS)
+        reading = decoder.read(tokens_at_a_time(decoder.loaded))
         if not reading:
             decoder.push(decoder.sample(decoder.logits()))
     return reading
 
 
+def tokens_at_a_time(loaded: LoadedModel) -> int:
+    """How much of a long prompt is read while the model is held."""
+    if not loaded.device.startswith("cpu"):
+        return PREFILL_TOKENS
+    return min(PREFILL_TOKENS, max(FEWEST_TOKENS, READ_BYTES // loaded.resident_bytes))
+
+
 def peek(
-    loaded: LoadedModel, ids: Sequence[int], kept: Kept | None
-) -> tuple[torch.Tensor, Kept | None]:
-    """Probabilities `[V]` of the token after `ids`, under the `z` in force, and the KV cache."""
-    decoder = Decoder(loaded, ids, Sampling(max_new_tokens=1), 1, kept)
-    probabilities = decoder.logits()[0].float().softmax(dim=-1)
-    return probabilities, decoder.kept()
+    workshop: Workshop, mixture: Mixture, ids: Sequence[int], kept: PrefixCache, until_s: float
+) -> torch.Tensor:
+    """Probabilities `[V]` of the token after `ids`; `kept`: caches of earlier ones.
+
+    The model is held for a part of a long prompt at a time. Raises `TooLong` where `until_s` (of
+    `time.monotonic`) comes first; what was read is kept, and the next call goes on there.
+    """
+    key, decoder, reading = workshop.applier.key(mixture), None, True
+    while reading:
+        with workshop.lock(), workshop.applier.using(mixture):
+            if decoder is None:
+                cache = kept.take(key, ids)
+                decoder = Decoder(workshop.loaded, ids, Sampling(max_new_tokens=1), 1, cache)
+            reading = decoder.read(tokens_at_a_time(workshop.loaded))
+            if reading and time.monotonic() < until_s:
+                continue
+            probabilities = None if reading else decoder.logits()[0].float().softmax(dim=-1)
+            kept.put(key, decoder.kept())
+        if probabilities is None:
+            raise TooLong(
+                "So long a prompt is not read at once; the next word is shown when a slider is "
+                "moved again."
+            )
+    return probabilities

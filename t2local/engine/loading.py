@@ -17,7 +17,7 @@ import torch
 
 from t2local import paths
 from t2local.adapt.applier import Applier, GraphMixtures, may_rebuild
-from t2local.adapt.context import check_messages, fit
+from t2local.adapt.context import check_length, check_messages, fit
 from t2local.adapt.two_pass import PACK_AFTER, Workshop, peek
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.shelf import Shelf
@@ -45,6 +45,7 @@ from t2local.untrusted import read_document, typed
 # slider, those of another `z` never serve.
 
 PREVIEW = Work("The preview of the next word", ANSWER.remedy)
+MOST_S = 4.0  # that a preview takes; a slider may be moved again before
 ANSWER_TOKENS = 1  # room that the preview leaves in the context
 
 Messages = Sequence[Mapping[str, str]]
@@ -61,15 +62,19 @@ class Previews:
     ) -> NextTokens:
         """The `k` likeliest tokens after `messages` and what the running answer has `said`.
 
-        Raises `T2LocalError` when memory runs out.
+        Raises `T2LocalError` when memory runs out, `TooLong` for what cannot be read in a moment.
         """
         started = time.perf_counter()
         messages, goes_on = so_far(messages, said)
         check_messages(messages)
+        check_length(workshop.loaded, messages, ANSWER_TOKENS)
         ids = fit(workshop.loaded, messages, ANSWER_TOKENS, goes_on).ids
         with out_of_memory_told(workshop.loaded, lambda: self._forget(workshop), PREVIEW):
-            base = self._likeliest(workshop, ids, Mixture(), k)
-            adapted = base if mixture.is_base else self._likeliest(workshop, ids, mixture, k)
+            until_s = time.monotonic() + MOST_S
+            base = self._likeliest(workshop, ids, Mixture(), k, until_s)
+            adapted = base
+            if not mixture.is_base:
+                adapted = self._likeliest(workshop, ids, mixture, k, until_s)
         return NextTokens(base, adapted, seconds=time.perf_counter() - started)
 
     def _forget(self, workshop: Workshop) -> None:
@@ -79,15 +84,11 @@ class Previews:
 
     @torch.no_grad()
     def _likeliest(
-        self, workshop: Workshop, ids: list[int], mixture: Mixture, k: int
+        self, workshop: Workshop, ids: list[int], mixture: Mixture, k: int, until_s: float
     ) -> tuple[tuple[str, float], ...]:
-        tokenizer, applier = workshop.loaded.tokenizer, workshop.applier
-        with workshop.lock(), applier.using(mixture):
-            key = applier.key(mixture)
-            probabilities, kept = peek(workshop.loaded, ids, self._kept.take(key, ids))
-            self._kept.put(key, kept)
+        probabilities = peek(workshop, mixture, ids, self._kept, until_s)
         values, tokens = probabilities.topk(min(k, len(probabilities)))
-        texts = [tokenizer.decode([token]) for token in tokens.tolist()]
+        texts = [workshop.loaded.tokenizer.decode([token]) for token in tokens.tolist()]
         return tuple(zip(texts, values.tolist(), strict=True))
 
 

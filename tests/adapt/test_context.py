@@ -1,6 +1,7 @@
 import pytest
 
-from t2local.adapt.context import check_messages, fit
+from t2local.adapt import context
+from t2local.adapt.context import TooLong, check_length, check_messages, fit
 from t2local.errors import T2LocalError
 
 
@@ -53,3 +54,38 @@ def test_a_hundred_thousand_characters_keep_both_ends_and_say_what_was_cut(tiny_
 def test_an_empty_message_is_refused(messages):
     with pytest.raises(T2LocalError, match="message is empty"):
         check_messages(messages)
+
+
+@pytest.mark.parametrize("times", [2.5, 100])
+def test_a_question_of_which_most_would_not_be_read_is_refused(tiny_loaded, times):
+    loaded = tiny_loaded()
+    text = "x" * int(times * loaded.context_length)
+    with pytest.raises(TooLong, match=r"more than 896 tokens, and tiny-llama reads 448 at most"):
+        check_length(loaded, [user(text)], 64)
+    check_length(loaded, [user(text), said("yes"), user("short")], 64)
+    check_length(loaded, [user("x" * 890)], 64)
+
+
+@pytest.mark.parametrize("system", [[], [{"role": "system", "content": "be kind"}]])
+@pytest.mark.parametrize("last", [[user("now")], [user("now"), said("go on")]])
+def test_a_chat_of_hundreds_of_messages_is_cut_as_one_by_one_but_written_few_times(
+    tiny_loaded, monkeypatch, system, last
+):
+    loaded, render, times = tiny_loaded(), context.render_prompt, 0
+
+    def counted(*args, **options):
+        nonlocal times
+        times += 1
+        return render(*args, **options)
+
+    turns = [*system]
+    for number in range(200):
+        turns += [user(f"{number}"), said("x" * (number % 7))]
+    turns += last
+    monkeypatch.setattr(context, "render_prompt", counted)
+    fitted = fit(loaded, turns, 64)
+    assert times <= 12
+    one_by_one = turns
+    while len(render(loaded, one_by_one)) > 448:
+        one_by_one = [*system, *one_by_one[len(system) + 2 :]]
+    assert fitted.ids == render(loaded, one_by_one)

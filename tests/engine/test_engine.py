@@ -2,22 +2,29 @@ import json
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 import torch
 
+from t2local.adapt import two_pass
 from t2local.adapt.answer_stream import Dispatched, Done, Steered, Token
+from t2local.adapt.context import TooLong
 from t2local.adapt.dispatch import STRATEGIES, Strategy
 from t2local.cli.main import main
+from t2local.engine import loading
+from t2local.engine.answers import Asked
 from t2local.engine.engine import Engine
 from t2local.engine.evaluations import EvaluationPlan
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore, read_expert, write_expert
+from t2local.models.decode.generate import Decoder
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import drain
 from t2local.svf import Mixture
+from t2local.svf.model import FairLock
 from t2local.ui.chat.wheel import create_wheel
 from t2local.ui.messages import explained
 
@@ -155,6 +162,68 @@ def test_next_tokens_are_probabilities_and_base_equals_adapted_without_experts(e
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) <= 1 + 1e-5
     assert engine.next_tokens("s", request(), MATH).adapted != bars.base
+
+
+def test_a_preview_of_a_long_prompt_lets_others_in_and_goes_on_where_it_stopped(
+    engine, monkeypatch
+):
+    """Nobody waits for a whole prompt, and what was read is not read again."""
+    reads, read, entered, enter = [], Decoder.read, [], FairLock.__enter__
+    monkeypatch.setattr(two_pass, "PREFILL_TOKENS", 16)
+    monkeypatch.setattr(loading, "MOST_S", 0.0)
+
+    def counted(decoder, n_tokens):
+        reads.append(decoder._ordinary_cache().get_seq_length())
+        return read(decoder, n_tokens)
+
+    def entering(lock):
+        entered.append(lock._depth)
+        return enter(lock)
+
+    monkeypatch.setattr(Decoder, "read", counted)
+    monkeypatch.setattr(FairLock, "__enter__", entering)
+    long = ChatRequest(({"role": "user", "content": "tell me more " * 6},), Controls("base"))
+    for _ in range(2):
+        with pytest.raises(TooLong, match="when a slider is moved again"):
+            engine.next_tokens("s", long, Mixture())
+    assert reads == [0, 16], "a part at a time, each once"
+    monkeypatch.setattr(loading, "MOST_S", 60.0)
+    whole = engine.next_tokens("s", long, Mixture())
+    assert entered.count(0) >= len(reads), "let go in between"
+    assert reads == list(range(0, 16 * len(reads), 16))
+    monkeypatch.setattr(two_pass, "PREFILL_TOKENS", 512)
+    engine.models.opened.previews._kept.clear()
+    at_once = engine.next_tokens("s", long, Mixture())
+    assert dict(at_once.base) == pytest.approx(dict(whole.base), abs=1e-5)
+
+
+def test_a_prompt_of_a_hundred_thousand_tokens_is_refused_at_once_while_others_are_answered(engine):
+    long, short = (engine.chats.new().ask(text) for text in ("word " * 20_000, "What is 2 + 2?"))
+    began = time.monotonic()
+    for chat in (long, short):
+        engine.answers.start(chat, Asked(Controls("prompt"), GREEDY))
+    with pytest.raises(T2LocalError, match=r"more than .* tokens, and .* reads .* at most"):
+        list(engine.answers.follow(long.id))
+    list(engine.answers.follow(short.id))
+    assert time.monotonic() - began < 5
+    assert engine.chats.load(short.id).last_answer.timing["finish"] in ("stop", "length")
+    assert engine.chats.load(long.id).messages == long.messages, "it can be edited and sent again"
+    asked = ChatRequest(long.turns(), Controls("prompt"))
+    with pytest.raises(TooLong):
+        engine.next_tokens("s", asked, MATH)
+
+
+def test_a_cpu_reads_fewer_tokens_at_a_time_the_larger_the_model_is():
+    sizes = [2**n for n in range(20, 36)]
+    found = [
+        two_pass.tokens_at_a_time(SimpleNamespace(device="cpu", resident_bytes=size))
+        for size in sizes
+    ]
+    assert found == sorted(found, reverse=True)
+    assert (found[0], found[-1]) == (512, 16)
+    assert all(n * size <= 20e9 or n == 16 for n, size in zip(found, sizes, strict=True))
+    gpu = SimpleNamespace(device="cuda:0", resident_bytes=2**35)
+    assert two_pass.tokens_at_a_time(gpu) == 512
 
 
 def test_the_preview_follows_the_words_said_so_far(engine):

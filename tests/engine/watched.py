@@ -118,9 +118,9 @@ class Watched:
         return guarded
 
     def _telling(self, likeliest: Callable) -> Callable:
-        def telling(previews, workshop, ids, mixture, k):
+        def telling(previews, workshop, ids, mixture, *rest):
             self.here.expected = mixture
-            return likeliest(previews, workshop, ids, mixture, k)
+            return likeliest(previews, workshop, ids, mixture, *rest)
 
         return telling
 

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from t2local.adapt.answer_stream import BASE, Token
+from t2local.adapt.context import TooLong
 from t2local.engine.answers import How, Live, answer, carry_on, preview
 from t2local.engine.chats import Chat
 from t2local.engine.engine import Engine
@@ -331,7 +332,10 @@ class WheelEvents:
         if question is None or not status.ready:
             return hint_html(NOTHING_YET)
         mixture = asked.controls.mixture
-        return next_tokens_html(self.engine.next_tokens(chat.id, question, mixture))
+        try:
+            return next_tokens_html(self.engine.next_tokens(chat.id, question, mixture))
+        except TooLong as error:  # not asked for: no more than a word in its place
+            return hint_html(str(error))
 
     def plots(self, values: dict) -> dict:
         if not values[self.tab.plots_open] or not self.engine.status.ready:
