@@ -1,12 +1,16 @@
 """Downloads through huggingface_hub itself, from a Hub that runs on this machine."""
 
 import json
+import multiprocessing
 import os
+import random
+import shutil
+import time
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 
 from t2local import paths
 from t2local.errors import Cancelled, DiskFull, T2LocalError
@@ -22,7 +26,9 @@ from t2local.models.load.hub import (
 )
 from t2local.models.load.loader import load_model
 from t2local.progress import CancelToken, drain
-from tests.models.fake_hub import MODEL, FakeHub, serving
+from tests.engine.test_kills import killed
+from tests.models.fake_hub import COMMIT, MODEL, FakeHub, serving
+from tests.test_locks import another_process, hold
 
 
 @pytest.fixture
@@ -90,6 +96,45 @@ def test_a_cancelled_download_keeps_the_whole_files_that_arrived(online, files):
     folder = drain(fetching(MODEL))
     assert hub.sent == ["z.safetensors"]
     assert (folder / "z.safetensors").read_bytes() == files["z.safetensors"]
+
+
+def fetched(tell):
+    """What `fetching` lets a process of its own do."""
+    wanted = {**hub.ONLY, "revision": COMMIT, "max_workers": 1}
+    snapshot_download(MODEL, **wanted, endpoint=hub.ENDPOINT, cache_dir=constants.HF_HUB_CACHE)
+    tell("whole")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+def test_a_download_killed_at_twenty_moments_is_never_half_a_model(online, files):
+    for number in range(6):
+        files[f"part-{number}.safetensors"] = os.urandom(2_000_000)
+    online(FakeHub(files))
+    moments, stood = random.Random(0), set()
+    cache = Path(constants.HF_HUB_CACHE) / "models--somebody--small"
+    began = time.monotonic()
+    whole = multiprocessing.get_context("fork").Process(target=fetched, args=(print,))
+    whole.start()
+    whole.join()
+    lasts_s = time.monotonic() - began
+    for number in range(20):
+        if number % 4 == 0:  # go on with what has arrived, or begin anew
+            shutil.rmtree(cache, ignore_errors=True)
+        told = killed(fetched, lasts_s, moments)
+        stood.add(len(list((cache / "blobs").glob("*"))))
+        for model in local_models():  # one that is offered has whole files only
+            assert all(p.read_bytes() == files[p.name] for p in model.path.iterdir()), told
+    folder = drain(fetching(MODEL))
+    assert {p.name: p.read_bytes() for p in folder.iterdir()}.items() <= files.items()
+    assert is_complete(folder)
+    assert len(stood) > 2, stood
+
+
+def test_of_two_programs_one_fetches_a_model_and_the_other_is_told(online, files):
+    online(FakeHub(files))
+    with another_process(hold, hub._lock(MODEL)), pytest.raises(T2LocalError, match="another t2lo"):
+        drain(fetching(MODEL))
+    assert is_complete(drain(fetching(MODEL))), "that one was killed"
 
 
 def test_a_model_without_all_its_weights_is_half_fetched(online, files):
