@@ -6,7 +6,7 @@ off, its scored prompts are kept, and the same request goes on from there.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -42,6 +42,8 @@ class EvaluateEvents:
 
     def __init__(self, engine: Engine, tab: EvaluateTab, shown_tab: gr.Tab) -> None:
         self.engine, self.tab, self.shown_tab = engine, tab, shown_tab
+        # What was written for the page to serve: an evaluation's id or an upload's path -> files.
+        self._served: dict[str, list[str]] = {}
 
     def bind(self) -> None:
         tab = self.tab
@@ -120,7 +122,7 @@ class EvaluateEvents:
         return {
             tab.evaluation: self._listed(id),
             tab.tasks: [task for task in plan.tasks if task in BENCHMARKS],
-            tab.file: _servable(own[0], Path(tab.file.GRADIO_CACHE)) if own else None,
+            tab.file: self._upload(own[0]) if own else None,
             tab.strategies: gr.CheckboxGroup(offered, value=list(plan.strategies)),
             tab.limit: plan.limit,
             tab.seed: plan.seed,
@@ -128,6 +130,10 @@ class EvaluateEvents:
             tab.most_tokens: plan.max_new_tokens,
             **self._present(id),
         }
+
+    def _upload(self, path: str) -> str:
+        cache = Path(self.tab.file.GRADIO_CACHE)
+        return self._written(path, lambda: [_servable(path, cache)])[0]
 
     def _listed(self, id: str) -> gr.Dropdown:
         found = self.engine.jobs.history(EVALUATION)
@@ -146,7 +152,7 @@ class EvaluateEvents:
             tab.figure: _figure(results),
             tab.confusion: confusion_html(found.confusions) if found else "",
             tab.files: gr.File(
-                self._files(found, report.plan) if found else None, visible=bool(found)
+                self._files(id, found, report.plan) if found else None, visible=bool(found)
             ),
             tab.start: gr.Button(interactive=over),
             tab.stop: gr.Button(visible=status.live),
@@ -158,10 +164,19 @@ class EvaluateEvents:
             ),
         }
 
-    def _files(self, found: Evaluation, plan: EvaluationPlan) -> list[str]:
+    def _files(self, id: str, found: Evaluation, plan: EvaluationPlan) -> list[str]:
         """In the folder from which the page may serve files."""
         made = {"limit": plan.limit, "seed": plan.seed, "made in": "the page"}
-        return [str(path) for path in write_report(found, made, _cache(self.tab.files))]
+        return self._written(
+            id, lambda: map(str, write_report(found, made, _cache(self.tab.files)))
+        )
+
+    def _written(self, name: str, write: Callable[[], Iterable[str]]) -> list[str]:
+        """The files of this name, written where they are not there (any more)."""
+        there = self._served.get(name)
+        if there is None or not all(Path(path).is_file() for path in there):
+            there = self._served[name] = list(write())
+        return there
 
     def _browsable(self, records: Mapping[Cell, Sequence[Record]]) -> dict:
         tab = self.tab
