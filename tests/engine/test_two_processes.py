@@ -14,6 +14,7 @@ import torch
 from t2local import paths
 from t2local.engine.answers import Asked, answer
 from t2local.engine.chats import ChatStore, Diverged, Message
+from t2local.engine.engine import Engine
 from t2local.engine.job_record import DOWNLOAD, ELSEWHERE, Record, new_id
 from t2local.engine.jobs import Jobs, Work
 from t2local.engine.requests import Controls, Sampling
@@ -21,11 +22,12 @@ from t2local.engine.training import Training
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore, Library
 from t2local.experts import library as libraries
+from t2local.locks import FRESH_S, Neighbours
 from t2local.models.load.loader import model_slug
 from t2local.progress import FINISHED, INTERRUPTED, Progress
 from t2local.training.runner import adopted, running
 from t2local.training.runs import Plan, Run
-from tests.test_locks import another_process, hold, pytestmark  # noqa: F401
+from tests.test_locks import announced, another_process, hold, pytestmark  # noqa: F401
 from tests.ui.fake_engine import FakeEngine
 
 WRITERS, MESSAGES = 3, 12
@@ -263,3 +265,47 @@ def test_an_expert_is_not_looked_for_while_another_process_changes_them(home):
         assert Library("tiny").names() == {"one"}
     waiting.join(10)
     assert Library("tiny").names() == {"two"}
+
+
+# --- programs
+
+
+def test_the_engine_tells_of_another_program_and_tidies_up_at_its_start(home, monkeypatch):
+    engine = Engine("embedded")
+    monkeypatch.setattr(engine.models, "start", lambda: None)
+    left = paths.part_beside(home / "chats" / "one.json")
+    left.parent.mkdir(parents=True)
+    left = left.with_name(left.name.replace(left.name.split("-")[2].partition(".")[0], "1"))
+    left.touch()
+    with another_process(announced) as pid:
+        engine.start()
+        assert f"process {pid}" in engine.status.beside
+        assert len(Neighbours().found()) == 1, "itself is no other"
+    assert not left.exists()
+    time.sleep(FRESH_S)
+    assert engine.status.beside == ""
+
+
+def overwrite(path, letter):
+    while True:
+        with paths.atomic_write(path) as temporary:
+            temporary.write_text(letter * 100_000)
+
+
+def test_of_several_who_write_one_file_at_once_one_wins_whole(home):
+    """Settings, a basis, a kept mixture: whatever has one name for all."""
+    fork, path = multiprocessing.get_context("fork"), home / "model.json"
+    writers = [fork.Process(target=overwrite, args=(path, letter)) for letter in "abc"]
+    for writer in writers:
+        writer.start()
+    try:
+        while not path.exists():
+            time.sleep(0.005)
+        found = [path.read_text() for _ in range(200)]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.join()
+    assert all(text == text[0] * 100_000 for text in (*found, path.read_text()))
+    paths.tidy_home()
+    assert [each.name for each in home.iterdir()] == ["model.json"]
