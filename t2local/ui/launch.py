@@ -146,7 +146,7 @@ def uploads_folder(host: str, port: int) -> Iterator[Path]:
     folder = every / f"t2local-{paths.slug(host)}-{port}"
     shutil.rmtree(folder, ignore_errors=True)
     with paths.saving(folder):
-        every.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(every)
         folder.mkdir(mode=0o700)
     paths.drop_stale(every, "t2local-*")  # of other ports
     os.environ[GRADIO_FOLDER] = str(folder)
