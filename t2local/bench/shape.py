@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from t2local.bench import gpu
-from t2local.bench.search import search_generation
+from t2local.bench.speed import search_generation
 from t2local.bench.table import Bar, Measured, Row
 from t2local.bench.training_step import cost_of_steps, workload
 from t2local.errors import T2LocalError

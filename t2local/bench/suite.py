@@ -15,11 +15,17 @@ import torch
 from transformers import PreTrainedModel
 
 from t2local import paths
-from t2local.bench import exactness, llama_cpp, speed
+from t2local.bench import decoding, exactness, speed
 from t2local.bench.decoding import BASE as PACKED
 from t2local.bench.decoding import int8_decoding
-from t2local.bench.search import POPULATION, search_generation
-from t2local.bench.speed import ANSWER_TOKENS, first_pass, preview, start_seconds
+from t2local.bench.speed import (
+    ANSWER_TOKENS,
+    POPULATION,
+    first_pass,
+    preview,
+    search_generation,
+    start_seconds,
+)
 from t2local.bench.table import Measured, Row, joined, random_z
 from t2local.bench.training_step import (
     StepCost,
@@ -188,13 +194,13 @@ def _packed(
     z = next((e.z for e in skills if e.kind == SKILL), None) or random_z(svf, seed=0)
     tokens, rounds = effort.decode_tokens, effort.rounds
     own = int8_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
-    if problem := llama_cpp.problem(loaded.name):
+    if problem := decoding.llama_cpp_problem(loaded.name):
         yield problem
         return own
     yield "measuring llama.cpp"
     with embedded.embedded_gguf() as gguf:
         here = next(row.value for row in own.rows if row.variant == PACKED)
-        peer = llama_cpp.llama_cpp(gguf, tokens, here)
+        peer = decoding.llama_cpp(gguf, tokens, here)
     return joined([own, peer])
 
 

@@ -19,9 +19,8 @@ from t2local.experts import Expert, HeldOut, Library, read_expert
 from t2local.experts.comparison import Comparison, Facts, compare
 from t2local.experts.expert import IN_ORDER, check_free, free_name, transfer_warning
 from t2local.experts.library import from_mixture
-from t2local.experts.reference import import_reference
 from t2local.experts.store import Stored, check_fits
-from t2local.experts.transfer import ORDERS, transfer
+from t2local.experts.transfer import ORDERS, import_reference, transfer
 from t2local.export.lora_export import RANK, export_lora
 from t2local.export.merged import DTYPE, DTYPES, export_merged
 from t2local.models.load.loader import LoadedModel, model_slug

@@ -111,7 +111,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _page(found: dict[str, Any]) -> str:
-    from t2local.plots.accuracies import page
+    from t2local.plots.bars import page
 
     return page(found)
 

@@ -1,4 +1,4 @@
-from t2local.bench.search import search_generation
+from t2local.bench.speed import search_generation
 from t2local.svf import attach
 
 

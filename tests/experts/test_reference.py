@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2local.errors import T2LocalError
-from t2local.experts.reference import import_reference, read_logits
+from t2local.experts.transfer import import_reference, read_logits
 from t2local.svf import attach
 from tests.svf.support import relative
 

@@ -1,4 +1,4 @@
-from t2local.plots.accuracies import page, plot_composition, plot_few_rows
+from t2local.plots.bars import page, plot_composition, plot_few_rows
 
 COMPOSED = [
     {"reasoning": a, "math": b, "set": name, "adapted": (a + b) / 2}

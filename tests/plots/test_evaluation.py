@@ -1,7 +1,7 @@
 import pytest
 
 from t2local.plots import plot_accuracy
-from t2local.plots.accuracies import Score, point
+from t2local.plots.bars import Score, point
 from t2local.statistics import wilson
 
 

@@ -2,7 +2,7 @@
 
 from t2local import plots
 from t2local.plots import theme
-from t2local.plots.accuracies import Score
+from t2local.plots.bars import Score
 
 EVIL = '<a href="javascript:alert(1)">x</a>'
 

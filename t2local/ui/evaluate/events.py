@@ -20,7 +20,7 @@ from t2local.evaluation.benchmark_tasks import BENCHMARKS, RUN_PROGRAMS
 from t2local.evaluation.report import write_report
 from t2local.evaluation.tally import Cell, Evaluation, Record, Result
 from t2local.evaluation.variants import ORACLE
-from t2local.plots.accuracies import Score
+from t2local.plots.bars import Score
 from t2local.ui.evaluate.layout import EvaluateTab
 from t2local.ui.evaluate.view import (
     ALL,
