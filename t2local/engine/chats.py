@@ -238,9 +238,9 @@ class ChatStore:
         return chat if there.title == UNTITLED else replace(chat, title=there.title)
 
     def _write(self, chat: Chat) -> None:
-        path = self._path(chat.id)
+        path, content = self._path(chat.id), _bytes(chat)
         with paths.atomic_write(path) as temporary:
-            temporary.write_text(_json(chat), encoding="utf-8")
+            temporary.write_bytes(content)
         self._written[chat.id] = (_state(path), chat.updated)
 
     def rename(self, chat_id: str, title: str) -> Chat:
@@ -318,13 +318,25 @@ def _turn(message: Message, sees: bool) -> dict[str, Any]:
     return {**turn, "images": images} if images else turn
 
 
-def _json(chat: Chat) -> str:
+def _bytes(chat: Chat) -> bytes:
+    """A chat's file. Raises `T2LocalError` for what could not be read back."""
     messages = [
         {**asdict(message), "images": [Path(image).name for image in message.images]}
         for message in chat.messages
     ]
     content = {"schema": SCHEMA, **asdict(chat), "messages": messages}
-    return json.dumps(content, ensure_ascii=False, indent=1)
+    try:
+        found = json.dumps(content, ensure_ascii=False, indent=1).encode()
+    except UnicodeEncodeError:
+        raise T2LocalError(
+            "Half of a character (a lone surrogate) stands in the message; take it out of it."
+        ) from None
+    if len(found) > MOST_CHAT_BYTES:
+        raise T2LocalError(
+            f"This chat would have {len(found) / 2**20:.0f} MB, the most is "
+            f"{MOST_CHAT_BYTES // 2**20}; go on in a new chat."
+        )
+    return found
 
 
 def title_of(text: str) -> str:

@@ -126,11 +126,22 @@ def test_a_full_disk_keeps_the_old_file(store, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(chats.Path, "write_text", full)
+    monkeypatch.setattr(chats.Path, "write_bytes", full)
     with pytest.raises(T2LocalError, match="disk is full"):
         store.save(replace(chat, title="other"))
     monkeypatch.undo()
     assert store.load(chat.id).title == chat.title
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("x" * 2_000, "go on in a new chat"), ("half \ud800", "lone surrogate")]
+)
+def test_what_could_not_be_read_back_is_not_written(store, monkeypatch, text, said):
+    monkeypatch.setattr(chats, "MOST_CHAT_BYTES", 1_500)
+    kept = store.save(store.new().ask("short"))
+    with pytest.raises(T2LocalError, match=said):
+        store.save(kept.ask(text))
+    assert ChatStore().load(kept.id) == kept
 
 
 def test_the_first_question_names_the_chat(store):
