@@ -8,6 +8,8 @@ measurements.
 
 import copy
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +36,7 @@ from t2local.svf import Mixture, SVFModel, Z, attach, compose
 from t2local.svf.factored import FactoredModel
 from t2local.svf.targets import is_attention
 from t2local.tasks.rows import Example
+from t2local.tasks.sandbox import check_allowed, run_code, run_tests
 
 CHANGES = 20  # changes of z timed in each round, since one takes a millisecond
 WARM_UP_TOKENS = 2  # the first reads the prompt
@@ -211,6 +214,32 @@ def _answer_seconds(engine: Engine, tokens: int) -> float:
     taken = time.perf_counter() - started
     assert isinstance(done, Done), done
     return taken * ANSWER_TOKENS / max(1, done.tokens)
+
+
+# --- Starting a program that a model wrote, which a reward does thousands of times.
+
+BARE = "a bare interpreter"
+
+
+def program_start(rounds: int) -> Measured:
+    """Milliseconds until an empty program has ended in the sandbox, and until a test has passed.
+
+    Beside them an interpreter that is started and does nothing. Raises `T2LocalError` where no
+    program is run.
+    """
+    bare = [sys.executable, "-I", "-S", "-E", "-c", "pass"]
+    actions = {
+        BARE: lambda: subprocess.run(bare, check=True),
+        "run to its end": lambda: run_code("pass"),
+        "one test": lambda: run_tests("def one(): return 1", ["assert one() == 1"]),
+    }
+    check_allowed()
+    seconds = interleaved(actions, rounds)
+    rows = [
+        Row("program in the sandbox", name, 1000 * statistics.median(taken), "ms")
+        for name, taken in seconds.items()
+    ]
+    return Measured(rows, {"program_over_bare": ratio(seconds["one test"], seconds[BARE])})
 
 
 # --- A generation of a mixture search: the whole population in batches, against one at a time.

@@ -36,6 +36,7 @@ from t2local.bench.training_step import (
 )
 from t2local.engine.engine import Engine
 from t2local.engine.requests import EngineStatus
+from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
 from t2local.experts.expert import SKILL
 from t2local.models.chat_format import render_chat
@@ -88,7 +89,8 @@ def measuring(opening: Opening, effort: Effort) -> Measuring[tuple[EngineStatus,
     start = yield from _second_start(opening)
     branch = yield from _svf(opening, effort)
     status, waits = yield from _engine(opening, effort)
-    return status, joined([step, start, *branch, *waits])
+    programs = yield from _programs(effort)
+    return status, joined([step, start, *branch, *waits, programs])
 
 
 def _training_step(opening: Opening, effort: Effort) -> Measuring[Measured]:
@@ -253,6 +255,16 @@ def _engine(opening: Opening, effort: Effort) -> Measuring[tuple[EngineStatus, l
     rounds = max(1, effort.rounds // 2)
     waits = [preview(engine, effort.rounds), first_pass(engine, rounds, effort.answer_tokens)]
     return engine.status, waits
+
+
+def _programs(effort: Effort) -> Measuring[Measured]:
+    """How long a program takes to start, where programs are run at all."""
+    yield "measuring the start of a program"
+    try:
+        return speed.program_start(4 * effort.rounds)
+    except T2LocalError as error:
+        yield f"the start of a program: {error}"
+        return Measured([], {})
 
 
 def _in_child(function: Callable, *arguments):

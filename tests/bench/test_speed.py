@@ -5,6 +5,7 @@ import torch
 
 from t2local.bench import speed
 from t2local.bench.table import interleaved, ratio
+from t2local.errors import T2LocalError
 from t2local.svf import attach
 from tests.svf.support import logits, random_z
 
@@ -66,3 +67,17 @@ def test_rows_and_ratios_are_positive_and_named(tiny_loaded, rebuild):
     if rebuild:
         expected |= {"rebuild_over_change_of_z", "decode_rebuilt_over_base"}
     assert ratios == expected
+
+
+def test_the_start_of_a_program_is_measured_beside_a_bare_interpreter(monkeypatch):
+    measured = speed.program_start(1)
+    assert {row.variant for row in measured.rows} == {speed.BARE, "run to its end", "one test"}
+    assert all(row.value > 0 for row in measured.rows)
+    assert measured.ratios["program_over_bare"] > 1
+    monkeypatch.setattr(speed, "check_allowed", refuse)
+    with pytest.raises(T2LocalError):
+        speed.program_start(1)
+
+
+def refuse():
+    raise T2LocalError("No program is run here.")
