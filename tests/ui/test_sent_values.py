@@ -6,6 +6,7 @@ its components send, and with events that say something else.
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import gradio as gr
 import pytest
@@ -34,7 +35,9 @@ def page(tmp_path, monkeypatch):
     page = build_app(FakeEngine(delay_s=0.0, chats=ChatStore(tmp_path / "chats")))
     page.session = SessionState(page)  # one for all calls: it is slow to make
     page.loop = asyncio.new_event_loop()
-    yield page
+    # in a thread of its own: a browser of other tests has a loop running in this one
+    with ThreadPoolExecutor(1) as page.thread:
+        yield page
     page.loop.close()
 
 
@@ -65,7 +68,8 @@ def tried(page, fn, inputs, event=None):
     """Nothing but a message that prints no traceback comes of it."""
     found = None
     try:
-        page.loop.run_until_complete(call(page, fn, inputs, event))
+        called = call(page, fn, inputs, event)
+        page.thread.submit(page.loop.run_until_complete, called).result()
     except gr.Error as error:
         found = error if error.print_exception or "; " not in error.message else None
     except Exception as error:
