@@ -8,6 +8,7 @@ The tests trust nothing that comes across: a reply that cannot be understood is 
 no test passes after it. Standard library only; runs inside the launcher's processes.
 """
 
+import _operator
 import builtins
 import marshal
 import os
@@ -106,7 +107,7 @@ def serve(pipe, program, imports, entry_point, namespace):
         try:
             reply = wire.encode(_answer(request, namespace), handle_of)
         except BaseException as error:
-            reply = wire.encode(("raised", type(error).__name__, _message(error)), handle_of)
+            reply = wire.encode(("raised", _known_kind(error), _message(error)), handle_of)
         pipe.send(reply)
 
 
@@ -130,13 +131,30 @@ def _answer(request, namespace):
         return ("value", getattr(rest[0], rest[1]), ())
     if verb == "set":
         return ("value", setattr(*rest), ())
+    if verb == "do":
+        return ("value", _OPERATIONS[rest[0]](*rest[1:]), ())
     if verb == "builtin":
         return ("object", builtins.__dict__[rest[0]])
     if verb == "function":
         return ("object", type(_answer)(marshal.loads(rest[0]), namespace, "test", rest[1]))
     function, arguments, named = rest
     result = function(*arguments, **named)
-    return ("value", result, arguments)
+    return ("value", result, (*arguments, *named.values()))
+
+
+def _first_items(value):
+    return [item for item, _ in zip(value, range(wire.MOST_ITEMS), strict=False)]
+
+
+_OPERATIONS = {
+    "bool": bool,
+    "len": len,
+    "str": str,
+    "repr": repr,
+    "items": _first_items,
+    "item": _operator.getitem,
+    "set item": _operator.setitem,
+}
 
 
 def _look_up(name, namespace):
@@ -151,6 +169,12 @@ def _look_up(name, namespace):
     return ("value", value, ())
 
 
+def _known_kind(error):
+    """The nearest built-in error that `error` is one of: what the tests' side can raise."""
+    kinds = type(error).__mro__
+    return next(kind.__name__ for kind in kinds if builtins.__dict__.get(kind.__name__) is kind)
+
+
 def _message(error):
     try:
         return str(error)[:500]
@@ -162,7 +186,11 @@ def _message(error):
 
 
 class Remote:
-    """Stands for an object of the program: it can be called, and its attributes read and set."""
+    """Stands for an object of the program, which does what it is asked and answers in plain values.
+
+    It has no operators, and `in` looks at its items here: a program must not say itself that its
+    answer is the right one.
+    """
 
     __slots__ = ("_ask", "_number")
 
@@ -171,13 +199,34 @@ class Remote:
         object.__setattr__(self, "_number", number)
 
     def __call__(self, *arguments, **named):
-        return self._ask(("call", self, arguments, named), arguments)
+        return self._ask(("call", self, arguments, named), (*arguments, *named.values()))
 
     def __getattr__(self, name):
         return self._ask(("get", self, name))
 
     def __setattr__(self, name, value):
         self._ask(("set", self, name, value))
+
+    def __bool__(self):
+        return self._ask(("do", "bool", self))
+
+    def __len__(self):
+        return self._ask(("do", "len", self))
+
+    def __str__(self):
+        return self._ask(("do", "str", self))
+
+    def __repr__(self):
+        return self._ask(("do", "repr", self))
+
+    def __iter__(self):
+        return iter(self._ask(("do", "items", self)))
+
+    def __getitem__(self, key):
+        return self._ask(("do", "item", self, key))
+
+    def __setitem__(self, key, value):
+        self._ask(("do", "set item", self, key, value))
 
 
 class Names(dict):
@@ -227,9 +276,7 @@ def _asker(pipe):
             _take_over(arguments, rest[1])
             return rest[0]
         if kind == "raised":
-            known = builtins.__dict__.get(rest[0])
-            usable = isinstance(known, type) and issubclass(known, Exception)
-            raise (known if usable else Exception)(rest[1])
+            raise _error(*rest)
         if kind == "missing" or rest[0] not in SHARED_MODULES:
             raise KeyError(request[1])
         return _shared(*rest)
@@ -240,6 +287,24 @@ def _asker(pipe):
         return object.__getattribute__(value, "_number")
 
     return ask
+
+
+def _error(name, message):
+    """The built-in error `name`, or the nearest that can be raised here.
+
+    `StopIteration` would end the `map` or `for` of a test quietly, and what it has not looked at
+    would pass; as out of a generator, a `RuntimeError` comes in its place.
+    """
+    known = builtins.__dict__.get(name) if type(name) is str else None
+    if not (isinstance(known, type) and issubclass(known, Exception)):
+        known = Exception
+    if issubclass(known, (StopIteration, StopAsyncIteration)):
+        return RuntimeError(f"the program raised {name}")
+    if issubclass(known, UnicodeError):  # which is made of five parts, but need not be
+        error = known.__new__(known)
+        error.args = (message,)
+        return error
+    return Exception(message) if issubclass(known, ExceptionGroup) else known(message)
 
 
 def _shared(module, name=None):

@@ -64,8 +64,8 @@ def _encode_other(value, put, handle_of):
     ):
         items = [item for item, _ in zip(value, range(MOST_ITEMS), strict=False)]
         return _sequence(put, b"g", items, handle_of)
-    if kind.__module__ == "collections" and kind.__name__ == "deque":
-        return _sequence(put, b"g", list(value), handle_of)
+    if (kind.__module__, kind.__name__) == _DEQUE:
+        return _sequence(put, b"x", (*_DEQUE, list(value), value.maxlen), handle_of)
     if (kind.__module__, kind.__name__) in _REBUILT:
         _, arguments = value.__reduce__()[:2]
         return _sequence(put, b"x", [kind.__module__, kind.__name__, *arguments], handle_of)
@@ -137,7 +137,8 @@ _BUILDERS = {
     b"g": iter,
     b"x": _rebuild,
 }
-_REBUILT = (("decimal", "Decimal"), ("fractions", "Fraction"), ("datetime", "timedelta"))
+_DEQUE = ("collections", "deque")
+_REBUILT = (_DEQUE, ("decimal", "Decimal"), ("fractions", "Fraction"), ("datetime", "timedelta"))
 _REBUILT += (("datetime", "date"), ("datetime", "time"), ("datetime", "datetime"))
 _ITERATORS = ("generator", "map", "filter", "zip", "enumerate", "reversed", "range_iterator")
 _ITERATORS += ("list_iterator", "list_reverseiterator", "tuple_iterator", "set_iterator")

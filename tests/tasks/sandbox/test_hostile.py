@@ -142,6 +142,42 @@ def test_a_cheating_answer_passes_no_test(name, mode):
     assert result.passed == (False, False)
 
 
+QUIET_ENDS = (
+    "assert all(map(lambda x: answer(x) == 2 * x, [1, 2]))",
+    "assert list(map(answer, [])) == [*map(answer, [1])]",
+    "for found in map(answer, [1, 2]): assert found == 5",
+)
+
+
+@pytest.mark.parametrize("kind", ["StopIteration", "type('Own', (StopIteration,), {})"])
+def test_an_answer_does_not_end_a_tests_loop(kind):
+    """All that a `map` has not looked at would pass."""
+    program = f"def answer(x): raise {kind}"
+    assert not any(run_tests(program, QUIET_ENDS, entry_point="answer").passed)
+
+
+CLAIMS = {
+    "that all is in it": "__contains__ = lambda self, other: True",
+    "that it is near": "__sub__ = __rsub__ = __abs__ = lambda *a: 0",
+    "that it is less": "__lt__ = __gt__ = __le__ = __ge__ = lambda *a: True",
+    "that it is such a number": "__int__ = __index__ = __float__ = lambda self: 2",
+    "that it is the same": "__eq__ = lambda *a: True\n    __hash__ = lambda self: hash(2)",
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_an_object_is_not_asked_whether_it_is_right(claim):
+    program = f"class Own:\n    {CLAIMS[claim]}\ndef answer(x): return Own()"
+    tests = (
+        "assert 2 in answer(1)",
+        "assert abs(answer(1) - 2) < 0.1",
+        "assert 1 < answer(1) <= 2",
+        "assert [0, 0, 7][answer(1)] == 7",
+        "assert answer(1) == 2 or 2 == answer(1) or answer(1) in {2: 0}",
+    )
+    assert not any(run_tests(program, tests, entry_point="answer").passed)
+
+
 def test_nothing_of_the_environment_is_seen(mode, monkeypatch):
     monkeypatch.setenv("T2LOCAL_TEST_SECRET", SECRET)
     result = run_code("import os\nprint(dict(os.environ))")

@@ -146,6 +146,53 @@ def test_changes_in_place_and_exceptions_are_seen():
     assert passed(program, test) == (True,)
 
 
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        ("type('Negative', (ValueError,), {})('no')", "ValueError"),
+        ("__import__('json').JSONDecodeError('no', '{', 0)", "ValueError"),
+        ("UnicodeDecodeError('utf-8', b'x', 0, 1, 'no')", "UnicodeDecodeError"),
+        ("ExceptionGroup('no', [ValueError()])", "Exception"),
+    ],
+)
+def test_an_error_is_also_what_it_descends_from(raised, kind):
+    test = f"try:\n    f()\nexcept {kind} as error:\n    assert 'no' in str(error.args)"
+    assert passed(f"def f(): raise {raised}", test + "\nelse: assert False") == (True,)
+
+
+def test_a_list_given_by_name_is_changed_in_place():
+    test = "x = [2, 1]\nf(values=x)\nassert x == [1, 2]"
+    assert passed("def f(values): values.sort()", test) == (True,)
+
+
+def test_a_deque_crosses_both_ways():
+    program = "def f(x):\n    x.append(3)\n    return x"
+    setup = "from collections import deque"
+    assert passed(program, "assert f(deque([1, 2], 2)) == deque([2, 3])", setup=setup) == (True,)
+
+
+def test_an_object_of_the_program_is_used_like_any_other():
+    program = (
+        "class f:\n    def __init__(self): self.all = []\n"
+        "    def __len__(self): return len(self.all)\n"
+        "    def __iter__(self): return iter(self.all)\n"
+        "    def __getitem__(self, at): return self.all[at]\n"
+        "    def __setitem__(self, at, value): self.all[at] = value\n"
+        "    def __str__(self): return 'a stack'\n"
+    )
+    setup = "own = f()\nown.all = [1, 2]"
+    tests = (
+        "assert len(own) == 2",
+        "assert list(own) == [1, 2]",
+        "own[0] = 3\nassert own[0] == 3",
+        "assert 2 in own and 7 not in own",
+        "assert str(own) == f'{own}' == 'a stack'",
+        "assert own and not f()",
+        "try: own[9]\nexcept IndexError: pass\nelse: assert False",
+    )
+    assert passed(program, *tests, setup=setup) == (True,) * len(tests)
+
+
 def test_trusted_text_is_not_the_programs_to_change():
     trusted = "def helper(x): return x + 1\ndef f(x): pass"
     cheat = "def helper(x): return 0\ndef f(x): return 5"
