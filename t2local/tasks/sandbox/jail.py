@@ -113,8 +113,11 @@ def library_folders():
     return tuple(found)
 
 
-def give_up_rights(user):
-    """Become `user` (0: stay who we are), without capabilities, privileges or a debugger."""
+def give_up_rights(user, may_be_seen):
+    """Become `user` (0: stay who we are), without capabilities, privileges or a debugger.
+
+    `may_be_seen`: others of the same user may look into this process.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if user:
         os.setgroups([])
@@ -124,7 +127,7 @@ def give_up_rights(user):
         header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
         libc.capset(header, (ctypes.c_uint32 * 6)())
         libc.prctl(SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-        libc.prctl(SET_DUMPABLE, 0, 0, 0, 0)
+        libc.prctl(SET_DUMPABLE, int(may_be_seen), 0, 0, 0)
         libc.prctl(SET_DEATH_SIGNAL, 9, 0, 0, 0)  # end with the launcher
 
 

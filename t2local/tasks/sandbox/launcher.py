@@ -18,6 +18,7 @@ import _operator
 import marshal
 import os
 import select
+import stat
 import sys
 import time
 
@@ -32,6 +33,8 @@ KILL = 9
 WATCH_S = 0.05  # between two looks at memory and files
 SECRET_BYTES = 16
 MOST_TOLD = 2**20
+RESERVE_BYTES = 2**28  # of the disk, which no program may take
+_COUNTED_AS_MEMORY = b"/dev/zero (deleted)"  # what processes share without a file
 
 
 def main():
@@ -91,44 +94,98 @@ def _with_tests(job, work, null, outgoing, tests):
 
 
 class _Watch:
-    """Whether the processes of a run together hold too much memory, or their folder too much."""
+    """Whether the processes of a run together hold too much memory, or their files too much.
+
+    A file that was removed, and memory that is a file of no folder, last as long as somebody holds
+    them: they count as files. Where a process is closed to us, a disk that gets full ends the run.
+    """
 
     def __init__(self, job, work, processes, children):
         self.most_bytes, self.children, self.processes = job["memory_bytes"], children, processes
-        self.folder = None if NAMESPACES in job["walls"] else work  # a namespace's is bounded
+        self.is_bounded = NAMESPACES in job["walls"]  # the folder is a file system of its own
+        self.folder, self.free_bytes = work, _free_bytes(work)
 
     def trouble(self):
-        if self.processes is not None and self._held_bytes() > self.most_bytes:
+        family = self._family() if self.processes is not None else []
+        if sum(map(self._held_bytes, family)) + self._shared_bytes() > self.most_bytes:
             return f"took more than {self.most_bytes} bytes of memory in all its processes"
-        if self.folder and _too_full(self.folder):
+        if sum(map(self._nameless_bytes, family)) > jail.FOLDER_BYTES or self._is_too_full():
             most = f"{jail.FOLDER_BYTES} bytes or {jail.FOLDER_FILES} files"
             return f"wrote more than {most}, or where nobody can look"
         return ""
 
-    def _held_bytes(self):
-        pages, found = 0, list(self.children)
+    def _family(self):
+        found = list(self.children)
         for process in found:  # which grows
+            for thread in self._list(f"{process}/task"):
+                found += map(int, self._read(f"{process}/task/{thread}/children").split())
+        return found
+
+    def _held_bytes(self, process):
+        pages = self._read(f"{process}/statm").split()[1:2]
+        return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
+
+    def _shared_bytes(self):
+        """Of segments that may be nobody's at the moment (System V), which a namespace has."""
+        lines = self._read("sysvipc/shm").splitlines()[1:] if self.is_bounded else []
+        return sum(int(line.split()[14]) for line in lines)
+
+    def _nameless_bytes(self, process):
+        """Of files without a name; one that is only mapped counts as the largest there can be."""
+        found = {}  # by inode
+        for line in self._read(f"{process}/maps").splitlines():
+            inode, path = line.split(None, 5)[4:] if line.endswith(b" (deleted)") else (0, b"")
+            if path and path != _COUNTED_AS_MEMORY:
+                found[int(inode)] = jail.FILE_BYTES
+        for handle in self._list(f"{process}/fd"):
             try:
-                pages += int(self._read(f"{process}/statm").split()[1])
-                for thread in self._list(f"{process}/task"):
-                    found += map(int, self._read(f"{process}/task/{thread}/children").split())
-            except OSError:  # it has just ended
+                state = os.stat(f"{process}/fd/{handle}", dir_fd=self.processes)
+            except OSError:  # just closed
                 continue
-        return pages * os.sysconf("SC_PAGE_SIZE")
+            if stat.S_ISREG(state.st_mode) and not state.st_nlink:
+                found[state.st_ino] = state.st_blocks * 512
+        return sum(found.values())
+
+    def _is_too_full(self):
+        if self.is_bounded:
+            return False
+        free_bytes = _free_bytes(self.folder)
+        gone_bytes = self.free_bytes - free_bytes
+        is_getting_full = free_bytes < RESERVE_BYTES and gone_bytes > jail.FOLDER_BYTES
+        return is_getting_full or _too_full(self.folder)
 
     def _read(self, name):
-        handle = os.open(name, os.O_RDONLY, dir_fd=self.processes)
+        """All of a file of /proc; nothing of a process that has just ended or is closed to us."""
+        parts = []
         try:
-            return os.read(handle, 1 << 16)
+            handle = os.open(name, os.O_RDONLY, dir_fd=self.processes)
+        except OSError:
+            return b""
+        try:
+            while part := os.read(handle, 1 << 16):
+                parts.append(part)
+        except OSError:
+            return b""
+        finally:
+            os.close(handle)
+        return b"".join(parts)
+
+    def _list(self, name):
+        try:
+            handle = os.open(name, os.O_RDONLY, dir_fd=self.processes)
+        except OSError:
+            return []
+        try:
+            return os.listdir(handle)
+        except OSError:
+            return []
         finally:
             os.close(handle)
 
-    def _list(self, name):
-        handle = os.open(name, os.O_RDONLY, dir_fd=self.processes)
-        try:
-            return os.listdir(handle)
-        finally:
-            os.close(handle)
+
+def _free_bytes(folder):
+    state = os.statvfs(folder)
+    return state.f_bavail * state.f_frsize
 
 
 def _processes():
@@ -258,7 +315,9 @@ def _keep(kept):
 
 
 def _wall_in(job, work):
-    jail.give_up_rights(job["user"])
+    # What stands behind both of these reads nobody's memory, so that we may look at what it holds.
+    may_be_seen = job["walls"] == (SECCOMP, LANDLOCK)
+    jail.give_up_rights(job["user"], may_be_seen)
     jail.limit(job["memory_bytes"], job["cpu_s"])
     if job["user"] or NAMESPACES in job["walls"]:
         jail.limit_processes()

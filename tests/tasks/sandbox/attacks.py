@@ -148,3 +148,45 @@ for _ in range(8):
         time.sleep(30)
 time.sleep(30)
 """
+
+# Files that are in no folder any more, 4 MiB each.
+REMOVED = """
+import os, time
+kept = []
+def fill(count, name="x"):
+    for _ in range(count):
+        handle = os.open(name, os.O_RDWR | os.O_CREAT)
+        os.unlink(name)
+        os.write(handle, bytes(2**22))
+        keep(handle)
+    time.sleep(1)
+"""
+
+# Held by one page each, and by no handle.
+MAPPED = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+def keep(handle):
+    assert libc.mmap(None, 4096, 1, 2, handle, 0) % 4096 == 0
+    os.close(handle)
+"""
+
+MEMORY_FILES = """
+import os, time
+kept = [os.memfd_create("x") for _ in range(50)]
+for handle in kept: os.write(handle, bytes(2**22))
+time.sleep(1)
+"""
+
+SEGMENTS = """
+import ctypes, time
+libc = ctypes.CDLL(None)
+libc.shmat.restype, libc.shmdt.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+for _ in range(8):
+    at = libc.shmat(libc.shmget(0, 2**26, 0o1600), None, 0)
+    ctypes.memset(at, 1, 2**26)
+    libc.shmdt(at)
+time.sleep(1)
+"""

@@ -5,6 +5,7 @@ In every set of walls that this machine has, started as root and as an ordinary 
 
 import ctypes
 import functools
+import importlib
 import os
 import platform
 import secrets
@@ -257,6 +258,10 @@ FILLS = {
     "large files": "for n in range(999): open(str(n), 'wb').write(bytes(2**22))",
     "many files": "for n in range(10**6): open(str(n), 'wb')",
     "deep folders": "import os\nfor n in range(10**6): os.mkdir('d' * 20 + str(n))",
+    "removed files": attacks.REMOVED + "keep = lambda handle: kept.append(handle)\nfill(40)",
+    "removed and mapped files": attacks.REMOVED + attacks.MAPPED + "fill(100)",
+    "such by the name of memory": attacks.REMOVED + attacks.MAPPED + "os.mkdir('dev')\n"
+    "fill(100, 'dev/zero')",
 }
 
 
@@ -265,6 +270,30 @@ def test_a_folder_is_not_filled(fill, either, hookless):
     result = run_code(FILLS[fill] + "\nimport time\ntime.sleep(5)", timeout_s=10)
     assert not result.ok
     assert "No space left" in result.error or "wrote more than" in result.error
+
+
+SHARES = {"files of no folder": attacks.MEMORY_FILES, "segments of nobody": attacks.SEGMENTS}
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize(
+    "modes", [walls for walls in MODES if process.SECCOMP not in walls], ids="+".join
+)
+def test_memory_of_no_process_is_limited_too(share, modes, hookless, monkeypatch):
+    monkeypatch.setattr(process, "_walls", lambda: modes)
+    result = run_code(SHARES[share], timeout_s=10, memory_bytes=256 * 2**20)
+    assert "wrote more than" in result.error or "took more than" in result.error
+
+
+def test_the_disk_is_not_filled_where_nobody_can_look(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(process._LAUNCHER.parent))
+    launcher = importlib.import_module("launcher")
+    watch = launcher._Watch({"memory_bytes": 2**30, "walls": ()}, str(tmp_path), None, [])
+    assert not watch.trouble()
+    monkeypatch.setattr(launcher, "_free_bytes", lambda folder: 2**20)
+    assert "wrote more than" in watch.trouble()
+    watch.free_bytes = 2**21  # it was full before
+    assert not watch.trouble()
 
 
 def test_folders_below_folders_are_removed_all_the_same(either, hookless, tmp_path, monkeypatch):
