@@ -226,6 +226,8 @@ def stranger(visit: Visit, doors: Doors) -> Refusal | None:
     """Why a request is not for us or not from us, None where it is both."""
     if not visit.scope["path"].startswith("/"):
         return Refusal(400, "This address is no path of the page; open the page itself.")
+    if visit.header("content-length") and visit.header("transfer-encoding"):
+        return Refusal(400, "The request says in two ways how long it is; send it with one.")
     at = f"http://localhost:{doors.port}"
     if visit.host is None:
         return Refusal(421, f"The request does not say which host it is for; open {at}.")

@@ -104,6 +104,7 @@ class Page(gr.Blocks):
             mcp_server=False,
         )
         self.app = application.routes[-1].app  # what `launch` would have served
+        self.has_launched = True  # or gradio takes any file of this computer for an upload
         return application
 
 

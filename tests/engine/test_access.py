@@ -484,3 +484,10 @@ def test_each_port_has_a_cookie_of_its_own(app, locked):
 
 def test_without_a_password_logging_in_is_the_applications_own(guard, app):
     assert ask(guard, "/login", method="POST").status == 200
+
+
+def test_a_request_with_two_lengths_is_refused(guard, app):
+    """A proxy may read the other one, and take what follows for a request of somebody else."""
+    both = [HOME, ("content-length", "3"), ("transfer-encoding", "chunked")]
+    assert ask(guard, method="POST", headers=both).status == 400
+    assert not app.scopes

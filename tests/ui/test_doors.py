@@ -1,5 +1,6 @@
 """The page as it is served: every route is behind the guard, over real sockets too."""
 
+import itertools
 import re
 import socket
 from pathlib import Path
@@ -254,3 +255,53 @@ def test_the_models_tab_says_who_can_open_the_page():
         shown = str(build_app(FakeEngine(), doors).get_config_file()["components"])
         assert doors.statement in shown
         assert PASSWORD not in shown
+
+
+FILES = ("file", "uploadbutton", "multimodaltextbox", "image", "gallery")
+
+
+def test_a_file_that_was_not_uploaded_is_opened_by_no_event(tmp_path, monkeypatch):
+    """Not even for who has the password: it opens the page, not the computer."""
+    uploads = tmp_path / "uploads"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(uploads))
+    secrets = [tmp_path / f"secret.{kind}" for kind in ("csv", "png", "safetensors")]
+    for secret in secrets:
+        secret.write_text("prompt,answer\nwell-kept,secret\n")
+    url, close = opened(build_app(FakeEngine()))
+    try:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            config = client.get("/config").json()
+            kinds = {one["id"]: one["type"] for one in config["components"]}
+            events = [
+                event
+                for event in config["dependencies"]
+                if event["backend_fn"] and any(kinds[i] in FILES for i in event["inputs"])
+            ]
+            assert len(events) > 3
+            for event, secret in itertools.product(events, secrets):
+                said = result_of(client, event["id"], [given(kinds[i], secret) for i in
+                                                       event["inputs"]])  # fmt: skip
+                assert "well-kept" not in said, (event, secret)
+        assert not [path for path in uploads.rglob("*") if path.is_file()]
+    finally:
+        close()
+
+
+def given(kind: str, secret: Path) -> object:
+    """A value of a component that names a file of ours instead of an uploaded one."""
+    file = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    values = {"multimodaltextbox": {"text": "x", "files": [file]}, "gallery": [{"image": file}]}
+    return values.get(kind, file) if kind in FILES else None
+
+
+def result_of(client: httpx.Client, event: int, data: list) -> str:
+    """All that the queue tells of one event."""
+    joined = {"fn_index": event, "session_hash": "a-session", "data": data}
+    assert client.post("/gradio_api/queue/join", json=joined).status_code == 200
+    said = ""
+    with client.stream("GET", "/gradio_api/queue/data?session_hash=a-session") as stream:
+        for line in stream.iter_lines():
+            said += line
+            if "process_completed" in line or "close_stream" in line:
+                break
+    return said
