@@ -3,8 +3,9 @@
 Also the one box that several tabs share: a yes to programs that nothing here contains.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -29,7 +30,7 @@ from t2local.training.config import (
     TrainConfig,
 )
 from t2local.ui.style import PAGE
-from t2local.untrusted import DEEPEST, encodes, typed
+from t2local.untrusted import DEEPEST, encodes, typed, word
 
 CHOICES = {"baseline": BASELINES, "kl_estimator": KL_ESTIMATORS}
 WAYS = {  # the paper's comparison: method, objective
@@ -137,7 +138,7 @@ SENT: Mapping[type, Any] = {
 
 
 def check_sent(components: Sequence[Any], values: Sequence[Any]) -> None:
-    """Raise `T2LocalError` for a value that no page sends; files are for gradio to check."""
+    """Raise `T2LocalError` for a value that no page sends."""
     for component, value in zip(components, values, strict=False):
         kind = SENT.get(type(component))
         if getattr(component, "multiselect", False):
@@ -152,6 +153,31 @@ def check_sent(components: Sequence[Any], values: Sequence[Any]) -> None:
                 f"What was sent for '{label}' is not what the page sends ({error}); reload the "
                 "page and try it again."
             ) from error
+
+
+def check_own_files(values: Sequence[Any], folder: Path) -> None:
+    """Raise `T2LocalError` for a file that was not uploaded to this page, into `folder`.
+
+    gradio would copy any file of this computer to whoever names its path: it checks that only for
+    pages that its own `launch` serves.
+    """
+    own = folder.resolve()
+    for path in _paths_in(values):
+        if not (Path(path).is_absolute() and Path(path).resolve().is_relative_to(own)):
+            raise T2LocalError(
+                f"'{word(path)}' was not uploaded to this page; add the file here first."
+            )
+
+
+def _paths_in(value: Any) -> Iterator[str]:
+    """What gradio takes for the path of a file, however deep; `check_sent` bounds that."""
+    if isinstance(value, Mapping):
+        if isinstance(path := value.get("path"), str) and path:
+            yield path
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _paths_in(part)
 
 
 def _check_plain(value: Any) -> None:

@@ -28,7 +28,7 @@ from t2local.ui.evaluate.layout import create_evaluate_tab
 from t2local.ui.experts.events import ExpertsEvents
 from t2local.ui.experts.layout import create_experts_tab
 from t2local.ui.experts.view import experts_html
-from t2local.ui.forms import check_sent
+from t2local.ui.forms import check_own_files, check_sent
 from t2local.ui.jobs.events import JobsEvents
 from t2local.ui.jobs.layout import create_jobs_tab
 from t2local.ui.messages import OTHER_THAN_A_PAGE, as_message, as_text, shown
@@ -76,6 +76,7 @@ class Page(gr.Blocks):
         """
         try:
             check_sent(block_fn.inputs, inputs)
+            check_own_files(inputs, Path(self.GRADIO_CACHE))
             return await super().preprocess_data(block_fn, inputs, state, explicit_call)
         except T2LocalError as error:
             raise as_message(error) from error
