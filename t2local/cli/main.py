@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     from t2local.cli import (
+        accounts,
         adapt,
         ask,
         bench,
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         models,
         bench,
         doctor,
+        accounts,
     ):
         module.add_parser(subparsers)
     for subparser in subparsers.choices.values():

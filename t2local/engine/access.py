@@ -4,14 +4,15 @@
 pages, uploads, files, event streams, websockets. A request must name a host that is this
 computer's (a foreign name that leads here is how DNS rebinding begins), and must not come from
 another site's page. Where a password is in force, it opens nothing but the way to log in without
-it. What a proxy says of a request is believed only where one was announced. What a client sends is
-limited in size and time, also where it does not say how much that will be.
+it; where each person has one, the request says from then on whose it is (`ACCOUNT`). What a proxy
+says of a request is believed only where one was announced. What a client sends is limited in size
+and time, also where it does not say how much that will be.
 """
 
 import asyncio
+import base64
 import contextlib
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from t2local.engine.doors import Authority, Doors, Origin
-from t2local.engine.passwords import Sessions, Tries, is_right
+from t2local.engine.people import Keeper
 
 OWN_SITES = frozenset({"same-origin", "none"})
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
@@ -33,12 +34,17 @@ NOT_FRAMED = [
 ]
 POLICY_VIOLATION = 1008  # why a websocket is closed
 LOGIN, LOGOUT = "/login", "/logout"
+ACCOUNT = "t2local.account"  # the name, in the scope of each request that is passed on
 MOST_FORM_BYTES, FORM_S = 4_096, 10.0  # of a login
 IDLE_S, UPLOAD_S = 60.0, 3_600.0  # of what is sent with a request: without a byte, and in all
 FORM_BYTES = 2**20  # what a form adds to the files in it
 LINGER_S = 2.0  # for a client that reads an answer only once it has sent everything
 ASK = "This page asks for a password; give it as 'Authorization: Bearer PASSWORD', or log in."
 WRONG = "That is not the password; it was printed where t2local was started, unless one was chosen."
+ASK_WHO = (
+    "This page asks who you are; give 'Authorization: Basic' with name and password, or log in."
+)
+NOBODY = "Nobody here has this name and password; ask the owner of this t2local for yours."
 
 Headers = list[tuple[bytes, bytes]]
 LoginPage = Callable[[str, str], str]  # where the form goes, and what is to be said -> HTML
@@ -89,7 +95,7 @@ class Guard:
     ) -> None:
         self.app, self.doors, self.login_page = app, doors, login_page
         self.idle_s, self.upload_s = idle_s, upload_s
-        self.sessions, self.tries = Sessions(), Tries()
+        self.keeper = Keeper(doors.password, doors.accounts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -97,17 +103,21 @@ class Guard:
             return
         visit = visit_of(scope, self.doors)
         refusal = stranger(visit, self.doors)
-        if refusal is None and self.doors.password is not None:
+        if refusal is None and self.doors.asks:
             if visit.posts_to(LOGIN):
                 await self._log_in(visit, receive, send)
                 return
-            refusal = self._unknown(visit)
-            if refusal is None and visit.posts_to(LOGOUT):
+            found = await self._who(visit)
+            if isinstance(found, Refusal):
+                refusal = found
+            elif visit.posts_to(LOGOUT):
                 await self._log_out(visit, receive, send)
                 return
-            if refusal is None and visit.scope["path"] == LOGIN:  # by somebody who is in
+            elif visit.scope["path"] == LOGIN:  # by somebody who is in
                 await self._to_the_page(receive, send)
                 return
+            else:
+                visit.scope[ACCOUNT] = found
         if refusal is None and declared_bytes(visit) > self._most_bytes:
             refusal = too_large(self.doors)
         if refusal is not None:
@@ -132,40 +142,52 @@ class Guard:
     def _most_bytes(self) -> int:
         return self.doors.most_bytes + FORM_BYTES
 
-    def _unknown(self, visit: Visit) -> Refusal | None:
-        """Why somebody is not let in: no session, and no right password with the request."""
-        if any(self.sessions.knows(token) for token in self._tokens(visit)):
-            return None
-        given = [re.match(r"bearer +(.*)", v, re.IGNORECASE) for v in visit.header("authorization")]
+    async def _who(self, visit: Visit) -> str | Refusal:
+        """Whose session it is, or whose right password came with the request."""
+        for token in self._tokens(visit):
+            if (who := self.keeper.sessions.who(token)) is not None:
+                return who
+        read = _name_and_password if self.doors.accounts else _password
+        given = [read(value) for value in visit.header("authorization")]
         if len(given) != 1 or given[0] is None:
-            return _unauthorized(ASK)
-        return self._tried(visit, given[0][1].strip().encode("latin-1"))
+            return self._unauthorized(self._asked)
+        return await self._checked(visit, *given[0])
 
-    def _tried(self, visit: Visit, given: bytes) -> Refusal | None:
-        """Compare a password that was given, unless its address has to wait."""
-        wait_s = math.ceil(self.tries.wait_s(visit.client))
-        if wait_s:
+    async def _checked(self, visit: Visit, name: str, password: bytes) -> str | Refusal:
+        """Whose password was given, unless the address or the name has to wait."""
+        checked = await self.keeper.check(visit.client, name, password)
+        if checked.wait_s:
             return Refusal(
                 429,
-                f"Too many wrong passwords were given; try again in {wait_s} s.",
-                [(b"retry-after", str(wait_s).encode())],
+                f"Too many wrong passwords were given; try again in {checked.wait_s} s.",
+                [(b"retry-after", str(checked.wait_s).encode())],
             )
-        if is_right(given, self.doors.password):
-            return None
-        self.tries.failed(visit.client)
-        return _unauthorized(WRONG)
+        if checked.who is None:
+            return self._unauthorized(NOBODY if self.doors.accounts else WRONG)
+        return checked.who
+
+    @property
+    def _asked(self) -> str:
+        return ASK_WHO if self.doors.accounts else ASK
+
+    def _unauthorized(self, sentence: str) -> Refusal:
+        # "Basic" would make a browser ask in a window of its own, and never forget the answer.
+        scheme = b"Form" if self.doors.accounts else b"Bearer"
+        return Refusal(401, sentence, [(b"www-authenticate", scheme + b' realm="t2local"')])
 
     async def _log_in(self, visit: Visit, receive: Receive, send: Send) -> None:
-        given = await _form_value(receive, "password")
-        refusal = self._tried(visit, given.encode())
-        if refusal is not None:
-            await self._refuse(visit, refusal, receive, send)
+        form = await _form(receive)
+        password = form.get("password", "").encode()
+        found = await self._checked(visit, form.get("username", ""), password)
+        if isinstance(found, Refusal):
+            await self._refuse(visit, found, receive, send)
             return
-        await self._to_the_page(receive, send, self._cookie(visit, self.sessions.open()))
+        session = self._cookie(visit, self.keeper.sessions.open(found))
+        await self._to_the_page(receive, send, session)
 
     async def _log_out(self, visit: Visit, receive: Receive, send: Send) -> None:
         for token in self._tokens(visit):
-            self.sessions.close(token)
+            self.keeper.sessions.close(token)
         await self._to_the_page(receive, send, self._cookie(visit, "", "; Max-Age=0"))
 
     async def _to_the_page(self, receive: Receive, send: Send, cookie: str = "") -> None:
@@ -176,7 +198,7 @@ class Guard:
     async def _refuse(self, visit: Visit, refusal: Refusal, receive: Receive, send: Send) -> None:
         """In words; a browser that could log in is shown where."""
         if refusal.status in (401, 429) and self.login_page and wants_html(visit):
-            said = "" if refusal.sentence == ASK else refusal.sentence
+            said = "" if refusal.sentence == self._asked else refusal.sentence
             body = self.login_page(self.doors.root_path + LOGIN, said)
             # Who followed a link from another site may have a session, but the browser keeps its
             # cookie to requests from here: the page asks once more, as itself.
@@ -200,12 +222,24 @@ class Guard:
         return [value.strip() for name, _, value in pairs if name.strip() == self._cookie_name]
 
 
-def _unauthorized(sentence: str) -> Refusal:
-    return Refusal(401, sentence, [(b"www-authenticate", b'Bearer realm="t2local"')])
+def _password(authorization: str) -> tuple[str, bytes] | None:
+    """Nobody in particular, and the password; None where there is none."""
+    found = re.match(r"bearer +(.*)", authorization, re.IGNORECASE)
+    return found and ("", found[1].strip().encode("latin-1"))
 
 
-async def _form_value(receive: Receive, name: str) -> str:
-    """One field of a short form; "" where it is not there, too long, or does not arrive."""
+def _name_and_password(authorization: str) -> tuple[str, bytes] | None:
+    """None where they are not there."""
+    found = re.fullmatch(r"basic +([A-Za-z0-9+/]+={0,2}) *", authorization, re.IGNORECASE)
+    try:
+        name, colon, password = base64.b64decode(found[1] if found else "").partition(b":")
+        return (name.decode(), password) if colon else None
+    except ValueError:
+        return None
+
+
+async def _form(receive: Receive) -> dict[str, str]:
+    """The fields of a short form; none where it is none, too long, or does not arrive."""
     content, more = b"", True
     try:
         async with asyncio.timeout(FORM_S):
@@ -215,8 +249,8 @@ async def _form_value(receive: Receive, name: str) -> str:
                 more = message.get("more_body", False)
         values = parse_qs(content.decode(), max_num_fields=8) if not more else {}
     except (TimeoutError, ValueError):
-        return ""
-    return values.get(name, [""])[0]
+        return {}
+    return {name: given[0] for name, given in values.items()}
 
 
 # --- Is it for us, and from our own page?

@@ -1,4 +1,4 @@
-"""Who may come in, as it was decided at the start: names, proxies, the password.
+"""Who may come in, as it was decided at the start: names, proxies, the password or the accounts.
 
 Values alone; `access.Guard` holds them for every request, and the page and `doctor` say them.
 """
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from t2local.engine.passwords import made_up
+from t2local.engine.people import Account, made_up
 from t2local.errors import T2LocalError
 
 LOCAL, EVERYWHERE, EVERYWHERE_6, DEFAULT_PORT = "127.0.0.1", "0.0.0.0", "::", 7860
@@ -23,6 +23,7 @@ ORIGIN = re.compile(r"(https?)://([^/@]+)", re.ASCII)
 MAX_UPLOAD_MB = 200
 NAME_S = 2.0  # for the network to say what this computer is called
 TOKEN = "T2LOCAL_TOKEN"  # the environment variable that may hold the password
+ACCOUNTS = "T2LOCAL_ACCOUNTS"  # the one that may name the file of accounts
 PATH = re.compile(r"(/[\w.~-]+)*/?", re.ASCII)
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -86,7 +87,8 @@ class Doors:
     `listens`: other computers can reach it; then the address that a connection came in on counts
     as a name too. `proxied`: a reverse proxy stands before it. `proxies`: its addresses, where it
     is not on this computer; `*` is any. `root_path`: the proxy's path to the page, `/t2` or "".
-    `password`: None where none is asked for. `invented`: nobody has been told it yet.
+    `password`: None where none is asked for. `invented`: nobody has been told it yet. `accounts`:
+    where each person has one, with a password of its own.
     `max_upload_mb`: the most that may be sent at once.
     """
 
@@ -98,7 +100,13 @@ class Doors:
     root_path: str = ""
     password: str | None = field(default=None, repr=False)
     invented: bool = False
+    accounts: tuple[Account, ...] = ()
     max_upload_mb: int = MAX_UPLOAD_MB
+
+    @property
+    def asks(self) -> bool:
+        """Whether somebody must log in."""
+        return self.password is not None or bool(self.accounts)
 
     @property
     def most_bytes(self) -> int:
@@ -113,14 +121,22 @@ class Doors:
             who = "Other computers can open the page through a reverse proxy"
         else:
             who = "Only this computer can open the page"
-        asked = "asks for no password" if self.password is None else "asks for a password"
+        asked = f"asks for {self._asked_for}"
         names = ", ".join(sorted(LOOPBACK | self.names))
         return f"{who}; it {asked}, and answers to {names}."
 
     @property
+    def _asked_for(self) -> str:
+        if self.accounts:
+            owners = sum(account.owns for account in self.accounts)
+            guests = len(self.accounts) - owners
+            return f"a name and a password (owners: {owners}, guests: {guests})"
+        return "no password" if self.password is None else "a password"
+
+    @property
     def warning(self) -> str:
         """What is dangerous about it, or ""."""
-        if self.password is None and (self.listens or self.proxied):
+        if not self.asks and (self.listens or self.proxied):
             return "No password: everybody who can reach this computer can use this page."
         return ""
 
@@ -144,15 +160,16 @@ def decide(
     root_path: str = "",
     password: str | None = None,
     no_password: bool = False,
+    accounts: tuple[Account, ...] = (),
     max_upload_mb: int = MAX_UPLOAD_MB,
     environment: Mapping[str, str],
 ) -> Doors:
     """The doors of a page that is served at `host`.
 
     `root_path`: where a reverse proxy puts the page, a path or a whole address, whose host is then
-    a name too. A password is asked for where one was given, and where others can reach the page.
-    Raises `T2LocalError` for a name, path or size that is none, and for a password that is empty or
-    both wanted and not.
+    a name too. A password is asked for where one was given, and where others can reach the page;
+    with `accounts` theirs are. Raises `T2LocalError` for a name, path or size that is none, and for
+    a password that is empty or both wanted and not.
     """
     if max_upload_mb < 1:
         raise T2LocalError(f"--max-upload {max_upload_mb} lets nothing in; give 1 (MB) or more.")
@@ -166,8 +183,12 @@ def decide(
         )
     listens, proxied = not is_loopback(host), bool(allow_hosts or below)
     names = known_names([*allow_hosts, *([] if host in (EVERYWHERE, EVERYWHERE_6) else [host])])
-    given = _password(password, no_password, environment)
-    invented = given is None and (listens or proxied) and not no_password
+    if accounts and (password is not None or no_password):
+        raise T2LocalError(
+            "With --accounts each person has a password; leave out --password and --no-password."
+        )
+    given = None if accounts else _password(password, no_password, environment)
+    invented = not accounts and given is None and (listens or proxied) and not no_password
     return Doors(
         port=port,
         names=(names | names_of_this_computer() if listens else names) - LOOPBACK,
@@ -177,6 +198,7 @@ def decide(
         root_path=below,
         password=made_up() if invented else given,
         invented=invented,
+        accounts=accounts,
         max_upload_mb=max_upload_mb,
     )
 
