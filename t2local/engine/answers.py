@@ -32,7 +32,7 @@ from t2local.progress import FAILED, CancelToken
 from t2local.svf import Mixture
 
 SAVE_EVERY_S = 2.0
-JOB = "answer-"  # before a chat's id
+JOB = "answer-"  # before a chat's id, and before whose it is
 
 
 class Speaker(Protocol):
@@ -106,8 +106,8 @@ class AnswerWork(Work):
     kind = ANSWER
     keeps_events = False  # each has the whole chat in it
 
-    def __init__(self, engine: Speaker, chat: Chat, asked: Asked, how: How) -> None:
-        super().__init__(JOB + chat.id, chat.title, lane=chat.id)
+    def __init__(self, id: str, engine: Speaker, chat: Chat, asked: Asked, how: How) -> None:
+        super().__init__(id, chat.title, lane=id)
         self.engine, self.chat, self.asked, self.how = engine, chat, asked, how
 
     def run(self, job: Job) -> Generator[Live, None, str]:
@@ -119,10 +119,13 @@ class AnswerWork(Work):
 
 
 class Answers:
-    """The answers of all chats, at most one of each at a time. From any thread."""
+    """The answers of all chats of an engine, at most one of each at a time. From any thread.
 
-    def __init__(self, jobs: Jobs, engine: Speaker) -> None:
-        self._jobs, self._engine = jobs, engine
+    `scope`: sets apart the chats of several engines that share their `jobs`.
+    """
+
+    def __init__(self, jobs: Jobs, engine: Speaker, scope: str = "") -> None:
+        self._jobs, self._engine, self._prefix = jobs, engine, JOB + scope
         self._starting = threading.Lock()  # around a look at a chat's answer and a new one's start
 
     def start(self, chat: Chat, asked: Asked, how: How = answer) -> JobStatus:
@@ -135,7 +138,8 @@ class Answers:
                 raise T2LocalError(ANSWERED)
             with self._engine.chats.claim(chat.id):
                 chat = self._engine.chats.save(chat)  # an answer stopped at once never begins
-            id = self._jobs.start(AnswerWork(self._engine, chat, asked, how))
+            work = AnswerWork(self._prefix + chat.id, self._engine, chat, asked, how)
+            id = self._jobs.start(work)
             return self._jobs.status(id)
 
     def follow(self, chat_id: str, beat_s: float | None = None) -> Iterator[Live | None]:
@@ -144,7 +148,7 @@ class Answers:
         Then raises `T2LocalError` where it failed. Leaving early does nothing to the answer.
         """
         job = self._job(chat_id)
-        yield from self._jobs.follow(JOB + chat_id, beat_s)
+        yield from self._jobs.follow(self._prefix + chat_id, beat_s)
         if job is not None and job.status.stage == FAILED:
             raise T2LocalError(job.status.message)
 
@@ -163,20 +167,22 @@ class Answers:
 
     def chats(self) -> tuple[str, ...]:
         """The ids of the chats that are being answered."""
-        return tuple(sorted(status.id.removeprefix(JOB) for status in self._jobs.live(ANSWER)))
+        ids = [status.id for status in self._jobs.live(ANSWER)]
+        own = [id for id in ids if id.startswith(self._prefix)]
+        return tuple(sorted(id.removeprefix(self._prefix) for id in own))
 
     def stop(self, chat_id: str) -> None:
         """End a chat's answer after its current token; nothing happens where there is none."""
         if self.running(chat_id):
-            self._jobs.stop(JOB + chat_id)
+            self._jobs.stop(self._prefix + chat_id)
 
     def settle(self, chat_id: str, timeout_s: float = 2.0) -> None:
         """Wait until a chat is not being answered, at most `timeout_s`."""
         if self.running(chat_id):
-            self._jobs.wait(JOB + chat_id, timeout_s)
+            self._jobs.wait(self._prefix + chat_id, timeout_s)
 
     def _job(self, chat_id: str | None) -> Job | None:
-        return self._jobs.find(f"{JOB}{chat_id}")
+        return self._jobs.find(f"{self._prefix}{chat_id}")
 
 
 def _speak(

@@ -1,13 +1,18 @@
 """Engine: owns the model and its experts; every page, command and API goes through it.
 
+Where each person has an account, each page has a `Seat` at it, which shares the model and keeps
+chats, answers and what only the owner may do apart.
+
 An answer belongs to a chat (or to a command); its wheel and its stop button are its own. The model
 (`SVFModel.lock`) is held for one step of one answer at a time.
 """
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from typing import Any, NoReturn
 
 import torch
 
@@ -17,13 +22,14 @@ from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Token
 from t2local.adapt.applier import Applier
 from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import Controls, offered
-from t2local.engine.answers import Answers
+from t2local.engine.answers import JOB, Answers
 from t2local.engine.chats import ChatStore
 from t2local.engine.evaluations import Evaluations
-from t2local.engine.job_record import KINDS
-from t2local.engine.jobs import Jobs
+from t2local.engine.job_record import KINDS, JobStatus, Kind
+from t2local.engine.jobs import MOST_LISTED, Jobs
 from t2local.engine.loading import ASKED, Choice, Opened
 from t2local.engine.model_slot import Downloads, ModelSlot, Moments, Uses
+from t2local.engine.people import Account
 from t2local.engine.requests import (
     ChatRequest,
     EngineStatus,
@@ -269,3 +275,130 @@ class Engine:
         controls = request.controls
         mixture = self.searches.resolved(controls.strategy, controls.mixture)
         return replace(controls, mixture=mixture)
+
+
+# --- A seat at the engine for each account.
+
+ALL: Mapping[str, Any] = {}  # of a part: whoever may use it may use all of it
+# What a guest may use of the engine. All else is its owner's, also what the engine learns later.
+GUEST_MAY: Mapping[str, Mapping[str, Any]] = {
+    "status": ALL, "experts": ALL, "strategies": ALL, "matrix_names": ALL, "deltas": ALL,
+    "spectrum": ALL, "library": {"compare": ALL, "share": ALL, "deleted": ALL},
+}  # fmt: skip
+# What is refused, in words.
+OWNERS_ACTS = {
+    "start": "load a model", "load": "load a model", "switch": "load another model",
+    "models": "load models", "downloads": "fetch models", "training": "train",
+    "draft": "try an expert in training", "adopt": "add an expert", "restock": "add an expert",
+    "searches": "search for mixtures", "evaluations": "evaluate", "rename": "rename an expert",
+    "duplicate": "copy an expert", "delete": "delete an expert", "jobs": "see others' work",
+    "restore": "bring back an expert", "import_file": "add an expert",
+}  # fmt: skip
+
+
+def refuse_guest(act: str) -> NoReturn:
+    raise T2LocalError(
+        f"Only the owner of this t2local can {OWNERS_ACTS.get(act, 'do this')}; ask them."
+    )
+
+
+class Limited:
+    """Some of the engine, or of a part of it; the rest raises `T2LocalError`, whoever asks."""
+
+    def __init__(self, part: Any, may: Mapping[str, Any]) -> None:
+        self._part, self._may = part, may
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._part, name)
+        if name in self._may:
+            return Limited(found, self._may[name]) if self._may[name] else found
+        if not callable(found):
+            refuse_guest(name)
+
+        @functools.wraps(found)
+        def refused(*args: Any, **more: Any) -> NoReturn:
+            refuse_guest(name)
+
+        return refused
+
+
+class Seat:
+    """What an account has of the engine. `chats`, `answers` and `jobs` are its own.
+
+    All else is the engine's: everything for an owner, `GUEST_MAY` for a guest. The engine knows its
+    chats by their account and id, so no id leads to another's answer.
+    """
+
+    def __init__(self, engine: Engine, account: Account, chats: ChatStore) -> None:
+        self.account, self.chats = account, chats
+        self._engine = engine
+        self._shared = engine if account.owns else Limited(engine, GUEST_MAY)
+        self._scope = f"{account.name}."  # no name has a dot
+        self.answers = Answers(engine.jobs, self, self._scope)
+        self.jobs = OwnJobs(engine.jobs, account, JOB + self._scope)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shared, name)
+
+    def answer(
+        self, chat_id: str, request: ChatRequest, cancel: CancelToken | None = None
+    ) -> Iterator[two_pass.Event]:
+        return self._engine.answer(self._scope + chat_id, request, cancel)
+
+    def steer(self, chat_id: str, mixture: Mixture) -> None:
+        self._engine.steer(self._scope + chat_id, mixture)
+
+    def stop(self, chat_id: str) -> None:
+        self._engine.stop(self._scope + chat_id)
+
+    def next_tokens(
+        self, chat_id: str, request: ChatRequest, mixture: Mixture, k: int = 10
+    ) -> NextTokens:
+        return self._engine.next_tokens(self._scope + chat_id, request, mixture, k)
+
+
+class OwnJobs:
+    """Long work as an account sees it: a guest its own answers, an owner all.
+
+    What others ask stays theirs: of their answers an owner sees only that they are written.
+    """
+
+    def __init__(self, jobs: Jobs, account: Account, prefix: str) -> None:
+        self._jobs, self._owns, self._prefix = jobs, account.owns, prefix
+        self._shared = jobs if account.owns else Limited(jobs, {})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shared, name)
+
+    def history(self, kind: Kind | None = None, most: int = MOST_LISTED) -> list[JobStatus]:
+        if self._owns:
+            return [self._without_words(status) for status in self._jobs.history(kind, most)]
+        own = [status for status in self._jobs.live(kind) if self._is_own(status.id)]
+        return own[::-1][:most]
+
+    def stop(self, id: str) -> None:
+        self._check(id)
+        self._jobs.stop(id)
+
+    def resume(self, id: str) -> None:
+        self._check(id)
+        if self._is_others(id):
+            raise T2LocalError("An answer cannot be taken up again; whoever asked can ask anew.")
+        self._jobs.resume(id)
+
+    def _check(self, id: str) -> None:
+        if not (self._owns or self._is_own(id)):
+            raise T2LocalError(f"There is no job '{id}'; choose one from the list.")
+
+    def _is_own(self, id: str) -> bool:
+        return id.startswith(self._prefix)
+
+    def _is_others(self, id: str) -> bool:
+        """Whether it is an answer to somebody else."""
+        return id.startswith(JOB) and not self._is_own(id)
+
+    def _without_words(self, status: JobStatus) -> JobStatus:
+        if not self._is_others(status.id):
+            return status
+        whose = status.id.removeprefix(JOB).partition(".")[0]
+        return replace(status, name=f"for {whose}", message="")

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from t2local.engine.engine import Engine
+from t2local.engine.chats import ChatStore
+from t2local.engine.engine import Engine, Seat
+from t2local.engine.people import GUEST, OWNER, Account
 from t2local.paths import PROJECT_ROOT
 from tests.ui.fake_engine import FakeEngine
 
@@ -99,6 +101,23 @@ def test_the_fake_engine_offers_what_the_page_uses_of_the_real_one():
     chains = used(FILES)
     assert {("answers", "start"), ("chats", "load_or_new"), ("status", "ready")} <= chains
     assert not problems(Engine("embedded"), FakeEngine(), chains)
+
+
+def seated(role: str, folder: Path) -> tuple[Engine, Seat]:
+    engine = Engine("embedded")
+    return engine, Seat(engine, Account("somebody", role, "x"), ChatStore(folder))
+
+
+def test_an_owners_seat_offers_what_the_page_uses_of_the_engine(tmp_path):
+    assert not problems(*seated(OWNER, tmp_path), used(FILES))
+
+
+def test_a_guests_seat_offers_what_its_tabs_use(tmp_path):
+    """Also what is refused there: it takes what the engine takes, and says so."""
+    for_guests = [path for path in FILES if path.parent.name in ("chat", "experts", "jobs", "ui")]
+    chains = used(for_guests)
+    assert {("library", "rename"), ("jobs", "history"), ("answers", "start")} <= chains
+    assert not problems(*seated(GUEST, tmp_path), chains - {("start",)})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PROJECT_ROOT).as_posix())
