@@ -3,12 +3,14 @@
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from t2local import paths
 from t2local.cli import add_model_arguments
-from t2local.engine.doors import EVERYWHERE, LOCAL, decide
+from t2local.engine.doors import ACCOUNTS, EVERYWHERE, LOCAL, decide
 from t2local.engine.engine import Engine
+from t2local.engine.people import read_accounts
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
 from t2local.models.fit.memory import DeviceReport, device_report
@@ -75,9 +77,10 @@ def _sandbox() -> str:
 
 def _page(host: str) -> str:
     """Who could open the page that `python app.py` would serve now at `host`."""
-    path = os.environ.get("GRADIO_ROOT_PATH", "")
+    path, file = os.environ.get("GRADIO_ROOT_PATH", ""), os.environ.get(ACCOUNTS)
     try:
-        return decide(host, root_path=path, environment=os.environ).statement
+        accounts = read_accounts(Path(file).expanduser()) if file else ()
+        return decide(host, root_path=path, accounts=accounts, environment=os.environ).statement
     except T2LocalError as error:  # what stands in the environment, which a start would say too
         return str(error)
 

@@ -24,6 +24,7 @@ import uvicorn
 from t2local import paths
 from t2local.engine.access import Guard
 from t2local.engine.doors import (
+    ACCOUNTS,
     DEFAULT_PORT,
     EVERYWHERE,
     EVERYWHERE_6,
@@ -34,15 +35,16 @@ from t2local.engine.doors import (
     decide,
     is_loopback,
 )
+from t2local.engine.people import Account, read_accounts, readable_by_others
 from t2local.errors import T2LocalError
 from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, asked_for
 from t2local.tasks.sandbox import add_consent_argument
 
 if TYPE_CHECKING:  # importing it takes seconds
     from t2local.engine.engine import Engine
-    from t2local.ui.page import Page
+    from t2local.ui.page import Page, Pages
 
-GRADIO_FOLDER = "GRADIO_TEMP_DIR"
+GRADIO_FOLDER = "GRADIO_TEMP_DIR"  # as `page` has it, whose import takes seconds
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,6 +67,14 @@ def parser() -> argparse.ArgumentParser:
         help="exact: float32 only; auto: on a CPU, longer answers from weights packed in 8 bits, "
         "up to three times as fast, logits a few per cent off",
     )
+    _add_doors(add)
+    add("--data-dir", type=Path, help="where models, experts and chats are kept (T2LOCAL_HOME)")
+    add_consent_argument(arguments)
+    return arguments
+
+
+def _add_doors(add: Callable[..., Any]) -> None:
+    """Where the page is served, and who may come in."""
     add("--port", type=int, help=f"default: GRADIO_SERVER_PORT, or {DEFAULT_PORT}")
     add(
         "--listen",
@@ -77,6 +87,14 @@ def parser() -> argparse.ArgumentParser:
         "(--listen, --allow-host, --root-path); other users of this computer can see flags",
     )
     add("--no-password", action="store_true", help="let in whoever can reach the page")
+    add(
+        "--accounts",
+        type=Path,
+        default=os.environ.get(ACCOUNTS) or None,
+        metavar="FILE",
+        help="a name and a password for each person, with chats of their own; make the file with "
+        f"'python -m t2local accounts' ({ACCOUNTS})",
+    )
     add(
         "--allow-host",
         action="append",
@@ -97,9 +115,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="MB",
         help="the most that may be uploaded at once (default: %(default)s)",
     )
-    add("--data-dir", type=Path, help="where models, experts and chats are kept (T2LOCAL_HOME)")
-    add_consent_argument(arguments)
-    return arguments
 
 
 def address(port: int | None, listen: bool) -> tuple[str, int]:
@@ -180,7 +195,7 @@ def drop_old_files(folder: Path, after_s: float) -> None:
 class Server(uvicorn.Server):
     """Serves a page behind its guard, and says so once it is open."""
 
-    def __init__(self, page: "Page", host: str, port: int) -> None:
+    def __init__(self, page: "Page | Pages", host: str, port: int) -> None:
         self.page, self.host, self.doors = page, host, page.doors
         config = uvicorn.Config(
             Guard(page.application(), page.doors, page.login_page),
@@ -216,7 +231,7 @@ class Server(uvicorn.Server):
         return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
 
     async def shutdown(self, sockets: Any = None) -> None:
-        self.page.app.stop_event.set()  # ends the streams of open pages, which would go on
+        self.page.end()
         await super().shutdown(sockets)
 
 
@@ -235,6 +250,7 @@ def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "E
             root_path=options.root_path,
             password=options.password,
             no_password=options.no_password,
+            accounts=_accounts(options.accounts),
             max_upload_mb=options.max_upload,
             environment=os.environ,
         )
@@ -244,12 +260,27 @@ def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "E
             engine.start()
             if beside := engine.status.beside:
                 print(beside, flush=True)
-            from t2local.ui.page import build_app  # once the environment is set: gradio reads it
+            from t2local.ui.page import Pages, build_app  # the environment is set: gradio reads it
 
-            Server(build_app(engine, doors), host, port).run()
+            page = Pages(engine, doors) if doors.accounts else build_app(engine, doors)
+            Server(page, host, port).run()
     except T2LocalError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def _accounts(path: Path | None) -> tuple[Account, ...]:
+    """Raises `T2LocalError` for a file that cannot be used."""
+    if path is None:
+        return ()
+    accounts = read_accounts(path.expanduser())
+    if readable_by_others(path.expanduser()):
+        print(
+            f"Warning: other users of this computer can read '{path}', and could try passwords on "
+            f"it; `chmod 600 {path}` ends that.",
+            file=sys.stderr,
+        )
+    return accounts

@@ -1,12 +1,17 @@
 """`build_app(engine)`: the whole page, from the tabs of one list. The engine may still be loading.
 
+`Pages`: one for each account, at a seat of its own.
+
 A new tab is a folder of its own (`layout`, `events`, `view`) and one entry in `TABS`.
 The page asks the engine's status twice a second until it is ready, then fills in what depends on
 the model: strategies, sliders, experts, the last chat's settings.
 """
 
+import contextlib
+import functools
 import logging
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +19,15 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
 
-from t2local.engine.chats import Chat
+from t2local import paths
+from t2local.engine.access import ACCOUNT
+from t2local.engine.chats import Chat, ChatStore
 from t2local.engine.doors import Doors
-from t2local.engine.engine import Engine
+from t2local.engine.engine import Engine, Seat
+from t2local.engine.people import Account
+from t2local.engine.requests import EngineStatus
 from t2local.errors import T2LocalError
 from t2local.ui.adapt.events import AdaptEvents
 from t2local.ui.adapt.layout import create_adapt_tab
@@ -40,6 +50,7 @@ from t2local.ui.train.layout import create_train_tab
 
 POLL_S, IDLE_POLL_S = 0.5, 4.0  # while a model is loaded; to see that another page changes it
 TITLE = "t2local"
+GRADIO_FOLDER = "GRADIO_TEMP_DIR"  # where a page that is built keeps its uploads
 LOG = logging.getLogger(__name__)
 NO_MODEL = -1
 MOST_WARNINGS = 3  # at once
@@ -59,11 +70,13 @@ KEEP_CHAT = """(id) => {
 class Page(gr.Blocks):
     """Blocks with the looks they are served with.
 
-    `served`: folders whose files the page shows. `doors`: who may open it.
+    `served`: folders whose files the page shows. `doors`: who may open it. `account`: whose page it
+    is, None where all share one.
     """
 
     served: tuple[Path, ...] = ()
     doors: Doors = Doors()
+    account: Account | None = None
     login_page = staticmethod(login_html)
 
     async def preprocess_data(
@@ -94,12 +107,14 @@ class Page(gr.Blocks):
             root_path=self.doors.root_path,
             theme=page_theme(),
             # in the head, because gradio rewrites the selectors of `css`
-            head=PAGE.render("page.html", "head", styles=Markup("".join(map(asset, _styles())))),
+            head=PAGE.render("page.html", "head", styles=Markup("".join(map(asset, self._styles)))),
             js=f"() => {{ {asset('page.js')} }}",
             favicon_path=FOLDER / "favicon.svg",
             footer_links=[],
             allowed_paths=[str(folder) for folder in self.served],
             max_file_size=self.doors.most_bytes,  # browsers are told, and refuse it themselves
+            # It is kept in the browser, where the next person who logs in would find it.
+            run_history=None if self.account is None else False,
             ssr_mode=False,
             show_error=False,
             mcp_server=False,
@@ -107,6 +122,24 @@ class Page(gr.Blocks):
         self.app = application.routes[-1].app  # what `launch` would have served
         self.has_launched = True  # or gradio takes any file of this computer for an upload
         return application
+
+    def end(self) -> None:
+        """End the streams of open pages, which would go on."""
+        self.app.stop_event.set()
+
+    @property
+    def tabs(self) -> list["Tab"]:
+        return [tab for tab in TABS if tab.for_guests or not self._is_guests]
+
+    @property
+    def _styles(self) -> list[str]:
+        """The page's own first, which a tab's may refine."""
+        own = [tab.style for tab in self.tabs if tab.style]
+        return ["page.css", *own, *(["guest.css"] if self._is_guests else [])]
+
+    @property
+    def _is_guests(self) -> bool:
+        return self.account is not None and not self.account.owns
 
 
 @dataclass(frozen=True)
@@ -128,7 +161,8 @@ class Room:
 class Tab:
     """One tab. `create` lays it out; `bind`, once every tab is laid out, makes it act.
 
-    `id`: by which other tabs go to it. `style`: its file in `assets`.
+    `id`: by which other tabs go to it. `style`: its file in `assets`. `for_guests`: all that it
+    needs of the engine to be opened is in `engine.GUEST_MAY`.
     """
 
     title: str
@@ -136,6 +170,7 @@ class Tab:
     bind: Callable[[Room], Any]
     id: str | None = None
     style: str = ""
+    for_guests: bool = False
 
 
 def _bind_chat(room: Room) -> ChatEvents:
@@ -175,31 +210,26 @@ def _bind_jobs(room: Room) -> None:
 
 
 TABS = [
-    Tab("Chat", lambda engine: create_chat_tab(engine.status), _bind_chat, CHAT, "chat.css"),
+    Tab("Chat", lambda engine: create_chat_tab(engine.status), _bind_chat, CHAT, "chat.css", True),
     Tab("Train", lambda engine: create_train_tab(), _bind_train, "train", "train.css"),
     Tab("Adapt", lambda engine: create_adapt_tab(), _bind_adapt, "adapt-tab", "adapt.css"),
-    Tab("Experts", create_experts_tab, _bind_experts, style="experts.css"),
+    Tab("Experts", create_experts_tab, _bind_experts, style="experts.css", for_guests=True),
     Tab("Evaluate", lambda engine: create_evaluate_tab(), _bind_evaluate, style="evaluate.css"),
     Tab("Models", lambda engine: create_models_tab(), _bind_models, style="models.css"),
-    Tab("Jobs", lambda engine: create_jobs_tab(), _bind_jobs, style="jobs.css"),
+    Tab("Jobs", lambda engine: create_jobs_tab(), _bind_jobs, None, "jobs.css", for_guests=True),
 ]
 
 
-def _styles() -> list[str]:
-    """The page's own first, which a tab's may refine."""
-    return ["page.css", *(tab.style for tab in TABS if tab.style)]
-
-
-def build_app(engine: Engine, doors: Doors | None = None) -> Page:
+def build_app(engine: Engine, doors: Doors | None = None, account: Account | None = None) -> Page:
     """The page of one engine; `engine.start()` may be called before or after.
 
-    `doors`: who may open it; without them this computer alone.
+    `doors`: who may open it; without them this computer alone. `account`: whose `engine` is a seat.
     """
     with Page(title=TITLE, fill_width=True, fill_height=True, analytics_enabled=False) as page:
         page.served = (engine.chats.pictures_folder,)
-        page.doors = doors or Doors()
+        page.doors, page.account = doors or Doors(), account
         header = gr.HTML(
-            header_html(engine.status, page.doors),
+            header_html(engine.status, page.doors, account.name if account else ""),
             elem_id="header",
             apply_default_css=False,
             js_on_load=None,
@@ -207,11 +237,11 @@ def build_app(engine: Engine, doors: Doors | None = None) -> Page:
         timer = gr.Timer(POLL_S)
         laid_out, shown_tabs = {}, {}
         with gr.Tabs(elem_id="tabs") as tabs:
-            for tab in TABS:
+            for tab in page.tabs:
                 with gr.Tab(tab.title, id=tab.id) as shown_tabs[tab.title]:
                     laid_out[tab.title] = tab.create(engine)
         room = Room(engine, page, timer, tabs, laid_out, shown_tabs)
-        events = {tab.title: tab.bind(room) for tab in TABS}
+        events = {tab.title: tab.bind(room) for tab in page.tabs}
         chat, cards = laid_out["Chat"], laid_out["Experts"].cards
         _Opening(engine, chat, events["Chat"], header, cards, timer).bind(page)
     _say_limit(page)
@@ -235,10 +265,10 @@ class _Opening:
         self.engine, self.tab, self.chat_events = engine, tab, chat_events
         self.header, self.experts, self.timer = header, experts, timer
         self.serial = gr.State(NO_MODEL)
-        self.doors = Doors()
+        self.doors, self.who = Doors(), ""
 
     def bind(self, page: Page) -> None:
-        self.doors = page.doors
+        self.doors, self.who = page.doors, page.account.name if page.account else ""
         tab, quiet = self.tab, {"show_progress": "hidden"}
         status = [self.header, self.timer, self.serial, tab.message, tab.send]
         chat = [*self.chat_events.shown_chat, *self.chat_events.chat_outputs, self.experts]
@@ -273,9 +303,9 @@ class _Opening:
         """While a model is loaded how far it is; then the page follows the new one, once."""
         status = self.engine.status
         if values[self.tab.chat_id] is None:  # not opened yet: a new chat would take its place
-            return {self.header: header_html(status, self.doors)}
+            return {self.header: self._header(status)}
         if status.ready and values[self.serial] == status.serial:
-            header = {self.serial: status.serial, self.header: header_html(status, self.doors)}
+            header = {self.serial: status.serial, self.header: self._header(status)}
             return header | self.chat_events.look(values, request)
         update = self._status(values[self.tab.chat_id])
         if not status.ready:
@@ -285,12 +315,15 @@ class _Opening:
         chat = self.engine.chats.load_or_new(values[self.tab.chat_id])
         return {**self.chat_events.open(chat, request), **update, **self._experts()}
 
+    def _header(self, status: EngineStatus) -> str:
+        return header_html(status, self.doors, self.who)
+
     def _status(self, chat_id: str) -> dict:
         status, tab = self.engine.status, self.tab
         waiting = not status.ready and status.error is None
         answer = self.engine.answers.latest(chat_id)
         return {
-            self.header: header_html(status, self.doors),
+            self.header: self._header(status),
             self.timer: gr.Timer(POLL_S if waiting else IDLE_POLL_S, active=True),
             self.serial: status.serial if status.ready else NO_MODEL,
             tab.message: message_update(status),
@@ -299,3 +332,68 @@ class _Opening:
 
     def _experts(self) -> dict:
         return {self.experts: experts_html(self.engine.experts())}
+
+
+# --- A page for each account.
+
+
+class Pages:
+    """Each account's own page: its chats, its uploads, and of the engine what it may use.
+
+    All are made before the first is served: one that is being laid out takes in whatever another
+    page's event makes meanwhile (`gradio.context.Context` is the process's).
+    """
+
+    login_page = staticmethod(functools.partial(login_html, named=True))
+
+    def __init__(self, engine: Engine, doors: Doors) -> None:
+        self.doors = doors
+        self.seats: dict[str, Seat] = {}
+        self._pages: dict[str, Page] = {}
+        self._applications: dict[str, Starlette] = {}
+        first = next(account for account in doors.accounts if account.owns)
+        for account in doors.accounts:
+            # The first owner goes on with the chats from before there were accounts.
+            own = ChatStore(paths.chats_dir() / account.folder)
+            seat = Seat(engine, account, engine.chats if account is first else own)
+            self.seats[account.name] = seat
+            with _uploads_of(account):
+                page = self._pages[account.name] = build_app(seat, doors, account)
+                self._applications[account.name] = page.application()
+
+    def application(self) -> "Pages":
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """To the page of the account that the guard has found."""
+        if scope["type"] == "lifespan":
+            await Starlette(lifespan=self._lifespan)(scope, receive, send)
+        else:
+            await self._applications[scope[ACCOUNT]](scope, receive, send)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            for one in self._applications.values():
+                await stack.enter_async_context(one.router.lifespan_context(one))
+            yield
+
+    def end(self) -> None:
+        for page in self._pages.values():
+            page.end()
+
+
+@contextlib.contextmanager
+def _uploads_of(account: Account) -> Iterator[None]:
+    """What is built inside keeps its uploads in a folder that no other page takes files from."""
+    before = os.environ.get(GRADIO_FOLDER)
+    own = Path(gr.utils.get_upload_folder()) / account.folder
+    with paths.saving(own):
+        paths.make_folder(own)
+    os.environ[GRADIO_FOLDER] = str(own)
+    try:
+        yield
+    finally:
+        os.environ.pop(GRADIO_FOLDER)
+        if before is not None:
+            os.environ[GRADIO_FOLDER] = before

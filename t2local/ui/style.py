@@ -33,12 +33,16 @@ PAGE = Templates(
 )
 
 
-def login_html(action: str, said: str) -> str:
-    """The way in, a page of its own. `action`: where the password goes; `said`: what was wrong."""
-    return PAGE.render("login.html", "login", action=action, said=said)
+def login_html(action: str, said: str, named: bool = False) -> str:
+    """The way in, a page of its own. `action`: where the password goes; `said`: what was wrong.
+
+    `named`: each person has an account.
+    """
+    return PAGE.render("login.html", "login", action=action, said=said, named=named)
 
 
-def header_html(status: EngineStatus, doors: Doors | None = None) -> str:
+def header_html(status: EngineStatus, doors: Doors | None = None, who: str = "") -> str:
+    """`who`: the name of the person whose page it is, where each has an account."""
     facts = (
         status.model_name,
         held(status),
@@ -55,7 +59,8 @@ def header_html(status: EngineStatus, doors: Doors | None = None) -> str:
         stage=status.stage,
         share=min(1.0, max(0.0, status.fraction)),
         warning=doors.warning if doors else "",
-        log_out=f"{doors.root_path}{LOGOUT}" if doors and doors.password else "",
+        who=who,
+        log_out=f"{doors.root_path}{LOGOUT}" if doors and doors.asks else "",
     )
 
 

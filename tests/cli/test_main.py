@@ -7,6 +7,7 @@ import torch
 
 from t2local.cli.main import main
 from t2local.engine.doors import Doors
+from t2local.engine.people import OWNER, add_account, new_account
 from t2local.experts import Expert, ExpertStore
 from t2local.models.load.loader import load_model
 from t2local.progress import drain
@@ -187,12 +188,24 @@ def test_doctor_reports_in_json_without_the_model(capsys):
     assert "PyTorch products" in report["branch"] or "Triton" in report["branch"]
 
 
+def test_doctor_says_that_accounts_are_in_force(capsys, monkeypatch, tmp_path):
+    def said():
+        return json.loads(run(capsys, "doctor", "--json")[1])["page_with_--listen"]
+
+    file = tmp_path / "accounts.txt"
+    add_account(file, new_account("anna", OWNER, "annas own words"))
+    monkeypatch.setenv("T2LOCAL_ACCOUNTS", str(file))
+    assert "it asks for a name and a password (owners: 1, guests: 0)" in said()
+    file.write_text("anna")
+    assert "Line 1 of 'accounts.txt' is no account" in said()
+
+
 def test_doctor_says_who_could_open_the_page(capsys, monkeypatch):
     def said():
         report = json.loads(run(capsys, "doctor", "--json")[1])
         return report["page"], report["page_with_--listen"]
 
-    for name in ("GRADIO_SERVER_NAME", "GRADIO_ROOT_PATH", "T2LOCAL_TOKEN"):
+    for name in ("GRADIO_SERVER_NAME", "GRADIO_ROOT_PATH", "T2LOCAL_TOKEN", "T2LOCAL_ACCOUNTS"):
         monkeypatch.delenv(name, raising=False)
     alone, listening = said()
     assert alone == Doors().statement

@@ -10,6 +10,7 @@ import gradio as gr
 import httpx
 import pytest
 
+from t2local.engine.people import GUEST, OWNER, add_account, new_account
 from t2local.errors import T2LocalError
 from t2local.paths import PROJECT_ROOT
 from t2local.ui import launch
@@ -26,7 +27,7 @@ def taken():
 
 @pytest.fixture(autouse=True)
 def _no_gradio_settings(monkeypatch):
-    for name in ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "T2LOCAL_TOKEN"):
+    for name in ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "T2LOCAL_TOKEN", "T2LOCAL_ACCOUNTS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -156,6 +157,59 @@ def test_a_page_for_others_asks_for_a_password_that_is_said_once(start):
     program.send_signal(signal.SIGINT)
     more, errors = program.communicate(timeout=20)
     assert password.strip() not in more + errors
+
+
+def accounts_file(folder, mode=0o600):
+    file = folder / "accounts.txt"
+    add_account(file, new_account("anna", OWNER, "annas own words"))
+    add_account(file, new_account("ben", GUEST, "bens own words"))
+    file.chmod(mode)
+    return file
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl + C goes to a console's programs there")
+def test_with_accounts_each_logs_in_and_ctrl_c_ends_it(start, tmp_path):
+    program, url = start("--listen", "--accounts", str(accounts_file(tmp_path)))
+    assert "password: " not in program.stdout.readline()
+    ben = ("ben", "bens own words")
+    with httpx.Client(base_url=url) as client:
+        assert client.get("/").status_code == 401
+        assert 'name="username"' in client.get("/", headers={"accept": "text/html"}).text
+        assert client.get("/", auth=ben).status_code == 200
+    with httpx.stream("GET", f"{url}/gradio_api/heartbeat/abc", auth=ben, timeout=20) as stream:
+        assert stream.status_code == 200
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=20)
+    assert (program.returncode, errors) == (0, "")
+
+
+def test_a_file_of_accounts_that_cannot_be_used_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(launch, "check_free", lambda host, port: None)
+    (tmp_path / "accounts.txt").write_text("anna owner words")
+    for flags, said in (
+        (["--accounts", str(tmp_path / "none.txt")], "none.txt"),
+        (["--accounts", str(tmp_path / "accounts.txt")], "Line 1 of 'accounts.txt'"),
+        (["--accounts", str(accounts_file(tmp_path / "b")), "--password", "x"], "--password"),
+        (["--accounts", str(accounts_file(tmp_path / "c")), "--no-password"], "--no-password"),
+    ):
+        assert launch.run(flags, lambda options: None) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert said in lines[0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other rights")
+def test_a_file_of_accounts_that_others_can_read_is_warned_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(launch, "check_free", lambda host, port: None)
+
+    def make_engine(options):
+        raise T2LocalError("Not started.")
+
+    for mode, warned in ((0o644, True), (0o600, False)):
+        file = accounts_file(tmp_path / oct(mode), mode)
+        monkeypatch.setenv("T2LOCAL_ACCOUNTS", str(file))  # as the flag
+        assert launch.run([], make_engine) == 1
+        assert ("chmod 600" in capsys.readouterr().err) == warned
 
 
 def test_the_password_is_not_handed_to_programs_that_are_started(monkeypatch):

@@ -73,8 +73,9 @@ def draw_chat() -> None:
         header_html(status)
         chat.line_html(status, 14.2, 90)
     for password in (None, "a password"):
-        header_html(status, Doors(listens=True, password=password, root_path="/t2"))
+        header_html(status, Doors(listens=True, password=password, root_path="/t2"), "a name")
     login_html("/login", "said")
+    login_html("/login", "said", named=True)
     note_html("a note")
     render("```python\nx = 1\n```\nword")
 
