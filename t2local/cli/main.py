@@ -48,7 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
         evaluate,
         experts,
         models,
-        prove,
         train,
     )
 
@@ -59,7 +58,6 @@ def build_parser() -> argparse.ArgumentParser:
         adapt,
         train,
         evaluate,
-        prove,
         experts,
         models,
         bench,
