@@ -229,7 +229,9 @@ def folder_bytes(folder: Path) -> int:
 # never touched, nor, for a day, one of another computer or container that shares the folder.
 
 PART = re.compile(r"\.([0-9a-f]{6})-(\d+)-(\d+)\.[0-9a-f]+\.part$")
+OLD_PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part$")  # of versions before
 PERSONAL = ("chats", "data", "evaluations", "experts", "jobs", "mixtures", "runs", "searches")
+FOLDERS = (*PERSONAL, "basis", "models")  # in which t2local writes
 
 
 def part_beside(path: Path) -> Path:
@@ -240,13 +242,17 @@ def part_beside(path: Path) -> Path:
 def tidy_home() -> None:
     """At a start: delete what killed processes left half-written; close what is personal to others.
 
-    (Versions before wrote files that other users of the computer could read.)
+    (Versions before wrote files that other users of the computer could read.) A home that somebody
+    chose may hold more than ours, such as a `data` for others to read: there only chats are closed.
     """
-    for name in PERSONAL:
+    usual = home() == Path(platformdirs.user_data_dir("t2local"))
+    for name in PERSONAL if usual else ("chats",):
         with contextlib.suppress(OSError):  # it is not there, or somebody else's
             (home() / name).chmod(0o700)
-    for leftover in home().rglob(".*.part"):
-        _drop_if_left(leftover)
+    inside = (part for name in FOLDERS for part in (home() / name).rglob(".*.part"))
+    for leftover in (*home().glob(".*.part"), *inside):
+        if PART.search(leftover.name) or OLD_PART.match(leftover.name):
+            _drop_if_left(leftover)
 
 
 def drop_stale(folder: Path, pattern: str) -> None:

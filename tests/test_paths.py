@@ -118,6 +118,23 @@ def test_what_versions_before_left_open_to_others_is_closed_at_a_start(home):
     assert rights(home / "chats") == 0o700
 
 
+def test_what_else_lies_in_a_home_that_was_chosen_is_left_alone(home, monkeypatch):
+    """Somebody may say `--data-dir .` in a folder with much of its own."""
+    (home / "data").mkdir(parents=True)
+    (home / "data").chmod(0o775)
+    films = [home / "sub" / ".film.mkv.part", home / "data" / ".film.mkv.part"]
+    for film in films:
+        film.parent.mkdir(exist_ok=True)
+        film.write_text("half")
+        os.utime(film, (LONG_AGO, LONG_AGO))
+    paths.tidy_home()
+    assert all(film.exists() for film in films)
+    assert rights(home / "data") == 0o775
+    monkeypatch.setattr(paths.platformdirs, "user_data_dir", lambda name: str(home))
+    paths.tidy_home()
+    assert rights(home / "data") == 0o700
+
+
 def writing(home: str, begun) -> None:
     os.environ["T2LOCAL_HOME"] = home
     with paths.atomic_write(Path(home) / "chats" / "one.json") as temporary:
@@ -156,7 +173,7 @@ def test_the_number_of_a_killed_process_may_be_anothers_now(home):
     assert (own.exists(), earlier.exists()) == (True, False)
 
 
-@pytest.mark.parametrize("name", [".a.json.ffffff-1-1.00.part", ".a.json.k3x9_2.part"])
+@pytest.mark.parametrize("name", [".a.json.ffffff-1-1.00.part", ".a.json.k3x9_2ab.part"])
 def test_another_computers_half_file_stays_for_a_day(home, name):
     home.mkdir()
     half = home / name
