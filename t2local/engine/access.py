@@ -274,7 +274,9 @@ def stranger(visit: Visit, doors: Doors) -> Refusal | None:
         )
     if not own_page(visit, doors):
         return Refusal(
-            403, f"A page of another site asked for this, which only t2local's may; open {at}."
+            403,
+            f"A page of another site asked for this; open {at}, or, behind a proxy or tunnel, "
+            "let that pass on the page's own 'Host' and start t2local with --allow-host NAME.",
         )
     return None
 

@@ -23,6 +23,7 @@ ORIGIN = re.compile(r"(https?)://([^/@]+)", re.ASCII)
 MAX_UPLOAD_MB = 200
 NAME_S = 2.0  # for the network to say what this computer is called
 TOKEN = "T2LOCAL_TOKEN"  # the environment variable that may hold the password
+ALLOWED = "T2LOCAL_ALLOW_HOSTS"  # another, of names as for --allow-host
 ACCOUNTS = "T2LOCAL_ACCOUNTS"  # the one that may name the file of accounts
 PATH = re.compile(r"(/[\w.~-]+)*/?", re.ASCII)
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -174,7 +175,7 @@ def decide(
     if max_upload_mb < 1:
         raise T2LocalError(f"--max-upload {max_upload_mb} lets nothing in; give 1 (MB) or more.")
     below, proxy = _public(root_path)
-    allow_hosts = [*allow_hosts, *proxy]
+    allow_hosts = [*allow_hosts, *proxy, *environment.get(ALLOWED, "").replace(",", " ").split()]
     unknown = [name for name in allow_hosts if not known_names([name])]
     if unknown:
         raise T2LocalError(

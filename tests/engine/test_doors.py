@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from t2local.engine import doors
-from t2local.engine.doors import Doors, decide
+from t2local.engine.doors import Authority, Doors, decide
 from t2local.errors import T2LocalError
 
 
@@ -142,3 +142,10 @@ def test_a_proxys_path_is_a_path_or_a_whole_address(given, path, names):
 def test_a_proxys_path_that_is_none(given):
     with pytest.raises(T2LocalError, match=r"is no (path to the page|name of a host)"):
         decided(root_path=given)
+
+
+def test_names_may_come_from_the_environment():
+    found = decided(environment={"T2LOCAL_ALLOW_HOSTS": "class.example, 192.168.1.20"})
+    assert found.opens_for(Authority("class.example"), "127.0.0.1")
+    assert found.opens_for(Authority("192.168.1.20", 7860), "172.17.0.2")
+    assert found.password
