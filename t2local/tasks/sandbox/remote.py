@@ -5,7 +5,8 @@ for the program's: a call crosses as plain values and comes back as plain values
 claims to equal everything is no answer, and patching `assert`, `sys.exit` or a builtin changes
 nothing here. Names the tests' own side has (builtins, the `trusted` text) are never asked for.
 The tests trust nothing that comes across: a reply that cannot be understood is the last one, and
-no test passes after it. Standard library only; runs inside the launcher's processes.
+no test passes after it. So an answer that cannot cross is refused where it is given, and fails
+the test that asked for it alone. Standard library only; runs inside the launcher's processes.
 """
 
 import _operator
@@ -105,10 +106,21 @@ def serve(pipe, program, imports, entry_point, namespace):
         except EOFError:
             return
         try:
-            reply = wire.encode(_answer(request, namespace), handle_of)
+            reply = _readable(wire.encode(_answer(request, namespace), handle_of))
         except BaseException as error:
             reply = wire.encode(("raised", _known_kind(error), _message(error)), handle_of)
         pipe.send(reply)
+
+
+def _readable(reply):
+    """The reply, which the other side will understand. Raises whatever it would stumble over.
+
+    A `dict` of the program's own kind in a `set`, say: as a plain one it can be in none.
+    """
+    if len(reply) > MOST_BYTES:
+        raise ValueError("an answer too long")
+    wire.decode(reply, lambda _: object())
+    return reply
 
 
 def _attempt(source, namespace, quiet=False):

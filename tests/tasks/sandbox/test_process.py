@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks.sandbox import process, protection, run_code, run_tests
+from t2local.tasks.sandbox import process, protection, run_code, run_tests, wire
 
 EVERYDAY = """
 import collections, copy, dataclasses, datetime, decimal, enum, fractions, functools, hashlib, heapq
@@ -120,10 +120,77 @@ def test_each_test_is_told_apart():
         ("__import__('fractions').Fraction(1, 2)", "== 0.5"),
         ("__import__('datetime').date(2020, 1, 2)", "== __import__('datetime').date(2020, 1, 2)"),
         ("range(3)", "== range(3)"),
+        ("[3j, bytearray(b'x'), ()]", "== [3j, bytearray(b'x'), ()]"),
+        ("__import__('fractions').Fraction(1, 10**5000)", "* 10**5000 == 1"),
+        ("__import__('decimal').Decimal('-Infinity')", "== float('-inf')"),
     ],
 )
 def test_values_cross_unchanged(returned, wanted):
     assert passed(f"def f(): return {returned}", f"assert f() {wanted}") == (True,)
+
+
+DATES = "from datetime import date, datetime, time, timedelta, timezone, tzinfo\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "datetime(2020, 1, 1, tzinfo=timezone.utc)",
+        "datetime(2020, 1, 1, 3, fold=1, tzinfo=timezone(timedelta(hours=-3), 'there'))",
+        "time(1, 2, tzinfo=timezone.utc)",
+        "timezone(timedelta(hours=1))",
+        "timezone.utc",
+        "timedelta(days=-1, microseconds=3)",
+    ],
+)
+def test_dates_with_a_time_zone_cross_unchanged(value):
+    test = f"assert repr(f()) == repr({value}) and f() == {value}"
+    assert passed(f"{DATES}def f(): return {value}", test, setup=DATES) == (True,)
+    asked = f"assert f({value})"
+    program = f"{DATES}def f(given): return given == {value}"
+    assert passed(program, asked, setup=DATES) == (True,)
+
+
+def test_a_date_in_a_zone_of_the_programs_own_is_used_like_any_object():
+    zone = "class Own(tzinfo):\n    def utcoffset(self, at): return timedelta(hours=1)\n"
+    program = f"{DATES}{zone}def f(): return datetime(2020, 1, 1, tzinfo=Own())"
+    tests = ("assert f().year == 2020", "assert f().isoformat()[-6:] == '+01:00'")
+    assert passed(program, *tests) == (True, True)
+
+
+NESTED = "def nested(levels):\n    x = []\n    for _ in range(levels - 1): x = [x]\n    return x\n"
+
+
+def test_many_levels_cross_both_ways():
+    program = f"{NESTED}def f(x): return nested(450) if x is None else x"
+    tests = ("assert f(None) == nested(450)", "assert f(nested(450)) == nested(450)")
+    assert passed(program, *tests, trusted=NESTED) == (True, True)
+
+
+def test_no_more_levels_are_read_than_are_allowed_however_many_come():
+    deepest = b"l1:" * (wire.MOST_LEVELS - 1) + b"l0:"
+    assert repr(wire.decode(deepest, int)).count("[") == wire.MOST_LEVELS
+    for head in (b"l1:", b"l1:" * 10**6, b"c"):
+        with pytest.raises(ValueError, match="levels deep"):
+            wire.decode(head + deepest, int)
+
+
+@pytest.mark.parametrize(
+    ("begins", "returned"),
+    [
+        (NESTED, "nested(5000)"),
+        (NESTED + "import sys\nsys.setrecursionlimit(10**6)\n", "nested(5000)"),
+        ("own = []\nown.append(own)\n", "own"),
+        ("class Own(dict): __hash__ = object.__hash__\n", "{Own()}"),
+        ("class Own(list): __hash__ = object.__hash__\n", "{Own(): 1}"),
+        ("", "'x' * 2**27"),
+    ],
+    ids=["deep", "deeper than the stack", "in itself", "in a set", "as a key", "long"],
+)
+def test_an_answer_that_cannot_cross_fails_its_own_test_alone(begins, returned):
+    program = f"{begins}def f(): return {returned}\ndef g(): return 1"
+    tests = ("assert g() == 1", "f()", "assert g() == 1")
+    assert passed(program, *tests, memory_bytes=2**30) == (True, False, True)
 
 
 def test_iterators_objects_and_functions_cross():
