@@ -17,13 +17,15 @@ from t2local.errors import T2LocalError
 
 WAIT_S = 2.0  # for what others do in a moment
 POLL_S = 0.02
+LOOK_S = 0.001  # longer than another one looks at a lock
+LOOKED_AT_S = 0.25  # so many may look, one after another, before a free lock is given up
 FRESH_S = 1.0  # so long `Neighbours.sentence` is not looked up again
 
 
 class Lock:
     """One holder at a time, of all threads and processes; the same thread cannot take it twice.
 
-    The file is there while somebody holds it.
+    The file is there while somebody holds it, and what a killed one left until the next has been.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,13 +51,35 @@ class Lock:
 
     @property
     def taken(self) -> bool:
-        """Whether somebody holds it at this moment."""
-        if not self.path.exists():
-            return False
-        probe = Lock(self.path)
-        free = probe.acquire(timeout_s=0.0)
-        probe.release()
-        return not free
+        """Whether somebody holds it at this moment. Looking keeps nobody from it."""
+        return not self._free()
+
+    def cleared(self) -> bool:
+        """Whether it is free; the file that a killed holder left is then gone.
+
+        For a lock that only its first holder takes again, as `Neighbours` names them.
+        """
+        return self._free(clear=True)
+
+    def _free(self, clear: bool = False) -> bool:
+        """All may look at once: what they hold meanwhile is shared, and none seems the holder."""
+        while True:
+            try:
+                handle = os.open(self.path, os.O_RDWR)
+            except OSError:
+                return True
+            try:
+                if not _may_look(handle):
+                    return False
+                there = _is_at(handle, self.path)
+                if there and clear:
+                    with contextlib.suppress(OSError):  # as in `release`
+                        self.path.unlink()
+                _unlock(handle)  # a child that was forked meanwhile has the file open too
+            finally:
+                os.close(handle)
+            if there:
+                return True
 
     def _tried(self) -> bool:
         while True:
@@ -64,7 +88,7 @@ class Lock:
                 handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             except OSError:
                 return True  # no lock to be had: see the module
-            if not _locked(handle):
+            if not _had(handle):
                 os.close(handle)
                 return False
             if _is_at(handle, self.path):
@@ -85,7 +109,28 @@ def holding(path: Path, refusal: str, timeout_s: float = WAIT_S) -> Iterator[Non
         lock.release()
 
 
-def _locked(handle: int) -> bool:
+def _had(handle: int) -> bool:
+    """Whether the lock is ours. Those who only look at it are waited for: they are gone at once."""
+    deadline = time.monotonic() + LOOKED_AT_S
+    while not _locked(handle):
+        time.sleep(LOOK_S)
+        if not _locked(handle, shared=True) or time.monotonic() >= deadline:
+            return False
+        _unlock(handle)
+    return True
+
+
+def _may_look(handle: int) -> bool:
+    """Whether nobody holds it; a shared lock is then ours."""
+    if _locked(handle, shared=True):
+        return True
+    if sys.platform != "win32":
+        return False
+    time.sleep(LOOK_S)  # it may be another one that looks: Windows shares no lock
+    return _locked(handle, shared=True)
+
+
+def _locked(handle: int, shared: bool = False) -> bool:
     if sys.platform == "win32":
         import msvcrt
 
@@ -97,12 +142,24 @@ def _locked(handle: int) -> bool:
     import fcntl
 
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
         pass  # a file system without locks
     return True
+
+
+def _unlock(handle: int) -> None:
+    with contextlib.suppress(OSError):  # a file system without locks
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def _is_at(handle: int, path: Path) -> bool:
@@ -137,7 +194,7 @@ class Neighbours:
             pid, _, began = path.stem.partition("-")
             if not (pid.isdigit() and began.isdigit()) or int(pid) == os.getpid():
                 continue
-            if Lock(path).taken:
+            if not Lock(path).cleared():
                 others.append((int(pid), float(began)))
         return sorted(others, key=lambda other: other[1])
 

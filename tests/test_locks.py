@@ -87,6 +87,56 @@ def test_of_many_who_want_it_one_has_it_at_every_moment(tmp_path):
     assert most == 1
 
 
+@contextmanager
+def looked_at(path):
+    """Many threads look at the lock, again and again; gives how often it seemed taken."""
+    over, seen = threading.Event(), []
+
+    def look():
+        while not over.is_set():
+            if Lock(path).taken:
+                seen.append(True)
+
+    with ThreadPoolExecutor(3) as pool:
+        looks = [pool.submit(look) for _ in range(3)]
+        try:
+            yield seen
+        finally:
+            over.set()
+            for done in looks:
+                done.result()
+
+
+def test_who_looks_at_a_lock_keeps_nobody_from_it(tmp_path):
+    path = tmp_path / "one.lock"
+    with looked_at(path):
+        for _ in range(300):
+            path.touch()  # as a killed one leaves it, so that there is something to look at
+            mine = Lock(path)
+            assert mine.acquire(timeout_s=0.0)
+            assert Lock(path).taken
+            mine.release()
+
+
+def test_a_free_lock_seems_taken_to_none_of_many_who_look_and_its_file_stays(tmp_path):
+    path = tmp_path / "one.lock"
+    path.touch()
+    with looked_at(path) as seen:
+        time.sleep(0.3)
+    assert not seen
+    assert path.exists()
+    assert Lock(path).cleared()
+    assert not path.exists()
+
+
+def test_what_another_holds_is_not_cleared(tmp_path):
+    path = tmp_path / "one.lock"
+    mine = hold(path)
+    assert not Lock(path).cleared()
+    assert path.exists()
+    mine.release()
+
+
 def test_where_no_lock_can_be_had_work_goes_on(tmp_path):
     (tmp_path / "file").touch()
     with holding(tmp_path / "file" / "one.lock", "never"):
