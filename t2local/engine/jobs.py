@@ -35,6 +35,7 @@ MOST_LISTED = 100
 ENDED_KEPT = 20  # jobs of this process, with all that they told
 RECORD_EVERY_S = 5.0  # how far a job is, for whoever looks after a crash
 AT_ONCE_S = 0.2
+LEAVES_S = 5.0  # for the last step and the record of a job that has ended
 LEFT = "Left when another model was loaded; resume it on its own model."
 
 
@@ -197,15 +198,20 @@ class Jobs:
         """Let a paused job go on, or take up one that failed, was stopped or cut off.
 
         One that waits its turn or is at work goes on as it is. Raises `T2LocalError` for one that
-        is stopping, finished or unknown.
+        is stopping, finished or unknown, or that does not leave its worker.
         """
         with self._changed:
-            job = self._jobs.get(id)
-            if job is not None and job.status.live:
-                job.resume()
+            left = self._changed.wait_for(lambda: self._lives(id) or self._has_left(id), LEAVES_S)
+            if self._lives(id):
+                self._jobs[id].resume()
                 return
             status = self.status(id)
             kind = KINDS[status.kind]
+            if not left:
+                raise T2LocalError(
+                    f"{kind.label} '{status.name}' is still in its last step; resume it once that "
+                    "is over."
+                )
             if not kind.resumes:
                 raise T2LocalError(
                     f"{kind.label} '{status.name}' cannot be taken up again; start it anew in the "
@@ -215,6 +221,14 @@ class Jobs:
             folder = Record.of(id).folder
             settings = Record(folder).read()[1] if folder.is_dir() else {}
             self.start(self._makers[status.kind](id, settings))
+
+    def _lives(self, id: str) -> bool:
+        job = self._jobs.get(id)
+        return job is not None and job.status.live
+
+    def _has_left(self, id: str) -> bool:
+        """Whether no worker is still about to write down how it ended, which the table forgets."""
+        return not any(job.work.id == id for job in self._at_work)
 
     def pause(self, id: str) -> None:
         """Hold a job after its current step; its model is free for the chat meanwhile.

@@ -159,6 +159,56 @@ def test_a_job_of_another_process_is_no_job_that_was_cut_off(home):
     assert not Record.of(id).lock.taken
 
 
+@pytest.fixture
+def slow_end(monkeypatch):
+    """How a job ended is written once this event is set."""
+    may_write, write = threading.Event(), Record.write
+
+    def slowly(self, status, settings):
+        if not status.live:
+            assert may_write.wait(20)
+        write(self, status, settings)
+
+    monkeypatch.setattr(Record, "write", slowly)
+    yield may_write
+    may_write.set()
+
+
+class Breaks(Slow):
+    def run(self, job):
+        raise T2LocalError("It broke.")
+        yield
+
+
+def broken_but_not_recorded():
+    jobs, id = Jobs(), new_id("slow")
+    jobs.register(DOWNLOAD, lambda id, settings: Slow(id, "slow"))
+    jobs.start(Breaks(id, "slow"))
+    while jobs.status(id).live:
+        time.sleep(0.005)
+    return jobs, id
+
+
+def test_a_job_whose_end_is_still_being_written_is_taken_up_once_it_is(home, slow_end):
+    jobs, id = broken_but_not_recorded()
+    later = threading.Timer(0.6, slow_end.set)  # longer than one waits for another process
+    later.start()
+    jobs.resume(id)
+    assert slow_end.is_set()
+    assert jobs.status(id).live
+    jobs.stop(id)
+    jobs.wait(id, 10)
+
+
+def test_a_job_that_does_not_leave_is_not_said_to_be_at_work_elsewhere(home, slow_end, monkeypatch):
+    monkeypatch.setattr("t2local.engine.jobs.LEAVES_S", 0.05)
+    jobs, id = broken_but_not_recorded()
+    with pytest.raises(T2LocalError, match="still in its last step"):
+        jobs.resume(id)
+    slow_end.set()
+    jobs.wait(id, 10)
+
+
 def test_how_far_a_job_is_stands_on_disk_while_it_runs(home, monkeypatch):
     monkeypatch.setattr("t2local.engine.jobs.RECORD_EVERY_S", 0.02)
     id = new_id("slow")
