@@ -72,7 +72,7 @@ def read_examples(path: Path, mapping: Mapping[str, str] | None = None) -> Examp
         try:
             example = _example(row, chosen, path.parent)
         except (ValueError, T2LocalError) as reason:
-            bad_rows.append(BadRow(row.number, str(reason)))
+            bad_rows.append(BadRow(row.number, str(reason).rstrip(".")))  # part of a sentence
             continue
         examples.append(example)
         first = seen.setdefault((example.key, example.answer), row.number)

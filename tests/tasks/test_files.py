@@ -290,3 +290,10 @@ def test_forty_thousand_columns_are_refused_soon(tmp_path):
     with pytest.raises(T2LocalError, match="more than 1,000 columns"):
         read_examples(wide_csv(tmp_path, 40_000))
     assert time.monotonic() - began < 10
+
+
+def test_a_reason_stands_in_a_sentence_with_one_full_stop(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "what?", "answer": "red", "image": "gone.png"}\n')
+    with pytest.raises(T2LocalError, match=r"row 1: .*[^.]\.$"):
+        read_examples(path)
