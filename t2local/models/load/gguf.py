@@ -119,10 +119,16 @@ MOST = {  # by name, the first that fits; the largest models there are stay far 
 }
 
 
+COUNTS = re.compile(  # of these none can be below 0; elsewhere −1 means "none" or "the last"
+    r"^(num_|n_)|(hidden|intermediate|vocab|embed|embedding)_size$|^(d_model|d_ff|ffn_dim)$"
+    r"|^max_position_embeddings$|^n(layer|head|embd|positions|ctx)$"
+)
+
+
 def check_sizes(where: str, values: Mapping[str, Any]) -> None:
     """Raise `T2LocalError` for a size in a configuration that no model has: 10⁹ layers, or −1.
 
-    Parts such as `text_config` are looked at as well.
+    Parts such as `text_config` are looked at as well. Places may be counted from the end.
     """
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -130,8 +136,9 @@ def check_sizes(where: str, values: Mapping[str, Any]) -> None:
         most = next((most for pattern, most in MOST.items() if pattern.search(str(name))), None)
         if most is None:
             continue
+        least = 0 if COUNTS.search(str(name)) else -most
         for number in value if isinstance(value, list) else [value]:
-            if type(number) in (int, float) and not 0 <= number <= most:
+            if type(number) in (int, float) and not least <= number <= most:
                 raise T2LocalError(
                     f"The configuration of '{where}' says {str(name)[:60]} = {number:.4g}, which "
                     "no model has; fetch it again, or choose another model."
