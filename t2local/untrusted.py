@@ -20,6 +20,7 @@ from typing import Any, Union, get_args, get_origin, is_typeddict
 MOST_BYTES = 64 * 2**20  # of one document
 MOST_LINES_BYTES = 512 * 2**20  # of a file that grows by a line an event
 DEEPEST = 50  # lists and objects inside one another
+EXACT = 2**53  # up to here a float says which whole number is meant
 LONGEST_NUMBER = 40  # characters of a whole number; one of ours has 20 at most
 _WORDS = {
     str: "a text", int: "a whole number", float: "a number", bool: "true or false",
@@ -61,9 +62,11 @@ def read_handle(handle: int, most_bytes: int) -> bytes:
 # --- JSON.
 
 
-def read_document(path: Path, most_bytes: int = MOST_BYTES, finite: bool = True) -> dict[str, Any]:
-    """The object that a JSON file holds. `finite`: as in `parsed`."""
-    return typed(dict, parsed(file_bytes(path, most_bytes), finite))
+def read_document(
+    path: Path, most_bytes: int = MOST_BYTES, finite: bool = True, once: bool = True
+) -> dict[str, Any]:
+    """The object that a JSON file holds. `finite`, `once`: as in `parsed`."""
+    return typed(dict, parsed(file_bytes(path, most_bytes), finite, once))
 
 
 def read_lines(path: Path, most_bytes: int = MOST_LINES_BYTES) -> Iterator[Any]:
@@ -79,17 +82,18 @@ def read_lines(path: Path, most_bytes: int = MOST_LINES_BYTES) -> Iterator[Any]:
         yield value
 
 
-def parsed(text: str | bytes, finite: bool = True) -> Any:
+def parsed(text: str | bytes, finite: bool = True, once: bool = True) -> Any:
     """The value of a JSON text in UTF-8.
 
-    Refused: a name that comes twice, a number of very many digits, half of a character, more than
-    `DEEPEST` lists and objects inside one another, and where `finite`, NaN and infinity.
+    Refused: a number of very many digits, half of a character, more than `DEEPEST` lists and
+    objects inside one another; where `once`, a name that comes twice (else the last counts, as for
+    everybody who reads other people's files); and where `finite`, NaN and infinity.
     """
     text = text.decode("utf-8") if isinstance(text, bytes) else text
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_different_names,
+            object_pairs_hook=_different_names if once else None,
             parse_constant=_no_constant if finite else None,
             parse_float=_finite if finite else None,
             parse_int=_whole,
@@ -165,10 +169,10 @@ def encodes(text: str) -> bool:
 def typed(kind: Any, value: Any, where: str = "") -> Any:
     """`value`, taken from JSON, as `kind`: a type, a dataclass, or what annotates a field.
 
-    A list becomes the tuple, an object the dataclass that is asked for, a whole number the float; a
-    dataclass's missing fields take their defaults, and names that it does not have are left out
-    (another version's file may have them); of a `TypedDict` they are kept. Raises
-    `ValueError` that says where the first fault is.
+    A list becomes the tuple, an object the dataclass that is asked for, a whole number the float,
+    256.0 the whole number; a dataclass's missing fields take their defaults, and names that it does
+    not have are left out (another version's file may have them); of a `TypedDict` they are kept.
+    Raises `ValueError` that says where the first fault is.
 
     >>> typed(tuple[int, ...], [1, 2])
     (1, 2)
@@ -198,6 +202,8 @@ def _plain(kind: type, value: Any, where: str) -> Any:
     """A `bool` is no number, although Python calls it one."""
     if kind is float and type(value) is int:
         return float(value)
+    if kind is int and type(value) is float and value.is_integer() and abs(value) <= EXACT:
+        return int(value)  # other programs write 256.0 for 256
     return _of(kind, value, where)
 
 

@@ -62,6 +62,16 @@ def test_what_is_no_json_of_ours_is_told(text, fault):
 def test_plain_json_is_read_and_measurements_may_be_infinite():
     assert parsed('{"a": [1, 2.5, "é", null, true]}') == {"a": [1, 2.5, "é", None, True]}
     assert parsed("[-Infinity]", finite=False) == [float("-inf")]
+    assert parsed('{"a": 1, "a": 2}', once=False) == {"a": 2}
+    with pytest.raises(ValueError, match="comes twice"):
+        parsed('{"a": 1, "a": 2}', finite=False)
+
+
+def test_a_whole_number_may_be_written_with_a_point():
+    assert repr(typed(int, 256.0)) == "256"
+    for no_whole_number in (256.5, float("inf"), float("nan"), 1e300, True):
+        with pytest.raises(ValueError, match="not a whole number"):
+            typed(int, no_whole_number)
 
 
 def test_values_become_what_a_dataclass_says():
@@ -90,7 +100,7 @@ def test_values_become_what_a_dataclass_says():
         ({"inner": {"name": 3}}, "'inner.name' is a whole number, not a text"),
         ({"inner": {"name": "x", "share": True}}, "'inner.share' is true or false, not a number"),
         ({"inner": {"name": "x"}, "numbers": [1, "2"]}, r"'numbers\[1\]' is a text"),
-        ({"inner": {"name": "x"}, "numbers": [1.0]}, r"'numbers\[0\]' is a number, not a whole"),
+        ({"inner": {"name": "x"}, "numbers": [1.5]}, r"'numbers\[0\]' is a number, not a whole"),
         ({"inner": {"name": "x"}, "pair": [1]}, "'pair' has 1 entries, not 2"),
         ({"inner": {"name": "x"}, "weights": {"m": None}}, "'weights.m' is nothing, not a number"),
         ({"inner": {"name": "x"}, "said": {"tokens": "<b>"}}, "'said.tokens' is a text"),

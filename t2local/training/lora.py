@@ -163,7 +163,7 @@ class LoRAAdapter:
 def read_adapter(loaded: LoadedModel, svf: SVFModel, folder: Path) -> LoRAAdapter:
     """Raises `T2LocalError`: no adapter, damaged, of other matrices or another model's shapes."""
     try:
-        config = read_document(folder / CONFIG)
+        config = read_document(folder / CONFIG, once=False)  # PEFT takes it too
         tensors = load_file(folder / TENSORS)
         rank = typed(int, config.get("r"), "r")
         alpha = typed(float, config.get("lora_alpha"), "lora_alpha")

@@ -95,7 +95,8 @@ def check_documents(folder: Path) -> None:
             )
         if path.name in SETTINGS:
             try:
-                read_document(path, finite=False)  # Mamba's has an infinite limit
+                # Mamba's has an infinite limit; what transformers reads may name a thing twice.
+                read_document(path, finite=False, once=False)
             except (OSError, ValueError) as error:
                 raise T2LocalError(
                     f"'{path}' is damaged ({first_line(error)}); fetch the model again."
@@ -104,7 +105,7 @@ def check_documents(folder: Path) -> None:
 
 def shards_of(index: Path) -> set[str]:
     """The weight files that a checkpoint's index lists. Raises `OSError`, `ValueError`."""
-    listed = set(typed(Index, read_document(index))["weight_map"].values())
+    listed = set(typed(Index, read_document(index, once=False))["weight_map"].values())
     if outside := [name for name in listed if Path(name).name != name]:
         raise ValueError(f"'{outside[0][:60]}' is no file in the folder")
     return listed
