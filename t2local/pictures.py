@@ -46,11 +46,12 @@ def data_uri(content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def resolved(text: str, folder: Path) -> str:
+def resolved(text: str, folder: Path, anywhere: bool = False) -> str:
     """What a row says of its picture as a data URI, or as the path of a file below `folder`.
 
     Raises `T2LocalError` for whatever else, in the same sentence for a file that is there and one
     that is not: a row must not find out what lies on this machine. Nothing outside is opened.
+    `anywhere`: the rows are our own, so an absolute path is taken too, as it stands.
     """
     text = text.strip()
     if text.startswith(_DATA):
@@ -58,7 +59,8 @@ def resolved(text: str, folder: Path) -> str:
     if len(text) >= _BASE64_LEAST and picture_kind(content := _from_base64(text)):
         return data_uri(content)
     try:
-        return str(_below(Path(text), folder))
+        path = Path(text)
+        return str(_plain(path) if anywhere and path.is_absolute() else _below(path, folder))
     except (OSError, ValueError):
         raise _refused(text) from None
 
@@ -79,10 +81,21 @@ def _below(path: Path, folder: Path) -> Path:
     return real
 
 
+def _plain(path: Path) -> Path:
+    """A plain file of a picture's size, no link. Raises `OSError`, `ValueError`."""
+    about = path.lstat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_BYTES:
+        raise ValueError(_NO_PICTURE)
+    return path
+
+
+_NO_PICTURE = "no plain file of a picture's size"
+
+
 def _check_file(about: os.stat_result, folder: Path) -> None:
     """Raise `ValueError` for what is no file, too large, or a third person's."""
     if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_BYTES:
-        raise ValueError("no plain file of a picture's size")
+        raise ValueError(_NO_PICTURE)
     if sys.platform != "win32" and about.st_uid not in (os.geteuid(), folder.stat().st_uid):
         raise ValueError("somebody else's")  # through a hard link
 
@@ -90,7 +103,8 @@ def _check_file(about: os.stat_result, folder: Path) -> None:
 def _refused(text: str) -> T2LocalError:
     return T2LocalError(
         f"The picture '{word(_name(text))}' is not taken: a row holds a picture itself, or names a "
-        f"file of at most {MOST_BYTES // 2**20} MB below the data file's folder; put it there."
+        f"file of at most {MOST_BYTES // 2**20} MB below the data file's folder; put it there, and "
+        "write it relative to the data file."
     )
 
 

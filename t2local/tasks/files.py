@@ -8,11 +8,16 @@ row 1), elements of a JSON list from 1.
 
 import hashlib
 import json
+import os
+import re
+import stat
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.pictures import COLUMNS
 from t2local.tasks.rows import Example, Row, pictures_of, shown
@@ -67,10 +72,11 @@ def read_examples(path: Path, mapping: Mapping[str, str] | None = None) -> Examp
     chosen = _mapping(name, columns, mapping or {})
     examples: list[Example] = []
     seen: dict[tuple[str, str], int] = {}
+    own = is_kept(path)
     duplicates = []
     for row in read.rows:
         try:
-            example = _example(row, chosen, path.parent)
+            example = _example(row, chosen, path.parent, own)
         except (ValueError, T2LocalError) as reason:
             bad_rows.append(BadRow(row.number, str(reason).rstrip(".")))  # part of a sentence
             continue
@@ -85,6 +91,26 @@ def read_examples(path: Path, mapping: Mapping[str, str] | None = None) -> Examp
         tuple(examples), tuple(bad_rows), columns, chosen, tuple(duplicates),
         content_hash(examples), read.note,
     )  # fmt: skip
+
+
+KEPT_NAME = re.compile(r".+-[0-9a-f]{8}\.jsonl")  # as `tasks.uploads` writes rows
+
+
+def is_kept(path: Path) -> bool:
+    """Whether a file is one of rows that this program wrote into the user's data.
+
+    Versions before wrote the pictures' absolute paths there; nobody else's rows may name those.
+    Pasted text and uploads, whose rows are somebody's, are kept under other names.
+    """
+    folder = paths.home() / "data"
+    if not KEPT_NAME.fullmatch(path.name):
+        return False
+    try:
+        about, same = path.lstat(), path.parent.samefile(folder)
+    except OSError:
+        return False
+    own = sys.platform == "win32" or about.st_uid == os.geteuid()
+    return same and own and stat.S_ISREG(about.st_mode)
 
 
 def content_hash(examples: Sequence[Example]) -> str:
@@ -134,8 +160,8 @@ def _listed(columns: Sequence[str]) -> str:
     return ", ".join(f"'{shown(name, 20)}'" for name in columns[:8]) or "no columns"
 
 
-def _example(row: Row, mapping: Mapping[str, str], folder: Path) -> Example:
-    """Raises `ValueError` with the reason where a row cannot be used."""
+def _example(row: Row, mapping: Mapping[str, str], folder: Path, own: bool) -> Example:
+    """`own`: of `is_kept`. Raises `ValueError` with the reason where a row cannot be used."""
     cells = dict(row.cells)
     value = cells.pop(mapping["prompt"], None)
     if isinstance(value, list):
@@ -153,7 +179,7 @@ def _example(row: Row, mapping: Mapping[str, str], folder: Path) -> Example:
     scored = any(n.lower() in ANSWERING_COLUMNS and v not in (None, "") for n, v in cells.items())
     if not answer and not scored:
         raise ValueError("the answer is empty")
-    columns |= {n: pictures_of(v, folder) for n, v in cells.items() if n in COLUMNS and v}
+    columns |= {n: pictures_of(v, folder, own) for n, v in cells.items() if n in COLUMNS and v}
     cells = {n: v for n, v in cells.items() if n not in COLUMNS}
     columns |= {name: _column(name, value) for name, value in cells.items() if value is not None}
     return Example(prompt, answer, columns)

@@ -222,22 +222,22 @@ def too_long(
 # (`bytes` and `path`), or a list of these.
 
 
-def pictures_of(value: Any, folder: Path) -> str | list[str]:
-    """One picture, or all of a list. `folder`: where the data file is.
+def pictures_of(value: Any, folder: Path, anywhere: bool = False) -> str | list[str]:
+    """One picture, or all of a list. `folder`: where the data file is; `anywhere`: as `resolved`.
 
     Raises `T2LocalError` for a picture that is missing or damaged, `ValueError` for a cell that
     holds none.
     """
     if isinstance(value, list):
-        return [_picture(part, folder) for part in value]
-    return _picture(value, folder)
+        return [_picture(part, folder, anywhere) for part in value]
+    return _picture(value, folder, anywhere)
 
 
-def _picture(value: Any, folder: Path) -> str:
+def _picture(value: Any, folder: Path, anywhere: bool) -> str:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"the picture is a {type(value).__name__}, not a path or base64")
-    picture = resolved(value, folder)
+    picture = resolved(value, folder, anywhere)
     check_picture(picture)
     return picture

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import sys
 import threading
 import time
 
@@ -16,6 +17,7 @@ from t2local.engine.searches import few_examples
 from t2local.errors import T2LocalError
 from t2local.evaluation.benchmark_tasks import question_set
 from t2local.paths import PROJECT_ROOT
+from t2local.pictures import MOST_BYTES as MOST_PICTURE_BYTES
 from t2local.tasks import files, uploads
 from t2local.tasks.datasets import dataset
 from t2local.tasks.files import read_examples
@@ -34,6 +36,7 @@ from t2local.tasks.uploads import (
 )
 from t2local.ui.adapt.events import AdaptEvents
 from t2local.ui.adapt.layout import create_adapt_tab
+from tests.pictures import painted
 
 TWELVE = "prompt,answer\n" + "".join(f"is {i} even?,{('yes', 'no')[i % 2]}\n" for i in range(12))
 
@@ -294,3 +297,59 @@ def test_the_samples_that_ship_are_whole(name):
     assert not draft.file.duplicates
     if name == "reply_in_json":
         assert all(json.loads(e.answer) for e in draft.file.examples)
+
+
+# --- Rows that a version before kept with their pictures' absolute paths.
+
+
+def old_rows(folder, picture, name="reds-0123abcd.jsonl"):
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"prompt": f"colour {i}?", "answer": "red", "image": str(picture)} for i in range(3)]
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_rows_of_a_version_before_are_read_as_they_were_kept(tmp_path):
+    picture = painted(tmp_path, "red")
+    rows = old_rows(paths.home() / "data", picture)
+    found = read_examples(rows).examples
+    assert [example.pictures for example in found] == [(str(picture),)] * 3, "the hash is the same"
+    again = read_examples(write_rows(found, "anew")).examples
+    assert all(example.pictures[0].startswith("data:image/png") for example in again)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such links and devices")
+def test_the_kept_rows_name_only_plain_pictures(tmp_path):
+    (tmp_path / "note.png").write_text("no picture")
+    (tmp_path / "link.png").symlink_to(painted(tmp_path, "red"))
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(MOST_PICTURE_BYTES + 1)
+    names = ["note.png", "link.png", "pipe.png", "huge.png", "gone.png", "."]
+    for picture in [*(tmp_path / name for name in names), "/dev/zero", "/etc/passwd"]:
+        with pytest.raises(T2LocalError, match="no usable row"):
+            read_examples(old_rows(paths.home() / "data", picture))
+
+
+def test_nobody_elses_rows_may_name_an_absolute_path(tmp_path):
+    picture, data = painted(tmp_path, "red"), paths.home() / "data"
+    for rows in (
+        old_rows(tmp_path, picture),
+        old_rows(data / "0123456789ab", picture),
+        old_rows(data, picture, "pasted-0123abcd.txt"),
+        old_rows(data, picture, "reds.jsonl"),
+        keep_text(old_rows(tmp_path, picture).read_text()),
+    ):
+        with pytest.raises(T2LocalError, match="write it relative to the data file"):
+            read_examples(rows)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such links and owners")
+def test_a_link_among_the_kept_rows_is_not_ours(tmp_path):
+    data = paths.home() / "data"
+    data.mkdir(parents=True)
+    link = data / "reds-0123abcd.jsonl"
+    link.symlink_to(old_rows(tmp_path, painted(tmp_path, "red")))
+    with pytest.raises(T2LocalError, match="is not taken"):
+        read_examples(link)
