@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,9 @@ SCHEMA = "1"
 MOST_BYTES = 2**30  # of a file; the z of all matrices of an 8B model take 6 MB
 MOST_HEADER_BYTES = 8 * 2**20  # card and names; a line of 100 bytes a matrix
 MOST_CHARACTERS = {
-    "name": 200,
-    "description": 4_000, "base_model": 400, "basis_fingerprint": 200, "reward": 400,
-    "license": 400,
+    "name": 200, "base_model": 400, "basis_fingerprint": 200,
 }  # fmt: skip
+MOST_SHOWN = {"description": 4_000, "reward": 400, "license": 400}  # what is longer is cut
 MOST_LABELS = 400  # of them, with the characters of the longest
 LARGEST_Z = 1000.0  # of |z|: trained ones are within a few tenths of 1
 DTYPES = ("F16", "BF16", "F32", "F64")
@@ -50,9 +49,10 @@ SIGMA_TOLERANCE = 2e-3  # relative; machines' LAPACKs differ by far less, other 
 def write_expert(expert: Expert, path: Path) -> None:
     """Write atomically.
 
-    Raises `T2LocalError` when the disk is full or not writable, and for texts that are too long to
-    be read again.
+    Texts that are only shown are cut; raises `T2LocalError` when the disk is full or not writable,
+    and for a name that is too long to be read again.
     """
+    expert = _cut(expert)
     try:
         _check_lengths(expert)
     except ValueError as error:
@@ -99,8 +99,8 @@ def read_expert(path: Path) -> Expert:
         _check_card(expert)
     except ValueError as error:
         raise T2LocalError(
-            f"'{path.name}' is not a t2local expert file (its card lacks or garbles an "
-            f"entry: {error}); choose a file made by `t2local train` or `experts import`."
+            f"'{path.name}' is not a t2local expert file (its card cannot be used "
+            f"({error})); choose a file made by `t2local train` or `experts import`."
         ) from error
     _check_numbers(expert)
     return expert
@@ -128,21 +128,39 @@ def _from_metadata(metadata: dict[str, str], z: Z) -> Expert:
             raise ValueError(f"it lacks 't2local.{key}'")
     if metadata["t2local.schema"] != SCHEMA:
         raise ValueError(f"schema {metadata['t2local.schema']}, this version reads {SCHEMA}")
-    training = parsed(metadata.get("t2local.training", "{}"))
-    typed(TrainingCard, training, "training")  # checked, and kept as it was written
-    return Expert(
+    training = typed(dict, parsed(metadata.get("t2local.training", "{}"), finite=False), "training")
+    expert = Expert(
         name=metadata["t2local.name"],
         description=metadata.get("t2local.description", ""),
         base_model=metadata["t2local.base_model"],
         basis_fingerprint=metadata["t2local.basis_fingerprint"],
         reward=metadata.get("t2local.reward", ""),
-        training=training,
+        training=_usable(training),
         license=metadata.get("t2local.license", ""),
         kind=metadata.get("t2local.kind", SKILL),
         labels=_json(metadata, "labels", tuple[str, ...], "[]"),
         sigma_check=_json(metadata, "sigma", Mapping[str, tuple[float, ...]], "{}"),
         z=z,
     )
+    return _cut(expert)
+
+
+def _usable(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a card that can be shown; for one that cannot, no `z` is thrown away."""
+    kinds, found = TrainingCard.__annotations__, {}
+    for name, value in training.items():
+        with contextlib.suppress(ValueError):
+            json.dumps(value, allow_nan=False)
+            known = typed(kinds.get(name, Any), value, name)
+            # As it was written, but 3.0 steps are 3.
+            found[name] = known if kinds.get(name) is int else value
+    return found
+
+
+def _cut(expert: Expert) -> Expert:
+    """The expert with no text longer than a page should send again and again."""
+    texts = {name: (getattr(expert, name), most) for name, most in MOST_SHOWN.items()}
+    return replace(expert, **{n: t[: m - 1] + "…" for n, (t, m) in texts.items() if len(t) > m})
 
 
 def _json(metadata: dict[str, str], key: str, kind: Any, default: str) -> Any:
@@ -154,14 +172,11 @@ def _check_card(expert: Expert) -> None:
     if expert.kind not in KINDS:
         raise ValueError(f"the kind '{expert.kind[:40]}' is none of {', '.join(KINDS)}")
     _check_lengths(expert)
-    try:
-        _ = expert.held_out, expert.forgetting, expert.curve
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"a measurement lacks or garbles {error}") from error
+    _ = expert.held_out, expert.forgetting, expert.curve
 
 
 def _check_lengths(expert: Expert) -> None:
-    """Raise `ValueError` for a text that no page should send again and again."""
+    """Raise `ValueError` for an identity that no page should send again and again."""
     texts = {name: len(getattr(expert, name)) for name in MOST_CHARACTERS}
     texts |= {"labels": max(map(len, expert.labels), default=0) + len(expert.labels)}
     for name, found in texts.items():
@@ -255,14 +270,14 @@ class Stored:
 
 
 def _under_its_name(path: Path) -> Expert:
-    """The expert of a store's file. Raises `T2LocalError` for one that another name would find."""
+    """The expert of a store's file; of one that was renamed by hand, the file's name counts.
+
+    Raises `T2LocalError` for a damaged file, and a name that no expert can have.
+    """
     expert = read_expert(path)
-    check_name(expert.name)
     if paths.slug(expert.name).casefold() != path.stem.casefold():
-        raise T2LocalError(
-            f"'{path.name}' holds an expert that is called '{expert.name}'; name the file after "
-            "it, or import it under another name."
-        )
+        return replace(expert, name=check_name(path.stem))
+    check_name(expert.name)
     return expert
 
 
