@@ -21,7 +21,7 @@ from t2local import paths
 from t2local.errors import T2LocalError
 
 INDEX = "index.sqlite3"
-VERSION = 2  # raise it when what is kept of a chat, or how it is read, changes
+VERSION = 3  # raise it when what is kept of a chat, or how it is read, changes
 BUSY_S = 0.2  # another process holds the file for some milliseconds; longer, and it is left alone
 REST_S = 30.0  # after a failure, before the file is written again
 SETTLED_NS = 2 * 10**9  # a younger file may change again within the clock of its file system

@@ -15,8 +15,8 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -25,10 +25,11 @@ from t2local.engine.chat_index import ChatIndex, ChatSummary
 from t2local.engine.requests import controls_from_json, sampling_from_json
 from t2local.errors import T2LocalError
 from t2local.pictures import MOST_BYTES, check_picture, picture_kind
-from t2local.untrusted import read_document, typed
+from t2local.untrusted import read_document, typed, word
 
 SCHEMA = 1
 MOST_CHAT_BYTES = 32 * 2**20  # of one file; a page is sent all of it
+MOST_READ_BYTES = 4 * MOST_CHAT_BYTES  # versions before wrote larger ones
 MOST_TITLE = 1_000  # characters; every page is sent all titles
 ROLES = ("user", "assistant")
 TITLE_CHARACTERS = 48
@@ -355,7 +356,7 @@ def _summary(path: Path) -> ChatSummary:
 def read_chat(path: Path) -> Chat:
     """Read one file. Raises `T2LocalError` when absent, damaged or from a newer t2local."""
     try:
-        content = read_document(path, MOST_CHAT_BYTES)
+        content = read_document(path, MOST_READ_BYTES, finite=False)
     except (ValueError, OSError) as error:
         if not os.path.lexists(path):
             raise T2LocalError(
@@ -364,53 +365,78 @@ def read_chat(path: Path) -> Chat:
         raise T2LocalError(f"The chat file '{path.name}' cannot be read ({error}).") from error
     try:
         chat = chat_from_json(content, path.parent / PICTURES / path.stem)
-        if chat.id != path.stem:
-            raise ValueError("it holds another chat, by its id")
-        return chat
     except ValueError as error:
         raise T2LocalError(
             f"The chat file '{path.name}' is damaged ({error}); it was left as it is."
         ) from error
+    if chat.id != path.stem:
+        raise T2LocalError(
+            f"The chat file '{path.name}' is a copy of another chat ('{word(chat.title)}'); "
+            "rename or remove it."
+        )
+    return chat
 
 
 def chat_from_json(content: Mapping[str, Any], pictures: Path) -> Chat:
-    """`pictures`: the folder of the chat's own.
+    """`pictures`: the folder of the chat's own. What only decorates falls back to its default.
 
-    Raises `T2LocalError` for a newer schema, `ValueError` where it is damaged.
+    Raises `T2LocalError` for a newer schema, `ValueError` where what was said cannot be read.
     """
     if typed(int, content.get("schema"), "schema") > SCHEMA:
         raise T2LocalError(
             f"Chat '{str(content.get('id'))[:40]}' was saved by a newer t2local (format "
             f"{content['schema']}); update t2local to open it."
         )
-    lacking = [f.name for f in fields(Chat) if f.name not in content]
-    if lacking:
-        raise ValueError(f"it lacks '{lacking[0]}'")
-    messages = typed(list[dict], content["messages"], "messages")
-    chat = typed(Chat, {**content, "messages": []})
-    if len(chat.title) > MOST_TITLE:
-        raise ValueError(f"its title has {len(chat.title):,} characters")
-    typed(Steering, chat.controls, "controls")
-    try:
-        controls_from_json(chat.controls)
-        sampling_from_json(chat.sampling)
-    except T2LocalError as error:
-        raise ValueError(str(error).rstrip(".")) from error
-    return replace(chat, messages=tuple(message_from_json(m, pictures) for m in messages))
+    chat_id = typed(str, content.get("id"), "id")
+    if not CHAT_ID.fullmatch(chat_id):
+        raise ValueError("its id is none of a chat")
+    messages = typed(list[dict], content.get("messages"), "messages")
+    title = readable(str, content.get("title"), UNTITLED)
+    return Chat(
+        id=chat_id,
+        title=title if len(title) <= MOST_TITLE else UNTITLED,
+        messages=tuple(message_from_json(m, pictures) for m in messages),
+        system_prompt=readable(str, content.get("system_prompt"), ""),
+        controls=readable(Steering, content.get("controls"), {}, controls_from_json),
+        sampling=readable(dict, content.get("sampling"), {}, sampling_from_json),
+        updated=readable(float, content.get("updated"), 0.0),
+    )
 
 
 def message_from_json(content: Mapping[str, Any], pictures: Path) -> Message:
-    """Raises `ValueError` for what is no message, or says what no page can show."""
-    message = typed(Message, content, "messages")
-    if message.role not in ROLES:
-        raise ValueError(f"the role '{message.role[:40]}' is none of {', '.join(ROLES)}")
-    typed(Decided | None, content.get("dispatch"), "dispatch")
-    typed(Timed | None, content.get("timing"), "timing")
-    typed(list[tuple[int, Mixed]], content.get("steered", []), "steered")
-    if any(not 0 <= at <= len(message.content) for at, _ in message.steered):
-        raise ValueError("it was steered at a place that its text does not have")
-    images = tuple(str(pictures / Path(name).name) for name in message.images)
-    return replace(message, images=images)
+    """Raises `ValueError` for what is no message; its decorations as in `chat_from_json`."""
+    role = typed(str, content.get("role"), "messages.role")
+    if role not in ROLES:
+        raise ValueError(f"the role '{word(role)}' is none of {', '.join(ROLES)}")
+    text = typed(str, content.get("content"), "messages.content")
+
+    def check_places(steered: Sequence[tuple[int, Mixed]]) -> None:
+        if any(not 0 <= at <= len(text) for at, _ in steered):
+            raise ValueError("it was steered at a place that its text does not have")
+
+    marks = tuple[tuple[int, Mixed], ...]
+    images = readable(tuple[str, ...], content.get("images"), ())
+    return Message(
+        role,
+        text,
+        dispatch=readable(Decided | None, content.get("dispatch"), None),
+        timing=readable(Timed | None, content.get("timing"), None),
+        base_content=readable(str | None, content.get("base_content"), None),
+        steered=readable(marks, content.get("steered"), (), check_places),
+        images=tuple(str(pictures / Path(name).name) for name in images),
+    )
+
+
+def readable(kind: Any, value: Any, default: Any, check: Callable | None = None) -> Any:
+    """`value` as `kind`; `default` where it is none, `check` refuses it, or NaN is in it."""
+    try:
+        json.dumps(value, allow_nan=False)
+        found = typed(kind, value)
+        if check is not None:
+            check(found)
+    except (ValueError, T2LocalError):
+        return default
+    return found
 
 
 # --- The pictures of a chat: copies in a folder of its own.

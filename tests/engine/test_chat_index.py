@@ -202,7 +202,7 @@ def test_what_sqlite_cannot_keep_is_named_as_damaged(store):
     (chat, *_) = filled(store)
     path = store.folder / f"{chat.id}.json"
     content = json.loads(path.read_text())
-    for strange in ({"title": "\ud800"}, {"updated": float("inf")}, {"id": "\udfff"}):
+    for strange in ({"title": "\ud800"}, {"id": "\udfff"}):
         path.write_text(json.dumps({**content, **strange}))
         settle(store, chat.id)
         assert len(store.list()) == len(ChatStore().list()) == 3

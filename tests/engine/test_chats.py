@@ -194,3 +194,109 @@ def test_controls_name_what_is_wrong():
         Controls("magic")
     with pytest.raises(T2LocalError, match="0 to 1"):
         Controls(threshold=2.0)
+
+
+# --- What other programs, versions and hands did to a chat's file.
+
+
+def on_disk(store, chat, change=lambda content: None):
+    """The file of a saved chat, rewritten with a change."""
+    path = store.folder / f"{chat.id}.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+NAN = float("nan")
+MESSAGE_FAULTS = [
+    ("dispatch", {"probabilities": {"math": NAN}}, None),
+    ("dispatch", {"probabilities": "<b>"}, None),
+    ("dispatch", {"newer": [float("inf")]}, None),
+    ("dispatch", 3, None),
+    ("timing", {"tokens": "<b>"}, None),
+    ("timing", {"tokens_per_s": float("-inf")}, None),
+    ("base_content", ["x"], None),
+    ("steered", [[99, {"alpha": {}}]], ()),
+    ("steered", [[-1, {"alpha": {}}]], ()),
+    ("steered", [[0, {"alpha": {"math": "much"}}]], ()),
+    ("images", [3], ()),
+]
+CHAT_FAULTS = [
+    ("title", 3, "New chat"),
+    ("title", "x" * 2000, "New chat"),
+    ("system_prompt", [], ""),
+    ("controls", {"strategy": "nonsense"}, {}),
+    ("controls", {"threshold": NAN}, {}),
+    ("controls", {"threshold": 7}, {}),
+    ("controls", [1], {}),
+    ("sampling", {"temperature": "hot"}, {}),
+    ("sampling", {"temperature": NAN}, {}),
+    ("sampling", {"top_p": 1e300}, {}),
+    ("updated", NAN, 0.0),
+    ("updated", "yesterday", 0.0),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "default"), MESSAGE_FAULTS)
+def test_a_message_without_its_decoration_is_still_a_message(store, name, value, default):
+    chat = store.save(full_chat(store))
+    on_disk(store, chat, lambda content: content["messages"][1].update({name: value}))
+    asked, answer = store.load(chat.id).messages
+    assert asked == chat.messages[0]
+    assert answer == replace(chat.messages[1], **{name: default})
+    assert [found.id for found in store.list()] == [chat.id]
+
+
+@pytest.mark.parametrize(("name", "value", "default"), CHAT_FAULTS)
+def test_a_chat_falls_back_to_its_defaults_and_is_saved_whole(store, name, value, default):
+    chat = store.save(full_chat(store))
+    on_disk(store, chat, lambda content: content.update({name: value}))
+    found = store.load(chat.id)
+    assert found == replace(chat, **{name: default})
+    saved = ChatStore().save(found)
+    assert store.load(chat.id) == saved
+    assert saved.messages == chat.messages
+
+
+@pytest.mark.parametrize("name", ["title", "system_prompt", "controls", "sampling", "updated"])
+def test_a_chat_may_lack_what_has_a_default(store, name):
+    chat = store.save(full_chat(store))
+    on_disk(store, chat, lambda content: content.pop(name))
+    assert store.load(chat.id) == replace(chat, **{name: getattr(Chat(id="0" * 8), name)})
+
+
+@pytest.mark.parametrize(("name", "value"), [("role", "admin"), ("role", 3), ("content", None)])
+def test_what_was_said_must_be_readable(store, name, value):
+    chat = store.save(full_chat(store))
+    path = on_disk(store, chat, lambda content: content["messages"][0].update({name: value}))
+    store.list()
+    assert "is damaged" in store.damaged[path.name]
+
+
+def test_other_programs_write_whole_numbers_with_a_point(store):
+    chat = store.save(full_chat(store))
+    timing = {"tokens": 256.0}
+    on_disk(store, chat, lambda content: content["messages"][1].update(timing=timing))
+    assert repr(store.load(chat.id).messages[1].timing) == "{'tokens': 256}"
+
+
+def test_a_copy_beside_its_chat_is_named_as_one_and_stops_nothing(store):
+    chat = store.save(full_chat(store))
+    copy = store.folder / "deadbeef00.json"
+    copy.write_bytes((store.folder / f"{chat.id}.json").read_bytes())
+    assert [found.id for found in store.list()] == [chat.id]
+    said = store.damaged[copy.name]
+    assert "is a copy of another chat ('How many legs?'); rename or remove it." in said
+    assert copy.exists()
+
+
+def test_a_larger_chat_of_a_version_before_is_read_up_to_four_times_as_large(store, monkeypatch):
+    assert chats.MOST_READ_BYTES == 4 * chats.MOST_CHAT_BYTES
+    chat = store.save(full_chat(store))
+    size = (store.folder / f"{chat.id}.json").stat().st_size
+    monkeypatch.setattr(chats, "MOST_CHAT_BYTES", size - 1)
+    monkeypatch.setattr(chats, "MOST_READ_BYTES", size)
+    assert store.load(chat.id) == chat
+    with pytest.raises(T2LocalError, match="go on in a new chat"):
+        store.save(chat)
