@@ -1,6 +1,8 @@
 """A page takes the files that were uploaded to it, and no other file of this computer."""
 
 import asyncio
+import contextvars
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
@@ -25,7 +27,9 @@ def send(tmp_path, monkeypatch):
         place = [type(part) for part in fn.inputs].index(gr.MultimodalTextbox)
         file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
         given[place] = {"text": "look", "files": [file]}
-        return asyncio.run(page.preprocess_data(fn, given, SessionState(page)))
+        read = page.preprocess_data(fn, given, SessionState(page))
+        with ThreadPoolExecutor(1) as pool:  # a browser of other tests has a loop in this thread
+            return pool.submit(contextvars.copy_context().run, asyncio.run, read).result()
 
     return it
 
