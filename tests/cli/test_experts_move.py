@@ -56,7 +56,7 @@ def test_a_lora_export_reports_its_errors_and_loads(folder, run, tmp_path):
     )
     assert status == 0
     assert out["rank"] == 64
-    assert out["error_of_delta_w"] == out["error_of_logits"] == 0.0
+    assert max(out["error_of_delta_w"], out["error_of_logits"]) < 1e-6  # two forwards round apart
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), lora)
     status, out, error = run("export", "counting", "--to", "lora", "--out", lora, "--model", folder)
     assert (status, out) == (1, None)
