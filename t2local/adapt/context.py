@@ -131,7 +131,9 @@ def _without_oldest(
     def left(pairs: int) -> list[Mapping[str, str]]:
         return [*turns[:first], *turns[first + 2 * pairs :]]
 
-    fits = lambda pairs: len(render_prompt(loaded, left(pairs))) <= room  # noqa: E731
+    def fits(pairs: int) -> bool:
+        return len(render_prompt(loaded, left(pairs))) <= room
+
     return left(bisect.bisect_left(range(most), True, key=fits))
 
 
