@@ -158,8 +158,8 @@ def check_sent(components: Sequence[Any], values: Sequence[Any]) -> None:
 def check_own_files(values: Sequence[Any], folder: Path) -> None:
     """Raise `T2LocalError` for a file that was not uploaded to this page, into `folder`.
 
-    gradio would copy any file of this computer to whoever names its path: it checks that only for
-    pages that its own `launch` serves.
+    gradio itself looks only whether a file is among the uploads of the whole process, which the
+    pages of several people share.
     """
     own = folder.resolve()
     for path in _paths_in(values):

@@ -47,7 +47,7 @@ OTHERS = (
 
 @pytest.mark.parametrize("path", OTHERS)
 def test_any_other_file_is_refused(send, tmp_path, path):
-    """gradio checks this only for pages that its own `launch` serves."""
+    """gradio takes all uploads of the process for this page's own."""
     (tmp_path / "uploads").mkdir()
     Path(painted(tmp_path, "red")).rename(tmp_path / "private.png")
     (tmp_path / "uploads" / "link.png").symlink_to(tmp_path / "private.png")
