@@ -51,15 +51,15 @@ def prompt_ids(
     system: str = "",
     prefill: str = "",
 ) -> list[int]:
-    """The example's prompt as one user turn under the model's chat template, with its pictures.
+    """The example's turns under the model's chat template, with its pictures.
 
-    `user`: instead of the prompt. `system`: said before it. `prefill`: how the answer begins.
+    `user`: instead of the prompt. `system`: said before all. `prefill`: how the answer begins.
     """
-    asked = example.prompt if user is None else user
-    turn = {"role": "user", "content": asked, "images": example.pictures}
-    before = [{"role": "system", "content": system}] if system else []
+    *before, asked = example.turns
+    asked = asked if user is None else {**asked, "content": user}
+    first = [{"role": "system", "content": system}] if system else []
     after = [{"role": "assistant", "content": prefill}] if prefill else []
-    return render_prompt(loaded, [*before, turn, *after], continue_last=bool(prefill))
+    return render_prompt(loaded, [*first, *before, asked, *after], continue_last=bool(prefill))
 
 
 def check_sees(loaded: LoadedModel, examples: Sequence[Example]) -> None:

@@ -13,7 +13,7 @@ import re
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,9 +37,57 @@ class BadRow(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """How a person wants a file read. "", None and () leave it to what the file holds.
+
+    `context`: further columns that belong to the question, in order. `label_names`: what the labels
+    0, 1, … mean. `without_header`: the first row is a row like the others; its columns are called
+    "column 1", "column 2", …
+    """
+
+    encoding: str = ""
+    prompt: str = ""
+    answer: str = ""
+    context: tuple[str, ...] | None = None
+    label_names: tuple[str, ...] = ()
+    without_header: bool = False
+
+
+DETECTED = Wanted()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's rows before anybody knows what they ask: what a person chooses columns from.
+
+    `rows`: all that could be read. `encoding`: of a text, "" for a spreadsheet or Parquet.
+    `mapping`: the columns taken as `prompt` and `answer` as far as they are known, "" for none.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    encoding: str = ""
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+class UnusableRows(T2LocalError):
+    """The file is a table, but no examples came of it: another choice of columns may help.
+
+    `bad_rows`: why each row could not be used; () where the columns are not known.
+    """
+
+    def __init__(self, message: str, table: Table, bad_rows: Sequence[BadRow] = ()) -> None:
+        super().__init__(message)
+        self.table, self.bad_rows = table, tuple(bad_rows)
+
+
+@dataclass(frozen=True)
 class ExampleFile:
     """`columns`: all names found; `mapping`: which of them are prompt and answer ("" for none).
 
+    `context`: columns that are part of the question. `found`: one line a column that says what it
+    was taken as, "left out" for the rest. `encoding`: of a text, "" for a spreadsheet or Parquet.
     `duplicates`: (row number, number of the earlier row with the same prompt and answer); these
     rows are among `examples` all the same. `note`: what else a person should know of the reading,
     in whole sentences, such as which sheet was read; "" for nothing.
@@ -52,24 +100,27 @@ class ExampleFile:
     duplicates: tuple[tuple[int, int], ...]
     sha256: str
     note: str = ""
+    encoding: str = ""
+    context: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
 
 
-def read_examples(path: Path, mapping: Mapping[str, str] | None = None) -> ExampleFile:
+def read_examples(path: Path, wanted: Wanted = DETECTED) -> ExampleFile:
     """All usable rows of a file, and what is wrong with the others.
 
-    `mapping`: {"prompt": column, "answer": column} where detection is not wanted. Raises
-    `T2LocalError` for a file that is missing, empty, too large, binary, of a broken format, without
-    a prompt column, or without one usable row.
+    Raises `T2LocalError` for a file that is missing, empty, too large, binary or of a broken
+    format, and `UnusableRows` for a table without a prompt column or without one usable row.
     """
     name = shown(path.name)
-    read = read_rows(path)
+    read = read_rows(path, wanted.encoding, wanted.without_header)
     if not read.rows and not read.bad:
         raise T2LocalError(f"'{name}' has no rows; add at least one prompt with its answer.")
     columns = tuple(dict.fromkeys(column for row in read.rows for column in row.cells))
     bad_rows = [BadRow(number, reason) for number, reason in read.bad]
+    table = Table(columns, tuple(read.rows), read.encoding, note=read.note)
     if not read.rows:
-        raise _without_usable_row(name, bad_rows)
-    chosen = _mapping(name, columns, mapping or {})
+        raise _without_usable_row(name, table, bad_rows)
+    chosen = _mapping(name, table, wanted)
     examples: list[Example] = []
     seen: dict[tuple[str, str], int] = {}
     own = is_kept(path)
@@ -85,11 +136,11 @@ def read_examples(path: Path, mapping: Mapping[str, str] | None = None) -> Examp
         if first != row.number:
             duplicates.append((row.number, first))
     if not examples:
-        raise _without_usable_row(name, bad_rows)
+        raise _without_usable_row(name, replace(table, mapping=chosen), bad_rows)
     bad_rows.sort(key=lambda row: row.number)
     return ExampleFile(
         tuple(examples), tuple(bad_rows), columns, chosen, tuple(duplicates),
-        content_hash(examples), read.note,
+        content_hash(examples), read.note, read.encoding,
     )  # fmt: skip
 
 
@@ -120,34 +171,37 @@ def content_hash(examples: Sequence[Example]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _without_usable_row(file: str, bad_rows: Sequence[BadRow]) -> T2LocalError:
+def _without_usable_row(file: str, table: Table, bad_rows: Sequence[BadRow]) -> UnusableRows:
     worst = min(bad_rows, key=lambda row: row.number)
-    return T2LocalError(
-        f"'{file}' has no usable row; the first fault is in row {worst.number}: {worst.reason}."
-    )
+    message = f"'{file}' has no usable row; the first fault is in row {worst.number}: "
+    return UnusableRows(f"{message}{worst.reason}.", table, bad_rows)
 
 
-def _mapping(file: str, columns: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+def _mapping(file: str, table: Table, wanted: Wanted) -> dict[str, str]:
     """Which columns are the prompt and the answer; a chat column is both."""
-    for name in given.values():
+    columns = table.columns
+    for name in (wanted.prompt, wanted.answer):
         if name and name not in columns:
-            raise T2LocalError(
+            raise UnusableRows(
                 f"'{file}' has no column '{shown(name)}'; it has {_listed(columns)}: "
-                "choose one of these."
+                "choose one of these.",
+                table,
             )
     chat = next((c for n in CHAT_NAMES for c in columns if c.lower() == n), "")
-    prompt = given.get("prompt") or _first(columns, PROMPT_NAMES) or chat
+    prompt = wanted.prompt or _first(columns, PROMPT_NAMES) or chat
     if not prompt:
-        raise T2LocalError(
+        raise UnusableRows(
             f"'{file}' has no column for the prompt; it has {_listed(columns)}: "
-            "name one 'prompt', or choose which column it is."
+            "name one 'prompt', or choose which column it is.",
+            table,
         )
-    answer = given.get("answer") or _first([c for c in columns if c != prompt], ANSWER_NAMES)
+    answer = wanted.answer or _first([c for c in columns if c != prompt], ANSWER_NAMES)
     lowered = {column.lower() for column in columns}
     if not answer and prompt != chat and not lowered & set(ANSWERING_COLUMNS):
-        raise T2LocalError(
+        raise UnusableRows(
             f"'{file}' has no column for the answer; it has {_listed(columns)}: "
-            "name one 'answer', or choose which column it is."
+            "name one 'answer', or choose which column it is.",
+            replace(table, mapping={"prompt": prompt, "answer": ""}),
         )
     return {"prompt": prompt, "answer": answer}
 

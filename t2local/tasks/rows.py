@@ -32,11 +32,15 @@ class Row:
 
 @dataclass(frozen=True)
 class RowsRead:
-    """`bad`: (number, reason) of rows that could not be read. `note`: whole sentences, or ""."""
+    """`bad`: (number, reason) of rows that could not be read. `note`: whole sentences, or "".
+
+    `encoding`: of a text, "" for a spreadsheet or Parquet.
+    """
 
     rows: Sequence[Row]
     bad: Sequence[Bad]
     note: str = ""
+    encoding: str = ""
 
 
 def shown(text: str, most: int = 60) -> str:
@@ -153,7 +157,9 @@ class Example:
     """`answer` is "" where a row has none (a reward such as `length` or `json` needs none).
 
     `columns`: `choices` and `label` for a choice; `tests`, `test_setup`, `entry_point` for a
-    program; `image` and `images`, paths or data URIs; anything else a row brought along.
+    program; `answers`, all that are right where there are several (`answer` is the first);
+    `messages`, the turns before the prompt, a system turn among them; `image` and `images`, paths
+    or data URIs; anything else a row brought along.
     """
 
     prompt: str
@@ -167,20 +173,41 @@ class Example:
         return tuple(p for value in found for p in ((value,) if isinstance(value, str) else value))
 
     @property
+    def answers(self) -> tuple[str, ...]:
+        """All that are right; empty where the row has no answer."""
+        several = self.columns.get("answers")
+        return tuple(map(str, several)) if several else (self.answer,) if self.answer else ()
+
+    @property
+    def before(self) -> tuple[Mapping[str, str], ...]:
+        """The turns (`role`, `content`) before the prompt, a system turn among them."""
+        return tuple(self.columns.get("messages") or ())
+
+    @property
+    def turns(self) -> tuple[Mapping[str, Any], ...]:
+        """All that the model is shown: the turns before, then the prompt with its pictures."""
+        return *self.before, {"role": "user", "content": self.prompt, "images": self.pictures}
+
+    @property
     def key(self) -> str:
-        """Equal only where the same is asked: the prompt, with its pictures."""
-        return "\n".join([self.prompt, *self.pictures])
+        """Equal only where the same is asked: the prompt, what was said before it, pictures."""
+        said = (f"{turn['role']}: {turn['content']}" for turn in self.before)
+        return "\n".join([*said, self.prompt, *self.pictures])
 
     @property
     def group(self) -> str:
         """Rows of one group are set aside together: one prompt's, or one picture's."""
-        return "\n".join(self.pictures) or self.prompt
+        return "\n".join(self.pictures) or self.key
 
 
 def as_columns(examples: Sequence[Example]) -> dict[str, list[Any]]:
-    """The keyword columns of a reward: `answer` and every column, `None` where a row lacks it."""
+    """The keyword columns of a reward: `answer` and every column, `None` where a row lacks it.
+
+    An `answer` is a list where several are right.
+    """
     names = dict.fromkeys(name for example in examples for name in example.columns)
-    table: dict[str, list[Any]] = {"answer": [example.answer for example in examples]}
+    given = [list(e.answers) if len(e.answers) > 1 else e.answer for e in examples]
+    table: dict[str, list[Any]] = {"answer": given}
     for name in names:
         if name != "answer":
             table[name] = [example.columns.get(name) for example in examples]

@@ -35,9 +35,10 @@ _BOMS = (
 )
 
 
-def read_rows(path: Path) -> RowsRead:
+def read_rows(path: Path, encoding: str = "", without_header: bool = False) -> RowsRead:
     """The rows of a file, and (number, reason) of those that could not be read.
 
+    `encoding`: of a text, "" to detect it. `without_header`: a table's first row is no header.
     Raises `T2LocalError` for a file that is no table at all.
     """
     name = shown(path.name)

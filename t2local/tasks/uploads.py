@@ -16,7 +16,7 @@ from typing import NamedTuple
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.pictures import COLUMNS, data_uri, picture_bytes
-from t2local.tasks.files import ExampleFile, content_hash, read_examples
+from t2local.tasks.files import DETECTED, ExampleFile, Wanted, content_hash, read_examples
 from t2local.tasks.rewards import MOST_CHOICES, REWARDS, distinct_answers
 from t2local.tasks.rows import Example
 from t2local.tasks.tables import MOST_BYTES
@@ -27,12 +27,12 @@ MOST_KEPT_BYTES = 64 * 2**20  # of their files, beside the newest
 
 @dataclass(frozen=True)
 class _Key:
-    """What the rows depend on; `columns` as in `read_examples`. `size_bytes` goes with the hash."""
+    """What the rows depend on; `wanted` as in `read_examples`. `size_bytes` goes with the hash."""
 
     sha256: str
     size_bytes: int
     path: Path
-    columns: tuple[tuple[str, str], ...]
+    wanted: Wanted
 
 
 class Uploads:
@@ -42,11 +42,11 @@ class Uploads:
         self._lock = threading.Lock()
         self._kept: OrderedDict[_Key, Future[ExampleFile]] = OrderedDict()
 
-    def read(self, path: Path, mapping: Mapping[str, str] | None = None) -> ExampleFile:
+    def read(self, path: Path, wanted: Wanted = DETECTED) -> ExampleFile:
         """As `read_examples`; who asks for what another thread is parsing waits for it."""
-        key = _key(path, mapping or {})
+        key = _key(path, wanted)
         if key is None:
-            return read_examples(path, mapping)
+            return read_examples(path, wanted)
         with self._lock:
             there = self._kept.get(key)
             parse = self._kept.setdefault(key, Future())
@@ -54,13 +54,13 @@ class Uploads:
         if there is not None:
             return there.result()
         try:
-            file = read_examples(path, mapping)
+            file = read_examples(path, wanted)
         except BaseException as error:
             self._drop(key)
             parse.set_exception(error)
             raise
         parse.set_result(file)
-        if _key(path, mapping or {}) != key or not _whole(file):
+        if _key(path, wanted) != key or not _whole(file):
             self._drop(key)
         self._make_room()
         return file
@@ -81,7 +81,7 @@ UPLOADS = Uploads()
 read_upload = UPLOADS.read
 
 
-def _key(path: Path, mapping: Mapping[str, str]) -> _Key | None:
+def _key(path: Path, wanted: Wanted) -> _Key | None:
     """None for a file that cannot be read or is too large, which reading it will say."""
     try:
         path = path.absolute()
@@ -89,7 +89,7 @@ def _key(path: Path, mapping: Mapping[str, str]) -> _Key | None:
             return None
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return _Key(digest, file.tell(), path, tuple(sorted(mapping.items())))
+            return _Key(digest, file.tell(), path, wanted)
     except OSError:
         return None
 
@@ -168,15 +168,14 @@ class Draft:
     suggestion: Suggestion
 
 
-def read_draft(path: str | None, prompt: str = "", answer: str = "") -> Draft:
-    """A file's rows and the reward that fits them; `prompt`, `answer`: columns, "" to detect.
+def read_draft(path: str | None, wanted: Wanted = DETECTED) -> Draft:
+    """A file's rows and the reward that fits them.
 
     Raises `T2LocalError` for a file that cannot serve.
     """
     if not path:
         raise T2LocalError("There are no rows yet; choose a file, or paste some.")
-    mapping = {"prompt": prompt, "answer": answer}
-    file = read_upload(Path(path), {key: column for key, column in mapping.items() if column})
+    file = read_upload(Path(path), wanted)
     check_enough(Path(path).name, file.examples)
     return Draft(paths.slug(Path(path).stem), file, suggest_reward(file.examples))
 

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks.files import content_hash, read_examples
+from t2local.tasks.files import Wanted, content_hash, read_examples
 from t2local.tasks.rows import _header
 from t2local.tasks.tables import MOST_BYTES
 from tests.tasks.workbook_files import xlsx, zipped
@@ -89,11 +89,11 @@ def test_conversations(column, tmp_path):
 
 def test_columns_can_be_mapped_by_hand(tmp_path):
     path = written(tmp_path, "a.csv", "frage,antwort,prompt\nWie alt?,9,x\n")
-    file = read_examples(path, {"prompt": "frage", "answer": "antwort"})
+    file = read_examples(path, Wanted(prompt="frage", answer="antwort"))
     assert pairs(file) == [("Wie alt?", "9")]
     assert file.columns == ("frage", "antwort", "prompt")
     with pytest.raises(T2LocalError, match="no column 'nope'; it has 'frage', 'antwort'"):
-        read_examples(path, {"prompt": "nope"})
+        read_examples(path, Wanted(prompt="nope"))
 
 
 def test_columns_of_a_reward_are_kept_and_understood(tmp_path):

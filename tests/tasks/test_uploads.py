@@ -20,7 +20,7 @@ from t2local.paths import PROJECT_ROOT
 from t2local.pictures import MOST_BYTES as MOST_PICTURE_BYTES
 from t2local.tasks import files, uploads
 from t2local.tasks.datasets import dataset
-from t2local.tasks.files import read_examples
+from t2local.tasks.files import Wanted, read_examples
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import (
@@ -47,9 +47,9 @@ def parses(monkeypatch) -> list[str]:
     monkeypatch.setattr(uploads.UPLOADS, "_kept", type(uploads.UPLOADS._kept)())
     seen, read_rows = [], files.read_rows
 
-    def counted(path):
+    def counted(path, *wanted):
         seen.append(path.name)
-        return read_rows(path)
+        return read_rows(path, *wanted)
 
     monkeypatch.setattr(files, "read_rows", counted)
     return seen
@@ -102,11 +102,11 @@ def test_a_changed_file_is_parsed_again_even_with_its_old_time_and_size(tmp_path
 def test_other_columns_are_another_parse(tmp_path, parses):
     path = table(tmp_path, "prompt,answer,wanted\na,1,x\nb,2,y\n")
     plain = read_upload(path)
-    chosen = read_upload(path, {"answer": "wanted"})
+    chosen = read_upload(path, Wanted(answer="wanted"))
     assert [e.answer for e in plain.examples] == ["1", "2"]
     assert [e.answer for e in chosen.examples] == ["x", "y"]
-    assert read_upload(path, {}) is plain
-    assert read_upload(path, {"answer": "wanted"}) is chosen
+    assert read_upload(path, Wanted()) is plain
+    assert read_upload(path, Wanted(answer="wanted")) is chosen
     assert len(parses) == 2
 
 
@@ -160,10 +160,10 @@ def test_threads_that_ask_at_once_wait_for_one_parse(tmp_path, monkeypatch):
     path, other, parses, answers = table(tmp_path), table(tmp_path, TWELVE, "b.csv"), [], []
     read_rows, go_on = files.read_rows, threading.Event()
 
-    def slowly(path):
+    def slowly(path, *wanted):
         parses.append(path.name)
         assert path.name == "b.csv" or go_on.wait(10)
-        return read_rows(path)
+        return read_rows(path, *wanted)
 
     monkeypatch.setattr(files, "read_rows", slowly)
     kept = Uploads()
@@ -223,7 +223,9 @@ def test_bad_rows_stop_unless_left_out(tmp_path):
 
 def test_columns_can_be_chosen(tmp_path):
     text = "id,what,wanted\n" + "".join(f"{i},thing {i},w{i}\n" for i in range(6))
-    draft = read_draft(typed(tmp_path, text.replace("what", "prompt")), "prompt", "wanted")
+    draft = read_draft(
+        typed(tmp_path, text.replace("what", "prompt")), Wanted(prompt="prompt", answer="wanted")
+    )
     assert draft.file.examples[0].answer == "w0"
 
 

@@ -86,7 +86,7 @@ def draw_train() -> None:
         "prompt,answer\none,1\ntwo,2\nthree,3\nfour,4\nfive,5\n",
         rows + "one,\ntwo,\none,\n",
     ):
-        draft = read_draft(str(keep_text(text)), "", "")
+        draft = read_draft(str(keep_text(text)))
         train.rows_html(draft, ["as read"], 0.3)
         train.reward_html(draft, draft.suggestion.reward)
         train.reward_html(draft, "none")

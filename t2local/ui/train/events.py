@@ -14,6 +14,7 @@ from t2local.engine.engine import Engine
 from t2local.engine.training import RunReport
 from t2local.errors import T2LocalError
 from t2local.progress import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
+from t2local.tasks.files import Wanted
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.uploads import Draft, keep_rows, keep_text, read_draft
 from t2local.training.config import TrainConfig
@@ -147,7 +148,11 @@ class TrainEvents:
 
     def _look(self, values: dict, path: str, prompt: str = "", answer: str = "") -> dict:
         """Everything the page shows of a file's rows."""
-        data, step, draft = self.data, self.step, read_draft(path, prompt or "", answer or "")
+        data, step, draft = (
+            self.data,
+            self.step,
+            read_draft(path, Wanted(prompt=prompt or "", answer=answer or "")),
+        )
         reward, columns = draft.suggestion.reward, list(draft.file.columns)
         mapping, bad = draft.file.mapping, bool(draft.file.bad_rows)
         return {
@@ -170,7 +175,8 @@ class TrainEvents:
 
     def _draft(self, values: dict) -> Draft:
         data = self.data
-        return read_draft(values[data.path], values[data.prompt] or "", values[data.answer] or "")
+        wanted = Wanted(prompt=values[data.prompt] or "", answer=values[data.answer] or "")
+        return read_draft(values[data.path], wanted)
 
     def _kept(self, values: dict) -> str:
         leave_out = bool(values[self.data.leave_out])
