@@ -26,7 +26,7 @@ from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture, SVFModel, Z
-from t2local.svf.factored import FactoredModel
+from t2local.svf.model import FactoredModel
 from t2local.tasks.benchmarks import prompt_hashes
 from t2local.tasks.files import content_hash
 from t2local.tasks.rows import Example

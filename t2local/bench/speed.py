@@ -33,7 +33,7 @@ from t2local.models.decode.generate import Decoder
 from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture, SVFModel, Z, attach, compose
-from t2local.svf.factored import FactoredModel
+from t2local.svf.model import FactoredModel
 from t2local.svf.targets import is_attention
 from t2local.tasks.rows import Example
 from t2local.tasks.sandbox import check_allowed, run_code, run_tests

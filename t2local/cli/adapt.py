@@ -13,7 +13,7 @@ from t2local.adapt.few_shot import Generation
 from t2local.cli import add_model_arguments, add_reward_argument, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.errors import T2LocalError
-from t2local.experts.mixture_file import write_mixture
+from t2local.experts.library import write_mixture
 from t2local.progress import drain
 from t2local.tasks.files import read_examples
 from t2local.tasks.rewards import parts_of

@@ -11,7 +11,7 @@ from t2local.cli import add_model_arguments, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
-from t2local.experts.mixture_file import read_mixture
+from t2local.experts.library import read_mixture
 from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
 

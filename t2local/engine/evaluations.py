@@ -32,7 +32,7 @@ from t2local.evaluation.tally import (
     Record as ScoredPrompt,
 )
 from t2local.evaluation.variants import HARD, ORACLE, Held, Subject, Variant, asking, base, mixed
-from t2local.experts.mixture_file import MixtureFile, MixtureStore, read_mixture
+from t2local.experts.library import MixtureFile, MixtureStore, read_mixture
 from t2local.models.decode.out_of_memory import Work as Worded
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.progress import FINISHED, CancelToken

@@ -18,7 +18,7 @@ from t2local.engine.job_record import SEARCH, JobStatus, Record, new_id
 from t2local.engine.jobs import Job, Work
 from t2local.engine.model_slot import OnModel, check_model
 from t2local.errors import T2LocalError
-from t2local.experts.mixture_file import (
+from t2local.experts.library import (
     MixtureFile,
     MixtureStore,
     read_mixture,

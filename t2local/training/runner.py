@@ -22,7 +22,7 @@ from t2local.svf import SVFModel
 from t2local.tasks.datasets import DECIDING, Dataset, probes
 from t2local.tasks.rows import Example
 from t2local.training.config import LORA
-from t2local.training.forecast import Agenda, other_seconds
+from t2local.training.dry_run import Agenda, other_seconds
 from t2local.training.loop import Event
 from t2local.training.methods import method_for
 from t2local.training.processes import Processes

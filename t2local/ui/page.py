@@ -39,8 +39,7 @@ from t2local.ui.experts.events import ExpertsEvents
 from t2local.ui.experts.layout import create_experts_tab
 from t2local.ui.experts.view import experts_html
 from t2local.ui.forms import check_own_files, check_sent
-from t2local.ui.jobs.events import JobsEvents
-from t2local.ui.jobs.layout import create_jobs_tab
+from t2local.ui.jobs_tab import JobsEvents, create_jobs_tab
 from t2local.ui.messages import OTHER_THAN_A_PAGE, as_message, as_text, shown
 from t2local.ui.models.events import ModelsEvents
 from t2local.ui.models.layout import create_models_tab

@@ -7,7 +7,7 @@ from t2local.engine.engine import Engine
 from t2local.engine.evaluations import EvaluationPlan
 from t2local.engine.job_record import Record
 from t2local.errors import T2LocalError
-from t2local.experts.mixture_file import MixtureFile, write_mixture
+from t2local.experts.library import MixtureFile, write_mixture
 from t2local.progress import FINISHED, INTERRUPTED, drain
 from t2local.svf import Mixture
 from t2local.tasks.benchmarks import prompt_hash

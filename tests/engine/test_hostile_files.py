@@ -27,7 +27,7 @@ from t2local.errors import T2LocalError
 from t2local.evaluation.measure import Scored
 from t2local.evaluation.tally import Evaluation, Result, evaluation_json
 from t2local.evaluation.tally import Record as Answered
-from t2local.experts.mixture_file import MixtureFile, MixtureStore, write_mixture
+from t2local.experts.library import MixtureFile, MixtureStore, write_mixture
 from t2local.models.fit.anatomy import anatomy_of, config_of
 from t2local.models.load.loader import local_path
 from t2local.progress import FINISHED
@@ -39,7 +39,7 @@ from t2local.ui.chat.events import last_dispatch
 from t2local.ui.chat.view import chat_list_html, transcript_html
 from t2local.ui.evaluate.view import confusion_html, samples_html, table_html
 from t2local.ui.experts.view import experts_html
-from t2local.ui.jobs.layout import jobs_html
+from t2local.ui.jobs_tab import jobs_html
 from t2local.ui.page import build_app
 from t2local.ui.train.view import answers_html, live_html, runs_html
 from tests.hostile_files import no_file, spoilt

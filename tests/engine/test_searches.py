@@ -12,7 +12,7 @@ from t2local.engine.job_record import SEARCH, Record
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.engine.searches import SearchPlan
 from t2local.errors import T2LocalError
-from t2local.experts.mixture_file import MixtureFile
+from t2local.experts.library import MixtureFile
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import FINISHED, INTERRUPTED, drain
 from t2local.svf import Mixture

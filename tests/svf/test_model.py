@@ -10,7 +10,8 @@ import torch
 from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import CancelToken, Progress
 from t2local.svf import attach, attaching
-from t2local.svf.model import FairLock
+from t2local.svf.model import FactoredModel, FairLock
+from tests.conftest import FAMILIES
 from tests.svf.support import IDS, composed, logits, random_z, relative
 
 TWO = torch.float32, torch.bfloat16
@@ -359,3 +360,53 @@ def test_it_is_given_back_after_an_error():
     thread.start()
     thread.join(5)
     assert not thread.is_alive()
+
+
+# --- The paper's own form, for many rows of differing z.
+
+THREE_ROWS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12], [30, 31, 32, 33]])
+
+
+def some_z(svf, rows=()):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        n: 1 + 0.2 * torch.randn(*rows, r, generator=generator) for n, r in svf.ranks.items()
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rows", [(), (3,), (3, 4)])
+def test_factors_equal_the_branch(tiny, family, rows):
+    model = tiny(family)
+    svf = attach(model)
+    z, factored = some_z(svf, rows), FactoredModel(svf)
+    with torch.no_grad():
+        plain = model(THREE_ROWS).logits
+        with svf.using(z):
+            expected = model(THREE_ROWS).logits
+        with factored.using(z):
+            found = model(THREE_ROWS).logits
+        assert torch.equal(model(THREE_ROWS).logits, plain), "restored afterwards"
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(found, plain, atol=1e-2)
+
+
+def test_matrices_that_z_leaves_out_are_the_base_models_bit_for_bit(tiny):
+    model = tiny("llama")
+    svf = attach(model)
+    with torch.no_grad(), FactoredModel(svf).using({}):
+        found = model(THREE_ROWS).logits
+    with torch.no_grad():
+        assert torch.equal(found, model(THREE_ROWS).logits)
+
+
+def test_an_unknown_matrix_is_refused_and_nothing_stays_in_force(tiny):
+    model = tiny("llama")
+    svf = attach(model)
+    factored = FactoredModel(svf)
+    with torch.no_grad():
+        plain = model(THREE_ROWS).logits
+        unknown = {"model.layers.9.mlp.up_proj": torch.ones(64)}
+        with pytest.raises(T2LocalError, match=r"model\.layers\.9"), factored.using(unknown):
+            pass
+        assert torch.equal(model(THREE_ROWS).logits, plain)

@@ -31,7 +31,7 @@ from t2local.ui.adapt.events import examples_html, status_html
 from t2local.ui.chat import view as chat
 from t2local.ui.evaluate import view as evaluate
 from t2local.ui.experts import view as experts
-from t2local.ui.jobs.layout import jobs_html
+from t2local.ui.jobs_tab import jobs_html
 from t2local.ui.markdown import render
 from t2local.ui.models import view as models
 from t2local.ui.page import build_app

@@ -6,7 +6,7 @@ from t2local.engine.job_record import ANSWER, DOWNLOAD, LOADING, JobStatus, new_
 from t2local.engine.jobs import Work
 from t2local.errors import Cancelled
 from t2local.progress import FAILED, FINISHED, INTERRUPTED, NEXT, Progress
-from t2local.ui.jobs.layout import jobs_html
+from t2local.ui.jobs_tab import jobs_html
 from tests.ui.conftest import PHONE, open_tab
 
 
