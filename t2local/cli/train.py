@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,7 +13,8 @@ from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
 from t2local.tasks.datasets import DATASETS, dataset
-from t2local.tasks.uploads import suggest_reward
+from t2local.tasks.rows import Example
+from t2local.tasks.uploads import suggest_reward, try_reward
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import with_fitting
 from t2local.training.processes import Processes
@@ -31,6 +32,11 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--description", default="", help="one line for its card")
     parser.add_argument(
         "--classifier", action="store_true", help="train the expert that decides in pass 1"
+    )
+    parser.add_argument(
+        "--accept-gold",
+        action="store_true",
+        help="train also where the rows' own answers do not earn +1, or wrong ones do",
     )
     parser.add_argument("--paper", action="store_true", help="the paper's own hyper-parameters")
     for field in fields(TrainConfig):
@@ -84,11 +90,13 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     source = dataset(arguments.data, given.get("seed", TrainConfig.seed))
     if source.note:
         log(source.note)
-    rows = [*source.train, *source.validation, *source.held_out]
+    rows = source.rows
     reward = arguments.reward
     if reward is None:
         reward, reason = suggest_reward(rows)
         log(f"reward {reward}: {reason}")
+    if arguments.data not in DATASETS:
+        _check_gold(reward, rows, arguments.accept_gold)
     config = with_fitting(given, reward, rows)
     return Plan(
         arguments.name,
@@ -102,6 +110,17 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         arguments.basis,
         "python -m t2local " + shlex.join(sys.argv[1:]),
     )
+
+
+def _check_gold(reward: str, rows: Sequence[Example], accepted: bool) -> None:
+    """Raise `T2LocalError` where a person's answers would teach the wrong thing, unless accepted,
+    and where the reward does not fit the rows at all.
+    """
+    problem = try_reward(reward, rows).problem
+    if problem and not accepted:
+        raise T2LocalError(f"{problem} To train all the same, give --accept-gold.")
+    if problem:
+        log(problem)
 
 
 def log_event(event) -> None:

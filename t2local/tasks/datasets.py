@@ -45,6 +45,13 @@ class Dataset:
     note: str = ""
 
     @property
+    def rows(self) -> list[Example]:
+        """All, each once."""
+        if self.leave_one_out:
+            return list(self.train)
+        return [*self.train, *self.validation, *self.held_out]
+
+    @property
     def sha256(self) -> str:
         """A hash of all prompts and answers in order: says on which rows an expert was trained."""
         rows = [

@@ -17,10 +17,21 @@ from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.pictures import COLUMNS, data_uri, picture_bytes
 from t2local.tasks.files import DETECTED, ExampleFile, Wanted, content_hash, read_examples
-from t2local.tasks.rewards import MOST_CHOICES, REWARDS, distinct_answers
-from t2local.tasks.rows import Example
+from t2local.tasks.rewards import (
+    ALL_ROWS,
+    MOST_CHOICES,
+    REWARDS,
+    Reward,
+    check_reward,
+    distinct_answers,
+    parts_of,
+    rewards_of,
+)
+from t2local.tasks.rewards.words import tidy
+from t2local.tasks.rows import Example, shown
 from t2local.tasks.tables import MOST_BYTES
 
+CHOICE = "choice"
 MOST_KEPT = 4
 MOST_KEPT_BYTES = 64 * 2**20  # of their files, beside the newest
 
@@ -113,6 +124,9 @@ class Suggestion(NamedTuple):
 def suggest_reward(examples: Sequence[Example]) -> Suggestion:
     """The reward that fits the examples best, with the reason as a sentence.
 
+    Of those that fit, the surest under which the rows' own answers earn +1; programs are not run
+    to find out.
+
     >>> suggest_reward([Example("2 + 2?", "4"), Example("3 + 5?", "8")]).reward
     'numeric'
     """
@@ -123,8 +137,22 @@ def suggest_reward(examples: Sequence[Example]) -> Suggestion:
         for sure, why in reward.suggested
         if (reason := why(examples))
     ]
-    _, name, reason = max(fitting, key=lambda found: found[0])  # the first of equals
+    fitting.sort(key=lambda found: -found[0])  # of equals the first stays first
+    sample = _spread(examples, SUGGESTED_BY)
+    earning = (found for found in fitting if _earns(found[1], sample))
+    _, name, reason = next(earning, fitting[0])
     return Suggestion(name, reason)
+
+
+def _earns(reward: str, examples: Sequence[Example]) -> bool:
+    """Whether the answers earn +1; a reward that refuses the rows will say why when it is used."""
+    if REWARDS[reward].runs_programs:
+        return True
+    try:
+        gold = _gold_answers(reward, _ready(reward, examples))
+    except T2LocalError:
+        return True
+    return all(tried.reward == 1.0 for tried in gold)
 
 
 def with_choices(examples: Sequence[Example]) -> list[Example]:
@@ -135,6 +163,7 @@ def with_choices(examples: Sequence[Example]) -> list[Example]:
     if _all_have(examples, "choices"):
         return list(examples)
     kinds = sorted(distinct_answers(examples))
+    places = {tidy(kind): place for place, kind in enumerate(kinds)}
     if not kinds:
         many = len({example.answer.strip() for example in examples})
         raise T2LocalError(
@@ -142,7 +171,7 @@ def with_choices(examples: Sequence[Example]) -> list[Example]:
             f"repeat, but {len(examples)} rows have {many} different ones; choose another reward."
         )
     return [
-        replace(e, columns={**e.columns, "choices": kinds, "label": kinds.index(e.answer.strip())})
+        replace(e, columns={**e.columns, "choices": kinds, "label": places[tidy(e.answer)]})
         for e in examples
     ]
 
@@ -151,12 +180,144 @@ def _all_have(examples: Sequence[Example], column: str) -> bool:
     return all(example.columns.get(column) for example in examples)
 
 
+# --- A reward tried on the rows before anybody learns from it.
+
+SUGGESTED_BY = 200  # rows by which a suggestion is checked
+WRONG = 1_000  # wrong answers at most: they tell about the reward, not about each row
+SHOWN = 3  # right answers, and as many wrong ones
+MOST_LUCKY = 0.02  # of the wrong answers: a few stand within a right one by chance
+
+
+class Tried(NamedTuple):
+    """What one answer earns. `wanted`: the row's own answer; `gold`: whether `said` is it."""
+
+    prompt: str
+    said: str
+    wanted: str
+    reward: float | None
+    gold: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`rows`: three right answers, then three wrong ones, those with a fault first; fewer or none
+    where nobody knows what is right or wrong (`regex`: the pattern is no answer).
+
+    `problem`: a sentence where right answers do not earn +1, or wrong ones do; "" for none.
+    """
+
+    rows: tuple[Tried, ...]
+    problem: str = ""
+
+
+def try_reward(reward: str, examples: Sequence[Example]) -> Trial:
+    """What the rows' own answers earn, and what wrong ones do: another row's, another choice.
+
+    All rows' answers are tried, or some where each takes its time (`math`, `code`). Raises
+    `T2LocalError` where the reward does not fit the rows, or runs programs and may not.
+    """
+    check_reward(reward, rows := _ready(reward, examples))
+    gold = _gold_answers(reward, rows)
+    wrong = _wrong_answers(reward, rows)
+    missed = [tried for tried in gold if tried.reward != 1.0]
+    lucky = [tried for tried in wrong if tried.reward == 1.0]
+    problem = ""
+    if missed:
+        first, do = missed[0], "does" if len(missed) == 1 else "do"
+        problem = (
+            f"{len(missed)} of {len(gold)} gold answers {do} not earn +1 under '{reward}', the "
+            f"first is '{shown(first.said, 40)}' (asked '{shown(first.prompt)}'); "
+            "choose another reward or mend them."
+        )
+    elif len(lucky) > MOST_LUCKY * len(wrong):
+        first, earn = lucky[0], "earns" if len(lucky) == 1 else "earn"
+        problem = (
+            f"{len(lucky)} of {len(wrong)} wrong answers {earn} +1 under '{reward}', the first is "
+            f"'{shown(first.said, 40)}' where '{shown(first.wanted, 40)}' is wanted; "
+            "choose another reward."
+        )
+        wrong.sort(key=lambda tried: tried.reward != 1.0)
+    gold.sort(key=lambda tried: tried.reward == 1.0)
+    return Trial((*gold[:SHOWN], *wrong[:SHOWN]), problem)
+
+
+def _ready(reward: str, examples: Sequence[Example]) -> list[Example]:
+    listed = CHOICE in {name for _, name in parts_of(reward)}
+    return with_choices(examples) if listed else list(examples)
+
+
+def _parts(reward: str) -> list[Reward]:
+    return [REWARDS[name] for _, name in parts_of(reward)]
+
+
+def _gold_answers(reward: str, rows: Sequence[Example]) -> list[Tried]:
+    known = [(row, _gold(reward, row)) for row in _spread(rows, _tried(reward))]
+    return _scored(reward, [(row, text) for row, text in known if text], gold=True)
+
+
+def _gold(reward: str, row: Example) -> str:
+    """What a right answer says; "" where one part of the reward does not know."""
+    texts = [part.gold(row) for part in _parts(reward)]
+    return next((text for text in texts if text != row.answer), texts[0]) if all(texts) else ""
+
+
+def _wrong_answers(reward: str, rows: Sequence[Example]) -> list[Tried]:
+    """One a row: a choice that it lists beside the right one, else another row's answer."""
+    parts, most = _parts(reward), _tried(reward)
+    others = {_meant(row.answer): row.answer for row in _spread(rows, SUGGESTED_BY) if row.answer}
+    said = []
+    for number, row in enumerate(_spread(rows, WRONG if most == ALL_ROWS else SHOWN)):
+        if _gold(reward, row) and any(part.tells_apart(row) for part in parts):
+            own = [text for part in parts for text in part.wrong(row)]
+            wrong = own[:1] or _another(row, others, number)
+            said += [(row, text) for text in wrong]
+    return _scored(reward, said, gold=False)
+
+
+def _another(row: Example, others: Mapping[str, str], number: int) -> list[str]:
+    """Another row's answer, if there is one; `number` makes it a different one for each row."""
+    right = set(map(_meant, (*row.answers, row.answer)))
+    wrong = [key for key in others if key not in right]
+    return [others[wrong[number % len(wrong)]]] if wrong else []
+
+
+def _meant(answer: str) -> str:
+    """Equal for answers that mean the same: 2,000 and 2000.0, JSON in another order."""
+    answer = tidy(answer.rpartition("####")[2])
+    try:
+        return str(float(answer.replace(",", "").strip("$€£% ")))
+    except ValueError:
+        pass
+    try:
+        return json.dumps(json.loads(answer), sort_keys=True)
+    except (ValueError, RecursionError):
+        return answer
+
+
+def _tried(reward: str) -> int:
+    return min(part.tried for part in _parts(reward))
+
+
+def _scored(reward: str, said: Sequence[tuple[Example, str]], gold: bool) -> list[Tried]:
+    rows, texts = [row for row, _ in said], [text for _, text in said]
+    earned = rewards_of(reward, rows, texts) if rows else []
+    return [
+        Tried(row.prompt, text, " or ".join(row.answers), value, gold)
+        for row, text, value in zip(rows, texts, earned, strict=True)
+    ]
+
+
+def _spread(rows: Sequence[Example], most: int) -> list[Example]:
+    """At most so many rows, evenly from first to last."""
+    step = max(1.0, len(rows) / most)
+    return [rows[int(i * step)] for i in range(min(most, len(rows)))]
+
+
 # --- Rows to train on, written where an upload's temporary folder cannot take them away.
 #
 # The file's name carries a hash of its rows, so equal rows are written once.
 
 FEWEST_PROMPTS = 5  # each is held out in turn: with fewer, three or less are left to learn from
-CHOICE = "choice"
 
 
 @dataclass(frozen=True)

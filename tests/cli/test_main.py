@@ -137,6 +137,24 @@ def test_train_makes_an_expert_that_list_and_show_know(capsys, folder, data):
     assert json.loads(shown)["training"]["steps"] == 2
 
 
+def test_training_asks_before_it_learns_from_answers_that_are_wrong_by_the_reward(
+    capsys, folder, tmp_path
+):
+    path = tmp_path / "sums.csv"
+    path.write_text(
+        "prompt,answer\n" + "".join(f"{i} + 1?,{i + 1}\n" for i in range(5)) + "6?,six\n"
+    )
+    command = ["train", "--data", str(path), "--reward", "numeric", "--name", "sums"]
+    command += ["--steps", "1", "--max-new-tokens", "2", "--model", folder]
+    status, out, err = run(capsys, *command)
+    assert (status, out) == (1, "")
+    assert "1 of 6 gold answers does not earn +1" in last_line(err)
+    assert "--accept-gold" in last_line(err)
+    status, _, err = run(capsys, *command, "--accept-gold")
+    assert "'six'" in err
+    assert "--accept-gold" not in err
+
+
 def test_a_run_can_be_resumed_by_name_and_ends_with_the_same_expert(capsys, folder, data):
     _, out, _ = run(
         capsys, "train", "--data", data, "--reward", "choice", "--name", "red",

@@ -21,6 +21,7 @@ from t2local.tasks.datasets import (
 )
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.sandbox import run_tests
+from t2local.tasks.uploads import suggest_reward
 from tests.tasks.workbook_files import xlsx
 
 
@@ -222,3 +223,13 @@ def test_the_files_are_plain_json_lines():
     for file in FILES.values():
         for line in (PROBES / file).read_text(encoding="utf-8").splitlines():
             assert set(json.loads(line)) == {"prompt", "answer", "choices", "label"}
+
+
+@pytest.mark.parametrize("count", [6, 20])
+def test_all_rows_of_a_file_are_each_counted_once(tmp_path, count):
+    """Of few rows none is set aside, and six answers in three sets are no kinds that repeat."""
+    path = tmp_path / "capitals.csv"
+    path.write_text("prompt,answer\n" + "".join(f"{i}?,town {i}\n" for i in range(count)))
+    rows = dataset(str(path)).rows
+    assert sorted(row.prompt for row in rows) == sorted(f"{i}?" for i in range(count))
+    assert suggest_reward(rows).reward == "contains"

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import gradio as gr
 import pytest
@@ -24,6 +25,7 @@ from t2local.tasks.files import Wanted, read_examples
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import (
+    Trial,
     Uploads,
     distinct_answers,
     keep_rows,
@@ -31,6 +33,7 @@ from t2local.tasks.uploads import (
     read_draft,
     read_upload,
     suggest_reward,
+    try_reward,
     with_choices,
     write_rows,
 )
@@ -241,23 +244,144 @@ def rows(answers, **columns):
     return [Example(f"question {i}?", answer, columns) for i, answer in enumerate(answers)]
 
 
-TABLE = {
-    "numeric": rows(["4", "1,234.50", "-7", "50%", "12"]),
-    "choice": rows(["yes", "no"] * 5),
-    "json": rows(['{"a": 1}', '{"b": [2]}', "{}"]),
-    "length": rows(["5-20", "10 – 30", "3-8"]),
-    "math": rows([r"\frac{1}{2}", r"x^2", r"\sqrt{3}"]),
-    "contains": rows(["Paris", "the Nile", "Marie Curie"]),
-    "code": rows(["def f(): pass", "def g(): pass"], tests=["assert f()"]),
-}
+def several(*answers):
+    return [Example(f"question {i}?", a[0], {"answers": list(a)}) for i, a in enumerate(answers)]
 
 
-@pytest.mark.parametrize("reward", TABLE)
-def test_each_kind_of_answer_gets_its_reward_with_a_reason(reward):
-    suggestion = suggest_reward(TABLE[reward])
+TABLE = [
+    ("numeric", ["4", "1,234.50", "-7", "50%", "12"]),
+    ("numeric", [f"He has {i}*2=<<{i}*2={2 * i}>>{2 * i} pens.\n#### {2 * i},000" for i in (1, 2)]),
+    ("numeric", ["Two and two make four.\nThe answer is 4.", "So the answer is: $1,200"]),
+    ("numeric", ["5 km", "7 km", "3.5 km"]),
+    ("numeric", ["$5", "€1,200.50", "−$3"]),
+    ("numeric", ["10115", "20095", "50667"]),
+    ("exact", ["01067", "04109", "10115", "08056"]),
+    ("exact", ["+49 351 123456", "030/1234567", "(555) 123-4567"]),
+    ("exact", ["978-3-16-148410-0", "978-0-306-40615-7"]),
+    ("exact", ["2024-05-01", "1.5.2024", "May 3, 2023", "12 May", "3. Mai 2021", "2024年5月1日"]),
+    ("exact", ["12:30", "9:05 pm", "23:59:59"]),
+    ("exact", ["1914-1918", "1939-1945", "1861-1865"]),
+    ("choice", ["yes", "no"] * 5),
+    ("choice", ["Yes", "no", "yes"]),
+    ("choice", ["да", "нет", "да"]),
+    ("choice", ["billing", "bug", "Bug", "billing", "other", "other", "bug", "bug", "other"]),
+    ("json", ['{"a": 1}', '{"b": [2]}', "{}"]),
+    ("length", ["5-20", "10 – 30", "3-8"]),
+    (
+        "length",
+        ["光合作用是植物利用阳光把水变成糖的过程。", "水在一百度时沸腾，变成蒸汽。"],
+    ),
+    (
+        "length",
+        ["植物は太陽の光で水から糖をつくります。", "水は百度で蒸気になります。"],
+    ),
+    ("length", ["def f(x):\n    return x", "```python\nprint(1)\n```"]),
+    ("math", [r"\frac{1}{2}", r"x^2", r"\sqrt{3}"]),
+    ("math", ["2", "3x - 2", "y = 4", "3/4"]),
+    ("math", [rf"We add the two and find that the sum is \boxed{{{i}}}." for i in (3, 5)]),
+    ("contains", ["Paris", "the Nile", "Marie Curie"]),
+    ("contains", ["北京", "上海", "黄河", "孔子"]),
+    ("contains", ["AC/DC", "B-52", "U2", "I/O"]),
+    ("contains", ["5", "7", "about five", "9"]),
+]
+TABLE = [(reward, rows(answers)) for reward, answers in TABLE] + [
+    ("code", rows(["def f(): pass", "def g(): pass"], tests=["assert f()"])),
+    ("contains", several(["Northampton", "the town of Northampton"], ["Linda Davis", "Davis"])),
+    ("numeric", several(["192", "192.0"], ["7", "07.0"])),
+    ("contains", several(["yes", "yeah"], ["no", "nope"], ["yes", "yep"])),
+]
+
+
+@pytest.mark.parametrize(("reward", "examples"), TABLE)
+def test_each_kind_of_answer_gets_its_reward_with_a_reason(reward, examples):
+    suggestion = suggest_reward(examples)
     assert suggestion.reward == reward
     assert suggestion.reward in REWARDS
     assert suggestion.reason.endswith(".")
+
+
+@pytest.mark.parametrize(("reward", "examples"), TABLE)
+def test_what_is_suggested_gives_gold_answers_one_and_others_less(reward, examples):
+    if reward == "code":  # their tests are no tests
+        return
+    trial = try_reward(reward, examples)
+    assert not trial.problem
+    assert all((tried.reward == 1.0) == tried.gold for tried in trial.rows)
+
+
+def test_programs_without_tests_are_told_what_is_missing():
+    assert "'tests'" in suggest_reward(rows(["def f(x):\n    return x"] * 2)).reason
+
+
+def test_a_trial_shows_three_gold_answers_and_three_of_other_rows():
+    examples = rows(["Paris", "Rome", "Lima", "Oslo", "Cairo"])
+    trial = try_reward("contains", examples)
+    assert [tried.gold for tried in trial.rows] == [True] * 3 + [False] * 3
+    assert [tried.reward for tried in trial.rows] == [1.0] * 3 + [-1.0] * 3
+    assert [tried.said for tried in trial.rows[:3]] == ["Paris", "Rome", "Lima"]
+    assert all(tried.said != tried.wanted for tried in trial.rows[3:])
+    assert {tried.said for tried in trial.rows} <= {e.answer for e in examples}
+
+
+def test_gold_that_does_not_earn_one_is_named_and_shown_first():
+    trial = try_reward("numeric", rows([*map(str, range(300)), "about five"]))
+    assert trial.problem == (
+        "1 of 301 gold answers does not earn +1 under 'numeric', the first is 'about five' "
+        "(asked 'question 300?'); choose another reward or mend them."
+    )
+    assert (trial.rows[0].said, trial.rows[0].reward) == ("about five", None)
+
+
+def test_a_reward_that_cannot_tell_answers_apart_is_a_problem():
+    trial = try_reward("contains", rows(["Korea", "South Korea", "France", "Peru"]))
+    assert "'South Korea' where 'Korea' is wanted" in trial.problem
+    assert any(tried.reward == 1.0 and not tried.gold for tried in trial.rows)
+    assert not try_reward("exact", rows(["Korea", "South Korea", "France", "Peru"])).problem
+
+
+def test_an_answer_that_is_also_right_is_no_wrong_one():
+    accepted = several(["Melville", "Herman Melville"], ["Herman Melville", "Melville"], ["Poe"])
+    assert not try_reward("exact", accepted).problem
+    equal = rows(["2,000", "2000", "2000.0", "7"])
+    assert not try_reward("numeric", equal).problem
+    assert [t.said for t in try_reward("numeric", rows(["4", "4.0"])).rows] == ["4", "4.0"]
+
+
+def test_a_choice_is_tried_on_the_rows_own_choices():
+    lettered = [Example(f"{i}?", "B", {"choices": ["a cat", f"dog {i}"]}) for i in range(5)]
+    trial = try_reward("choice", lettered)
+    assert [t.said for t in trial.rows[3:]] == ["a cat"] * 3
+    assert not trial.problem
+    labelled = [Example(f"{i}?", "", {"choices": ["a cat", "a dog"], "label": 1}) for i in range(5)]
+    assert [t.said for t in try_reward("choice", labelled).rows[:3]] == ["a dog"] * 3
+
+
+@pytest.mark.parametrize(
+    ("reward", "answers"),
+    [("regex", [r"\d+", "[a-z]+"]), ("length", ["5-20", "10"]), ("contains+regex", ["a", "b"])],
+)
+def test_where_nobody_knows_a_right_answer_nothing_is_tried(reward, answers):
+    assert try_reward(reward, rows(answers)) == Trial(())
+
+
+def test_a_program_is_tried_by_its_tests():
+    def programs(body):
+        return [
+            Example(
+                f"{i}?", f"def f{i}(): return {body or i}", {"tests": [f"assert f{i}() == {i}"]}
+            )
+            for i in range(4)
+        ]
+
+    examples = programs("")
+    assert [t.reward for t in try_reward("code", examples).rows] == [1.0] * 3 + [-1.0] * 3
+    assert "4 of 4 gold answers do not earn" in try_reward("code", programs("9")).problem
+    assert try_reward("code", [replace(e, answer="") for e in examples]) == Trial(())
+
+
+def test_a_reward_that_lacks_its_column_is_refused():
+    with pytest.raises(T2LocalError, match="needs a column 'tests'"):
+        try_reward("code", rows(["a", "b"]))
 
 
 def test_columns_say_more_than_answers():

@@ -5,7 +5,8 @@ wrong, between where partial credit is asked for, `None` where a row cannot be s
 are strings or lists of chat messages.
 
 A new reward is a function and one `Reward` in the table below: sums, the command line, the page,
-what is suggested for a person's rows and the room for answers follow from it.
+what is suggested for a person's rows, how it is tried on them and the room for answers follow from
+it.
 
 A person names one, or a weighted sum such as `numeric+0.2*length` (`named`). A sum is divided by
 its weights: all parts right is +1, all wrong −1. A row that one part cannot score is scored by
@@ -14,6 +15,7 @@ none.
 
 import difflib
 import json as json_text
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,21 +28,21 @@ from t2local.errors import T2LocalError
 from t2local.tasks.rewards.documents import json
 from t2local.tasks.rewards.figures import math, numeric, plain_number
 from t2local.tasks.rewards.programs import code, code_partial
-from t2local.tasks.rewards.words import choice, contains, exact, length, regex
+from t2local.tasks.rewards.words import choice, contains, exact, length, regex, tidy
 from t2local.tasks.rows import Example, as_columns
 from t2local.tasks.sandbox import check_allowed
 
 Score = Callable[..., list[float | None]]
 Reason = Callable[[Sequence[Example]], str]  # why a reward fits the rows, "" where it does not
+Gold = Callable[[Example], str]  # what a right answer to a row says, "" where nobody knows
 
 MOST_CHOICES = 12
 ROWS_A_CHOICE = 3  # on average: fewer, and the answers are no kinds that repeat
 SHORT_WORDS = 5
 CHARACTERS_A_TOKEN, TOKENS_A_WORD = 3, 1.5
 JSON_CHARACTERS_A_TOKEN = 1.5  # models spread it over lines
+ALL_ROWS = 2**31
 _TERM = re.compile(r"(?:(\d{1,6}(?:\.\d{1,6})?)\s*\*\s*)?([a-z_]+)")
-_RANGE = re.compile(r"\d+\s*[-–]\s*\d+")
-_FORMULA = re.compile(r"\\frac|\\sqrt|\\boxed|\^|\$[^$]+\$")
 
 
 class Sure(IntEnum):
@@ -63,6 +65,10 @@ class Reward:
     `suggested`: for which rows, and how surely. `answer_tokens`: about how long a right answer is,
     where all that is said counts and more would be wrong; None where thinking aloud is free.
     `runs_programs`: it runs what the model and the rows' tests say (`t2local.tasks.sandbox`).
+
+    How it is tried on a person's rows (`t2local.tasks.uploads.try_reward`): `gold`; `wrong`, wrong
+    answers that a row itself lists; `tells_apart`, whether another row's answer must not earn +1;
+    `tried`, on how many rows at most, where each takes its time.
     """
 
     name: str
@@ -72,6 +78,10 @@ class Reward:
     suggested: tuple[tuple[Sure, Reason], ...] = ()
     answer_tokens: Callable[[str], float] | None = None
     runs_programs: bool = False
+    gold: Gold = operator.attrgetter("answer")
+    wrong: Callable[[Example], Sequence[str]] = lambda example: ()
+    tells_apart: Callable[[Example], bool] = lambda example: True
+    tried: int = ALL_ROWS
 
     @property
     def __name__(self) -> str:
@@ -90,15 +100,44 @@ def every_row_has(column: str, reason: str) -> Reason:
 
 
 def every_answer(fits: Callable[[str], object], reason: str) -> Reason:
-    """`reason` where all answers fit."""
-    return lambda rows: reason if all(fits(row.answer.strip()) for row in rows) else ""
+    """`reason` where all answers fit, also where a row accepts several."""
+    return lambda rows: (
+        reason if all(row.answers and all(map(fits, _stripped(row))) for row in rows) else ""
+    )
+
+
+def some_and_every(
+    some: Callable[[str], object], every: Callable[[str], object], reason: str
+) -> Reason:
+    """`reason` where all answers fit `every` and one of them `some`."""
+    all_fit = every_answer(every, reason)
+    return lambda rows: (
+        all_fit(rows) if any(some(answer) for row in rows for answer in _stripped(row)) else ""
+    )
+
+
+def _stripped(row: Example) -> list[str]:
+    return [answer.strip() for answer in row.answers]
 
 
 def distinct_answers(examples: Sequence[Example]) -> list[str]:
-    """The different answers, the commonest first, where they are few and repeat; else empty."""
-    counts = Counter(example.answer.strip() for example in examples)
-    few = 2 <= len(counts) <= min(MOST_CHOICES, len(examples) // ROWS_A_CHOICE)
-    return [answer for answer, _ in counts.most_common()] if few and "" not in counts else []
+    """The different answers, the commonest first, where they are few and repeat; else empty.
+
+    Those that differ in case or spaces are one, as the reward `choice` sees them. Yes and no are
+    kinds however few the rows; rows that accept several answers have none.
+    """
+    spellings: dict[str, Counter[str]] = {}
+    for example in examples:
+        answer = example.answer.strip()
+        spellings.setdefault(tidy(answer), Counter())[answer] += 1
+    most = min(MOST_CHOICES, len(examples) // ROWS_A_CHOICE)
+    if all(f"|{answer}|" in _YES_AND_NO for answer in spellings):
+        most = MOST_CHOICES
+    few = 2 <= len(spellings) <= most and "" not in spellings
+    if not few or any(len(example.answers) > 1 for example in examples):
+        return []
+    kinds = sorted(spellings.values(), key=Counter.total, reverse=True)
+    return [kind.most_common(1)[0][0] for kind in kinds]
 
 
 def _few_kinds(examples: Sequence[Example]) -> str:
@@ -108,11 +147,143 @@ def _few_kinds(examples: Sequence[Example]) -> str:
     return told if kinds else ""
 
 
+# --- What an answer looks like.
+
+_YES_AND_NO = (
+    "|yes|no|true|false|positive|negative|ja|nein|wahr|falsch|richtig|oui|non|vrai|faux|sí|si|"
+    "verdadero|falso|sim|não|verdadeiro|vero|да|нет|evet|hayır|tak|nie|是|否|对|错|不是|不对|"
+    "はい|いいえ|예|아니요|نعم|لا|हाँ|नहीं|כן|לא|"
+)
+_LATEX = re.compile(r"\\[dt]?frac|\\sqrt|\\boxed|\\pi\b|\^|\$[^$]*[^$\d.,\s][^$]*\$|[√π∞±]")
+_PLAIN_WORD = re.compile(r"(?<![\\\w])[^\W\d_]{3,}")
+_MOST_PLAIN_WORDS = 3  # of a formula, such as its unit; more is prose with a formula in it
+_FUNCTIONS = frozenset(("sin", "cos", "tan", "log", "ln", "exp"))
+_NO_ALGEBRA = re.compile(r"[^\w\s()\[\]{}+\-−*/=<>≤≥·×|,.°]")
+_OPERATOR = re.compile(
+    r"[\w)]\s*[=+*<>≤≥×·]\s*[\w(−-]|[a-z)]\s*[-−/]\s*[\d(]|\d\s*[-−/]\s*\d*[a-z(]"
+)
+_GROUPED = r"(?:\d{1,3}(?:[.,'’ \u00a0\u202f]\d{2,3})+|\d+)"
+_AMOUNT = re.compile(
+    rf"[+\-−–]?\s?[$€£¥₹]?\s?[+\-−–]?{_GROUPED}(?:[.,]\d+)?\s?(?:[$€£¥₹%°]|[^\W\d_]{{1,12}}[.]?)?"
+)
+_ZERO_FIRST = re.compile(r"\+?0\d[\d\s/().-]*")
+_GROUPS_OF_DIGITS = re.compile(r"\+?[\d(][\d\s/().-]*\d")
+_FEWEST_CODE_DIGITS, _FEWEST_TELEPHONE_DIGITS = 5, 8
+_MONTH = (
+    r"(?:jan|feb|fév|m[aä]r|apr|avr|abr|ma[iy]|jun|juin|jul|juil|aug|aoû|ago|sep|o[ck]t|nov|de[czé]"
+    r"|ene|dic)[^\W\d_]*\.?"
+)
+_DATE = re.compile(
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}(?:[T ]\d{1,2}:\d\d\S*)?"  # 2024-05-01 12:30
+    r"|\d{1,2}([-/.])\d{1,2}\1\s?(?:\d{4}|\d\d)"  # 1.5.2024
+    r"|\d{1,2}:\d\d(?::\d\d)?(?:\s?[ap]\.?m\.?)?"  # 12:30 pm
+    r"|\d{2,4}[年년]\s?\d{1,2}[月월](?:\s?\d{1,2}[日일])?"
+    rf"|\d{{1,2}}(?:st|nd|rd|th|\.)?\s(?:de\s|of\s)?{_MONTH}(?:,?\s(?:de\s)?\d{{4}})?"  # 1 May 2024
+    rf"|{_MONTH}\s(?:\d{{1,2}}(?:st|nd|rd|th)?(?:,?\s\d{{4}})?|\d{{4}})",  # May 1, 2024
+    re.IGNORECASE,
+)
+_HASHES = re.compile(r"####\s*(\S[^\n]*)\s*\Z")
+_CLOSING = re.compile(r"(?i)(?<!\w)answer(?:\s*(?:is|:|=))+\s*(\S[^\n]*)\s*\Z")
+_RANGE = re.compile(r"([1-9]\d*)\s*[-–]\s*([1-9]\d*)")
+_MOST_WORDS = 1_000  # a range that ends beyond is of years
+_PROGRAM = re.compile(r"^\s*(?:```|~~~|(?:async )?def \w+\(|class \w+)", re.MULTILINE)
+_UNSPACED = re.compile(  # Thai, Lao, Burmese, Khmer, Chinese, Japanese: words without spaces
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
+)
+_CHARACTERS_A_WORD = 2  # in these scripts
+
+
+def short(answer: str) -> bool:
+    """Whether a completion can be asked to say it: a few words in a line."""
+    if "\n" in answer or _PROGRAM.search(answer):
+        return False
+    spaced, unspaced = _UNSPACED.subn(" ", answer)
+    return 0 < len(spaced.split()) + unspaced / _CHARACTERS_A_WORD <= SHORT_WORDS
+
+
+def date(answer: str) -> bool:
+    """A date or a time of day."""
+    return _DATE.fullmatch(answer) is not None
+
+
+def digit_code(answer: str) -> bool:
+    """A postal code, a telephone number, an ISBN: digits that are no quantity."""
+    if _ZERO_FIRST.fullmatch(answer):
+        return True
+    digits = sum(character.isdigit() for character in answer)
+    if answer.startswith("+") and answer[1:].isdecimal():
+        return digits >= _FEWEST_TELEPHONE_DIGITS
+    grouped = _GROUPS_OF_DIGITS.fullmatch(answer) and digits >= _FEWEST_CODE_DIGITS
+    return bool(grouped) and not (amount(answer) or word_range(answer))
+
+
+def amount(answer: str) -> bool:
+    """A number in any country's grouping, with a currency or one word after it."""
+    return plain_number(answer) or (_AMOUNT.fullmatch(answer) is not None and not date(answer))
+
+
+def stated_number(answer: str) -> bool:
+    """GSM8K's `#### 18`, or "The answer is 18." at the end of a worked solution."""
+    stated = _HASHES.search(answer) or _CLOSING.search(answer)
+    return stated is not None and amount(stated[1].strip(" *$."))
+
+
+def formula(answer: str) -> bool:
+    """LaTeX, or a bare term or equation such as 2x + 1."""
+    if _LATEX.search(answer):
+        return "\\boxed" in answer or len(_PLAIN_WORD.findall(answer)) <= _MOST_PLAIN_WORDS
+    words = re.findall(r"[^\W\d_]+", answer)
+    variables = all(len(w) == 1 or w in _FUNCTIONS or (len(w) == 2 and w.islower()) for w in words)
+    bare = words and variables and not _NO_ALGEBRA.search(answer) and not date(answer)
+    return bool(bare and _OPERATOR.search(answer))
+
+
+def word_range(answer: str) -> bool:
+    """5-20, as a number of words; neither 1914-1918 nor the 3-1 of a match."""
+    ends = _RANGE.fullmatch(answer)
+    return ends is not None and int(ends[1]) < int(ends[2]) <= _MOST_WORDS
+
+
 def _json_object(text: str) -> bool:
     try:
         return isinstance(json_text.loads(text), dict)
     except ValueError:
         return False
+
+
+def _no_words_to_compare(rows: Sequence[Example]) -> str:
+    if all(_PROGRAM.search(row.answer) for row in rows):
+        return (
+            "The answers are programs, but no column 'tests' says what they must do; "
+            "this one asks for answers no longer than yours."
+        )
+    return (
+        "The answers are texts, which cannot be right word for word; "
+        "this one asks for answers no longer than yours."
+    )
+
+
+# --- What a right answer says, and what a wrong one.
+
+
+def _right_choice(example: Example) -> str:
+    choices, label = example.columns.get("choices") or (), example.columns.get("label")
+    if isinstance(label, int) and 0 <= label < len(choices):
+        return str(choices[label])
+    return example.answer
+
+
+def _other_choices(example: Example) -> list[str]:
+    """The texts of the choices that the answer names neither by text nor by letter."""
+    choices = list(map(str, example.columns.get("choices") or ()))
+    given = {tidy(_right_choice(example)), tidy(example.answer)}
+    at = [i for i, choice in enumerate(choices) if {tidy(choice), chr(97 + i)} & given]
+    return [choice for i, choice in enumerate(choices) if i not in at]
+
+
+def _own_length(example: Example) -> str:
+    """An answer that is no number of words is as long as is allowed."""
+    return "" if re.fullmatch(r"[\d\s–-]*", example.answer) else example.answer
 
 
 def _text_tokens(answer: str) -> float:
@@ -135,20 +306,34 @@ REWARDS: dict[str, Reward] = {
     reward.name: reward
     for reward in (
         Reward(
-            "exact", exact, "it says the answer and nothing else", answer_tokens=_text_tokens
+            "exact", exact, "it says the answer and nothing else", answer_tokens=_text_tokens,
+            suggested=(
+                (Sure.FORM, every_answer(
+                    date, "All answers are dates or times: they must be written the same way."
+                )),
+                (Sure.FORM, some_and_every(
+                    digit_code, lambda answer: digit_code(answer) or answer.isdecimal(),
+                    "The answers are codes such as postal codes or telephone numbers, "
+                    "in which each digit counts.",
+                )),
+            ),
         ),
         Reward(
             "contains", contains, "the answer stands in what it says",
             suggested=((Sure.SHORT, every_answer(
-                lambda answer: len(answer.split()) <= SHORT_WORDS,
-                "The answers are short: they must stand in what it says.",
+                short, "The answers are short: they must stand in what it says."
             )),),
         ),
         Reward(
             "numeric", numeric, "its final number is the answer",
-            suggested=((Sure.FORM, every_answer(
-                plain_number, "All answers are numbers: the final number must agree."
-            )),),
+            suggested=(
+                (Sure.FORM, every_answer(
+                    amount, "All answers are numbers: the final number must agree."
+                )),
+                (Sure.FORM, every_answer(
+                    stated_number, "All answers end in a number: the final number must agree."
+                )),
+            ),
         ),
         Reward(
             "choice", choice, "one of a few choices is right", needs=("choices", "label"),
@@ -158,13 +343,19 @@ REWARDS: dict[str, Reward] = {
                 )),
                 (Sure.KINDS, _few_kinds),
             ),
+            gold=_right_choice, wrong=_other_choices,
         ),
-        Reward("regex", regex, "a pattern in the answer column matches"),
+        Reward(
+            "regex", regex, "a pattern in the answer column matches",
+            gold=lambda example: "",
+        ),
         Reward(
             "math", math, "its final value or formula equals the answer",
-            suggested=((Sure.FORMULA, every_answer(
-                _FORMULA.search, "All answers are formulas: an equal value counts as right."
+            suggested=((Sure.FORMULA, some_and_every(
+                formula, lambda answer: formula(answer) or plain_number(answer),
+                "All answers are formulas: an equal value counts as right.",
             )),),
+            tried=50,
         ),
         Reward(
             "code", code, "its program passes the row's tests", needs=("tests",),
@@ -172,10 +363,11 @@ REWARDS: dict[str, Reward] = {
             suggested=((Sure.TESTS, every_row_has(
                 "tests", "Every row has tests: an answer is right when they pass."
             )),),
+            tried=8,
         ),
         Reward(
             "code_partial", code_partial, "as code, with credit on the way", needs=("tests",),
-            runs_programs=True,
+            runs_programs=True, tried=8,
         ),
         Reward(
             "json", json, "JSON with the right fields", answer_tokens=_json_tokens,
@@ -187,18 +379,17 @@ REWARDS: dict[str, Reward] = {
                     _json_object, "All answers are JSON: each field that agrees earns a part."
                 )),
             ),
+            tells_apart=lambda example: not example.columns.get("schema"),
         ),
         Reward(
             "length", length, "a number of words, such as 5-20", answer_tokens=_length_tokens,
             suggested=(
                 (Sure.FORM, every_answer(
-                    _RANGE.fullmatch, "All answers are ranges such as 5-20: a number of words."
+                    word_range, "All answers are ranges such as 5-20: a number of words."
                 )),
-                (Sure.ANYTHING, lambda rows: (
-                    "The answers are texts, which cannot be right word for word; "
-                    "this one asks for answers no longer than yours."
-                )),
+                (Sure.ANYTHING, _no_words_to_compare),
             ),
+            gold=_own_length, tells_apart=lambda example: False,
         ),
     )
 }  # fmt: skip
