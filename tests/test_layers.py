@@ -20,6 +20,7 @@ ROWS = (
         "progress",
         "provenance",
         "statistics",
+        "thinking",
         "untrusted",
     ),
     ("svf", "models", "tasks"),
