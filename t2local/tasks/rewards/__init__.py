@@ -27,9 +27,9 @@ from typing import Any
 from t2local.errors import T2LocalError
 from t2local.tasks.rewards.documents import json
 from t2local.tasks.rewards.figures import math, numeric, plain_number
-from t2local.tasks.rewards.programs import code, code_partial
+from t2local.tasks.rewards.programs import TEST_COLUMNS, code, code_partial, runnable_tests
 from t2local.tasks.rewards.words import choice, contains, exact, length, regex, tidy
-from t2local.tasks.rows import Example, as_columns
+from t2local.tasks.rows import Example, as_columns, shown
 from t2local.tasks.sandbox import check_allowed
 
 Score = Callable[..., list[float | None]]
@@ -358,15 +358,16 @@ REWARDS: dict[str, Reward] = {
             tried=50,
         ),
         Reward(
-            "code", code, "its program passes the row's tests", needs=("tests",),
+            "code", code, "its program passes the row's tests", needs=TEST_COLUMNS,
             runs_programs=True,
-            suggested=((Sure.TESTS, every_row_has(
-                "tests", "Every row has tests: an answer is right when they pass."
+            suggested=((Sure.TESTS, lambda rows: (
+                "Every row has tests: an answer is right when they pass."
+                if all(map(_is_tested, rows)) else ""
             )),),
             tried=8,
         ),
         Reward(
-            "code_partial", code_partial, "as code, with credit on the way", needs=("tests",),
+            "code_partial", code_partial, "as code, with credit on the way", needs=TEST_COLUMNS,
             runs_programs=True, tried=8,
         ),
         Reward(
@@ -440,6 +441,12 @@ def check_reward(text: str, examples: Sequence[Example]) -> None:
                 f"The reward '{name}' needs a column {columns}, which {len(without)} of "
                 f"{len(examples)} rows lack; add it, or choose another reward."
             )
+        idle = [] if not REWARDS[name].runs_programs else [e for e in examples if not _is_tested(e)]
+        if idle:
+            raise T2LocalError(
+                f"The tests of {len(idle)} of {len(examples)} rows test nothing, the first are of "
+                f"'{shown(idle[0].prompt)}'; let each call the program, as assert f(1) == 2 does."
+            )
 
 
 def runs_programs(text: str) -> bool:
@@ -453,6 +460,10 @@ def rewards_of(
     """The reward of one completion an example."""
     prompts = [example.prompt for example in examples]
     return named(text)(prompts, list(completions), **as_columns(examples))
+
+
+def _is_tested(example: Example) -> bool:
+    return bool(runnable_tests({**example.columns, "answer": example.answer}))
 
 
 def _has(example: Example, column: str) -> bool:

@@ -356,7 +356,8 @@ def _steps(job, secret):
 def _run_asked(job, work):
     _befriend(job, work, may_look=True)
     pipe = remote.Pipe(3, 4)
-    remote.serve(pipe, job["program"], job["imports"], job["entry_point"], _main_namespace())
+    namespace = _main_namespace("program")  # so `if __name__ == "__main__"` is false
+    remote.serve(pipe, job["program"], job["imports"], job["entry_point"], namespace)
 
 
 def _run_tests(job, work):
@@ -372,8 +373,8 @@ def _run_tests(job, work):
     os._exit(0)
 
 
-def _main_namespace():
-    """The globals of a fresh `__main__`, without the launcher's modules in sight."""
+def _main_namespace(called="__main__"):
+    """The globals of a fresh main module, without the launcher's modules in sight."""
     for name in ("ctypes", "_ctypes", "ctypes._endian", "resource"):
         sys.modules.pop(name, None)
     for name in ("launcher", "jail", "remote", "walls", "wire"):
@@ -381,8 +382,8 @@ def _main_namespace():
     jail.ctypes = walls.ctypes = jail.resource = None
     del sys.path[:2], sys.argv[1:]  # our folder, by which we were found and find the others
     sys.dont_write_bytecode = True
-    main_module = type(sys)("__main__")
-    sys.modules["__main__"] = main_module
+    main_module = type(sys)(called)
+    sys.modules["__main__"] = sys.modules[called] = main_module
     return main_module.__dict__
 
 

@@ -54,6 +54,7 @@ _START = (
 )
 _LAUNCH = ("-I", "-S", "-E", "-c", _START, str(_LAUNCHER))
 _FIRST_USER, _USERS = 200_000, 400_000
+_NO_INPUT = ("EOFError", "EOFError: EOF when reading a line")
 _REFUSED = 97  # exit code of a program that the audit hook ended
 _TAG_BYTES = 16
 _SET_DUMPABLE = 4
@@ -240,8 +241,9 @@ def run_tests(
     parses, defines = said[:1] == [b"s"], said[1:2] == [b"d"]
     reason = "" if all(passed) else told.reason
     if reason.startswith("left early") and parses:
-        number = passed.index(False) + 1
-        reason = f"test {number} of {len(tests)} failed: {_last(told.stderr)}"
+        number, last = passed.index(False) + 1, _last(told.stderr)
+        reason = f"test {number} of {len(tests)} failed: {last}"
+        reason += ": the program asks for input, and there is none" if last in _NO_INPUT else ""
     return TestResult(parses, defines, tuple(passed), told.stdout, told.stderr, reason)
 
 
