@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
@@ -21,6 +22,7 @@ from typing import Any
 
 from t2local.errors import T2LocalError
 from t2local.pictures import data_uri, picture_kind
+from t2local.tasks.cell_formats import BUILT_IN, is_format, shown_number
 from t2local.tasks.rewards.math_worker import held_bytes
 from t2local.tasks.rows import Bad, Record, Row, RowsRead, check_columns, named_rows, objects, shown
 from t2local.tasks.sandbox import bare_environment
@@ -337,9 +339,48 @@ def workbook_rows(name: str, path: Path, content: bytes) -> RowsRead:
         )
     if not found["rows"]:
         raise T2LocalError(f"'{name}' is empty; add at least one prompt with its answer.")
-    read = named_rows(name, found["rows"])
-    notes = [_which_sheet(found["sheet"], found["others"]), read.note]
-    return RowsRead(read.rows, read.bad, " ".join(note for note in notes if note))
+    sheet, unshown = found["sheet"], Counter()
+    bad = [
+        (int(row), f"cell {cell} of the sheet '{shown(sheet, 30)}' {shown(fault, 120)}")
+        for row, (cell, fault) in found.get("bad", {}).items()
+    ]
+    left_out = {row for row, _ in bad} - {found["rows"][0][0]}  # the header
+    kept = ((number, cells) for number, cells in found["rows"] if number not in left_out)
+    read = named_rows(name, ((n, _as_shown(cells, found, unshown)) for n, cells in kept))
+    notes = [_which_sheet(sheet, found["others"]), read.note, _without_format(found, unshown)]
+    return RowsRead(read.rows, sorted([*read.bad, *bad]), " ".join(note for note in notes if note))
+
+
+def _as_shown(cells: Sequence[Any], found: Mapping[str, Any], unshown: Counter[str]) -> list[str]:
+    """The texts of a row's cells; those whose format is not understood are counted by it."""
+    texts = []
+    for cell in cells:
+        if isinstance(cell, str):
+            texts.append(cell)
+            continue
+        number, style, plain = cell
+        code = found["formats"][style]
+        code = code if isinstance(code, str) else BUILT_IN.get(code, "")
+        text = shown_number(number, code, found["from_1904"])
+        if text is None and is_format(code):
+            unshown[code] += 1
+        texts.append(plain if text is None else text)
+    return texts
+
+
+def _without_format(found: Mapping[str, Any], unshown: Counter[str]) -> str:
+    if found.get("unformatted"):
+        return (
+            "Numbers and dates are read without the formats of their cells, which only .xlsx and "
+            ".ods files tell; leading zeros, percents and currencies need a file of these kinds."
+        )
+    if not unshown:
+        return ""
+    code = max(unshown, key=unshown.__getitem__)
+    return (
+        f"{sum(unshown.values())} numbers are read without their cell's format, which is not "
+        f"understood, such as '{shown(code, 40)}'."
+    )
 
 
 def _is_other_archive(path: Path) -> bool:

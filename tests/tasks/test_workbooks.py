@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 import time
+import zipfile
 
 import pyarrow
 import pyarrow.parquet
@@ -14,8 +15,8 @@ from t2local.errors import T2LocalError
 from t2local.tasks import tables
 from t2local.tasks.files import read_examples
 from t2local.tasks.tables import OLE
-from t2local.tasks.workbook_reader import as_shown
-from tests.tasks.workbook_files import DATE_STYLE, ods, xlsx
+from t2local.tasks.workbook_reader import NOT_STORED, as_shown
+from tests.tasks.workbook_files import DATE_STYLE, FIRST_OWN_STYLE, ods, xlsx, zipped
 
 
 def read(tmp_path, content):
@@ -47,6 +48,117 @@ def test_cells_are_read_as_a_person_sees_them(tmp_path):
 )  # fmt: skip
 def test_how_a_cell_is_written(cell, text):
     assert as_shown(cell) == text
+
+
+FORMATS = [  # stored, code, shown
+    ("1067", "00000", "01067"), ("0.125", "0.0%", "12.5%"), ("0.5", "0%", "50%"),
+    ("1234.5", '"$"#,##0.00', "$1,234.50"), ("1234.5", '#,##0.00 "€"', "1,234.50 €"),
+    ("1234.5", "[$€-407]\\ #,##0.00", "€ 1,234.50"), ("1234567", "#,##0", "1,234,567"),
+    ("2", "0.00", "2.00"), ("12345", "0.00E+00", "1.23E+04"), ("1.5", "# ?/?", "1 1/2"),
+    ("45000", "dd.mm.yyyy", "15.03.2023"), ("45000.75", "d/m/yy h:mm AM/PM", "15/3/23 6:00 PM"),
+    ("1.25", "[h]:mm:ss", "30:00:00"), ("-3", "#,##0;[Red](#,##0)", "(3)"), ("7", '0 "km"', "7 km"),
+    ("5551234567", "(000) 000-0000", "(555) 123-4567"), ("12", "General", "12"), ("12", "@", "12"),
+]  # fmt: skip
+
+
+def styled(cells, **more):
+    """A workbook with a row for each (stored, code)."""
+    rows = [[f"row {i}", (number, FIRST_OWN_STYLE + i)] for i, (number, *_) in enumerate(cells)]
+    codes = [code for _, code, *_ in cells]
+    return xlsx({"S": [["prompt", "answer"], *rows]}, formats=codes, **more)
+
+
+def test_numbers_are_read_as_their_cells_show_them(tmp_path):
+    file = read(tmp_path, styled(FORMATS))
+    assert [e.answer for e in file.examples] == [shown for *_, shown in FORMATS]
+    assert not file.note
+
+
+def test_a_sheet_that_begins_elsewhere_is_read_the_same(tmp_path):
+    rows = [[], [None, None, "prompt", "answer"], [None, None, "a", ("7", FIRST_OWN_STYLE)]]
+    assert pairs(read(tmp_path, xlsx({"S": rows}, formats=["000"]))) == [("a", "007")]
+
+
+def test_days_are_counted_from_where_the_workbook_says(tmp_path):
+    content = styled([("43538", "yyyy-mm-dd")], properties='date1904="1"')
+    assert pairs(read(tmp_path, content)) == [("row 0", "2023-03-15")]
+
+
+def test_a_format_that_is_not_understood_is_named(tmp_path):
+    file = read(tmp_path, styled([("5", "0"), ("6", "0 q"), ("7", "0 q")]))
+    assert [e.answer for e in file.examples] == ["5", "6", "7"]
+    assert file.note == (
+        "2 numbers are read without their cell's format, which is not understood, such as '0 q'."
+    )
+
+
+FORMULA = ("", "<f>1+1</f>")
+UNREADABLE = [
+    (FORMULA, NOT_STORED),
+    (("", "<f>1+1</f><v></v>"), NOT_STORED),
+    (("", "<f t='shared' si='0'/><v/>"), NOT_STORED),
+    (("t='e'", "<f>1/0</f><v>#DIV/0!</v>"), "holds the error #DIV/0!"),
+    (("t='e'", "<v>#N/A</v>"), "holds the error #N/A"),
+]
+
+
+@pytest.mark.parametrize(("cell", "reason"), UNREADABLE)
+def test_a_formula_without_a_value_and_an_error_are_named(tmp_path, cell, reason):
+    rows = [["prompt", "answer"], ["a", 1], ["b", cell], ["c", 3]]
+    file = read(tmp_path, xlsx({"S": rows}))
+    assert pairs(file) == [("a", "1"), ("c", "3")]
+    assert file.bad_rows == ((3, f"cell B3 of the sheet 'S' {reason}"),)
+    with pytest.raises(T2LocalError, match=r"row 2: cell B2 of the sheet 'S' holds a formula"):
+        read(tmp_path, xlsx({"S": [["prompt", "answer"], ["a", FORMULA]]}))
+
+
+def test_a_formula_with_a_value_is_its_value(tmp_path):
+    rows = [["prompt", "answer"], ["a", ("", "<f>1+1</f><v>2</v>")]]
+    rows.append([("t='str'", "<f>A2&amp;1</f><v>a1</v>"), ("t='str'", "<f>A9</f><v></v>"), "x"])
+    file = read(tmp_path, xlsx({"S": [[*row, None][:3] for row in rows[:2]] + [rows[2][:2]]}))
+    assert pairs(file) == [("a", "2")]
+    assert file.bad_rows == ((3, "the answer is empty"),)
+
+
+def test_an_open_document_is_read_as_it_shows(tmp_path):
+    def cell(kind, value, shown, more=""):
+        given = f'office:value-type="{kind}" office:{value} {more}'
+        return given, f"<text:p>{shown}</text:p>"
+
+    note = "<office:annotation><text:p>a comment</text:p></office:annotation>"
+    rows = [
+        ["prompt", "answer", "n"],
+        ["plz", cell("float", 'value="1067"', "01067"), 1.0],
+        ["share", cell("percentage", 'value="0.125"', "12,5 %"), 2.0],
+        ["price", cell("currency", 'value="12.5"', "12,50 €"), 3.0],
+        ["day", cell("date", 'date-value="2023-03-15"', "15.03.23"), 4.0],
+        ["twice", cell("float", 'value="7"', "007", 'table:number-columns-repeated="2"')],
+        ["noted", ('office:value-type="float" office:value="3"', f"{note}<text:p>3.0</text:p>"), 1],
+        ["error", ('calcext:value-type="error"', "<text:p>#N/A</text:p>"), 5.0],
+        ["formula", ('table:formula="of:=1+1"', ""), 6.0],
+    ]
+    file = read(tmp_path, ods(rows))
+    shown = [("plz", "01067"), ("share", "12,5 %"), ("price", "12,50 €"), ("day", "15.03.23")]
+    assert pairs(file) == [*shown, ("twice", "007"), ("noted", "3.0")]
+    assert [e.columns["n"] for e in file.examples] == ["1", "2", "3", "4", "007", "1"]
+    assert file.bad_rows == (
+        (8, "cell B8 of the sheet 'S' holds the error #N/A"),
+        (9, f"cell B9 of the sheet 'S' {NOT_STORED}"),
+    )
+    assert not file.note
+
+
+def test_formats_that_cannot_be_known_are_said(tmp_path):
+    """A workbook whose styles are missing stands for .xls and .xlsb, which do not tell them."""
+    plain = xlsx({"S": [["prompt", "answer"], ["a", "1"]]})
+    for answer, noted in ((5.0, True), ("5", False)):
+        whole = zipfile.ZipFile(io.BytesIO(xlsx({"S": [["prompt", "answer"], ["a", answer]]})))
+        parts = {name: whole.read(name).decode() for name in whole.namelist()}
+        del parts["xl/styles.xml"]
+        file = read(tmp_path, zipped(parts))
+        assert pairs(file) == [("a", "5")]
+        assert ("without the formats of their cells" in file.note) == noted
+    assert not read(tmp_path, plain).note
 
 
 def test_open_document(tmp_path):
