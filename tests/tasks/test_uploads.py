@@ -282,7 +282,7 @@ TABLE = [
     ("contains", ["Paris", "the Nile", "Marie Curie"]),
     ("contains", ["北京", "上海", "黄河", "孔子"]),
     ("contains", ["AC/DC", "B-52", "U2", "I/O"]),
-    ("contains", ["5", "7", "about five", "9"]),
+    ("contains", ["5", "7", "a handful", "9"]),
 ]
 TABLE = [(reward, rows(answers)) for reward, answers in TABLE] + [
     ("code", rows(["def f(): pass", "def g(): pass"], tests=["assert f()"])),
@@ -324,12 +324,12 @@ def test_a_trial_shows_three_gold_answers_and_three_of_other_rows():
 
 
 def test_gold_that_does_not_earn_one_is_named_and_shown_first():
-    trial = try_reward("numeric", rows([*map(str, range(300)), "about five"]))
+    trial = try_reward("numeric", rows([*map(str, range(300)), "a handful"]))
     assert trial.problem == (
-        "1 of 301 gold answers does not earn +1 under 'numeric', the first is 'about five' "
+        "1 of 301 gold answers does not earn +1 under 'numeric', the first is 'a handful' "
         "(asked 'question 300?'); choose another reward or mend them."
     )
-    assert (trial.rows[0].said, trial.rows[0].reward) == ("about five", None)
+    assert (trial.rows[0].said, trial.rows[0].reward) == ("a handful", None)
 
 
 def test_a_reward_that_cannot_tell_answers_apart_is_a_problem():

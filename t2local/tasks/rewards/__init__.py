@@ -358,7 +358,7 @@ REWARDS: dict[str, Reward] = {
             tried=50,
         ),
         Reward(
-            "code", code, "its program passes the row's tests", needs=TEST_COLUMNS,
+            "code", code, "its program passes the row's tests", needs=TEST_COLUMNS[:1],
             runs_programs=True,
             suggested=((Sure.TESTS, lambda rows: (
                 "Every row has tests: an answer is right when they pass."
@@ -367,7 +367,7 @@ REWARDS: dict[str, Reward] = {
             tried=8,
         ),
         Reward(
-            "code_partial", code_partial, "as code, with credit on the way", needs=TEST_COLUMNS,
+            "code_partial", code_partial, "as code, with credit on the way", needs=TEST_COLUMNS[:1],
             runs_programs=True, tried=8,
         ),
         Reward(
@@ -467,7 +467,8 @@ def _is_tested(example: Example) -> bool:
 
 
 def _has(example: Example, column: str) -> bool:
-    return example.columns.get(column) not in (None, "", [])
+    names = TEST_COLUMNS if column in TEST_COLUMNS else (column,)
+    return any(example.columns.get(name) not in (None, "", []) for name in names)
 
 
 def _sum(

@@ -171,6 +171,8 @@ UNCALLED = {
                                "entry_point": "f"},
     "no entry point but a reference": {"tests": [CHECK], "answer": GOOD},
     "pytest's functions": {"tests": ["def test_one():\n    assert f(1) == 2\n"]},
+    "functions with an import": {"test": "from solution import f\n\ndef test_one():\n"
+                                         "    assert f(1) == 2\n"},
     "unittest's classes": {"tests": [CASE]},
     "MBPP's own columns": {"test_list": ["assert f(1) == 2"], "test_setup_code": ""},
     "MBPP's imports": {"test_list": ["assert f(1) == math.ceil(1.5)"],
