@@ -4,10 +4,17 @@ Also: setting rows aside so that no prompt is on both sides, finding rows that a
 model, and reading the pictures that a row names.
 """
 
+import ast
+import io
+import json
 import random
+import re
+import tokenize
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,6 +23,7 @@ from t2local.errors import T2LocalError
 from t2local.pictures import COLUMNS, check_picture, resolved
 
 MOST_COLUMNS = 1_000  # names that all rows of a file have together
+MOST_PRINTED = 2**20  # characters of a Python value in a cell
 DEEPEST = 50  # lists and objects inside one another that a row may hold
 
 Bad = tuple[int, str]
@@ -47,6 +55,115 @@ def shown(text: str, most: int = 60) -> str:
     """A file's own text inside a sentence: one line, printable, cut after `most` characters."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+@lru_cache(4096)
+def plain(name: str) -> str:
+    """A name without case, spaces and signs: equal for all spellings of it.
+
+    >>> plain("Ground Truth") == plain("ground_truth") == plain("groundTruth")
+    True
+    """
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def names(words: str) -> tuple[str, ...]:
+    """The names of a text, as `plain` writes them."""
+    return tuple(map(plain, words.split()))
+
+
+def unpacked(value: Any) -> Any:
+    """A list or an object that stands in a cell as text; whatever else as it is.
+
+    JSON, or what Python, numpy and pandas print. Raises `ValueError` where it cannot be kept.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text[:1] + text[-1:] not in ("[]", "{}"):
+        return value
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = _printed(text)
+    if not isinstance(found, list | dict):
+        return value
+    if fault := _fault(found):
+        raise ValueError(fault)
+    return found
+
+
+_DTYPES = ("dtype", "object", "int32", "int64", "float32", "float64")
+_UNSEPARATED = re.compile(r"""["']\s+["']|}\s+{|]\s+\[|\barray\(""")
+
+
+def _printed(text: str) -> Any:
+    """The value that Python printed; None for what is none."""
+    if len(text) > MOST_PRINTED:
+        return None
+    try:
+        return ast.literal_eval(_separated(text) if _UNSEPARATED.search(text) else text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError):
+        return None
+
+
+def _separated(text: str) -> str:
+    """With the commas that numpy leaves out, and without its `array(…, dtype=…)`."""
+    arrays, kept = "array(" in text, [""]
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        word = token.string
+        if not word.strip() or (arrays and word in ("array", "(", ")", *_DTYPES)):
+            continue
+        if word == "=":
+            kept.pop()  # the comma before dtype
+            continue
+        both = kept[-1][-1:] + word[:1]
+        if both in ("}{", "][") or (both[:1] in ("'", '"') and both[1:] in ("'", '"')):
+            kept.append(",")
+        kept.append(word)
+    return " ".join(kept).strip()
+
+
+def text_of(value: Any) -> str:
+    """A cell as a text; "" for what a table holds for an empty cell."""
+    if value is None or isinstance(value, str):
+        return (value or "").strip()
+    if isinstance(value, float) and value != value:
+        return ""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def accepted_answers(value: Any) -> list[str]:
+    """All answers that a cell says are right, the first one first; [] for an empty cell.
+
+    A list (as text only where its parts are quoted: `[0, 1]` is an interval), SQuAD's `text`,
+    TriviaQA's `value` and `aliases`. Any other object is one answer, as JSON.
+
+    >>> accepted_answers({"text": ["Northampton", "the town"], "answer_start": [0, 0]})
+    ['Northampton', 'the town']
+    """
+    if isinstance(value, str):
+        found = unpacked(value)
+        quoted = isinstance(found, list) and all(isinstance(part, str) for part in found)
+        held = isinstance(found, Mapping) and {"answer_start", "aliases"} & set(found)
+        return accepted_answers(found) if found and (quoted or held) else _kept([value])
+    if isinstance(value, list | tuple):
+        parts = ([part] if isinstance(part, str) else accepted_answers(part) for part in value)
+        return _kept([one for part in parts for one in part])
+    if isinstance(value, Mapping):
+        if "aliases" in value or "normalized_aliases" in value:
+            names = ("value", "aliases")
+            said = _kept([one for n in names for one in accepted_answers(value.get(n))])
+            folded = {one.casefold() for one in said}
+            others = accepted_answers(value.get("normalized_aliases"))
+            return said + [one for one in others if one.casefold() not in folded]
+        if "answer_start" in value or set(value) == {"text"}:
+            return accepted_answers(value.get("text"))
+    return _kept([text_of(value)])
+
+
+def _kept(answers: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(text for answer in answers if (text := answer.strip())))
 
 
 def named_rows(file: str, records: Iterable[Record]) -> RowsRead:
@@ -158,8 +275,9 @@ class Example:
 
     `columns`: `choices` and `label` for a choice; `tests`, `test_setup`, `entry_point` for a
     program; `answers`, all that are right where there are several (`answer` is the first);
-    `messages`, the turns before the prompt, a system turn among them; `image` and `images`, paths
-    or data URIs; anything else a row brought along.
+    `messages`, the turns before the prompt (`role`, `content`, `images` of an earlier question), a
+    system turn among them; `image` and `images`, paths or data URIs; anything else a row brought
+    along.
     """
 
     prompt: str
@@ -168,8 +286,14 @@ class Example:
 
     @property
     def pictures(self) -> tuple[str, ...]:
-        """Paths or data URIs of the pictures that the prompt is about, in order."""
-        found = [self.columns.get(name) or () for name in COLUMNS]
+        """Paths or data URIs of all pictures that the model is shown, in order."""
+        earlier = [p for turn in self.before for p in turn.get("images", ())]
+        return *earlier, *self.own_pictures
+
+    @property
+    def own_pictures(self) -> tuple[str, ...]:
+        """Those that the prompt itself is about."""
+        found = [value for name in COLUMNS if (value := self.columns.get(name))]
         return tuple(p for value in found for p in ((value,) if isinstance(value, str) else value))
 
     @property
@@ -179,18 +303,33 @@ class Example:
         return tuple(map(str, several)) if several else (self.answer,) if self.answer else ()
 
     @property
-    def before(self) -> tuple[Mapping[str, str], ...]:
+    def wanted(self) -> str:
+        """What is right, for a person to read: all answers, or a choice's text.
+
+        >>> Example("?", "Northampton", {"answers": ["Northampton", "the town"]}).wanted
+        'Northampton · also: the town'
+        """
+        choices, label = self.columns.get("choices"), self.columns.get("label")
+        if choices and label is not None and not self.answer:
+            return str(choices[label])
+        first, *others = self.answers or ("",)
+        return f"{first} · also: {' · '.join(others)}" if others else first
+
+    @property
+    def before(self) -> tuple[Mapping[str, Any], ...]:
         """The turns (`role`, `content`) before the prompt, a system turn among them."""
         return tuple(self.columns.get("messages") or ())
 
     @property
     def turns(self) -> tuple[Mapping[str, Any], ...]:
         """All that the model is shown: the turns before, then the prompt with its pictures."""
-        return *self.before, {"role": "user", "content": self.prompt, "images": self.pictures}
+        return *self.before, {"role": "user", "content": self.prompt, "images": self.own_pictures}
 
     @property
     def key(self) -> str:
         """Equal only where the same is asked: the prompt, what was said before it, pictures."""
+        if not self.pictures and not self.before:
+            return self.prompt
         said = (f"{turn['role']}: {turn['content']}" for turn in self.before)
         return "\n".join([*said, self.prompt, *self.pictures])
 
