@@ -1,85 +1,63 @@
 """Examples from the files people have: CSV, TSV, JSONL, JSON, spreadsheets and Parquet.
 
-Content decides, not the file's ending. Columns are found by their usual names or given by a
-mapping; a row that cannot be used is listed with its number and the reason, never dropped in
-silence. Row numbers are those a person sees: lines of JSONL, rows of a spreadsheet (its header is
-row 1), elements of a JSON list from 1.
+Content decides, not the file's ending. The question is told whole: a passage stands before it,
+alpaca's `input` after it, each under its column's name where there are several or the two are a
+pair; a system text is a turn of its own. What each column was taken as is said in a line. A row
+that cannot be used is listed with its number and the reason, never dropped in silence. Row numbers
+are those a person sees: lines of JSONL, rows of a spreadsheet (its header is row 1), elements of a
+JSON list from 1.
 """
 
 import hashlib
 import json
+import math
 import os
 import re
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.pictures import COLUMNS
-from t2local.tasks.rows import Example, Row, pictures_of, shown
+from t2local.tasks.benchmarks import INDEX, Choices, whole_number
+from t2local.tasks.columns import (
+    AFTER_NAMES,
+    ANSWERING_COLUMNS,
+    DETECTED,
+    REWARD_COLUMNS,
+    SAMPLE,
+    BadRow,
+    Plan,
+    Table,
+    UnusableRows,
+    Wanted,
+    listed_kinds,
+    own_plan,
+    plan_of,
+)
+from t2local.tasks.conversations import (
+    ASSISTANT,
+    SYSTEM,
+    USER,
+    Turn,
+    as_conversation,
+    turns_of,
+)
+from t2local.tasks.rewards import MOST_CHOICES
+from t2local.tasks.rows import (
+    Example,
+    accepted_answers,
+    pictures_of,
+    plain,
+    shown,
+    text_of,
+    unpacked,
+)
 from t2local.tasks.tables import read_rows
-
-PROMPT_NAMES = ("prompt", "question", "instruction", "problem", "query", "input", "text")
-ANSWER_NAMES = ("answer", "ground_truth", "response", "output", "completion", "target", "solution")
-CHAT_NAMES = ("messages", "conversations")
-# A row with one of these can be scored without an answer.
-ANSWERING_COLUMNS = ("label", "tests", "schema")
-_LISTS = ("choices", "tests")
-
-
-class BadRow(NamedTuple):
-    number: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """How a person wants a file read. "", None and () leave it to what the file holds.
-
-    `context`: further columns that belong to the question, in order. `label_names`: what the labels
-    0, 1, … mean. `without_header`: the first row is a row like the others; its columns are called
-    "column 1", "column 2", …
-    """
-
-    encoding: str = ""
-    prompt: str = ""
-    answer: str = ""
-    context: tuple[str, ...] | None = None
-    label_names: tuple[str, ...] = ()
-    without_header: bool = False
-
-
-DETECTED = Wanted()
-
-
-@dataclass(frozen=True)
-class Table:
-    """A file's rows before anybody knows what they ask: what a person chooses columns from.
-
-    `rows`: all that could be read. `encoding`: of a text, "" for a spreadsheet or Parquet.
-    `mapping`: the columns taken as `prompt` and `answer` as far as they are known, "" for none.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    encoding: str = ""
-    mapping: Mapping[str, str] = field(default_factory=dict)
-    note: str = ""
-
-
-class UnusableRows(T2LocalError):
-    """The file is a table, but no examples came of it: another choice of columns may help.
-
-    `bad_rows`: why each row could not be used; () where the columns are not known.
-    """
-
-    def __init__(self, message: str, table: Table, bad_rows: Sequence[BadRow] = ()) -> None:
-        super().__init__(message)
-        self.table, self.bad_rows = table, tuple(bad_rows)
 
 
 @dataclass(frozen=True)
@@ -120,14 +98,15 @@ def read_examples(path: Path, wanted: Wanted = DETECTED) -> ExampleFile:
     table = Table(columns, tuple(read.rows), read.encoding, note=read.note)
     if not read.rows:
         raise _without_usable_row(name, table, bad_rows)
-    chosen = _mapping(name, table, wanted)
+    folder, own = path.parent, is_kept(path)
+    plan = own_plan(table) if own and wanted == DETECTED else plan_of(name, table, wanted)
+    mapping = {"prompt": plan.prompt, "answer": plan.answer}
     examples: list[Example] = []
     seen: dict[tuple[str, str], int] = {}
-    own = is_kept(path)
     duplicates = []
     for row in read.rows:
         try:
-            example = _example(row, chosen, path.parent, own)
+            example = _example(row.cells, plan, folder, own)
         except (ValueError, T2LocalError) as reason:
             bad_rows.append(BadRow(row.number, str(reason).rstrip(".")))  # part of a sentence
             continue
@@ -136,14 +115,17 @@ def read_examples(path: Path, wanted: Wanted = DETECTED) -> ExampleFile:
         if first != row.number:
             duplicates.append((row.number, first))
     if not examples:
-        raise _without_usable_row(name, replace(table, mapping=chosen), bad_rows)
+        raise _without_usable_row(name, replace(table, mapping=mapping), bad_rows)
     bad_rows.sort(key=lambda row: row.number)
     return ExampleFile(
-        tuple(examples), tuple(bad_rows), columns, chosen, tuple(duplicates),
-        content_hash(examples), read.note, read.encoding,
+        tuple(examples), tuple(bad_rows), columns, mapping, tuple(duplicates),
+        content_hash(examples), read.note, read.encoding, plan.context,
+        tuple(f"`{shown(c, 30)}`: {_taken_as(c, plan, examples)}" for c in columns),
     )  # fmt: skip
 
 
+_LISTS = ("choices", "tests")
+_TAKEN = ("answers", "messages")  # mean something in an example, so no other column goes there
 KEPT_NAME = re.compile(r".+-[0-9a-f]{8}\.jsonl")  # as `tasks.uploads` writes rows
 
 
@@ -177,108 +159,213 @@ def _without_usable_row(file: str, table: Table, bad_rows: Sequence[BadRow]) -> 
     return UnusableRows(f"{message}{worst.reason}.", table, bad_rows)
 
 
-def _mapping(file: str, table: Table, wanted: Wanted) -> dict[str, str]:
-    """Which columns are the prompt and the answer; a chat column is both."""
-    columns = table.columns
-    for name in (wanted.prompt, wanted.answer):
-        if name and name not in columns:
-            raise UnusableRows(
-                f"'{file}' has no column '{shown(name)}'; it has {_listed(columns)}: "
-                "choose one of these.",
-                table,
-            )
-    chat = next((c for n in CHAT_NAMES for c in columns if c.lower() == n), "")
-    prompt = wanted.prompt or _first(columns, PROMPT_NAMES) or chat
-    if not prompt:
-        raise UnusableRows(
-            f"'{file}' has no column for the prompt; it has {_listed(columns)}: "
-            "name one 'prompt', or choose which column it is.",
-            table,
-        )
-    answer = wanted.answer or _first([c for c in columns if c != prompt], ANSWER_NAMES)
-    lowered = {column.lower() for column in columns}
-    if not answer and prompt != chat and not lowered & set(ANSWERING_COLUMNS):
-        raise UnusableRows(
-            f"'{file}' has no column for the answer; it has {_listed(columns)}: "
-            "name one 'answer', or choose which column it is.",
-            replace(table, mapping={"prompt": prompt, "answer": ""}),
-        )
-    return {"prompt": prompt, "answer": answer}
+# --- A row as an example.
 
 
-def _first(columns: Sequence[str], names: Sequence[str]) -> str:
-    return next((c for name in names for c in columns if c.lower() == name), "")
-
-
-def _listed(columns: Sequence[str]) -> str:
-    return ", ".join(f"'{shown(name, 20)}'" for name in columns[:8]) or "no columns"
-
-
-def _example(row: Row, mapping: Mapping[str, str], folder: Path, own: bool) -> Example:
+def _example(cells: Mapping[str, Any], plan: Plan, folder: Path, own: bool) -> Example:
     """`own`: of `is_kept`. Raises `ValueError` with the reason where a row cannot be used."""
-    cells = dict(row.cells)
-    value = cells.pop(mapping["prompt"], None)
-    if isinstance(value, list):
-        prompt, answer, columns = _conversation(value)
-    else:
-        prompt, answer, columns = _text(value), "", {}
-        extra = next((cells.pop(n) for n in list(cells) if n.lower() == "input"), None)
-        if _text(extra):
-            prompt = f"{prompt}\n\n{_text(extra)}"
+    value, cell = cells.get(plan.prompt), cells.get(plan.answer)
+    prompt = value.strip() if plan.asks_plainly and isinstance(value, str) else ""
+    said, columns, missing = "", {}, ""
     if not prompt:
-        raise ValueError("the prompt is empty")
-    if mapping["answer"]:
-        given = cells.pop(mapping["answer"], None)
-        answer = _text(given) or answer
-    scored = any(n.lower() in ANSWERING_COLUMNS and v not in (None, "") for n, v in cells.items())
-    if not answer and not scored:
-        raise ValueError("the answer is empty")
-    columns |= {n: pictures_of(v, folder, own) for n, v in cells.items() if n in COLUMNS and v}
-    cells = {n: v for n, v in cells.items() if n not in COLUMNS}
-    columns |= {name: _column(name, value) for name, value in cells.items() if value is not None}
+        prompt, said, columns, missing = _asked(cells, plan)
+    answer = cell.strip() if plan.answers_plainly and isinstance(cell, str) else ""
+    right: dict[str, Any] = {}
+    if not answer or answer[0] in "[{":
+        answer, right = _right(cells, plan, said)
+    if not answer and not right and not _scored(cells):
+        raise ValueError(missing or "the answer is empty")
+    if columns:
+        _show_pictures(columns, folder, own)
+    columns |= right
+    for name, value in cells.items():
+        if name in plan.used or value is None or name in _TAKEN or name in right:
+            continue
+        if name in COLUMNS:
+            if value:
+                columns[name] = _together(pictures_of(value, folder, own), columns.get(name))
+        elif (found := _column(name, value)) is not None:
+            columns[name] = found
     return Example(prompt, answer, columns)
 
 
-def _conversation(turns: Sequence[Any]) -> tuple[str, str, dict[str, Any]]:
-    """The last question, its answer, and in `messages` what was said before."""
-    messages = [_turn(turn) for turn in turns]
-    answer = messages.pop()["content"] if messages and messages[-1]["role"] == "assistant" else ""
-    if not messages or messages[-1]["role"] != "user":
-        raise ValueError("the conversation has no question before its last answer")
-    prompt = messages.pop()["content"]
-    return prompt, answer, {"messages": messages} if messages else {}
+def _scored(cells: Mapping[str, Any]) -> bool:
+    """Whether the row can be scored without an answer."""
+    return any(n.lower() in ANSWERING_COLUMNS and v not in (None, "") for n, v in cells.items())
 
 
-def _turn(turn: Any) -> dict[str, str]:
-    roles = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
-    if not isinstance(turn, Mapping):
-        raise ValueError("a turn of the conversation is no object with 'role' and 'content'")
-    role = str(turn.get("role") or turn.get("from") or "")
-    content = turn.get("content") if "content" in turn else turn.get("value")
-    if not role or not isinstance(content, str):
-        raise ValueError("a turn of the conversation lacks 'role' or 'content'")
-    return {"role": roles.get(role, role), "content": content.strip()}
+def _asked(cells: Mapping[str, Any], plan: Plan) -> tuple[str, str, dict[str, Any], str]:
+    """The question, the answer in the conversation, `messages` and `images`, why there is none."""
+    value = cells.get(plan.prompt)
+    talks = isinstance(value, list) or plan.prompt in plan.chats
+    prompt = "" if talks else _whole(text_of(value), cells, plan)
+    if not talks and not prompt:
+        raise ValueError("the prompt is empty")
+    system = text_of(cells.get(plan.system)) if plan.system else ""
+    turns = [Turn(SYSTEM, system)] if system else []
+    for column in plan.before:
+        if cells.get(column) not in (None, "", []):
+            turns += turns_of(cells[column])
+    replied = plan.answer in plan.chats and cells.get(plan.answer) not in (None, "", [])
+    reply = turns_of(cells[plan.answer]) if replied else []
+    if not (talks or turns or reply):
+        return prompt, "", {}, ""
+    if next((turn.role for turn in reply if turn.role != SYSTEM), "") != USER:  # else it is whole
+        turns += turns_of(value) if talks else [Turn(USER, prompt)]
+    found = as_conversation(_without_repeated(turns) + reply)
+    if talks and not found.prompt and not found.pictures:
+        raise ValueError("the prompt is empty")
+    columns: dict[str, Any] = {"messages": list(found.before)} if found.before else {}
+    if found.pictures:
+        columns["images"] = list(found.pictures)
+    asked = _whole(found.prompt, cells, plan) if talks else found.prompt
+    return asked, found.answer, columns, found.missing
 
 
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return (value or "").strip()
-    if isinstance(value, float) and value != value:  # what a table holds for an empty cell
-        return ""
-    return json.dumps(value, ensure_ascii=False, default=str)
+def _without_repeated(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns without the last question where those before it end with the same one."""
+    *before, asked = turns or [None]
+    if not before or asked.role != USER:
+        return list(turns)
+    if before[-1] == asked:
+        return [*before]
+    if len(before) > 1 and before[-1].role == ASSISTANT and before[-2] == asked:
+        return [*before]  # with the answer that stands there
+    return list(turns)
+
+
+def _whole(text: str, cells: Mapping[str, Any], plan: Plan) -> str:
+    """The question with the columns that belong to it; "" where nothing is asked."""
+    parts = [(name, found) for name in plan.context if (found := _passage(cells.get(name)))]
+    if not parts or not text:
+        return text
+    after = [part for part in parts if plain(part[0]) in AFTER_NAMES]
+    before = [part for part in parts if part not in after]
+    parts = [*before, (plan.prompt, text), *after]
+    return "\n\n".join(f"{name}: {said}" if plan.titled else said for name, said in parts)
+
+
+def _passage(value: Any) -> str:
+    """A text, or the texts of a list or an object one below another."""
+    value = unpacked(value)
+    if isinstance(value, Mapping):
+        texts = [
+            value[name] for name in ("contexts", "sentences", "passages", "text") if name in value
+        ]
+        value = texts or list(value.values())
+    if isinstance(value, list):
+        return "\n\n".join(text for part in value if (text := _passage(part)))
+    return text_of(value)
+
+
+def _right(cells: Mapping[str, Any], plan: Plan, said: str) -> tuple[str, dict[str, Any]]:
+    """The answer, and the columns that say which are right: choices, or several answers."""
+    if plan.choices and any(cells.get(c) not in (None, "", []) for c in plan.choices.columns):
+        texts, label, told = plan.choices.read(cells)
+        if plan.answer not in (plan.choices.right, ""):
+            told = text_of(cells.get(plan.answer))
+        elif plan.chosen == ("choices", "label"):
+            told = ""  # as rows are kept
+        return told, {"choices": texts, "label": label}
+    cell = cells.get(plan.answer)
+    if plan.kinds and text_of(cell):
+        label = _label(cell, plan)
+        return plan.kinds[label], {"choices": list(plan.kinds), "label": label}
+    if plan.answer in plan.chats:
+        return said, {}
+    given = accepted_answers(cell) if plan.several else [text_of(cell)]
+    for column in plan.others:
+        given += accepted_answers(cells.get(column))
+    given = [one for one in dict.fromkeys(given) if one] or [said]
+    if not given[0] and isinstance(unpacked(cell), list | dict):
+        raise ValueError("the question has no answer, its list of answers is empty")
+    return given[0], {"answers": given} if len(given) > 1 else {}
+
+
+def _label(cell: Any, plan: Plan) -> int:
+    """The place of a row's label among the kinds."""
+    said = text_of(cell)
+    if plan.first is None:
+        return plan.kinds.index(said)
+    number = whole_number(cell)
+    if number == -1:
+        raise ValueError("the label is -1: the row is not labelled")
+    if number is None or not 0 <= number - plan.first < len(plan.kinds):
+        raise ValueError(f"the label {shown(said, 30)} has no name")
+    return number - plan.first
+
+
+def _show_pictures(columns: Mapping[str, Any], folder: Path, own: bool) -> None:
+    """Make those of turns paths or data URIs, in place."""
+    turns = columns.get("messages", ())
+    for pictured in [*(turn for turn in turns if "images" in turn), columns]:
+        if "images" in pictured:
+            pictured["images"] = [pictures_of(one, folder, own) for one in pictured["images"]]
+
+
+def _together(found: str | list[str], earlier: list[str] | None) -> str | list[str]:
+    if not earlier:
+        return found
+    return [*earlier, *([found] if isinstance(found, str) else found)]
 
 
 def _column(name: str, value: Any) -> Any:
     """Lists written in a spreadsheet's cell as JSON, and a label as a whole number."""
-    if name == "label" and isinstance(value, str | float):
-        try:
-            return int(float(value))
-        except (ValueError, OverflowError) as error:
-            raise ValueError(f"the label '{shown(str(value), 30)}' is no number") from error
+    if name == "label":
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"the label '{value}' is no number")
+        return whole_number(value)
     if name in _LISTS and isinstance(value, str):
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
-            return [value]
-        return parsed if isinstance(parsed, list) else [value]
+        found = unpacked(value)
+        return found if isinstance(found, list) else [value]
     return value
+
+
+# --- What was found, in words.
+
+
+def _taken_as(column: str, plan: Plan, examples: Sequence[Example]) -> str:
+    """What a column was taken as, in some words."""
+    if column in plan.chats and column in (plan.prompt, plan.answer):
+        several = sum(any(t["role"] == ASSISTANT for t in e.before) for e in examples)
+        many = f", {several} rows have several" if several else ""
+        return f"conversations; the last answer is learnt{many}"
+    if column == plan.prompt:
+        return "the question"
+    if column in plan.context:
+        return f"part of the question, {'after' if plain(column) in AFTER_NAMES else 'before'} it"
+    if plan.choices and column in plan.chosen:
+        return _choice_words(column, plan.choices, examples)
+    if column == plan.answer:
+        return _answer_words(plan, examples)
+    roles = ((plan.before, "turns before the question"), (plan.others, "more right answers"),
+             ((plan.system,), "a system turn, said first"), (COLUMNS, "what the question shows"),
+             (REWARD_COLUMNS, "for the reward"))  # fmt: skip
+    return next((words for columns, words in roles if column in columns), "left out")
+
+
+def _choice_words(column: str, choices: Choices, examples: Sequence[Example]) -> str:
+    if column in choices.columns:
+        counts = sorted({len(e.columns["choices"]) for e in examples if e.columns.get("choices")})
+        many = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
+        one = "a wrong answer" if choices.wrong else "a choice"
+        return (
+            f"{one}, {many} a row in all" if len(choices.columns) > 1 else f"choices, {many} a row"
+        )
+    if choices.wrong:
+        return "the right answer, at a place among the wrong ones that the row decides"
+    counted = f", counted from {choices.first}" if choices.way == INDEX else ""
+    return f"which choice is right, by {choices.way}{counted}"
+
+
+def _answer_words(plan: Plan, examples: Sequence[Example]) -> str:
+    if plan.kinds:
+        return f"{len(plan.kinds)} kinds ({listed_kinds(plan.kinds)}), taken as choices"
+    most = max((len(example.answers) for example in examples), default=0)
+    if most > 1:
+        return f"up to {most} right answers a row"
+    kinds = {example.answer for example in examples[:SAMPLE]}
+    few = 2 <= len(kinds) <= min(MOST_CHOICES, len(examples) // 2)
+    return (
+        f"the answer, {len(kinds)} kinds ({listed_kinds(sorted(kinds))})" if few else "the answer"
+    )

@@ -16,7 +16,14 @@ from typing import NamedTuple
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.pictures import COLUMNS, data_uri, picture_bytes
-from t2local.tasks.files import DETECTED, ExampleFile, Wanted, content_hash, read_examples
+from t2local.tasks.files import (
+    DETECTED,
+    BadRow,
+    ExampleFile,
+    Wanted,
+    content_hash,
+    read_examples,
+)
 from t2local.tasks.rewards import (
     ALL_ROWS,
     MOST_CHOICES,
@@ -317,6 +324,7 @@ def _spread(rows: Sequence[Example], most: int) -> list[Example]:
 #
 # The file's name carries a hash of its rows, so equal rows are written once.
 
+BAD_SHOWN = 3
 FEWEST_PROMPTS = 5  # each is held out in turn: with fewer, three or less are left to learn from
 
 
@@ -337,18 +345,30 @@ def read_draft(path: str | None, wanted: Wanted = DETECTED) -> Draft:
     if not path:
         raise T2LocalError("There are no rows yet; choose a file, or paste some.")
     file = read_upload(Path(path), wanted)
-    check_enough(Path(path).name, file.examples)
+    check_enough(Path(path).name, file.examples, file.bad_rows)
     return Draft(paths.slug(Path(path).stem), file, suggest_reward(file.examples))
 
 
-def check_enough(name: str, examples: Sequence[Example]) -> None:
+def check_enough(name: str, examples: Sequence[Example], bad_rows: Sequence[BadRow] = ()) -> None:
     """Raise `T2LocalError` where the rows of a file are too few to train on."""
     different = len({example.group for example in examples})
     if different < FEWEST_PROMPTS:
         raise T2LocalError(
-            f"'{name}' holds {different} different prompts; "
-            f"training needs at least {FEWEST_PROMPTS}: add some rows."
+            f"'{name}' holds {different} different prompts; training needs at least "
+            f"{FEWEST_PROMPTS}: add some rows{and_bad(bad_rows)}."
         )
+
+
+def and_bad(bad_rows: Sequence[BadRow]) -> str:
+    """The end of a sentence that there are too few rows: which others could not be used, and why.
+
+    >>> and_bad([BadRow(2, "the answer is empty")])
+    ', or mend those that could not be used: row 2 (the answer is empty)'
+    """
+    listed = ", ".join(f"row {row.number} ({row.reason})" for row in bad_rows[:BAD_SHOWN])
+    more = len(bad_rows) - BAD_SHOWN
+    rest = f" and {more} more" if more > 0 else ""
+    return f", or mend those that could not be used: {listed}{rest}" if bad_rows else ""
 
 
 def keep_rows(draft: Draft, reward: str, leave_out_bad: bool) -> Path:
@@ -406,7 +426,13 @@ def write_rows(examples: Sequence[Example], name: str) -> Path:
 def _row(example: Example) -> Mapping[str, object]:
     rest = {n: v for n, v in example.columns.items() if n.lower() not in ("prompt", "answer")}
     rest |= {n: _embedded(v) for n, v in rest.items() if n in COLUMNS}
+    if example.before:
+        rest["messages"] = [_embedded_turn(turn) for turn in example.before]
     return {"prompt": example.prompt, "answer": example.answer, **rest}
+
+
+def _embedded_turn(turn: Mapping[str, object]) -> Mapping[str, object]:
+    return {**turn, "images": _embedded(turn["images"])} if "images" in turn else turn
 
 
 def _embedded(pictures: str | list[str]) -> str | list[str]:
