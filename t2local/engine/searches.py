@@ -30,7 +30,7 @@ from t2local.progress import FINISHED, CancelToken
 from t2local.svf import Mixture
 from t2local.tasks.rewards import parts_of
 from t2local.tasks.rows import Example
-from t2local.tasks.uploads import CHOICE, keep_file, read_upload, with_choices
+from t2local.tasks.uploads import CHOICE, and_bad, keep_file, read_upload, with_choices
 from t2local.untrusted import typed
 
 WORDS = Worded("This search", "shorten its answers (`--max-new-tokens`) or give it shorter rows")
@@ -220,11 +220,16 @@ def few_examples(path: str, reward: str) -> list[Example]:
 
     Raises `T2LocalError` where they are fewer than a search needs, or more than it takes.
     """
-    rows = list(read_upload(Path(path)).examples)
+    file = read_upload(Path(path))
+    rows = list(file.examples)
     if not LEAST_SHOTS <= len(rows) <= MOST_SHOTS:
         raise T2LocalError(
             f"There are {len(rows)} usable examples; a search takes {LEAST_SHOTS} to {MOST_SHOTS}: "
-            + ("add some." if len(rows) < LEAST_SHOTS else "keep those that differ most.")
+            + (
+                f"add some{and_bad(file.bad_rows)}."
+                if len(rows) < LEAST_SHOTS
+                else "keep those that differ most."
+            )
         )
     listed = CHOICE in {name for _, name in parts_of(reward)} if reward else False
     return with_choices(rows) if listed else rows
