@@ -108,9 +108,9 @@ def final_formula(text: str) -> str | None:
 
 
 def _numbers(questions: Sequence[Question], answers: Sequence[str]) -> list[bool]:
-    wanted = [last_number(q.example.answer) for q in questions]
+    wanted = [{last_number(right) for right in q.example.answers} for q in questions]
     found = [last_number(_until_stop(answer)) for answer in answers]
-    return [w is not None and w == f for w, f in zip(wanted, found, strict=True)]
+    return [f is not None and f in w for w, f in zip(wanted, found, strict=True)]
 
 
 def _letters(questions: Sequence[Question], answers: Sequence[str]) -> list[bool]:
@@ -173,4 +173,4 @@ def right_answer(verdict: str, question: Question) -> str:
     if choices and label is not None:
         text = choices[int(label)]
         return f"{chr(ord('A') + int(label))}. {text}" if verdict == LETTER else text
-    return example.answer
+    return example.wanted

@@ -55,7 +55,7 @@ class Dataset:
     def sha256(self) -> str:
         """A hash of all prompts and answers in order: says on which rows an expert was trained."""
         rows = [
-            [(e.key, e.answer) for e in part]
+            [(e.key, *(e.answers or ("",))) for e in part]
             for part in (self.train, self.validation, self.held_out)
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -129,7 +129,7 @@ def dry_run_report(
     answer_s = (time.perf_counter() - started) / len(rows)
     rewards = rewards_of(reward, rows, said)
     scored = zip(rows, said, rewards, strict=True)
-    samples = tuple(Sample(e.prompt, e.answer, text, r) for e, text, r in scored)
+    samples = tuple(Sample(e.prompt, e.wanted, text, r) for e, text, r in scored)
     problem = "" if any(r is not None for r in rewards) else _unscored(reward)
     step_s, trial = _trial_step(loaded, svf, rows[:TRIED], reward, config)
     if not problem and action_of(rows) == CHOICE:
@@ -231,7 +231,8 @@ def fitting(reward: str, examples: Sequence[Example]) -> dict[str, Any]:
     fitted: dict[str, Any] = {"prompts_per_step": TEXT_PROMPTS, "learning_rate": TEXT_LEARNING_RATE}
     known = REWARDS.get(reward)  # None: a sum
     if known and known.answer_tokens:
-        longest = max(known.answer_tokens(example.answer) for example in examples)
+        every = (answer for example in examples for answer in example.answers or ("",))
+        longest = max(map(known.answer_tokens, every))
         fitted["max_new_tokens"] = round(longest) + ROOM
     return fitted
 
