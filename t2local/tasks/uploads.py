@@ -114,10 +114,10 @@ def _key(path: Path, wanted: Wanted) -> _Key | None:
 
 def _whole(file: ExampleFile) -> bool:
     """Whether its rows depend on no other file."""
-    if not set(COLUMNS) & set(file.columns):
-        return True
+    if any("picture" in row.reason for row in file.bad_rows):
+        return False
     pictures = (picture for example in file.examples for picture in example.pictures)
-    return not file.bad_rows and all(picture.startswith("data:") for picture in pictures)
+    return all(picture.startswith("data:") for picture in pictures)
 
 
 # --- The reward that fits; answers of few kinds become choices.

@@ -7,7 +7,7 @@ import pytest
 from t2local.errors import T2LocalError
 from t2local.tasks.conversations import Turn, as_conversation, is_conversation, turns_of
 from t2local.tasks.files import Wanted, read_examples
-from t2local.tasks.uploads import write_rows
+from t2local.tasks.uploads import read_upload, write_rows
 from tests.pictures import painted
 
 ASKED = "Name a lake in Finland."
@@ -299,6 +299,17 @@ def test_a_picture_of_an_earlier_turn_stays_there(tmp_path):
     (again,) = read_examples(write_rows([example], "kept")).examples
     assert again.pictures[0].startswith("data:image/png")
     assert [turn["content"] for turn in again.turns] == [t["content"] for t in example.turns]
+
+
+def test_rows_whose_turns_name_pictures_are_read_anew(tmp_path):
+    picture = painted(tmp_path, "red").rsplit("/")[-1]
+    asked = {"role": "user", "content": [{"type": "image", "image": picture}, "What is it?"]}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": [asked, PLAIN[1]]}) + "\n")
+    assert len(read_upload(path).examples) == 1
+    (tmp_path / picture).unlink()
+    with pytest.raises(T2LocalError, match="picture"):
+        read_upload(path)
 
 
 # --- Rows that cannot be used.
