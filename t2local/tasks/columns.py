@@ -82,6 +82,9 @@ HEADINGS = ("title", "subject", "betreff", "headline")  # of a text in a column 
 BODIES = ("body", "text", "content", "selftext", "review", "message", "description")
 MORE_ANSWERS = names("""answers aliases answer_aliases alternative_answers accepted_answers
     possible_answers correct_answers all_answers""")
+# Say where a row is from or how it was made; never guessed to be an answer.
+ABOUT_NAMES = names("""split subset source dataset domain task type id lang language locale level
+    difficulty author user date year url license model version round rationale explanation hint""")
 # A row with one of these can be scored without an answer.
 ANSWERING_COLUMNS = ("label", "tests", "schema")
 REWARD_COLUMNS = ("tests", "schema", "test_setup", "entry_point")
@@ -273,7 +276,8 @@ def _answer(looks: "_Looks", prompt: str, choices: Choices | None) -> str:
         return _first(labels, LABEL_NAMES) or labels[0]
     if len(looks.rows) < ENOUGH or {"tests", "schema"} & set(looks.named):
         return ""
-    columns = [c for c in columns if plain(c) not in (*SYSTEM_NAMES, *HISTORY_NAMES, *BEFORE_NAMES)]
+    known = {*ABOUT_NAMES, *SYSTEM_NAMES, *HISTORY_NAMES, *BEFORE_NAMES, *AFTER_NAMES}
+    columns = [c for c in columns if plain(c) not in known]
     few = [c for c in columns if looks.at(c).kind == "few"]
     texts = [c for c in columns if looks.at(c).kind == "texts"]
     clear = few if few else texts

@@ -387,6 +387,13 @@ def test_short_and_long_texts_that_all_differ(tmp_path):
     assert read_csv(tmp_path, text).mapping == {"prompt": "left", "answer": "right"}
 
 
+@pytest.mark.parametrize("about", ["split", "Source", "difficulty", "explanation", "context"])
+def test_what_is_told_of_a_row_is_no_answer(about, tmp_path):
+    rows = [{"prompt": f"{LONG} {i}", about: ("train", "test")[i % 2]} for i in range(8)]
+    with pytest.raises(UnusableRows, match="no column for the answer"):
+        read(tmp_path, rows)
+
+
 SPELLED = ["Question,Answer", "QUESTION,ANSWER", "question text,ground truth", "Q,A",
            "user,assistant", "source,target", "src,tgt", "input,output", "Pregunta,Respuesta",
            "问题,答案", "Вопрос,Ответ", "質問,回答",
