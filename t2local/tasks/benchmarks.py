@@ -331,7 +331,8 @@ def offered(value: Any, sign: str = "") -> tuple[list[str], list[str], int | Non
         held = {plain(str(name)): part for name, part in value.items()}
         texts = next((held[n] for n in ("text", "texts", "choices") if n in held), None)
         if isinstance(texts, list):
-            own = list(map(text_of, held.get("label") or held.get("labels") or ()))
+            named = held.get("label") or held.get("labels")
+            own = list(map(text_of, named)) if isinstance(named, list) else []
             return list(map(text_of, texts)), own, own.index("1") if _marked(own, held) else None
         scores = list(map(text_of, value.values()))
         if set(scores) == {"0", "1"} and scores.count("1") == 1:  # {"Paris": 1, "Oslo": 0}

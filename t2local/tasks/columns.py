@@ -28,7 +28,7 @@ ANSWER_NAMES = names("""
     correct_answer best_answer final_answer gold_answer expected_answer expected_output chosen
     possible_answers accepted_answers short_answers reference_answer correct_answers reply antwort
     lösung respuesta réponse risposta resposta ответ 答案 回答 答え 답변 답 الجواب cevap antwoord
-    odpowiedź outputs targets gold expected assistant a""")
+    odpowiedź outputs targets gold ideal expected assistant a""")
 LABEL_NAMES = names("""
     label labels class label_id class_index sentiment intent emotion kind category kategorie
     klasse stimmung étiquette etiqueta clase 标签 类别 метка класс""")
@@ -150,7 +150,7 @@ class Plan:
 
     `chats`: columns of conversations. `before`: of turns before the question. `others`: of more
     right answers. `several`: whether a cell may hold more than one. `kinds`: what labels mean, from
-    the number `first` where they are numbers.
+    the number `first` where they are numbers. `own`: the rows are as this program wrote them.
     """
 
     prompt: str
@@ -165,6 +165,7 @@ class Plan:
     choices: Choices | None = None
     kinds: tuple[str, ...] = ()
     first: int | None = None
+    own: bool = False
 
     @cached_property
     def used(self) -> frozenset[str]:
@@ -192,7 +193,7 @@ def own_plan(table: Table) -> Plan:
     """Rows that this program wrote: nothing is left to guess."""
     before = ("messages",) if "messages" in table.columns else ()
     others = ("answers",) if "answers" in table.columns else ()
-    return Plan("prompt", "answer", before=before, others=others, several=False)
+    return Plan("prompt", "answer", before=before, others=others, several=False, own=True)
 
 
 def plan_of(file: str, table: Table, wanted: Wanted) -> Plan:

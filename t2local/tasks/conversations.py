@@ -130,6 +130,8 @@ def as_conversation(turns: Sequence[Turn]) -> Conversation:
     missing = _why_open(turns)
     turns = [turn for turn in turns if turn.text or turn.pictures]
     rest = list(dropwhile(lambda turn: turn.role == SYSTEM, turns))
+    if not any(turn.role in (USER, RESULT) for turn in rest):
+        raise ValueError("the conversation has no question before its last answer")
     said_first = [turn.text for turn in turns[: len(turns) - len(rest)]]
     system = "\n\n".join(dict.fromkeys(said_first))
     if rest and rest[-1].role == CALL:  # the call is what is to be learnt
@@ -146,8 +148,6 @@ def as_conversation(turns: Sequence[Turn]) -> Conversation:
             answer, answers = reply, answers + 1
         elif reply:  # a greeting before anything was asked
             asked.append(Turn(ASSISTANT, reply))
-    if not any(turn.role == USER for turn in asked) and not before:
-        raise ValueError("the conversation has no question before its last answer")
     question = _message(asked)
     pictures = tuple(question.get("images", ()))
     missing = "" if answer else missing
@@ -191,7 +191,7 @@ def _message(asked: Sequence[Turn]) -> dict[str, Any]:
     """A user's turn; what others said in it is labelled."""
     said = [t.text if t.role == USER else f"{LABELS[t.role]}: {t.text}" for t in asked]
     pictures = [picture for turn in asked for picture in turn.pictures]
-    message = {"role": USER, "content": "\n\n".join(text for text in said if text)}
+    message = {"role": USER, "content": "\n\n".join(text for text in said if text).strip()}
     return {**message, "images": pictures} if pictures else message
 
 
@@ -273,7 +273,7 @@ def _turns(value: Any) -> list[Turn]:
 def _spoken(role: str, turn: Mapping[str, Any]) -> list[Turn]:
     """What a turn says, and the calls and results in it."""
     named = next((key for key in _CONTENT_KEYS if key in turn), "")
-    calls = [_call(one) for one in turn.get("tool_calls") or ()]
+    calls = [_call(one) for one in _several(turn.get("tool_calls"))]
     if isinstance(turn.get("function_call"), Mapping):
         calls.append(_call(turn["function_call"]))
     if not named and not calls:
@@ -283,12 +283,16 @@ def _spoken(role: str, turn: Mapping[str, Any]) -> list[Turn]:
     parts = _parts(turn.get(named))
     tools = [(part, found) for part in parts if (found := _tool_part(part)) is not None]
     text, pictures = _content([part for part in parts if _tool_part(part) is None])
-    pictures += tuple(turn.get("images") or ())
+    pictures += _several(turn.get("images"))
     calls += [_call(found) for part, found in tools if _is_call(part)]
     turns = [Turn(RESULT, _result(found)) for part, found in tools if not _is_call(part)]
     if text or pictures or not (calls or turns):
         turns.append(Turn(role, text, pictures))
-    return [*turns, Turn(CALL, "\n".join(calls))] if calls else turns
+    return [*turns, Turn(CALL, "\n".join(calls).strip())] if calls else turns
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list) else (value,) if value else ()
 
 
 def _parts(content: Any) -> list[Any]:

@@ -125,7 +125,8 @@ def read_examples(path: Path, wanted: Wanted = DETECTED) -> ExampleFile:
 
 
 _LISTS = ("choices", "tests")
-_TAKEN = ("answers", "messages")  # mean something in an example, so no other column goes there
+# Mean something in an example as it is kept, so no other column goes there.
+_TAKEN = ("prompt", "answer", "answers", "messages")
 KEPT_NAME = re.compile(r".+-[0-9a-f]{8}\.jsonl")  # as `tasks.uploads` writes rows
 
 
@@ -173,25 +174,25 @@ def _example(cells: Mapping[str, Any], plan: Plan, folder: Path, own: bool) -> E
     right: dict[str, Any] = {}
     if not answer or answer[0] in "[{":
         answer, right = _right(cells, plan, said)
-    if not answer and not right and not _scored(cells):
-        raise ValueError(missing or "the answer is empty")
     if columns:
         _show_pictures(columns, folder, own)
     columns |= right
     for name, value in cells.items():
-        if name in plan.used or value is None or name in _TAKEN or name in right:
+        if name in plan.used or value is None or name.lower() in _TAKEN or name in right:
             continue
         if name in COLUMNS:
             if value:
                 columns[name] = _together(pictures_of(value, folder, own), columns.get(name))
         elif (found := _column(name, value)) is not None:
             columns[name] = found
+    if not answer and not _scored(columns):
+        raise ValueError(missing or "the answer is empty")
     return Example(prompt, answer, columns)
 
 
-def _scored(cells: Mapping[str, Any]) -> bool:
-    """Whether the row can be scored without an answer."""
-    return any(n.lower() in ANSWERING_COLUMNS and v not in (None, "") for n, v in cells.items())
+def _scored(columns: Mapping[str, Any]) -> bool:
+    """Whether a row with these can be scored without an answer."""
+    return any(n.lower() in ANSWERING_COLUMNS and v not in (None, "") for n, v in columns.items())
 
 
 def _asked(cells: Mapping[str, Any], plan: Plan) -> tuple[str, str, dict[str, Any], str]:
@@ -212,8 +213,10 @@ def _asked(cells: Mapping[str, Any], plan: Plan) -> tuple[str, str, dict[str, An
         return prompt, "", {}, ""
     if next((turn.role for turn in reply if turn.role != SYSTEM), "") != USER:  # else it is whole
         turns += turns_of(value) if talks else [Turn(USER, prompt)]
-    found = as_conversation(_without_repeated(turns) + reply)
-    if talks and not found.prompt and not found.pictures:
+    if not (talks or plan.own):
+        turns = _without_repeated(turns)
+    found = as_conversation(turns + reply)
+    if not found.prompt:
         raise ValueError("the prompt is empty")
     columns: dict[str, Any] = {"messages": list(found.before)} if found.before else {}
     if found.pictures:
@@ -348,10 +351,9 @@ def _choice_words(column: str, choices: Choices, examples: Sequence[Example]) ->
     if column in choices.columns:
         counts = sorted({len(e.columns["choices"]) for e in examples if e.columns.get("choices")})
         many = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
-        one = "a wrong answer" if choices.wrong else "a choice"
-        return (
-            f"{one}, {many} a row in all" if len(choices.columns) > 1 else f"choices, {many} a row"
-        )
+        if choices.wrong:
+            return f"wrong, of {many} choices a row"
+        return f"one of {many} choices" if len(choices.columns) > 1 else f"choices, {many} a row"
     if choices.wrong:
         return "the right answer, at a place among the wrong ones that the row decides"
     counted = f", counted from {choices.first}" if choices.way == INDEX else ""

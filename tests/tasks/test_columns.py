@@ -1,6 +1,7 @@
 """Tables as data sets and people write them: whole questions, choices, several answers."""
 
 import json
+import random
 
 import pytest
 
@@ -443,6 +444,60 @@ def test_too_few_rows_say_why_the_others_are_bad(tmp_path):
         "that could not be used: row 4 (the answer is empty), row 5 (the answer is empty), "
         "row 6 (the answer is empty) and 2 more."
     )
+
+
+# --- Whatever stands in the cells.
+
+NAMES = ["prompt", "question", "answer", "answers", "label", "choices", "options", "A", "B", "text",
+         "messages", "conversations", "history", "system", "context", "input", "images", "tests",
+         "correct_answer", "distractor1", "aliases", "mc1_targets", "label_text", "x"]  # fmt: skip
+
+
+def anything(rng, depth=0):
+    """A cell, or a part of one, of any kind that JSON has."""
+    words = ["", "a", "B", "1", "-1", "2.0", "a;b", '["a", "b"]', "{'role': 'user'}", "[", "user",
+             "[[" * 40, "['a' 'b']", "Human: x\n\nAssistant: y", "\u2028", "1e999"]  # fmt: skip
+    plain = [None, True, 0, 1, -1, 3.5, float("nan"), 10**30, *words]
+    kind = rng.choice(["plain", "plain", "list", "object", "turn"]) if depth < 3 else "plain"
+    if kind == "list":
+        return [anything(rng, depth + 1) for _ in range(rng.randrange(4))]
+    if kind == "object":
+        keys = [
+            "text",
+            "label",
+            "labels",
+            "choices",
+            "value",
+            "aliases",
+            "answer_start",
+            "A",
+            "type",
+        ]
+        return {key: anything(rng, depth + 1) for key in rng.sample(keys, 2)}
+    if kind == "turn":
+        role = rng.choice(["user", "gpt", "tool", "function_call", "system", 3, None])
+        extra = rng.choice(["tool_calls", "function_call", "weight", "images", "name"])
+        return {"role": role, "content": anything(rng, depth + 1), extra: anything(rng, depth + 1)}
+    return rng.choice(plain)
+
+
+def test_any_cells_give_examples_or_a_sentence(tmp_path):
+    rng = random.Random(5)
+    for _ in range(300):
+        columns = rng.sample(NAMES, rng.randrange(1, 6))
+        rows = [{name: anything(rng) for name in columns} for _ in range(rng.randrange(1, 5))]
+        try:
+            file = read(tmp_path, rows)
+        except T2LocalError:
+            continue
+        assert len(file.found) == len(file.columns)
+        for example in file.examples:
+            choices, label = example.columns.get("choices"), example.columns.get("label")
+            assert example.prompt.strip()
+            assert example.answers or label is not None or "tests" in example.columns
+            assert choices is None or label is None or 0 <= label < len(choices)
+        again = read_examples(write_rows(file.examples, "any"))
+        assert again.sha256 == file.sha256
 
 
 KEPT = [

@@ -265,6 +265,12 @@ def test_a_prompt_beside_its_own_conversation_is_not_said_twice(tmp_path):
     assert (example.prompt, example.answer, example.before) == (ASKED, "Inari", ())
 
 
+def test_a_question_may_be_asked_again(tmp_path):
+    example = only(tmp_path, {"messages": [*PLAIN, PLAIN[0], {**PLAIN[1], "content": "Inari"}]})
+    assert (example.answer, len(example.before)) == ("Inari", 2)
+    assert list(read_examples(write_rows([example], "kept")).examples) == [example]
+
+
 @pytest.mark.parametrize("history", [[["Hi", "Hello"]], str([["Hi", "Hello"]]),
                                      [{"role": "user", "content": "Hi"},
                                       {"role": "assistant", "content": "Hello"}]])  # fmt: skip
@@ -326,6 +332,8 @@ BAD = {
     "a number": ([PLAIN[0], 3], "is a int, not an object with a role and a content"),
     "a sound": ([{"role": "user", "content": [{"type": "audio"}]}, PLAIN[1]], "'audio'"),
     "only an answer": (PLAIN[1:], "no question before its last answer"),
+    "system and answer": ([{"role": "system", "content": "x"}, PLAIN[1]], "no question before"),
+    "an empty question": ([{**PLAIN[0], "content": ""}, PLAIN[1]], "no question before"),
     "a text": ("Hello there", "a text instead of the turns of a conversation"),
 }  # fmt: skip
 
