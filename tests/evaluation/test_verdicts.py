@@ -9,6 +9,7 @@ from t2local.evaluation.questions import (
     final_formula,
     judge,
     letter,
+    right_answer,
 )
 from t2local.tasks.rows import Example
 
@@ -66,3 +67,11 @@ def test_reference_programs_are_right_and_an_empty_answer_is_wrong(name, data_fo
     answers = [f"{q.example.answer}\n```\nThat is it." for q in asked.questions]
     assert judge(asked.verdict, asked.questions, answers) == [True] * 3
     assert judge(asked.verdict, asked.questions, [""] * 3) == [False] * 3
+
+
+@pytest.mark.parametrize(("verdict", "said"), [("exact", "the town"), (NUMBER, "so 12")])
+def test_any_of_several_answers_is_right_and_all_are_shown(verdict, said):
+    asked = question("11", answers=["11", "12", "the town"])
+    assert judge(verdict, [asked], [said]) == [True]
+    assert judge(verdict, [asked], ["13"]) == [False]
+    assert right_answer(verdict, asked) == "11 · also: 12 · the town"
