@@ -11,6 +11,7 @@ from t2local.adapt.answering import CHOICE
 from t2local.adapt.cem import LAYERS, LEAST_SHOTS, LIGHT, MATRIX, MOST_SHOTS, OBJECTIVES, CEMConfig
 from t2local.adapt.few_shot import Generation
 from t2local.cli import add_model_arguments, add_reward_argument, log, log_progress
+from t2local.cli.look import add_rows_arguments, source_in
 from t2local.engine.engine import Engine
 from t2local.errors import T2LocalError
 from t2local.experts.library import write_mixture
@@ -26,6 +27,7 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("adapt", help="find a mixture of experts from a few examples")
     parser.add_argument("--data", required=True, type=Path, metavar="FILE", help="rows of the task")
     add_reward_argument(parser)
+    add_rows_arguments(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="mixture.json")
     parser.add_argument("--name", help="also keep it under this name, for the chat")
     sharing = parser.add_mutually_exclusive_group()
@@ -54,18 +56,13 @@ def add_parser(subparsers) -> None:
 def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
     """Search, write the mixture file and report what was found."""
     config = _config(arguments)
-    file = read_examples(arguments.data)
-    if file.note:
-        log(file.note)
-    if file.bad_rows:
-        worst = file.bad_rows[0]
-        log(f"{len(file.bad_rows)} rows left out, the first is row {worst.number}: {worst.reason}")
+    examples = read_examples(Path(source_in(arguments.data, arguments))).examples
     reward = arguments.reward
     if reward is None:
-        reward, reason = suggest_reward(file.examples)
+        reward, reason = suggest_reward(examples)
         log(f"reward {reward}: {reason}")
     listed = CHOICE in {name for _, name in parts_of(reward)}
-    rows = with_choices(file.examples) if listed else file.examples
+    rows = with_choices(examples) if listed else examples
     engine = Engine(arguments.model or paths.default_model(), arguments.quantize, arguments.basis)
     searches = engine.load(log_progress).searches
     found = drain(searches.search(rows, reward, config), _log_generation)

@@ -18,6 +18,7 @@ import torch
 from t2local import paths
 from t2local.adapt.dispatch import asking_strategies
 from t2local.cli import add_model_arguments, add_reward_argument, log, log_progress
+from t2local.cli.look import add_rows_arguments, refuse_flags, source_in
 from t2local.engine.engine import Engine
 from t2local.engine.evaluations import EvaluationPlan
 from t2local.errors import T2LocalError
@@ -53,6 +54,7 @@ def _add_evaluate(subparsers) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="questions of each task")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
     add_reward_argument(parser, "of answers to a file: ")
+    add_rows_arguments(parser)
     parser.add_argument(
         "--written", action="store_true", help="choices answered in words, as the paper's code does"
     )
@@ -91,8 +93,11 @@ def _plan(arguments: argparse.Namespace) -> EvaluationPlan:
             f"available: {here})."
         )
     named = [name for given in arguments.task for name in given.split(",")]
+    files = [name for name in named if paths.named(name).is_file()]
+    if not files:
+        refuse_flags(named[0], arguments)
     return EvaluationPlan(
-        tuple(named),
+        tuple(source_in(name, arguments) if name in files else name for name in named),
         tuple(arguments.strategies.split(",")),
         arguments.limit,
         arguments.seed,

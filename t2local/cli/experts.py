@@ -14,6 +14,7 @@ from typing import Any
 from t2local import paths
 from t2local.adapt.applier import holding
 from t2local.cli import add_reward_argument, add_storage_arguments, log, open_model
+from t2local.cli.look import add_rows_arguments, refuse_flags, source_in
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, HeldOut, Library, read_expert
 from t2local.experts.comparison import Comparison, Facts, compare
@@ -393,6 +394,7 @@ def add_measure_arguments(parser: argparse.ArgumentParser) -> None:
     named = ", ".join(DATASETS)
     parser.add_argument("--data", metavar="FILE", help=f"measure on it: a file, or {named}")
     add_reward_argument(parser, "of answers to --data: ", needed=True)
+    add_rows_arguments(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="the first N rows only")
     parser.add_argument("--max-new-tokens", type=int, default=128)
 
@@ -404,16 +406,10 @@ def rows_to_measure(arguments: argparse.Namespace) -> Sequence[Example]:
     if not arguments.reward:
         raise T2LocalError("--data needs --reward, such as choice, numeric or exact.")
     if arguments.data in DATASETS:
+        refuse_flags(arguments.data, arguments)
         rows = dataset(arguments.data).held_out
     else:
-        file = read_examples(Path(arguments.data).expanduser())
-        if file.bad_rows:
-            row, reason = file.bad_rows[0]
-            raise T2LocalError(
-                f"'{arguments.data}' has {len(file.bad_rows)} bad rows, the first is row {row} "
-                f"({reason}); mend or remove them and start again."
-            )
-        rows = file.examples
+        rows = read_examples(Path(source_in(arguments.data, arguments))).examples
     if arguments.limit is not None and arguments.limit < 1:
         raise T2LocalError(f"--limit is {arguments.limit}; it must be 1 or more.")
     return rows[: arguments.limit]

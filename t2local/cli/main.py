@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         doctor,
         evaluate,
         experts,
+        look,
         models,
         train,
     )
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         ask,
         adapt,
         train,
+        look,
         evaluate,
         experts,
         models,

@@ -9,6 +9,7 @@ from typing import Any
 
 from t2local import paths
 from t2local.cli import add_model_arguments, add_reward_argument, log, open_model
+from t2local.cli.look import add_rows_arguments, refuse_flags, source_in
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import Progress, drain
@@ -27,6 +28,7 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("train", help="train an expert by SVF reinforcement learning")
     parser.add_argument("--data", metavar="FILE", help=f"a file, or one of {', '.join(DATASETS)}")
     add_reward_argument(parser)
+    add_rows_arguments(parser)
     parser.add_argument("--name", help="the new expert's name")
     parser.add_argument("--resume", metavar="RUN", help='go on with a run cut off; "last" works')
     parser.add_argument("--description", default="", help="one line for its card")
@@ -87,9 +89,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
             )
     given = {f.name: getattr(arguments, f.name) for f in fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
-    source = dataset(arguments.data, given.get("seed", TrainConfig.seed))
-    if source.note:
-        log(source.note)
+    data = _data(arguments)
+    source = dataset(data, given.get("seed", TrainConfig.seed))
     rows = source.rows
     reward = arguments.reward
     if reward is None:
@@ -100,7 +101,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     config = with_fitting(given, reward, rows)
     return Plan(
         arguments.name,
-        arguments.data,
+        data,
         reward,
         config.paper() if arguments.paper else config,
         arguments.description,
@@ -121,6 +122,14 @@ def _check_gold(reward: str, rows: Sequence[Example], accepted: bool) -> None:
         raise T2LocalError(f"{problem} To train all the same, give --accept-gold.")
     if problem:
         log(problem)
+
+
+def _data(arguments: argparse.Namespace) -> str:
+    """A dataset's name, or the file to train on: it gives the same rows when a run goes on."""
+    if arguments.data in DATASETS or not paths.named(arguments.data).is_file():
+        refuse_flags(arguments.data, arguments)
+        return arguments.data
+    return source_in(arguments.data, arguments)
 
 
 def log_event(event) -> None:

@@ -377,14 +377,19 @@ def keep_rows(draft: Draft, reward: str, leave_out_bad: bool) -> Path:
     Raises `T2LocalError` for bad rows that were not to be left out, and where a reward does not
     fit the rows.
     """
-    bad = draft.file.bad_rows
-    if bad and not leave_out_bad:
-        raise T2LocalError(
-            f"{len(bad)} bad rows are in '{draft.name}', the first is row {bad[0].number} "
-            f"({bad[0].reason}); mend the file, or tick that they are left out."
-        )
+    if not leave_out_bad:
+        refuse_bad(draft.name, draft.file.bad_rows)
     rows = draft.file.examples
     return write_rows(with_choices(rows) if reward == CHOICE else rows, draft.name)
+
+
+def refuse_bad(name: str, bad: Sequence[BadRow], way_out: str = "tick that") -> None:
+    """Raise `T2LocalError` where there are bad rows. `way_out`: how to have them left out."""
+    if bad:
+        raise T2LocalError(
+            f"{len(bad)} bad {'row is' if len(bad) == 1 else 'rows are'} in '{name}', the first is "
+            f"row {bad[0].number} ({bad[0].reason}); mend the file, or {way_out} they are left out."
+        )
 
 
 def keep_text(text: str) -> Path:
