@@ -28,6 +28,7 @@ from t2local.models.decode.out_of_memory import Work as Worded
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.progress import FINISHED, CancelToken
 from t2local.svf import Mixture
+from t2local.tasks.files import ExampleFile
 from t2local.tasks.rewards import parts_of
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import CHOICE, and_bad, keep_file, read_upload, with_choices
@@ -221,7 +222,15 @@ def few_examples(path: str, reward: str) -> list[Example]:
     Raises `T2LocalError` where they are fewer than a search needs, or more than it takes.
     """
     file = read_upload(Path(path))
+    check_few(file)
     rows = list(file.examples)
+    listed = CHOICE in {name for _, name in parts_of(reward)} if reward else False
+    return with_choices(rows) if listed else rows
+
+
+def check_few(file: ExampleFile) -> None:
+    """Raise `T2LocalError` for fewer examples than a search needs, or more than it takes."""
+    rows = file.examples
     if not LEAST_SHOTS <= len(rows) <= MOST_SHOTS:
         raise T2LocalError(
             f"There are {len(rows)} usable examples; a search takes {LEAST_SHOTS} to {MOST_SHOTS}: "
@@ -231,8 +240,6 @@ def few_examples(path: str, reward: str) -> list[Example]:
                 else "keep those that differ most."
             )
         )
-    listed = CHOICE in {name for _, name in parts_of(reward)} if reward else False
-    return with_choices(rows) if listed else rows
 
 
 def mixture_path(id: str) -> Path:

@@ -205,7 +205,16 @@ def _file(name: str, reward: str) -> QuestionSet:
     reward = reward or suggest_reward(read.examples)[0]
     if runs_programs(reward):
         check_allowed()
-    rows = with_choices(read.examples) if reward == "choice" else read.examples
+    return questions_of(path, read.examples, reward)
+
+
+def questions_of(path: Path, examples: Sequence[Example], reward: str = "") -> QuestionSet:
+    """The rows of a person's file as questions; `reward` as in `question_set`.
+
+    Raises `T2LocalError` where the reward does not fit them.
+    """
+    reward = reward or suggest_reward(examples)[0]
+    rows = with_choices(examples) if reward == "choice" else examples
     questions = tuple(Question(e, e.prompt) for e in rows)
     if reward == "choice":
         rewarded = [_with_label(q) for q in questions]

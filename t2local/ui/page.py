@@ -134,7 +134,7 @@ class Page(gr.Blocks):
     def _styles(self) -> list[str]:
         """The page's own first, which a tab's may refine."""
         own = [tab.style for tab in self.tabs if tab.style]
-        return ["page.css", *own, *(["guest.css"] if self._is_guests else [])]
+        return ["page.css", "rows.css", *own, *(["guest.css"] if self._is_guests else [])]
 
     @property
     def _is_guests(self) -> bool:

@@ -21,13 +21,17 @@ from t2local.models.fit.automatic import offers
 from t2local.models.fit.memory import named_card
 from t2local.models.load.hub import LocalModel
 from t2local.progress import FAILED, FINISHED, RUNNING
+from t2local.tasks.files import DETECTED, BadRow, ExampleFile, Table
+from t2local.tasks.looks import Look
+from t2local.tasks.rows import Example, Row
 from t2local.tasks.uploads import keep_text, read_draft
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import DryRunReport
 from t2local.training.dry_run import Sample as Tried
 from t2local.training.reports import Check, Curves
 from t2local.training.runs import Plan
-from t2local.ui.adapt.events import examples_html, status_html
+from t2local.ui import own_rows
+from t2local.ui.adapt.events import status_html
 from t2local.ui.chat import view as chat
 from t2local.ui.evaluate import view as evaluate
 from t2local.ui.experts import view as experts
@@ -81,16 +85,15 @@ def draw_chat() -> None:
 
 
 def draw_train() -> None:
-    rows = "prompt,answer\n" + "".join(f"What is {i}?,answer {i % 40}\n" for i in range(60))
+    table = "prompt,answer\n" + "".join(f"What is {i}?,answer {i % 40}\n" for i in range(60))
     for text in (
         "prompt,answer\none,1\ntwo,2\nthree,3\nfour,4\nfive,5\n",
-        rows + "one,\ntwo,\none,\n",
+        table + "one,\ntwo,\none,\n",
     ):
         draft = read_draft(str(keep_text(text)))
-        train.rows_html(draft, ["as read"], 0.3)
+        train.parts_html(draft, 0.3)
         train.reward_html(draft, draft.suggestion.reward)
         train.reward_html(draft, "none")
-        examples_html(str(keep_text(text)), list(draft.file.examples))
     for leave_one_out in (True, False):
         samples = tuple(Tried("prompt", "wanted", "said", reward) for reward in (1.0, None))
         tried = DryRunReport(samples, "a problem", 1.2, 0.5, 9, 5, 7, leave_one_out, 2**31, 2**30)
@@ -119,6 +122,30 @@ def draw_train() -> None:
     for report in reports:
         train.live_html(report)
     train.runs_html(reports)
+
+
+def draw_rows() -> None:
+    columns = {
+        "messages": [{"role": "system", "content": "short"}], "choices": ["blue", "red"],
+        "answers": ["red", "crimson"], "images": ["a", "b"],
+    }  # fmt: skip
+    examples = [Example("colour?", "red", columns), *[Example("long " * 2000, "")] * 30]
+    bad = [BadRow(number, "a reason") for number in range(30)]
+    file = ExampleFile(
+        tuple(examples), tuple(bad), ("one", "two"), {"prompt": "one", "answer": "two"}, ((5, 3),),
+        "0", "a note", "cp1251", ("context",), ("`label`: 3 kinds", "something else"),
+    )  # fmt: skip
+    table = Table(
+        tuple(f"column {i}" for i in range(20)), (Row(2, {"column 1": "cell"}),) * 9, note="noted"
+    )
+    path = Path("a file.csv")
+    for look in (
+        Look(path, DETECTED, file, bad_rows=file.bad_rows),
+        Look(path, DETECTED, None, table, file.bad_rows, "a problem", "label_names"),
+        Look(path, DETECTED, problem="no table"),
+    ):
+        own_rows.problem_html(look)
+        own_rows.rows_html(look, ["as read"])
 
 
 def draw_experts() -> None:
@@ -186,6 +213,7 @@ def recorder(monkeypatch):
     for draw in (
         draw_chat,
         draw_train,
+        draw_rows,
         draw_experts,
         draw_models,
         draw_evaluate,

@@ -14,25 +14,25 @@ from t2local.adapt.cem import LIGHT, MOST_SHOTS, CEMConfig
 from t2local.adapt.few_shot import Generation
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import SEARCH
-from t2local.engine.searches import SearchPlan, few_examples
+from t2local.engine.searches import SearchPlan, check_few
 from t2local.errors import T2LocalError
 from t2local.html import signed
 from t2local.plots import theme
 from t2local.progress import FAILED, FINISHED, INTERRUPTED
+from t2local.tasks.files import ExampleFile
+from t2local.tasks.looks import Look, kept_as_read, look_at
 from t2local.tasks.rewards import REWARDS
-from t2local.tasks.rows import Example
-from t2local.tasks.uploads import keep_text, read_upload, suggest_reward
+from t2local.tasks.uploads import suggest_reward
 from t2local.ui.adapt.layout import QUICK, THOROUGH, AdaptTab
 from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.wheel import mixer_update
 from t2local.ui.forms import bind_consent
 from t2local.ui.messages import moment, shown
+from t2local.ui.own_rows import RowsEvents
 from t2local.ui.style import PAGE, note_html, quiet_html
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"
-SHOWN = 20  # examples listed
-NO_ROWS = "There are no examples yet; type some, or choose a file."
 
 
 class AdaptEvents:
@@ -40,24 +40,25 @@ class AdaptEvents:
 
     def __init__(self, engine: Engine, tab: AdaptTab, chat: ChatTab, tabs: gr.Tabs) -> None:
         self.engine, self.tab, self.chat, self.tabs = engine, tab, chat, tabs
+        of_rows = [tab.reward, tab.name, tab.start]
+        as_read = engine.training.as_read
+        self.rows = RowsEvents(tab.rows, as_read, _few, self.followed, shows=of_rows)
 
     def bind(self, own: gr.Tab) -> None:
         """`own`: the tab's own, to see it being opened."""
         tab, wheel = self.tab, self.chat.wheel
-        looked = [tab.path, tab.rows, tab.reward, tab.name, tab.start]
-        tab.file.upload(shown(self.uploaded), {tab.file}, looked, **QUIET)
-        tab.use_typed.click(shown(self.typed), {tab.typed}, looked, **QUIET)
+        self.rows.bind()
         bind_consent(
             tab.consent, [tab.reward], lambda name: bool(name) and REWARDS[name].runs_programs
         )
         settings = [
-            tab.path, tab.reward, tab.effort, tab.sharing, tab.objective, tab.normalised, tab.seed,
+            tab.reward, tab.effort, tab.sharing, tab.objective, tab.normalised, tab.seed, tab.name,
         ]  # fmt: skip
         live = [
             tab.search, tab.status, tab.cloud, tab.best, tab.start, tab.stop, tab.keep, tab.timer,
         ]  # fmt: skip
-        everything = [*live, *settings, tab.rows, tab.name]
-        tab.start.click(shown(self.searched), {*settings, tab.name}, live, **QUIET)
+        everything = [*live, *settings, *tab.rows.shown]
+        tab.start.click(shown(self.searched), {*settings, *tab.rows.given}, live, **QUIET)
         tab.stop.click(shown(self.stopped), {tab.search}, live, **QUIET)
         ticking = tab.timer.tick(shown(self.ticked), {tab.search}, live, **QUIET)
         ticking.failure(lambda: gr.Timer(active=False), None, tab.timer, **QUIET)
@@ -68,22 +69,14 @@ class AdaptEvents:
 
     # the examples ----------------------------------------------------------------------------
 
-    def uploaded(self, values: dict) -> dict:
-        return self._look(values[self.tab.file])
-
-    def typed(self, values: dict) -> dict:
-        return self._look(str(keep_text(values[self.tab.typed] or "")))
-
-    def _look(self, path: str) -> dict:
-        if not path:
-            raise T2LocalError(NO_ROWS)
-        tab, rows = self.tab, few_examples(path, "")
-        name = paths.slug(Path(path).stem).replace("_", "-")
+    def followed(self, values: dict, look: Look | None) -> dict:
+        """The rest of a search, where the examples can serve."""
+        tab = self.tab
+        if look is None or look.problem:
+            return {tab.start: gr.Button(interactive=False)}
         return {
-            tab.path: path,
-            tab.rows: examples_html(path, rows),
-            tab.reward: suggest_reward(rows)[0],
-            tab.name: name,
+            tab.reward: suggest_reward(look.file.examples)[0],
+            tab.name: paths.slug(look.path.stem).replace("_", "-"),
             tab.start: gr.Button(interactive=True),
         }
 
@@ -100,10 +93,9 @@ class AdaptEvents:
         return self._show(values[self.tab.search])
 
     def searched(self, values: dict) -> dict:
-        if not values[self.tab.path]:
-            raise T2LocalError(NO_ROWS)
         name = (values[self.tab.name] or "").strip() or "mixture"
-        source, reward = values[self.tab.path], values[self.tab.reward]
+        look, reward = self.rows.look(values), values[self.tab.reward]
+        source = kept_as_read(look, bool(values[self.tab.rows.leave_out]))
         id = self.engine.searches.start(SearchPlan(name, source, reward, self._config(values)))
         return {self.tab.search: self._listed(id), **self._present(id)}
 
@@ -129,12 +121,7 @@ class AdaptEvents:
             tab.name: plan.name,
             **self._present(id),
         }
-        try:
-            rows = examples_html(plan.source, few_examples(plan.source, ""))
-        except T2LocalError as error:  # the rows are gone or changed; what was found stays
-            gone = note_html(f"The examples of this search cannot be shown: {error}")
-            return update | {tab.path: None, tab.rows: gone}
-        return update | {tab.path: plan.source, tab.rows: rows}
+        return update | self.rows.present(look_at(Path(plan.source), fits=_few))
 
     def _listed(self, id: str) -> gr.Dropdown:
         found = self.engine.jobs.history(SEARCH)
@@ -191,17 +178,8 @@ class AdaptEvents:
         }
 
 
-def examples_html(path: str, rows: list[Example]) -> str:
-    """The examples as a small table, and what could not be used."""
-    file = read_upload(Path(path))
-    return PAGE.render(
-        "adapt.html",
-        "examples",
-        count=len(rows),
-        note=file.note,
-        bad=[(number, reason[:200]) for number, reason in file.bad_rows[:SHOWN]],
-        rows=[(row.prompt[:160], row.answer[:80]) for row in rows[:SHOWN]],
-    )
+def _few(name: str, file: ExampleFile) -> None:
+    check_few(file)
 
 
 def status_html(now: Generation) -> str:

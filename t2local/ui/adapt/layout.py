@@ -21,6 +21,7 @@ from t2local.adapt.cem import (
 )
 from t2local.tasks.rewards import REWARDS
 from t2local.ui.forms import create_consent
+from t2local.ui.own_rows import Rows, create_rows
 from t2local.ui.style import PAGE, caption_html, heading_html, quiet_html
 
 TICK_S = 0.7
@@ -35,13 +36,9 @@ MIXTURES = CEMConfig.population * CEMConfig.generations
 
 @dataclass(frozen=True)
 class AdaptTab:
-    """`path`: the file that is looked at; `search`: the id of the search that is shown."""
+    """`search`: the id of the search that is shown."""
 
-    path: gr.State
-    file: gr.File
-    typed: gr.Textbox
-    use_typed: gr.Button
-    rows: gr.HTML
+    rows: Rows
     reward: gr.Dropdown
     consent: gr.Checkbox
     effort: gr.Radio
@@ -68,25 +65,19 @@ def create_adapt_tab() -> AdaptTab:
             choices = _create_choices()
         with gr.Column(elem_id="adapt-run", scale=1, min_width=0):
             live = _create_live()
-    return AdaptTab(gr.State(None), **examples, **choices, **live)
+    return AdaptTab(**examples, **choices, **live)
 
 
 def _create_examples() -> dict:
     _html(PAGE.render("adapt.html", "introduction", least=LEAST_SHOTS, most=MOST_SHOTS))
-    typed = gr.Textbox(
-        label="examples", lines=7, max_lines=14, elem_id="adapt-typed",
-        info="one a line: prompt, comma, answer; the first line names the columns",
-        placeholder="prompt,answer\nWhat is 7 times 8?,56\nHow many legs has an ant?,6\n"
-        "What is half of 90?,45",
-    )  # fmt: skip
-    use_typed = gr.Button("Use these examples", size="sm", elem_id="adapt-use-typed")
-    file = gr.File(
-        label="or a file: a spreadsheet, CSV, TSV, JSON, JSONL, Parquet",
-        height=110,
-        elem_id="adapt-file",
-    )
-    rows = _html(NO_EXAMPLES, "adapt-rows")
-    return {"file": file, "typed": typed, "use_typed": use_typed, "rows": rows}
+    return {
+        "rows": create_rows(
+            "adapt",
+            "a file: a spreadsheet, CSV, JSON, Parquet",
+            paste_open=True,
+            nothing=NO_EXAMPLES,
+        )
+    }
 
 
 def _create_choices() -> dict:

@@ -16,11 +16,14 @@ from t2local.adapt.answer_stream import BASE
 from t2local.engine.engine import Engine
 from t2local.engine.evaluations import EvaluationPlan, EvaluationReport
 from t2local.engine.job_record import EVALUATION
-from t2local.evaluation.benchmark_tasks import BENCHMARKS, RUN_PROGRAMS
+from t2local.evaluation.benchmark_tasks import BENCHMARKS, RUN_PROGRAMS, questions_of
 from t2local.evaluation.report import write_report
 from t2local.evaluation.tally import Cell, Evaluation, Record, Result
 from t2local.evaluation.variants import ORACLE
 from t2local.plots.bars import Score
+from t2local.tasks.files import ExampleFile
+from t2local.tasks.looks import Look, kept_as_read, look_at
+from t2local.tasks.uploads import suggest_reward
 from t2local.ui.evaluate.layout import EvaluateTab
 from t2local.ui.evaluate.view import (
     ALL,
@@ -32,6 +35,7 @@ from t2local.ui.evaluate.view import (
 )
 from t2local.ui.forms import bind_consent
 from t2local.ui.messages import moment, shown
+from t2local.ui.own_rows import RowsEvents
 from t2local.ui.style import note_html, quiet_html
 
 QUIET = {"show_progress": "hidden"}
@@ -42,23 +46,27 @@ class EvaluateEvents:
 
     def __init__(self, engine: Engine, tab: EvaluateTab, shown_tab: gr.Tab) -> None:
         self.engine, self.tab, self.shown_tab = engine, tab, shown_tab
+        as_read = engine.training.as_read
+        self.rows = RowsEvents(tab.rows, as_read, _judged, self.followed, shows=[tab.judged])
         # What was written for the page to serve: an evaluation's id or an upload's path -> files.
         self._served: dict[str, list[str]] = {}
 
     def bind(self) -> None:
         tab = self.tab
         settings = [
-            tab.tasks, tab.file, tab.strategies, tab.limit, tab.seed, tab.written, tab.most_tokens,
+            tab.tasks, tab.strategies, tab.limit, tab.seed, tab.written, tab.most_tokens,
         ]  # fmt: skip
-        bind_consent(tab.consent, [tab.tasks, tab.file], _may_run_programs)
+        self.rows.bind()
+        bind_consent(tab.consent, [tab.tasks, tab.rows.path], _may_run_programs)
         live = [
             tab.evaluation, tab.status, tab.table, tab.figure, tab.confusion, tab.start, tab.stop,
             tab.files, tab.browse, tab.cell, tab.samples, tab.timer,
         ]  # fmt: skip
-        everything, known = [*live, *settings], {tab.evaluation}
+        of_rows = [*tab.rows.shown, tab.rows.file, tab.judged]
+        everything, known = [*live, *settings, *of_rows], {tab.evaluation}
         opening = {tab.evaluation, tab.strategies}
         self.shown_tab.select(shown(self.opened), opening, everything, **QUIET)
-        tab.start.click(shown(self.measured), set(settings), live, **QUIET)
+        tab.start.click(shown(self.measured), {*settings, *tab.rows.given}, live, **QUIET)
         tab.stop.click(shown(self.stopped), known, live, **QUIET)
         ticking = tab.timer.tick(shown(self.ticked), known, live, **QUIET)
         ticking.failure(lambda: gr.Timer(active=False), None, tab.timer, **QUIET)
@@ -82,6 +90,13 @@ class EvaluateEvents:
     def picked(self, values: dict) -> dict:
         return self._show(values[self.tab.evaluation])
 
+    def followed(self, values: dict, look: Look | None) -> dict:
+        """How answers to a file's rows are judged."""
+        if look is None or look.problem:
+            return {self.tab.judged: ""}
+        reward, reason = suggest_reward(look.file.examples)
+        return {self.tab.judged: quiet_html(f"Judged by {reward}. {reason}")}
+
     def measured(self, values: dict) -> dict:
         id = self.engine.evaluations.start(self._plan(values))
         return {self.tab.evaluation: self._listed(id), **self._present(id)}
@@ -103,7 +118,10 @@ class EvaluateEvents:
 
     def _plan(self, values: dict) -> EvaluationPlan:
         tab = self.tab
-        own = (str(values[tab.file]),) if values[tab.file] else ()
+        own = ()
+        if values[tab.rows.path]:
+            left_out = bool(values[tab.rows.leave_out])
+            own = (kept_as_read(self.rows.look(values), left_out),)
         return EvaluationPlan(
             (*values[tab.tasks], *own),
             tuple(values[tab.strategies]),
@@ -122,7 +140,8 @@ class EvaluateEvents:
         return {
             tab.evaluation: self._listed(id),
             tab.tasks: [task for task in plan.tasks if task in BENCHMARKS],
-            tab.file: self._upload(own[0]) if own else None,
+            tab.rows.file: self._upload(own[0]) if own else None,
+            **self._own_rows(own[0] if own else None),
             tab.strategies: gr.CheckboxGroup(offered, value=list(plan.strategies)),
             tab.limit: plan.limit,
             tab.seed: plan.seed,
@@ -131,8 +150,13 @@ class EvaluateEvents:
             **self._present(id),
         }
 
+    def _own_rows(self, path: str | None) -> dict:
+        look = look_at(Path(path), fits=_judged) if path else None
+        shown_rows = self.rows.present(look) if look else self.rows.nothing()
+        return {**shown_rows, **self.followed({}, look)}
+
     def _upload(self, path: str) -> str:
-        cache = Path(self.tab.file.GRADIO_CACHE)
+        cache = Path(self.tab.rows.file.GRADIO_CACHE)
         return self._written(path, lambda: [_servable(path, cache)])[0]
 
     def _listed(self, id: str) -> gr.Dropdown:
@@ -210,8 +234,12 @@ def _status(report: EvaluationReport) -> str:
     return words + (note_html(note) if note else "")
 
 
+def _judged(name: str, file: ExampleFile) -> None:
+    questions_of(Path(name), file.examples)
+
+
 def _may_run_programs(tasks: Sequence[str], file: str | None) -> bool:
-    """A file's rows may have tests; it is not read before it is measured on."""
+    """A file's rows may have tests."""
     return bool(file) or not RUN_PROGRAMS.isdisjoint(tasks or ())
 
 

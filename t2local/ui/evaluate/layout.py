@@ -12,6 +12,7 @@ from t2local.adapt.answer_stream import BASE
 from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline
 from t2local.ui.evaluate.view import ALL, RIGHT, WRONG
 from t2local.ui.forms import create_consent
+from t2local.ui.own_rows import Rows, create_rows
 from t2local.ui.style import PAGE, heading_html, quiet_html
 
 NOTHING = quiet_html("Nothing was measured yet.")
@@ -22,11 +23,12 @@ TICK_S = 0.7
 
 @dataclass(frozen=True)
 class EvaluateTab:
-    """`evaluation`: the id of the one that is shown."""
+    """`judged`: what answers to the rows earn; `evaluation`: the id of the one that is shown."""
 
     tasks: gr.CheckboxGroup
     consent: gr.Checkbox
-    file: gr.File
+    rows: Rows
+    judged: gr.HTML
     strategies: gr.CheckboxGroup
     limit: gr.Number
     seed: gr.Number
@@ -64,10 +66,9 @@ def _create_tasks() -> dict:
         sorted(named, key=lambda pair: pair[1] not in here), value=[], label="tasks",
         show_label=False, container=False, elem_id="evaluate-tasks",
     )  # fmt: skip
-    file = gr.File(
-        label="or your own rows: CSV, TSV, JSON, JSONL", height=140, elem_id="evaluate-file"
-    )
-    return {"tasks": tasks, "file": file, "consent": create_consent("evaluate")}
+    rows = create_rows("evaluate", "or your own rows: a spreadsheet, CSV, TSV, JSON, JSONL")
+    judged = _html("", "evaluate-judged")
+    return {"tasks": tasks, "rows": rows, "judged": judged, "consent": create_consent("evaluate")}
 
 
 def _create_strategies() -> dict:

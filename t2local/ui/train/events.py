@@ -14,9 +14,10 @@ from t2local.engine.engine import Engine
 from t2local.engine.training import RunReport
 from t2local.errors import T2LocalError
 from t2local.progress import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
-from t2local.tasks.files import Wanted
+from t2local.tasks.files import ExampleFile
+from t2local.tasks.looks import Look
 from t2local.tasks.rewards import REWARDS
-from t2local.tasks.uploads import Draft, keep_rows, keep_text, read_draft
+from t2local.tasks.uploads import Draft, check_enough, keep_rows, read_draft
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import FITTED, lasting, with_fitting
 from t2local.ui.chat.layout import ChatTab
@@ -24,17 +25,17 @@ from t2local.ui.chat.wheel import mixer_update, read_alpha
 from t2local.ui.experts.layout import experts_html
 from t2local.ui.forms import bind_consent
 from t2local.ui.messages import shown
+from t2local.ui.own_rows import RowsEvents
 from t2local.ui.style import FOLDER, note_html
 from t2local.ui.train.layout import TrainTab, try_button
 from t2local.ui.train.view import (
     NO_RUN,
-    ROWS_SHOWN,
     answers_html,
     estimate_html,
     label,
     live_html,
+    parts_html,
     reward_html,
-    rows_html,
     runs_html,
     tried_html,
     when,
@@ -58,21 +59,19 @@ class TrainEvents:
         self.experts, self.tabs = experts, tabs
         self.data, self.step, self.live = tab.data, tab.step, tab.live
         data, step, live = tab.data, tab.step, tab.live
-        self.rows = {
-            data.path, data.prompt, data.answer, data.leave_out, data.share, step.reward
-        }  # fmt: skip
+        self.asked = {*data.rows.given, data.share, step.reward}
         self.plan = {
-            *self.rows, step.name, step.length, step.tried, step.second, step.weight,
+            *self.asked, step.name, step.length, step.tried, step.second, step.weight,
             *step.form.all,
         }  # fmt: skip
         self.fitted = {name: step.form.components[name] for name in FITTED}
         self.reasons = [
             step.reason, step.tried, step.tried_shown, step.estimate, *self.fitted.values()
         ]  # fmt: skip
-        self.looked = [
-            data.path, data.rows, data.columns, data.prompt, data.answer, data.leave_out,
-            data.share, step.group, step.reward, step.name, *self.reasons,
-        ]  # fmt: skip
+        of_rows = [data.parts, data.share, step.group, step.reward, step.name, *self.reasons]
+        self.rows = RowsEvents(
+            data.rows, engine.training.as_read, _enough, self.followed, [data.share], of_rows
+        )
         self.run_shown = [
             live.run, live.status, live.pause, live.resume, live.stop, live.try_it, live.plots,
             live.answers, live.reward, live.vitals, live.layers, live.drawn, live.timer,
@@ -100,15 +99,11 @@ class TrainEvents:
 
     def _bind_data(self) -> None:
         data = self.data
-        own = {data.share}
-        data.file.upload(shown(self.uploaded), {data.file, *own}, self.looked, **QUIET)
-        data.use_paste.click(shown(self.pasted), {data.paste, *own}, self.looked, **QUIET)
+        self.rows.bind()
         for name, button in data.samples.items():
-            button.click(shown(functools.partial(self.sampled, name)), own, self.looked, **QUIET)
-        shared = [data.rows, self.step.tried, self.step.tried_shown, self.step.estimate]
-        data.share.release(shown(self.shared), self.rows, shared, **QUIET)
-        mapped = [data.prompt.input, data.answer.input]
-        gr.on(mapped, shown(self.mapped), self.rows, self.looked, **QUIET)
+            self.rows.on(button.click, functools.partial(self.sampled, name))
+        shared = [data.parts, self.step.tried, self.step.tried_shown, self.step.estimate]
+        data.share.release(shown(self.shared), self.asked, shared, **QUIET)
 
     def _bind_step(self) -> None:
         step = self.step
@@ -127,59 +122,40 @@ class TrainEvents:
 
     # the rows ------------------------------------------------------------------------------
 
-    def uploaded(self, values: dict) -> dict:
-        return self._look(values, values[self.data.file])
-
     def sampled(self, name: str, values: dict) -> dict:
-        return self._look(values, str(FOLDER / "samples" / f"{name}.csv"))
-
-    def pasted(self, values: dict) -> dict:
-        return self._look(values, str(keep_text(values[self.data.paste] or "")))
-
-    def mapped(self, values: dict) -> dict:
-        data = self.data
-        return self._look(values, values[data.path], values[data.prompt], values[data.answer])
+        return self.rows.looked(values, str(FOLDER / "samples" / f"{name}.csv"))
 
     def shared(self, values: dict) -> dict:
         """Another part of the rows is held out: what was tried is not valid any more."""
-        draft = self._draft(values)
-        rows = rows_html(draft, self._as_read(draft), values[self.data.share])
-        return {self.data.rows: rows, **self._untried()}
+        parts = parts_html(self._draft(values), values[self.data.share])
+        return {self.data.parts: parts, **self._untried()}
 
-    def _look(self, values: dict, path: str, prompt: str = "", answer: str = "") -> dict:
-        """Everything the page shows of a file's rows."""
-        data, step, draft = (
-            self.data,
-            self.step,
-            read_draft(path, Wanted(prompt=prompt or "", answer=answer or "")),
-        )
-        reward, columns = draft.suggestion.reward, list(draft.file.columns)
-        mapping, bad = draft.file.mapping, bool(draft.file.bad_rows)
+    def followed(self, values: dict, look: Look | None) -> dict:
+        """The steps after the rows, where rows can be learnt from."""
+        data, step = self.data, self.step
+        if look is None or look.problem:
+            return {
+                data.parts: "",
+                data.share: gr.Slider(visible=False),
+                step.group: gr.Column(visible=False),
+            }
+        draft = read_draft(str(look.path), look.wanted)
+        reward = draft.suggestion.reward
         return {
-            data.path: path,
-            data.rows: rows_html(draft, self._as_read(draft), values[data.share]),
+            data.parts: parts_html(draft, values[data.share]),
             data.share: gr.Slider(visible=True),
-            data.columns: gr.Row(visible=True),
-            data.prompt: gr.Dropdown(choices=columns, value=mapping["prompt"]),
-            data.answer: gr.Dropdown(choices=columns, value=mapping["answer"] or None),
-            data.leave_out: gr.Checkbox(value=False, visible=bad),
             step.group: gr.Column(visible=True),
             step.reward: reward,
             **self._reasons(draft, reward),
             step.name: draft.name.replace("_", "-"),
         }
 
-    def _as_read(self, draft: Draft) -> list[str]:
-        first = draft.file.examples[:ROWS_SHOWN]
-        return [self.training.as_read(e) if self.engine.status.ready else e.prompt for e in first]
-
     def _draft(self, values: dict) -> Draft:
-        data = self.data
-        wanted = Wanted(prompt=values[data.prompt] or "", answer=values[data.answer] or "")
-        return read_draft(values[data.path], wanted)
+        rows = self.data.rows
+        return read_draft(values[rows.path], values[rows.wanted])
 
     def _kept(self, values: dict) -> str:
-        leave_out = bool(values[self.data.leave_out])
+        leave_out = bool(values[self.data.rows.leave_out])
         return str(keep_rows(self._draft(values), values[self.step.reward], leave_out))
 
     # the run to be -------------------------------------------------------------------------
@@ -208,7 +184,11 @@ class TrainEvents:
 
     def started(self, values: dict) -> dict:
         step, source, config = self.step, self._kept(values), self.step.form.read(values)
-        name, reward, length = values[step.name].strip(), self._reward(values), values[step.length]
+        name, reward, length = (
+            (values[step.name] or "").strip(),
+            self._reward(values),
+            values[step.length],
+        )
         return self._show(self.training.start(name, source, reward, length, config))
 
     def _reasons(self, draft: Draft, reward: str) -> dict:
@@ -316,6 +296,10 @@ class TrainEvents:
                 live.layers: plots.plot_layers(run.change_by_layer),
             }
         return update
+
+
+def _enough(name: str, file: ExampleFile) -> None:
+    check_enough(name, file.examples, file.bad_rows)
 
 
 def _run_programs(*rewards: str | None) -> bool:

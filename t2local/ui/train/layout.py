@@ -13,6 +13,7 @@ from t2local.tasks.rewards import REWARDS
 from t2local.training.config import SVF, TrainConfig
 from t2local.training.dry_run import LENGTHS
 from t2local.ui.forms import TrainForm, create_consent, create_train_form
+from t2local.ui.own_rows import Rows, create_rows
 from t2local.ui.style import PAGE, caption_html, heading_html
 from t2local.ui.train.view import NO_ROWS, NO_RUN, NOTHING, estimate_html
 
@@ -26,18 +27,11 @@ SAMPLES = {
 
 @dataclass(frozen=True)
 class DataStep:
-    """`path`: the file that is looked at."""
+    """`parts`: how the rows are divided."""
 
-    path: gr.State
-    file: gr.File
     samples: dict[str, gr.Button]
-    paste: gr.Textbox
-    use_paste: gr.Button
-    rows: gr.HTML
-    columns: gr.Row
-    prompt: gr.Dropdown
-    answer: gr.Dropdown
-    leave_out: gr.Checkbox
+    rows: Rows
+    parts: gr.HTML
     share: gr.Slider
 
 
@@ -108,29 +102,13 @@ def _create_data() -> DataStep:
             name: gr.Button(words, size="sm", min_width=0, elem_id=f"sample-{name}")
             for name, words in SAMPLES.items()
         }
-    file = gr.File(label="Your file", height=120, elem_id="train-file")
-    with gr.Accordion("or paste rows", open=False, elem_id="train-paste"):
-        paste = gr.Textbox(
-            label="rows", show_label=False, container=False, lines=5, max_lines=12,
-            placeholder="prompt,answer\nWhat is the capital of France?,Paris",
-            elem_id="paste-text",
-        )  # fmt: skip
-        use_paste = gr.Button("Use these rows", size="sm", elem_id="use-paste")
-    rows = gr.HTML(NO_ROWS, elem_id="train-rows", apply_default_css=False, js_on_load=None)
-    with gr.Row(visible=False, elem_id="train-columns") as columns:
-        prompt = gr.Dropdown([], label="what you ask", elem_id="column-prompt", min_width=120)
-        answer = gr.Dropdown([], label="the answer", elem_id="column-answer", min_width=120)
-    leave_out = gr.Checkbox(
-        False, label="Leave out the rows that cannot be used", visible=False, elem_id="leave-out"
-    )
+    rows = create_rows("train", nothing=NO_ROWS)
+    parts = _html("", "train-parts")
     share = gr.Slider(
         0.1, 0.6, TrainConfig.held_out_share, step=0.05, label="share of the rows held out",
         visible=False, elem_id="train-share",
     )  # fmt: skip
-    return DataStep(
-        gr.State(None), file, samples, paste, use_paste, rows, columns, prompt, answer, leave_out,
-        share,
-    )  # fmt: skip
+    return DataStep(samples, rows, parts, share)
 
 
 def _create_step(share: gr.Slider) -> RunStep:

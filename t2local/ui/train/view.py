@@ -21,26 +21,19 @@ from t2local.ui.forms import USUAL, way_of
 from t2local.ui.style import PAGE, quiet_html
 
 FILE = "train.html"
-ROWS_SHOWN, LISTED = 3, 12
+LISTED = 12  # held-out rows
 NO_ROWS = PAGE.render(FILE, "no_rows")
 
 
-def rows_html(draft: Draft, as_read: Sequence[str], held_out_share: float) -> str:
-    """The rows in numbers, what is wrong with some, and the first as the model reads them."""
-    examples, bad = draft.file.examples, draft.file.bad_rows
-    parts = split_rows(draft.name, examples, held_out_share=held_out_share)
+def parts_html(draft: Draft, held_out_share: float) -> str:
+    """How many rows are learnt from, and which are held out."""
+    parts = split_rows(draft.name, draft.file.examples, held_out_share=held_out_share)
     return PAGE.render(
         FILE,
-        "rows",
-        count=len(examples),
+        "parts",
         parts=parts,
         held_out=[_cut(e.prompt, 140) for e in parts.held_out[:LISTED]],
         more_held_out=len(parts.held_out) - LISTED,
-        note=draft.file.note,
-        bad=[(number, _cut(reason, 200)) for number, reason in bad[:LISTED]],
-        more_bad=max(0, len(bad) - LISTED),
-        duplicates=_duplicates(draft),
-        preview=[(text, _cut(e.answer, 160)) for e, text in zip(examples, as_read, strict=False)],
     )
 
 
@@ -68,12 +61,6 @@ def estimate_html(tried: DryRunReport | None, config: TrainConfig) -> str:
         steps=config.steps,
         others=in_words(tried.others_s),
     )
-
-
-def _duplicates(draft: Draft) -> str:
-    found = draft.file.duplicates
-    listed = ", ".join(f"{later} (as {first})" for later, first in found[:LISTED])
-    return listed + (" …" if len(found) > LISTED else "")
 
 
 def _sample(sample: Sample) -> tuple[str, str, str, str, str]:

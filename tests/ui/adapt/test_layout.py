@@ -33,21 +33,21 @@ def adapt_page(open_page, url, **options):
     page = open_page(url=url, ready=False, **options)
     page.wait_for_selector("#message textarea:enabled")
     page.get_by_role("tab", name="Adapt").click()
-    page.wait_for_selector("#adapt-typed textarea")
+    page.wait_for_selector("#adapt-pasted textarea")
     return page
 
 
 def give(page, rows):
-    page.fill("#adapt-typed textarea", rows)
-    page.click("#adapt-use-typed")
+    page.fill("#adapt-pasted textarea", rows)
+    page.click("#adapt-use-paste")
 
 
 def test_from_typed_examples_to_a_mixture_in_the_chat(open_page, served_engine):
     engine, url = served_engine
     page = adapt_page(open_page, url)
     give(page, ROWS)
-    page.wait_for_selector("#adapt-rows tbody tr")
-    assert "6 examples" in page.inner_text("#adapt-rows")
+    page.wait_for_selector("#adapt-rows .example")
+    assert "6 rows" in page.inner_text("#adapt-rows")
     page.click("#adapt-start")
     page.wait_for_selector("[data-generation='4']")
     page.wait_for_selector("#plot-cloud .js-plotly-plot .points path")
@@ -65,7 +65,7 @@ def test_too_few_examples_get_a_sentence_and_a_phone_shows_one_column(open_page,
     _, url = served_engine
     page = adapt_page(open_page, url, size=PHONE)
     give(page, "prompt,answer\none?,1\ntwo?,2\n")
-    page.wait_for_selector(".toast-body >> text=2 usable examples")
+    page.wait_for_selector("#adapt-problem [role=alert] >> text=2 usable examples")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE[0], f"the page is {width} pixels wide"
 
@@ -74,14 +74,14 @@ def test_a_search_goes_on_without_its_page_and_a_second_one_shows_it(open_page, 
     engine, url = served_engine
     page = adapt_page(open_page, url)
     give(page, ROWS)
-    page.wait_for_selector("#adapt-rows tbody tr")
+    page.wait_for_selector("#adapt-rows .example")
     page.get_by_text("thorough").click()
     page.click("#adapt-start")
     page.wait_for_selector("[data-generation]")
     page.close()
     other = adapt_page(open_page, url)
     other.wait_for_selector("[data-generation]")
-    assert "6 examples" in other.inner_text("#adapt-rows")
+    assert "6 rows" in other.inner_text("#adapt-rows")
     assert other.locator("#adapt-effort input:checked").input_value() == "thorough"
     (id,) = [status.id for status in engine.jobs.history(SEARCH)]
     other.wait_for_selector("#adapt-use:visible", timeout=60_000)

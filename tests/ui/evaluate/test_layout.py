@@ -81,7 +81,10 @@ def test_answers_of_two_cells_stay_apart_whatever_their_names():
         JobStatus("id", "evaluation", "a", INTERRUPTED), EvaluationPlan(("a",), ("c",)), 3, growing,
         None,
     )  # fmt: skip
-    engine = SimpleNamespace(evaluations=SimpleNamespace(report=lambda id: report))
+    training = SimpleNamespace(as_read=str)
+    engine = SimpleNamespace(
+        training=training, evaluations=SimpleNamespace(report=lambda id: report)
+    )
     with gr.Blocks():
         tab = create_evaluate_tab()
         events = EvaluateEvents(engine, tab, gr.Tab())

@@ -35,7 +35,7 @@ def test_opening_a_finished_evaluation_again_writes_nothing(engine, finished):  
     again = events.picked({tab.evaluation: finished})
     assert reports(again, tab) == [report]
     assert report.stat().st_mtime_ns == written
-    assert again[tab.file] == first[tab.file]
+    assert again[tab.rows.file] == first[tab.rows.file]
     report.unlink()  # somebody cleared the page's cache
     (anew,) = reports(events.picked({tab.evaluation: finished}), tab)
     assert anew.is_file()

@@ -77,7 +77,8 @@ def test_from_a_csv_to_an_expert_in_the_chat(open_page, start, table):
     give(page, table)
     rows = page.inner_text("#train-rows")
     assert "40 rows" in rows
-    assert "<|im_start|>user" in rows, "as the model reads them"
+    page.locator("#train-rows .example summary").first.click()
+    assert "<|im_start|>user" in page.inner_text("#train-rows"), "as the model reads them"
     assert "only 2 different answers" in page.inner_text("#reward-reason")
     assert page.input_value("#train-name input, #train-name textarea") == "two-colours"
     page.click("#try-base")
@@ -139,7 +140,7 @@ def test_hostile_files_get_a_sentence_each(open_page, start, tmp_path):
         path = tmp_path / f"{name}.csv"
         path.write_bytes(content)
         page.set_input_files("#train-file input[type=file]", str(path))
-        page.wait_for_selector(f".toast-body >> text={words}")
+        page.wait_for_selector(f"#train-problem [role=alert] >> text={words}")
         page.click(
             "#train-file button[aria-label='Clear'], #train-file [aria-label='Remove this file']"
         )
@@ -151,13 +152,13 @@ def test_bad_rows_are_listed_and_left_out_only_when_told(open_page, start, tmp_p
     page = train_page(open_page, url)
     rows = "".join(f"is {i} even?,{'no' if i % 2 else 'yes'}\n" for i in range(20))
     page.click("#train-paste .label-wrap")
-    page.fill("#paste-text textarea", f"prompt,answer\nnothing said,\n{rows}")
-    page.click("#use-paste")
+    page.fill("#train-pasted textarea", f"prompt,answer\nnothing said,\n{rows}")
+    page.click("#train-use-paste")
     page.wait_for_selector("#train-start")
     assert "row 2: the answer is empty" in page.inner_text("#train-rows")
     page.click("#try-base")
-    page.wait_for_selector(".toast-body >> text=1 bad rows")
-    page.click("#leave-out input")
+    page.wait_for_selector(".toast-body >> text=1 bad row is")
+    page.click("#train-leave-out input")
     page.click("#try-base")
     page.wait_for_selector(".tried tbody tr")
 
@@ -169,3 +170,27 @@ def test_the_columns_stand_below_each_other_on_a_phone(open_page, start):
     page.wait_for_selector("#train-start")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE[0], f"the page is {width} pixels wide"
+
+
+def test_from_columns_that_nobody_knows_to_a_run_that_can_be_started(open_page, start, tmp_path):
+    unclear = tmp_path / "unclear.csv"
+    words = ["ab", "cd", "ef", "gh", "ij", "kl", "mn", "op"]
+    unclear.write_text("zip,zap\n" + "".join(f"{w}x,x{w}\n" for w in words), encoding="utf-8")
+    _, url = start()
+    page = train_page(open_page, url)
+    page.set_input_files("#train-file input[type=file]", str(unclear))
+    page.wait_for_selector("#train-problem [role=alert]")
+    assert not page.is_visible("#train-start")
+    assert page.locator("#train-rows table.raw tbody tr").count() == 5
+    for picker, column in (("prompt", "zip"), ("answer", "zap")):
+        page.click(f"#train-{picker} input")
+        page.locator(f"#train-{picker} [role=option]").filter(has_text=column).click()
+        page.wait_for_function(  # the next choice comes after what this one was answered with
+            "([id, column]) => document.querySelector(id).value === column",
+            arg=[f"#train-{picker} input", column],
+        )
+    page.wait_for_selector("#train-start")
+    assert page.inner_text("#train-problem").strip() == ""
+    assert "abx" in page.inner_text("#train-rows .example >> nth=0")
+    page.click("#try-base")
+    page.wait_for_selector(".tried tbody tr")

@@ -1,0 +1,191 @@
+"""Any table is a way in, on every tab that takes a file; the reason stays where it is mended."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from t2local.errors import T2LocalError
+from t2local.tasks.files import DETECTED, ExampleFile, Table, Wanted, read_examples
+from t2local.tasks.looks import Look, look_at, numbers_as_labels
+from t2local.tasks.rows import Row
+from t2local.ui.evaluate.events import EvaluateEvents
+from t2local.ui.evaluate.layout import create_evaluate_tab
+from t2local.ui.own_rows import RowsEvents, chosen, create_rows, rows_html
+from tests.ui.fake_engine import FakeEngine
+
+MAILS = [(f"Parcel {i} did not arrive", ("billing", "shipping")[i % 2]) for i in range(12)]
+UNCLEAR = [(f"{word}x", f"x{word}") for word in ["ab", "cd", "ef", "gh", "ij", "kl", "mn", "op"]]
+
+
+def table(path, *head, rows=MAILS, encoding="utf-8"):
+    lines = [",".join(head), *(",".join(row) for row in rows)] if head else map(",".join, rows)
+    path.write_text("\n".join(lines) + "\n", encoding=encoding)
+    return path
+
+
+@pytest.fixture
+def unclear(tmp_path):
+    """A table of which nobody can tell what is asked."""
+    return table(tmp_path / "unclear.csv", "zip", "zap", rows=UNCLEAR)
+
+
+@pytest.fixture
+def bound():
+    """The component by itself: its events, and what followed."""
+    followed = []
+
+    def fits(name: str, file: ExampleFile) -> None:
+        if len(file.examples) < 5:
+            raise T2LocalError(f"'{name}' has {len(file.examples)} rows; add some.")
+
+    with gr.Blocks():
+        rows = create_rows("test")
+    events = RowsEvents(rows, lambda e: "raw", fits, lambda v, look: followed.append(look) or {})
+    return rows, events, followed
+
+
+def given(rows, update, **picked):
+    """The values of the next event after an update."""
+    values = {part: update.get(part) for part in (rows.path, rows.wanted)}
+    return values | {getattr(rows, name): value for name, value in picked.items()}
+
+
+def test_a_table_of_unknown_columns_is_shown_and_choosing_mends_it(bound, unclear):
+    rows, events, followed = bound
+    update = events.uploaded({rows.file: str(unclear)})
+    assert "zip" in update[rows.problem]
+    assert 'role="alert"' in update[rows.problem]
+    assert update[rows.choices].visible
+    assert "<td>efx</td>" in update[rows.preview], "the rows as they are"
+    assert [value for _, value in update[rows.prompt].choices] == ["zip", "zap"]
+    update = events.picked("prompt", given(rows, update, prompt="zip"))
+    update = events.picked("answer", given(rows, update, answer="zap"))
+    assert update[rows.problem] == ""
+    assert followed[-1].wanted == Wanted(prompt="zip", answer="zap")
+    assert [e.answer for e in followed[-1].file.examples[:2]] == ["xab", "xcd"]
+
+
+def test_the_next_file_is_read_without_the_choices_made_for_this_one(bound, unclear, tmp_path):
+    rows, events, _ = bound
+    first = events.uploaded({rows.file: str(unclear)})
+    update = events.picked("prompt", given(rows, first, prompt="zip"))
+    assert update[rows.wanted] == Wanted(prompt="zip")
+    again = events.uploaded({rows.file: str(table(tmp_path / "b.csv", "prompt", "answer"))})
+    assert again[rows.wanted] == DETECTED
+
+
+def test_too_few_rows_are_shown_with_what_is_wrong_with_the_others(bound, tmp_path):
+    rows, events, followed = bound
+    path = table(
+        tmp_path / "few.csv", "prompt", "answer", rows=[("a?", "b"), ("c?", ""), ("d?", "e")]
+    )
+    update = events.uploaded({rows.file: str(path)})
+    assert "2 rows; add some" in update[rows.problem]
+    assert update[rows.choices].visible
+    assert "row 3: the answer is empty" in update[rows.preview]
+    assert followed[-1].problem
+
+
+def test_what_is_no_table_has_a_reason_and_no_choices(bound, tmp_path):
+    rows, events, _ = bound
+    path = tmp_path / "binary.csv"
+    path.write_bytes(b"\x00\x01\xff" * 900)
+    update = events.uploaded({rows.file: str(path)})
+    assert "is no text" in update[rows.problem]
+    assert not update[rows.choices].visible
+
+
+def test_a_file_that_is_taken_away_leaves_nothing(bound, unclear):
+    rows, events, followed = bound
+    events.uploaded({rows.file: str(unclear)})
+    update = events.cleared({})
+    assert (update[rows.path], update[rows.wanted], followed[-1]) == (None, DETECTED, None)
+    with pytest.raises(T2LocalError, match="no rows yet"):
+        events.look(given(rows, update))
+
+
+def test_a_column_is_chosen_for_one_thing():
+    before = Wanted(prompt="a", answer="b", context=("c", "d"))
+    assert chosen(before, "prompt", "b") == Wanted(prompt="b", context=("c", "d"))
+    assert chosen(before, "answer", "c") == Wanted(prompt="a", answer="c", context=("d",))
+    assert chosen(before, "context", []) == Wanted(prompt="a", answer="b", context=())
+    assert chosen(before, "label_names", "no, yes,").label_names == ("no", "yes")
+    assert chosen(before, "without_header", True) == Wanted(without_header=True)
+
+
+def test_the_first_rows_are_turns_with_every_right_answer(tmp_path):
+    row = {
+        "messages": [{"role": "system", "content": "Short."}, {"role": "user", "content": "<b>"}],
+        "prompt": "Where is it?", "answer": "Northampton", "answers": ["Northampton", "the town"],
+    }  # fmt: skip
+    path = tmp_path / "places.jsonl"
+    path.write_text("\n".join([json.dumps(row)] * 6), encoding="utf-8")
+    html = rows_html(look_at(path), ["<|raw|>"])
+    for words in (
+        "Short.",
+        "&lt;b&gt;",
+        "Where is it?",
+        "also right: the town",
+        "&lt;|raw|&gt;",
+    ):
+        assert words in html
+    assert html.index("Short.") < html.index("Where is it?") < html.index("Northampton")
+    assert "Rows that repeat an earlier one: 2 (as 1)" in html
+
+
+def test_labels_that_are_numbers_ask_for_names(bound):
+    cells = [{"text": f"mail {i}", "label": str(i % 2)} for i in range(8)]
+    rows_of = tuple(Row(i, cell) for i, cell in enumerate(cells))
+    labels = Table(("text", "label"), rows_of, mapping={"prompt": "text", "answer": "label"})
+    assert numbers_as_labels(labels)
+    sums = tuple(Row(i, {"text": f"{i} + 1", "label": str(i + 1)}) for i in range(8))
+    assert not numbers_as_labels(replace(labels, rows=sums)), "each answer is another number"
+    rows, events, _ = bound
+    look = Look(Path("x.csv"), DETECTED, None, labels, (), "The labels are 0 and 1.", "label_names")
+    update = events.present(look)
+    assert update[rows.label_names].visible
+    assert "Write the names" in update[rows.problem]
+    assert not events.present(replace(look, asks="", table=replace(labels, rows=sums)))[
+        rows.label_names
+    ].visible
+
+
+def evaluate_events():
+    with gr.Blocks(), gr.Tab("Evaluate") as own:
+        tab = create_evaluate_tab()
+        return tab, EvaluateEvents(FakeEngine(), tab, own)
+
+
+def test_evaluate_looks_at_a_file_when_it_is_chosen(unclear, tmp_path):
+    tab, events = evaluate_events()
+    update = events.rows.uploaded({tab.rows.file: str(unclear)})
+    assert "zip" in update[tab.rows.problem]
+    rows = [(f"{i}?", "yes") for i in range(6)]
+    path = tmp_path / "no_choice.jsonl"
+    path.write_text(
+        "\n".join(
+            json.dumps({"prompt": p, "answer": "x", "choices": ["yes", "no"]}) for p, _ in rows
+        )
+    )
+    update = events.rows.uploaded({tab.rows.file: str(path)})
+    assert update[tab.rows.problem]
+    update = events.rows.uploaded(
+        {tab.rows.file: str(table(tmp_path / "mails.csv", "prompt", "answer"))}
+    )
+    assert update[tab.rows.problem] == ""
+    assert "choice" in update[tab.judged]
+
+
+def test_an_evaluation_takes_the_rows_as_they_were_chosen(unclear):
+    tab, events = evaluate_events()
+    values = {part: part.value for part in (tab.tasks, tab.strategies, tab.limit, tab.seed)}
+    values |= {tab.written: False, tab.most_tokens: None, tab.rows.leave_out: False}
+    values |= {tab.rows.path: str(unclear), tab.rows.wanted: Wanted(prompt="zip", answer="zap")}
+    (source,) = events._plan(values).tasks
+    assert [(e.prompt, e.answer) for e in read_examples(Path(source)).examples] == UNCLEAR
+    values[tab.rows.wanted] = DETECTED
+    with pytest.raises(T2LocalError, match="zip"):
+        events._plan(values)
