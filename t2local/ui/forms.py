@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from t2local.errors import T2LocalError
 from t2local.models.decode.sampling import Sampling
@@ -279,8 +280,11 @@ def create_consent(tab: str) -> gr.Checkbox:
 
 def bind_consent(
     box: gr.Checkbox, chosen: Sequence[gr.Component], runs: Callable[..., bool]
-) -> None:
-    """Show `box` where `runs(*values of chosen)` and nothing here would contain a program."""
+) -> Dependency:
+    """Show `box` where `runs(*values of chosen)` and nothing here would contain a program.
+
+    Gives the event of its being ticked, for what comes after it.
+    """
 
     def asked(*values: Any) -> dict[str, Any]:
         needed = protection().mode == UNSAFE and runs(*values)
@@ -288,7 +292,7 @@ def bind_consent(
 
     for part in chosen:
         part.change(asked, list(chosen), box, show_progress="hidden")
-    box.input(allow_unsafe_code, box, None, show_progress="hidden")
+    return box.input(allow_unsafe_code, box, None, show_progress="hidden")
 
 
 def _component(name: str, default: Any) -> gr.Slider | gr.Number | gr.Checkbox:

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from t2local.errors import T2LocalError
+from t2local.html import plus_minus
 from t2local.tasks.files import DETECTED, ExampleFile, Table, Wanted
 from t2local.tasks.looks import Fits, Look, look_at, numbers_as_labels
 from t2local.tasks.rows import Example
 from t2local.tasks.rows import shown as one_line
-from t2local.tasks.uploads import keep_text
+from t2local.tasks.uploads import Tried, keep_text, try_reward
 from t2local.ui.messages import shown
-from t2local.ui.style import PAGE
+from t2local.ui.style import PAGE, note_html
 
 FILE = "rows.html"
 FIRST = 3  # rows shown as turns
@@ -314,6 +315,42 @@ def _encoding_update(read: ExampleFile | Table, wanted: Wanted) -> gr.Dropdown:
         allow_custom_value=True,
         visible=bool(read.encoding or wanted.encoding),
     )
+
+
+def trial_html(reward: str, examples: Sequence[Example]) -> tuple[str, str]:
+    """What right answers and wrong ones earn, and the problem with it, "" for none.
+
+    A reward that does not fit the rows, or runs programs that may not be run, is told as well.
+    """
+    try:
+        trial = try_reward(reward, examples)
+    except T2LocalError as error:
+        return note_html(str(error)), ""
+    rows = [Earned(row) for row in trial.rows]
+    return (
+        PAGE.render(
+            FILE,
+            "trial",
+            gold=[row for row in rows if row.gold],
+            wrong=[row for row in rows if not row.gold],
+            problem=trial.problem,
+        ),
+        trial.problem,
+    )
+
+
+class Earned:
+    """An answer of a trial as it is shown. `kind`: right, wrong, part or none, of its reward."""
+
+    def __init__(self, tried: Tried) -> None:
+        self.gold, earned = tried.gold, tried.reward
+        self.prompt, self.said = one_line(tried.prompt, 110), one_line(tried.said, 110)
+        self.wanted = one_line(tried.wanted, 80)
+        self.reward = "none" if earned is None else plus_minus(earned, 0 if earned % 1 == 0 else 1)
+        self.kind = (
+            "none" if earned is None
+            else "right" if earned >= 1 else "wrong" if earned < 0 else "part"
+        )  # fmt: skip
 
 
 # --- What it shows: values here, the elements in `templates/rows.html`.

@@ -40,6 +40,7 @@ from t2local.tasks.uploads import (
 from t2local.ui.adapt.events import AdaptEvents
 from t2local.ui.adapt.layout import create_adapt_tab
 from tests.pictures import painted
+from tests.ui.fake_engine import FakeEngine
 
 TWELVE = "prompt,answer\n" + "".join(f"is {i} even?,{('yes', 'no')[i % 2]}\n" for i in range(12))
 
@@ -83,10 +84,10 @@ def test_what_the_adapt_tab_does_with_a_file_parses_it_once(tmp_path, parses):
     path = str(table(tmp_path))
     with gr.Blocks():
         tab = create_adapt_tab()
-    events = AdaptEvents(None, tab, None, None)
-    update = events.uploaded({tab.file: path})
-    assert "12</b> examples" in update[tab.rows]
-    assert len(few_examples(update[tab.path], "exact")) == 12
+    events = AdaptEvents(FakeEngine(), tab, None, None)
+    update = events.rows.uploaded({tab.rows.file: path})
+    assert "12</b> rows" in update[tab.rows.preview]
+    assert len(few_examples(update[tab.rows.path], "exact")) == 12
     assert parses == ["rows.csv"]
 
 

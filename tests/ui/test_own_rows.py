@@ -11,9 +11,12 @@ from t2local.errors import T2LocalError
 from t2local.tasks.files import DETECTED, ExampleFile, Table, Wanted, read_examples
 from t2local.tasks.looks import Look, look_at, numbers_as_labels
 from t2local.tasks.rows import Row
+from t2local.ui.chat.layout import create_chat_tab
 from t2local.ui.evaluate.events import EvaluateEvents
 from t2local.ui.evaluate.layout import create_evaluate_tab
 from t2local.ui.own_rows import RowsEvents, chosen, create_rows, rows_html
+from t2local.ui.train.events import TrainEvents
+from t2local.ui.train.layout import create_train_tab
 from tests.ui.fake_engine import FakeEngine
 
 MAILS = [(f"Parcel {i} did not arrive", ("billing", "shipping")[i % 2]) for i in range(12)]
@@ -163,15 +166,10 @@ def test_evaluate_looks_at_a_file_when_it_is_chosen(unclear, tmp_path):
     tab, events = evaluate_events()
     update = events.rows.uploaded({tab.rows.file: str(unclear)})
     assert "zip" in update[tab.rows.problem]
-    rows = [(f"{i}?", "yes") for i in range(6)]
-    path = tmp_path / "no_choice.jsonl"
-    path.write_text(
-        "\n".join(
-            json.dumps({"prompt": p, "answer": "x", "choices": ["yes", "no"]}) for p, _ in rows
-        )
-    )
+    path = table(tmp_path / "gap.csv", "prompt", "answer", rows=[("Where?", ""), *MAILS])
     update = events.rows.uploaded({tab.rows.file: str(path)})
-    assert update[tab.rows.problem]
+    assert "row 2: the answer is empty" in update[tab.rows.preview]
+    assert update[tab.rows.leave_out].visible
     update = events.rows.uploaded(
         {tab.rows.file: str(table(tmp_path / "mails.csv", "prompt", "answer"))}
     )
@@ -189,3 +187,45 @@ def test_an_evaluation_takes_the_rows_as_they_were_chosen(unclear):
     values[tab.rows.wanted] = DETECTED
     with pytest.raises(T2LocalError, match="zip"):
         events._plan(values)
+
+
+@pytest.fixture
+def train():
+    """The Train tab's events, and the values of a page on which nothing was chosen yet."""
+    engine = FakeEngine()
+    with gr.Blocks():
+        tab = create_train_tab()
+        events = TrainEvents(engine, tab, create_chat_tab(engine.status), gr.HTML(), gr.Tabs())
+    parts = {*events.plan, *tab.data.rows.given}
+    return tab, events, {part: getattr(part, "value", None) for part in parts}
+
+
+def test_what_answers_earn_is_shown_and_start_asks_where_gold_earns_too_little(train, tmp_path):
+    tab, events, values = train
+    rows = [(f"How many are {i} and one?", f"{i + 1}") for i in range(11)]
+    path = table(tmp_path / "sums.csv", "prompt", "answer", rows=[*rows, ("And so?", "many")])
+    update = events.rows.uploaded({**values, tab.data.rows.file: str(path)})
+    assert "gold answers earn:" in update[tab.step.trial]
+    values |= {part: update[part] for part in (tab.data.rows.path, tab.data.rows.wanted)}
+    values |= {tab.step.name: "sums", tab.step.reward: "numeric", tab.step.accept: False}
+    weighed = events.rewarded(values)
+    assert "1 of 12 gold answers" in weighed[tab.step.trial]
+    assert weighed[tab.step.accept].visible
+    with pytest.raises(T2LocalError, match=r"1 of 12 gold answers.* tick 'Train all the same'"):
+        events.started(values)
+    with pytest.raises(T2LocalError, match="has no model"):  # the next thing that is needed
+        events.started({**values, tab.step.accept: True})
+    contained = events.rewarded({**values, tab.step.reward: "contains"})
+    assert "+1" in contained[tab.step.trial]
+    assert not contained[tab.step.accept].visible
+
+
+def test_a_reward_that_does_not_fit_says_why_under_its_name(train, tmp_path):
+    tab, events, values = train
+    rows = [(f"{i}?", f"a{i}") for i in range(40)]
+    path = table(tmp_path / "long.csv", "prompt", "answer", rows=rows)
+    update = events.rows.uploaded({**values, tab.data.rows.file: str(path)})
+    values |= {part: update[part] for part in (tab.data.rows.path, tab.data.rows.wanted)}
+    update = events.rewarded({**values, tab.step.reward: "choice"})
+    assert "needs a column" in update[tab.step.trial]
+    assert not update[tab.step.accept].visible

@@ -146,6 +146,9 @@ def draw_rows() -> None:
     ):
         own_rows.problem_html(look)
         own_rows.rows_html(look, ["as read"])
+    own_rows.trial_html("exact", [Example(f"{i}?", "same") for i in range(6)])
+    own_rows.trial_html("numeric", [Example(f"{i}?", f"word {i}") for i in range(6)])
+    own_rows.trial_html("choice", [Example(f"{i}?", f"word {i}") for i in range(60)])
 
 
 def draw_experts() -> None:

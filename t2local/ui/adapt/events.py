@@ -28,7 +28,7 @@ from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.wheel import mixer_update
 from t2local.ui.forms import bind_consent
 from t2local.ui.messages import moment, shown
-from t2local.ui.own_rows import RowsEvents
+from t2local.ui.own_rows import RowsEvents, trial_html
 from t2local.ui.style import PAGE, note_html, quiet_html
 
 QUIET = {"show_progress": "hidden"}
@@ -40,7 +40,7 @@ class AdaptEvents:
 
     def __init__(self, engine: Engine, tab: AdaptTab, chat: ChatTab, tabs: gr.Tabs) -> None:
         self.engine, self.tab, self.chat, self.tabs = engine, tab, chat, tabs
-        of_rows = [tab.reward, tab.name, tab.start]
+        of_rows = [tab.reward, tab.trial, tab.name, tab.start]
         as_read = engine.training.as_read
         self.rows = RowsEvents(tab.rows, as_read, _few, self.followed, shows=of_rows)
 
@@ -48,6 +48,8 @@ class AdaptEvents:
         """`own`: the tab's own, to see it being opened."""
         tab, wheel = self.tab, self.chat.wheel
         self.rows.bind()
+        asked = {*tab.rows.given, tab.reward}
+        tab.reward.input(shown(self.rewarded), asked, [tab.trial], **QUIET)
         bind_consent(
             tab.consent, [tab.reward], lambda name: bool(name) and REWARDS[name].runs_programs
         )
@@ -73,12 +75,20 @@ class AdaptEvents:
         """The rest of a search, where the examples can serve."""
         tab = self.tab
         if look is None or look.problem:
-            return {tab.start: gr.Button(interactive=False)}
+            return {tab.trial: "", tab.start: gr.Button(interactive=False)}
+        reward, reason = suggest_reward(look.file.examples)
         return {
-            tab.reward: suggest_reward(look.file.examples)[0],
+            tab.reward: reward,
+            tab.trial: quiet_html(reason) + trial_html(reward, look.file.examples)[0],
             tab.name: paths.slug(look.path.stem).replace("_", "-"),
             tab.start: gr.Button(interactive=True),
         }
+
+    def rewarded(self, values: dict) -> dict:
+        look, reward = self.rows.look(values), values[self.tab.reward]
+        if look.problem or not reward:
+            return {self.tab.trial: ""}
+        return {self.tab.trial: trial_html(reward, look.file.examples)[0]}
 
     # the search ------------------------------------------------------------------------------
 

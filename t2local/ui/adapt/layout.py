@@ -40,6 +40,7 @@ class AdaptTab:
 
     rows: Rows
     reward: gr.Dropdown
+    trial: gr.HTML
     consent: gr.Checkbox
     effort: gr.Radio
     sharing: gr.Radio
@@ -87,6 +88,7 @@ def _create_choices() -> dict:
         named, value=None, label="reward", show_label=False, container=False,
         elem_id="adapt-reward",
     )  # fmt: skip
+    trial = _html("", "adapt-trial")
     consent = create_consent("adapt")
     effort = gr.Radio(
         [
@@ -111,7 +113,7 @@ def _create_choices() -> dict:
         start = gr.Button("Search", variant="primary", elem_id="adapt-start", interactive=False)
         stop = gr.Button("Stop", elem_id="adapt-stop", visible=False)
     return {
-        "reward": reward, "consent": consent, "effort": effort, "sharing": sharing,
+        "reward": reward, "trial": trial, "consent": consent, "effort": effort, "sharing": sharing,
         "objective": objective, "normalised": normalised, "seed": seed,
         "start": start, "stop": stop,
     }  # fmt: skip

@@ -35,7 +35,7 @@ from t2local.ui.evaluate.view import (
 )
 from t2local.ui.forms import bind_consent
 from t2local.ui.messages import moment, shown
-from t2local.ui.own_rows import RowsEvents
+from t2local.ui.own_rows import RowsEvents, trial_html
 from t2local.ui.style import note_html, quiet_html
 
 QUIET = {"show_progress": "hidden"}
@@ -95,7 +95,8 @@ class EvaluateEvents:
         if look is None or look.problem:
             return {self.tab.judged: ""}
         reward, reason = suggest_reward(look.file.examples)
-        return {self.tab.judged: quiet_html(f"Judged by {reward}. {reason}")}
+        judged = quiet_html(f"Judged by {reward}. {reason}")
+        return {self.tab.judged: judged + trial_html(reward, look.file.examples)[0]}
 
     def measured(self, values: dict) -> dict:
         id = self.engine.evaluations.start(self._plan(values))

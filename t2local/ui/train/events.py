@@ -17,7 +17,7 @@ from t2local.progress import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
 from t2local.tasks.files import ExampleFile
 from t2local.tasks.looks import Look
 from t2local.tasks.rewards import REWARDS
-from t2local.tasks.uploads import Draft, check_enough, keep_rows, read_draft
+from t2local.tasks.uploads import Draft, check_enough, keep_rows, read_draft, try_reward
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import FITTED, lasting, with_fitting
 from t2local.ui.chat.layout import ChatTab
@@ -25,7 +25,7 @@ from t2local.ui.chat.wheel import mixer_update, read_alpha
 from t2local.ui.experts.layout import experts_html
 from t2local.ui.forms import bind_consent
 from t2local.ui.messages import shown
-from t2local.ui.own_rows import RowsEvents
+from t2local.ui.own_rows import RowsEvents, trial_html
 from t2local.ui.style import FOLDER, note_html
 from t2local.ui.train.layout import TrainTab, try_button
 from t2local.ui.train.view import (
@@ -60,18 +60,21 @@ class TrainEvents:
         self.data, self.step, self.live = tab.data, tab.step, tab.live
         data, step, live = tab.data, tab.step, tab.live
         self.asked = {*data.rows.given, data.share, step.reward}
+        self.asked |= {step.second, step.weight}
         self.plan = {
-            *self.asked, step.name, step.length, step.tried, step.second, step.weight,
-            *step.form.all,
+            *self.asked, step.accept, step.name, step.length, step.tried, *step.form.all,
         }  # fmt: skip
         self.fitted = {name: step.form.components[name] for name in FITTED}
+        self.weighing = [step.trial, step.accept]
         self.reasons = [
-            step.reason, step.tried, step.tried_shown, step.estimate, *self.fitted.values()
+            step.reason, *self.weighing, step.tried, step.tried_shown, step.estimate,
+            *self.fitted.values(),
         ]  # fmt: skip
         of_rows = [data.parts, data.share, step.group, step.reward, step.name, *self.reasons]
         self.rows = RowsEvents(
-            data.rows, engine.training.as_read, _enough, self.followed, [data.share], of_rows
-        )
+            data.rows, engine.training.as_read, _enough, self.followed,
+            [data.share, step.second, step.weight], of_rows,
+        )  # fmt: skip
         self.run_shown = [
             live.run, live.status, live.pause, live.resume, live.stop, live.try_it, live.plots,
             live.answers, live.reward, live.vitals, live.layers, live.drawn, live.timer,
@@ -108,7 +111,10 @@ class TrainEvents:
     def _bind_step(self) -> None:
         step = self.step
         step.reward.input(shown(self.rewarded), self.plan, self.reasons, **QUIET)
-        bind_consent(step.consent, [step.reward, step.second], _run_programs)
+        consented = bind_consent(step.consent, [step.reward, step.second], _run_programs)
+        consented.then(shown(self.weighed), self.asked, self.weighing, **QUIET)
+        added = [step.second.input, step.weight.blur]
+        gr.on(added, shown(self.weighed), self.asked, self.weighing, **QUIET)
         step.name.blur(shown(self.named), {step.name}, step.name_problem, **QUIET)
         tried = [step.tried, step.tried_shown, step.estimate]
         step.try_base.click(shown(self.tried), self.plan, tried, show_progress_on=step.tried_shown)
@@ -146,7 +152,7 @@ class TrainEvents:
             data.share: gr.Slider(visible=True),
             step.group: gr.Column(visible=True),
             step.reward: reward,
-            **self._reasons(draft, reward),
+            **self._reasons(draft, {**values, step.reward: reward}),
             step.name: draft.name.replace("_", "-"),
         }
 
@@ -161,7 +167,16 @@ class TrainEvents:
     # the run to be -------------------------------------------------------------------------
 
     def rewarded(self, values: dict) -> dict:
-        return self._reasons(self._draft(values), values[self.step.reward])
+        return self._reasons(self._draft(values), values)
+
+    def weighed(self, values: dict) -> dict:
+        """What answers known to be right or wrong earn; a fault has to be accepted."""
+        return self._weighed(self._draft(values), values)
+
+    def _weighed(self, draft: Draft, values: dict) -> dict:
+        html, problem = trial_html(self._reward(values), draft.file.examples)
+        accept = gr.Checkbox(value=False, visible=bool(problem))
+        return {self.step.trial: html, self.step.accept: accept}
 
     def tried(self, values: dict) -> dict:
         step, config = self.step, self.step.form.read(values)
@@ -184,6 +199,7 @@ class TrainEvents:
 
     def started(self, values: dict) -> dict:
         step, source, config = self.step, self._kept(values), self.step.form.read(values)
+        self._check_gold(values)
         name, reward, length = (
             (values[step.name] or "").strip(),
             self._reward(values),
@@ -191,12 +207,20 @@ class TrainEvents:
         )
         return self._show(self.training.start(name, source, reward, length, config))
 
-    def _reasons(self, draft: Draft, reward: str) -> dict:
+    def _check_gold(self, values: dict) -> None:
+        """Raise `T2LocalError` where training would teach the wrong thing, unless accepted."""
+        problem = try_reward(self._reward(values), self._draft(values).file.examples).problem
+        if problem and not values[self.step.accept]:
+            label = self.step.accept.label
+            raise T2LocalError(f"{problem} Or tick '{label}' under the reward.")
+
+    def _reasons(self, draft: Draft, values: dict) -> dict:
         """What a reward that was not tried yet brings with it."""
-        step = self.step
+        step, reward = self.step, self._reward({**values, self.step.second: ""})
         fitted = vars(with_fitting({}, reward, draft.file.examples))
         return {
             step.reason: reward_html(draft, reward),
+            **self._weighed(draft, values),
             **{part: fitted[name] for name, part in self.fitted.items()},
             **self._untried(),
         }
@@ -212,6 +236,8 @@ class TrainEvents:
     def _reward(self, values: dict) -> str:
         """The reward, or the sum of the two."""
         step, reward = self.step, values[self.step.reward]
+        if not reward:
+            raise T2LocalError("No reward is chosen; choose what counts as right.")
         if not values[step.second]:
             return reward
         return f"{reward}+{float(values[step.weight] or 0):g}*{values[step.second]}"

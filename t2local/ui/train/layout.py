@@ -37,11 +37,15 @@ class DataStep:
 
 @dataclass(frozen=True)
 class RunStep:
-    """`tried`: the last dry run of these rows, None before."""
+    """`trial`: what answers known to be right or wrong earn; `accept`: go on where that is not as
+    it should be. `tried`: the last dry run of these rows, None before.
+    """
 
     group: gr.Column
     reward: gr.Dropdown
     reason: gr.HTML
+    trial: gr.HTML
+    accept: gr.Checkbox
     try_base: gr.Button
     tried: gr.State
     tried_shown: gr.HTML
@@ -120,6 +124,11 @@ def _create_step(share: gr.Slider) -> RunStep:
             elem_id="train-reward",
         )  # fmt: skip
         reason = _html("", "reward-reason")
+        trial = _html("", "reward-trial")
+        accept = gr.Checkbox(
+            False, label="Train all the same", visible=False, elem_id="train-accept",
+            info="answers that are right by your rows would be made rarer, or wrong ones likelier",
+        )  # fmt: skip
         consent = create_consent("train")
         try_base = gr.Button("See what the base model earns", size="sm", elem_id="try-base")
         tried_shown = _html("", "tried")
@@ -137,8 +146,8 @@ def _create_step(share: gr.Slider) -> RunStep:
             form = create_train_form(share)
         start = gr.Button("Start training", variant="primary", elem_id="train-start")
     return RunStep(
-        group, reward, reason, try_base, gr.State(None), tried_shown, name, name_problem, length,
-        estimate, form, start, second, weight, consent,
+        group, reward, reason, trial, accept, try_base, gr.State(None), tried_shown, name,
+        name_problem, length, estimate, form, start, second, weight, consent,
     )  # fmt: skip
 
 
