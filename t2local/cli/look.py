@@ -16,7 +16,7 @@ from t2local.paths import named
 from t2local.tasks.files import DETECTED, ExampleFile, Table, Wanted
 from t2local.tasks.looks import Look, kept_as_read, look_at
 from t2local.tasks.rows import Example, shown
-from t2local.tasks.uploads import suggest_reward
+from t2local.tasks.uploads import Trial, suggest_reward, try_reward
 
 NO_CONTEXT = "none"
 SHOWN = 3  # rows that `rows` shows
@@ -155,7 +155,7 @@ def _as_json(look: Look) -> dict[str, Any]:
     if look.file is None:
         raw = [{str(n): str(v) for n, v in row.cells.items()} for row in look.table.rows[:SHOWN]]
         return {**found, "problem": look.problem, "first": raw}
-    reward, reason = suggest_reward(look.file.examples)
+    reward, reason, trial = _suggested(look.file.examples)
     return {
         **found,
         "rows": len(look.file.examples),
@@ -165,7 +165,28 @@ def _as_json(look: Look) -> dict[str, Any]:
         "first": [_example(example) for example in look.file.examples[:SHOWN]],
         "reward": reward,
         "reason": reason,
+        "trial": [row._asdict() for row in trial.rows],
+        "problem": trial.problem,
     }
+
+
+def _suggested(examples: Sequence[Example]) -> tuple[str, str, Trial]:
+    """The reward that fits, why, and what answers earn; why that is not known is its problem."""
+    reward, reason = suggest_reward(examples)
+    try:
+        return reward, reason, try_reward(reward, examples)
+    except T2LocalError as error:
+        return reward, reason, Trial((), str(error))
+
+
+def _reward_text(examples: Sequence[Example]) -> Iterator[str]:
+    reward, reason, trial = _suggested(examples)
+    yield f"reward {reward}: {reason}"
+    for words, gold in (("gold answers earn", True), ("wrong ones", False)):
+        if tried := [row.reward for row in trial.rows if row.gold == gold]:
+            yield f"  {words} " + " ".join("none" if v is None else f"{v:+g}" for v in tried)
+    if trial.problem:
+        yield f"  {trial.problem}"
 
 
 def _example(example: Example) -> dict[str, Any]:
@@ -192,8 +213,7 @@ def _as_text(look: Look) -> Iterator[str]:
     if look.file is not None:
         if again := len(look.file.duplicates):
             yield f"{_counted(again)} repeat an earlier one"
-        reward, reason = suggest_reward(look.file.examples)
-        yield f"reward {reward}: {reason}"
+        yield from _reward_text(look.file.examples)
 
 
 def _example_text(place: int, example: Example) -> Iterator[str]:

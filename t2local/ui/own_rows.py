@@ -326,31 +326,32 @@ def trial_html(reward: str, examples: Sequence[Example]) -> tuple[str, str]:
         trial = try_reward(reward, examples)
     except T2LocalError as error:
         return note_html(str(error)), ""
-    rows = [Earned(row) for row in trial.rows]
-    return (
-        PAGE.render(
-            FILE,
-            "trial",
-            gold=[row for row in rows if row.gold],
-            wrong=[row for row in rows if not row.gold],
-            problem=trial.problem,
-        ),
-        trial.problem,
+    shown_rows = PAGE.render(
+        FILE,
+        "trial",
+        gold=[_tried(row) for row in trial.rows if row.gold],
+        wrong=[_tried(row) for row in trial.rows if not row.gold],
+        problem=trial.problem,
     )
+    return shown_rows, trial.problem
 
 
-class Earned:
-    """An answer of a trial as it is shown. `kind`: right, wrong, part or none, of its reward."""
+def _tried(tried: Tried) -> tuple[str, str, str, str, str]:
+    """Prompt, answer, wanted answer, kind of reward, reward."""
+    texts = one_line(tried.prompt, 110), one_line(tried.said, 110), one_line(tried.wanted, 80)
+    return *texts, *earned(tried.reward)
 
-    def __init__(self, tried: Tried) -> None:
-        self.gold, earned = tried.gold, tried.reward
-        self.prompt, self.said = one_line(tried.prompt, 110), one_line(tried.said, 110)
-        self.wanted = one_line(tried.wanted, 80)
-        self.reward = "none" if earned is None else plus_minus(earned, 0 if earned % 1 == 0 else 1)
-        self.kind = (
-            "none" if earned is None
-            else "right" if earned >= 1 else "wrong" if earned < 0 else "part"
-        )  # fmt: skip
+
+def earned(reward: float | None) -> tuple[str, str]:
+    """The kind of a reward, which is its colour, and the reward in figures.
+
+    >>> earned(1.0), earned(-0.5), earned(None)
+    (('right', '+1.0'), ('wrong', '−0.5'), ('none', 'none'))
+    """
+    if reward is None:
+        return "none", "none"
+    kind = "right" if reward >= 1 else "wrong" if reward < 0 else "part"
+    return kind, plus_minus(reward, 1)
 
 
 # --- What it shows: values here, the elements in `templates/rows.html`.

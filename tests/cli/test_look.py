@@ -119,12 +119,21 @@ def test_rows_as_json_is_one_object_of_a_good_and_of_a_bad_file(mails, tmp_path,
     assert found["first"][0] == {
         "turns": [{"role": "user", "content": MAILS[0][0]}], "answers": ["billing"],
     }  # fmt: skip
-    assert found["reward"] == "choice"
+    assert (found["reward"], found["problem"]) == ("choice", "")
+    assert [row["reward"] for row in found["trial"]] == [1.0] * 3 + [-1.0] * 3
     odd = table(tmp_path / "odd.csv", "zip", "zap", rows=[("a b", "c d"), ("e f", "g h")])
     assert main(["rows", odd, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert (found["usable"], found["columns"]) == (False, ["zip", "zap"])
     assert found["first"][0] == {"zip": "a b", "zap": "c d"}
+
+
+def test_rows_says_what_answers_earn_under_the_reward_that_is_suggested(tmp_path, capsys):
+    path = table(tmp_path / "plain.csv", "prompt", "answer")
+    assert main(["rows", path]) == 0
+    said = capsys.readouterr().out
+    assert "reward choice: " in said
+    assert "gold answers earn +1 +1 +1\n  wrong ones -1 -1 -1" in said
 
 
 def test_no_control_character_of_a_file_reaches_the_terminal(tmp_path, capsys):

@@ -18,6 +18,7 @@ from t2local.training.dry_run import DryRunReport, Sample, in_words, run_seconds
 from t2local.training.reports import Curves
 from t2local.training.validation import in_words as said
 from t2local.ui.forms import USUAL, way_of
+from t2local.ui.own_rows import earned
 from t2local.ui.style import PAGE, quiet_html
 
 FILE = "train.html"
@@ -65,13 +66,8 @@ def estimate_html(tried: DryRunReport | None, config: TrainConfig) -> str:
 
 def _sample(sample: Sample) -> tuple[str, str, str, str, str]:
     """Prompt, answer, wanted answer, kind of reward, reward."""
-    if sample.reward is None:
-        kind, reward = "none", "none"
-    else:
-        kind = "right" if sample.reward >= 1 else "wrong" if sample.reward < 0 else "part"
-        reward = plus_minus(sample.reward, 1)
     texts = _cut(sample.prompt, 110), _cut(sample.said, 160), _cut(sample.wanted, 80)
-    return *texts, kind, reward
+    return *texts, *earned(sample.reward)
 
 
 def _cut(text: str, most: int) -> str:
