@@ -23,12 +23,12 @@ SHOWN = 3  # rows that `rows` shows
 LISTED = 20  # bad rows that it names, all of them with --json
 LEAVE_OUT = "with --leave-out-bad-rows"
 FLAGS = {  # the field of `Wanted` that is asked for, and how it is given here
-    "prompt": "say which with --prompt-column",
-    "answer": "say which with --answer-column",
-    "context": "say which with --context-column",
-    "label_names": "name them with --label-names",
-    "without_header": "use --no-header where the first row is a row like the others",
-    "encoding": "leave out --encoding, or give another one",
+    "prompt": "--prompt-column NAME",
+    "answer": "--answer-column NAME",
+    "context": "--context-column NAME",
+    "label_names": "--label-names A,B,C",
+    "without_header": "--no-header",
+    "encoding": "--encoding NAME",
 }
 
 
@@ -97,7 +97,7 @@ def refuse_flags(name: str, arguments: argparse.Namespace) -> None:
 def _refuse_unread(look: Look) -> None:
     if look.file is None:
         flag = FLAGS.get(look.asks)
-        raise T2LocalError(f"{look.problem.rstrip('.')}; {flag}." if flag else look.problem)
+        raise T2LocalError(f"{look.problem.rstrip('.')} ({flag})." if flag else look.problem)
 
 
 def _found(file: ExampleFile | Table) -> Iterator[str]:
