@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -11,10 +12,12 @@ from t2local.errors import T2LocalError
 from t2local.tasks.files import DETECTED, ExampleFile, Table, Wanted, read_examples
 from t2local.tasks.looks import Look, look_at, numbers_as_labels
 from t2local.tasks.rows import Row
+from t2local.ui.adapt.events import AdaptEvents
+from t2local.ui.adapt.layout import create_adapt_tab
 from t2local.ui.chat.layout import create_chat_tab
 from t2local.ui.evaluate.events import EvaluateEvents
 from t2local.ui.evaluate.layout import create_evaluate_tab
-from t2local.ui.own_rows import RowsEvents, chosen, create_rows, rows_html
+from t2local.ui.own_rows import FOUND, RowsEvents, chosen, create_rows, rows_html
 from t2local.ui.train.events import TrainEvents
 from t2local.ui.train.layout import create_train_tab
 from tests.ui.fake_engine import FakeEngine
@@ -229,3 +232,35 @@ def test_a_reward_that_does_not_fit_says_why_under_its_name(train, tmp_path):
     update = events.rewarded({**values, tab.step.reward: "choice"})
     assert "needs a column" in update[tab.step.trial]
     assert not update[tab.step.accept].visible
+
+
+def test_a_search_takes_the_rows_as_they_were_chosen(unclear):
+    engine, begun = FakeEngine(), []
+    engine.searches = SimpleNamespace(start=lambda plan: begun.append(plan) or "id")
+    with gr.Blocks():
+        tab = create_adapt_tab()
+        events = AdaptEvents(engine, tab, create_chat_tab(engine.status), gr.Tabs())
+    events._listed = events._present = lambda id: {}
+    parts = (tab.effort, tab.sharing, tab.objective, tab.normalised, tab.seed)
+    values = {part: part.value for part in parts}
+    values |= {tab.reward: "exact", tab.name: "zips", tab.rows.leave_out: False}
+    values |= {tab.rows.path: str(unclear), tab.rows.wanted: Wanted(prompt="zip", answer="zap")}
+    events.searched(values)
+    assert [(e.prompt, e.answer) for e in begun[0].examples()] == UNCLEAR
+    assert "+1" in events.rewarded(values)[tab.trial]
+    values[tab.rows.wanted] = DETECTED
+    with pytest.raises(T2LocalError, match="zip"):
+        events.searched(values)
+    assert len(begun) == 1
+
+
+def test_an_encoding_that_is_chosen_can_be_given_back(bound, tmp_path):
+    rows, events, followed = bound
+    path = table(tmp_path / "mails.csv", "prompt", "answer")
+    first = events.uploaded({rows.file: str(path)})
+    update = events.picked("encoding", given(rows, first, encoding="utf-8"))
+    assert followed[-1].wanted == Wanted(encoding="utf-8")
+    assert update[rows.encoding].visible
+    assert update[rows.encoding].value == "utf-8"
+    update = events.picked("encoding", given(rows, update, encoding=FOUND))
+    assert followed[-1].wanted == DETECTED
