@@ -16,6 +16,7 @@ from t2local.ui.own_rows import Rows, create_rows
 from t2local.ui.style import PAGE, heading_html, quiet_html
 
 NOTHING = quiet_html("Nothing was measured yet.")
+NO_ROWS = quiet_html("A spreadsheet, CSV, TSV, JSON, JSONL or Parquet, with questions and answers.")
 LIMIT = 50  # a few minutes on a laptop
 
 TICK_S = 0.7
@@ -66,7 +67,7 @@ def _create_tasks() -> dict:
         sorted(named, key=lambda pair: pair[1] not in here), value=[], label="tasks",
         show_label=False, container=False, elem_id="evaluate-tasks",
     )  # fmt: skip
-    rows = create_rows("evaluate", "or your own rows: a spreadsheet, CSV, TSV, JSON, JSONL")
+    rows = create_rows("evaluate", "or your own rows", nothing=NO_ROWS)
     judged = _html("", "evaluate-judged")
     return {"tasks": tasks, "rows": rows, "judged": judged, "consent": create_consent("evaluate")}
 
