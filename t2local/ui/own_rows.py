@@ -43,7 +43,6 @@ ENCODINGS = (  # codec, words
 FOUND = ""  # the encoding that the file has as far as can be told
 NO_HEADER_IN = (".json", ".jsonl", ".ndjson", ".parquet")
 NO_ROWS = "There are no rows yet; choose a file, or paste some."
-QUIET = {"show_progress": "hidden"}
 HINTS = {
     "without_header": "If the first row is a row like the others, tick it below.",
     "label_names": "Write the names below.",
@@ -185,7 +184,8 @@ class RowsEvents:
     def on(self, event: Callable, callback: Callable[[dict], dict], *inputs: Any) -> None:
         """Bind one way in: what it gives updates the component and its tab."""
         given = {*self.rows.given, *self.reads, *inputs}
-        event(shown(callback), given, self.shows, **QUIET)
+        waiting = {"show_progress": "minimal", "show_progress_on": self.rows.preview}
+        event(shown(callback), given, self.shows, **waiting)
 
     def uploaded(self, values: dict) -> dict:
         return self.looked(values, values[self.rows.file])

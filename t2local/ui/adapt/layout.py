@@ -71,14 +71,7 @@ def create_adapt_tab() -> AdaptTab:
 
 def _create_examples() -> dict:
     _html(PAGE.render("adapt.html", "introduction", least=LEAST_SHOTS, most=MOST_SHOTS))
-    return {
-        "rows": create_rows(
-            "adapt",
-            "a file: a spreadsheet, CSV, JSON, Parquet",
-            paste_open=True,
-            nothing=NO_EXAMPLES,
-        )
-    }
+    return {"rows": create_rows("adapt", paste_open=True, nothing=NO_EXAMPLES)}
 
 
 def _create_choices() -> dict:
