@@ -13,10 +13,9 @@ from typing import Any
 from t2local.cli import log
 from t2local.errors import T2LocalError
 from t2local.paths import named
-from t2local.tasks.files import DETECTED, ExampleFile, Table, Wanted
-from t2local.tasks.looks import Look, kept_as_read, look_at
+from t2local.tasks.files import DETECTED, ExampleFile, Look, Table, Wanted
 from t2local.tasks.rows import Example, shown
-from t2local.tasks.uploads import Trial, suggest_reward, try_reward
+from t2local.tasks.uploads import Trial, kept_as_read, look_at, suggest_reward, try_reward
 
 NO_CONTEXT = "none"
 SHOWN = 3  # rows that `rows` shows

@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -371,3 +371,102 @@ def _answer_words(plan: Plan, examples: Sequence[Example]) -> str:
     return (
         f"the answer, {len(kinds)} kinds ({listed_kinds(sorted(kinds))})" if few else "the answer"
     )
+
+
+# --- A look at a file, whatever comes of it: for a person who can choose to have it read otherwise.
+
+
+@dataclass(frozen=True)
+class Look:
+    """A file as `wanted` reads it.
+
+    `file`: its examples, None where none came of it. `table`: its rows in that case, None where the
+    file is no table at all. `problem`: why it cannot serve, "" where it can. `asks`: the field of
+    `Wanted` whose choice would mend it, "" where none is known.
+    """
+
+    path: Path
+    wanted: Wanted
+    file: ExampleFile | None = None
+    table: Table | None = None
+    bad_rows: Sequence[BadRow] = ()
+    problem: str = ""
+    asks: str = ""
+
+    @property
+    def read(self) -> ExampleFile | Table | None:
+        """What is known of columns, encoding and note."""
+        return self.file or self.table
+
+
+Read = Callable[[Path, Wanted], ExampleFile]
+Fits = Callable[[str, ExampleFile], None]  # raises `T2LocalError` where rows cannot serve
+
+
+def look_by(read: Read, path: Path, wanted: Wanted, fits: Fits | None) -> Look:
+    """Read a file and say what came of it; raises nothing for one that cannot be used.
+
+    `read`: as `read_examples`. `fits`: what else is asked of the examples.
+    """
+    try:
+        file = read(path, wanted)
+    except UnusableRows as error:
+        asks = _mended_by(error, wanted)
+        return Look(path, wanted, None, error.table, error.bad_rows, str(error), asks)
+    except T2LocalError as error:
+        table, asks = _read_otherwise(path, wanted)
+        return Look(path, wanted, None, table, (), str(error), asks)
+    problem = ""
+    try:
+        if fits:
+            fits(path.name, file)
+    except T2LocalError as error:
+        problem = str(error)
+    return Look(path, wanted, file, None, file.bad_rows, problem)
+
+
+def _mended_by(error: UnusableRows, wanted: Wanted) -> str:
+    """Columns that are not there, or not known; names for numbers."""
+    table = error.table
+    named = {
+        "prompt": (wanted.prompt,),
+        "answer": (wanted.answer,),
+        "context": wanted.context or (),
+    }
+    for part, columns in named.items():
+        if not {column for column in columns if column} <= set(table.columns):
+            return part
+    unknown = [part for part in ("prompt", "answer") if not table.mapping.get(part)]
+    if unknown and not error.bad_rows:
+        return unknown[0]
+    return "label_names" if numbers_as_labels(table) else ""
+
+
+def _read_otherwise(path: Path, wanted: Wanted) -> tuple[Table | None, str]:
+    """The rows as another choice reads them, and which; where no choice does, None."""
+    others = {
+        "without_header": replace(wanted, without_header=not wanted.without_header),
+        "encoding": replace(wanted, encoding=""),
+    }
+    for asks, other in others.items():
+        if other == wanted or not path.is_file():
+            continue
+        try:
+            read = read_rows(path, other.encoding, other.without_header)
+        except T2LocalError:
+            continue
+        columns = tuple(dict.fromkeys(column for row in read.rows for column in row.cells))
+        return Table(columns, tuple(read.rows), read.encoding, note=read.note), asks
+    return None, ""
+
+
+def numbers_as_labels(table: Table) -> bool:
+    """Whether the answers count kinds from 0 or 1, as data sets store them: they need names."""
+    named = table.mapping.get("answer") or next(
+        (column for column in table.columns if column.lower() == "label"), ""
+    )
+    cells = [str(row.cells.get(named, "")).strip() for row in table.rows]
+    kinds = {int(cell) for cell in cells if cell.isdecimal() and len(cell) < 3}
+    counted = kinds and kinds == set(range(min(kinds), max(kinds) + 1)) and min(kinds) < 2
+    repeated = 2 <= len(kinds) <= min(MOST_CHOICES, len(cells) / 2)
+    return bool(counted and repeated and all(cell.isdecimal() for cell in cells if cell))

@@ -20,8 +20,11 @@ from t2local.tasks.files import (
     DETECTED,
     BadRow,
     ExampleFile,
+    Fits,
+    Look,
     Wanted,
     content_hash,
+    look_by,
     read_examples,
 )
 from t2local.tasks.rewards import (
@@ -445,3 +448,22 @@ def _embedded(pictures: str | list[str]) -> str | list[str]:
     if isinstance(pictures, str):
         return pictures if pictures.startswith("data:") else data_uri(picture_bytes(pictures))
     return [_embedded(picture) for picture in pictures]
+
+
+def look_at(path: Path, wanted: Wanted = DETECTED, fits: Fits | None = None) -> Look:
+    """As `look_by`, of a file that is parsed once."""
+    return look_by(read_upload, path, wanted, fits)
+
+
+def kept_as_read(look: Look, leave_out_bad: bool, way_out: str = "tick that") -> str:
+    """A file that gives these rows without the choices: the same, or one in the user's data.
+
+    Raises `T2LocalError` for a file that cannot serve, and for bad rows not to be left out.
+    """
+    if look.file is None or look.problem:
+        raise T2LocalError(look.problem)
+    if not leave_out_bad:
+        refuse_bad(look.path.name, look.bad_rows, way_out)
+    if look.wanted == DETECTED and not look.bad_rows:
+        return str(look.path)
+    return str(write_rows(look.file.examples, paths.slug(look.path.stem)))

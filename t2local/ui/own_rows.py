@@ -16,11 +16,10 @@ import gradio as gr
 
 from t2local.errors import T2LocalError
 from t2local.html import plus_minus
-from t2local.tasks.files import DETECTED, ExampleFile, Table, Wanted
-from t2local.tasks.looks import Fits, Look, look_at, numbers_as_labels
+from t2local.tasks.files import DETECTED, ExampleFile, Fits, Look, Table, Wanted, numbers_as_labels
 from t2local.tasks.rows import Example
 from t2local.tasks.rows import shown as one_line
-from t2local.tasks.uploads import Tried, keep_text, try_reward
+from t2local.tasks.uploads import Tried, keep_text, look_at, try_reward
 from t2local.ui.messages import shown
 from t2local.ui.style import PAGE, note_html
 

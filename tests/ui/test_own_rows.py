@@ -9,9 +9,17 @@ import gradio as gr
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks.files import DETECTED, ExampleFile, Table, Wanted, read_examples
-from t2local.tasks.looks import Look, look_at, numbers_as_labels
+from t2local.tasks.files import (
+    DETECTED,
+    ExampleFile,
+    Look,
+    Table,
+    Wanted,
+    numbers_as_labels,
+    read_examples,
+)
 from t2local.tasks.rows import Row
+from t2local.tasks.uploads import look_at
 from t2local.ui.adapt.events import AdaptEvents
 from t2local.ui.adapt.layout import create_adapt_tab
 from t2local.ui.chat.layout import create_chat_tab

@@ -21,8 +21,7 @@ from t2local.models.fit.automatic import offers
 from t2local.models.fit.memory import named_card
 from t2local.models.load.hub import LocalModel
 from t2local.progress import FAILED, FINISHED, RUNNING
-from t2local.tasks.files import DETECTED, BadRow, ExampleFile, Table
-from t2local.tasks.looks import Look
+from t2local.tasks.files import DETECTED, BadRow, ExampleFile, Look, Table
 from t2local.tasks.rows import Example, Row
 from t2local.tasks.uploads import keep_text, read_draft
 from t2local.training.config import TrainConfig

@@ -19,10 +19,9 @@ from t2local.errors import T2LocalError
 from t2local.html import signed
 from t2local.plots import theme
 from t2local.progress import FAILED, FINISHED, INTERRUPTED
-from t2local.tasks.files import ExampleFile
-from t2local.tasks.looks import Look, kept_as_read, look_at
+from t2local.tasks.files import ExampleFile, Look
 from t2local.tasks.rewards import REWARDS
-from t2local.tasks.uploads import suggest_reward
+from t2local.tasks.uploads import kept_as_read, look_at, suggest_reward
 from t2local.ui.adapt.layout import QUICK, THOROUGH, AdaptTab
 from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.wheel import mixer_update

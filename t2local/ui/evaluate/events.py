@@ -21,9 +21,8 @@ from t2local.evaluation.report import write_report
 from t2local.evaluation.tally import Cell, Evaluation, Record, Result
 from t2local.evaluation.variants import ORACLE
 from t2local.plots.bars import Score
-from t2local.tasks.files import ExampleFile
-from t2local.tasks.looks import Look, kept_as_read, look_at
-from t2local.tasks.uploads import suggest_reward
+from t2local.tasks.files import ExampleFile, Look
+from t2local.tasks.uploads import kept_as_read, look_at, suggest_reward
 from t2local.ui.evaluate.layout import EvaluateTab
 from t2local.ui.evaluate.view import (
     ALL,

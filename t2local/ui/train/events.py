@@ -14,8 +14,7 @@ from t2local.engine.engine import Engine
 from t2local.engine.training import RunReport
 from t2local.errors import T2LocalError
 from t2local.progress import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
-from t2local.tasks.files import ExampleFile
-from t2local.tasks.looks import Look
+from t2local.tasks.files import ExampleFile, Look
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.uploads import Draft, check_enough, keep_rows, read_draft, try_reward
 from t2local.training.config import TrainConfig
