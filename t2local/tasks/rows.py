@@ -246,12 +246,13 @@ def _fault(value: Any) -> str:
     for _ in range(DEEPEST):
         deeper: list[Any] = []
         for part in level:
-            if isinstance(part, str) and not _encodes(part):
-                return "half of a character (a lone surrogate) stands in it"
-            if isinstance(part, Mapping):
-                deeper += [*part, *part.values()]
+            if isinstance(part, str):
+                if not part.isascii() and not _encodes(part):
+                    return "half of a character (a lone surrogate) stands in it"
             elif isinstance(part, list):
                 deeper += part
+            elif isinstance(part, Mapping):
+                deeper += [*part, *part.values()]
         level = deeper
         if not level:
             return ""

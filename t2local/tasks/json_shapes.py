@@ -1,0 +1,365 @@
+"""JSON as rows: whatever shape the program that wrote it gives a table.
+
+First the text becomes values: one document, an object a line, or several documents one after the
+other, with the small faults that people's files have (a comma too many, Python's notation). Then
+values become rows: a list of objects, columns of values, a table under a name, SQuAD's paragraphs.
+What had to be decided on the way is said in the note. Departures from JSON: `NaN` is an empty cell.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from t2local.errors import T2LocalError
+from t2local.tasks.columns import PROMPT_NAMES
+from t2local.tasks.rows import Bad, Row, RowsRead, objects, shown
+
+Numbered = tuple[int, Any]  # a line of a file of lines, else the place of an element; its value
+
+_FIRST_LINES = 20
+_MOST_LITERAL = 2**24  # characters that are read in Python's notation, which takes much memory
+_STRING_OR_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[\]}])')
+_BETWEEN = re.compile(r"[\s,;\ufeff\x1e\0]*")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_NEXT_VALUE = re.compile(r"^[ \t]*[{\[]", re.MULTILINE)
+_COMMA_NOTE = "Commas before a closing bracket were left out."
+_PYTHON_NOTE = "It is written in Python's notation, with single quotes, and was read as that."
+
+
+def json_rows(name: str, text: str) -> RowsRead:
+    """Rows of text that begins with a bracket; numbers count elements, or lines of JSONL.
+
+    Raises `T2LocalError` for a damaged list, or one without columns.
+    """
+    text = text.strip("\ufeff\0 \t\r\n")
+    reader = _Reader()
+    try:
+        value = reader.value(text)
+    except (ValueError, RecursionError) as error:
+        if holds_json_lines(text):
+            return json_lines(text)
+        if several := _several(reader, text):
+            return reader.noted(_listed(name, several))
+        if text.startswith("{"):
+            return reader.noted(RowsRead([], [(1, _fault_of(error, text))]))
+        raise T2LocalError(
+            f"'{name}' is no valid JSON: {_fault_of(error, text)}; mend it there."
+        ) from error
+    return reader.noted(_rows_of(name, value))
+
+
+def json_lines(text: str) -> RowsRead:
+    """A value a line; every other line that is not blank is a bad row.
+
+    Lines end with a line feed alone, for other ends may stand in a text of JSON as they are.
+    """
+    reader = _Reader()
+    values: list[Numbered] = []
+    bad: list[Bad] = []
+    lines = text.split("\n") if "\n" in text else text.split("\r")
+    for number, line in enumerate(lines, 1):
+        line = line.strip("\ufeff\x1e\0 \t\r,")
+        if not line:
+            continue
+        try:
+            values.append((number, reader.value(line)))
+        except (ValueError, RecursionError) as error:
+            bad.append((number, f"no valid JSON ({_why(error)})"))
+    read = _listed("", values)
+    return reader.noted(RowsRead(read.rows, sorted([*read.bad, *bad]), read.note))
+
+
+def holds_json_lines(text: str) -> bool:
+    """Whether one of the first lines is an object of its own, which no table's line is."""
+    lines = (line for line in re.split(r"[\r\n]+", text[: 2**20]) if line.strip())
+    return any(_is_object(line) for line in islice(lines, _FIRST_LINES))
+
+
+def _is_object(line: str) -> bool:
+    line = line.strip("\ufeff\x1e \t\r,")
+    if not line.startswith("{"):
+        return False
+    try:
+        return bool(_Reader().value(line))
+    except (ValueError, RecursionError):
+        return False
+
+
+# --- Text to values.
+
+
+class _Reader:
+    """Reads values, and remembers what it had to overlook for the note."""
+
+    def __init__(self) -> None:
+        self._notes: dict[str, None] = {}
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=_constant)
+
+    def value(self, text: str) -> Any:
+        """The value that a text is. Raises `ValueError`, `RecursionError`."""
+        try:
+            return self._decoder.decode(text)
+        except ValueError as error:
+            whole = error
+        mended = _STRING_OR_COMMA.sub(lambda found: found[1] or "", text)
+        for other, note in ((mended, _COMMA_NOTE), (None, _PYTHON_NOTE)):
+            try:
+                value = _literal(text) if other is None else self._decoder.decode(other)
+            except (ValueError, SyntaxError, MemoryError):
+                continue
+            self._notes[note] = None
+            return value
+        raise whole
+
+    def next(self, text: str, at: int) -> tuple[Any, int]:
+        """The value that begins there, and where it ends. Raises `ValueError`, `RecursionError`."""
+        return self._decoder.raw_decode(text, at)
+
+    def noted(self, read: RowsRead) -> RowsRead:
+        notes = [note for note in (read.note, *self._notes) if note]
+        return RowsRead(read.rows, read.bad, " ".join(notes))
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            note = f"The name '{shown(twice, 30)}' stands twice in a row; the last one counts."
+            self._notes[note] = None
+        return found
+
+
+def _constant(name: str) -> float | None:
+    return None if name == "NaN" else float(name)
+
+
+def _literal(text: str) -> Any:
+    """A list or object in Python's notation. Raises `ValueError`, `SyntaxError`, `MemoryError`."""
+    if "'" not in text or len(text) > _MOST_LITERAL:
+        raise ValueError("it is not in Python's notation")
+    value = ast.literal_eval(text)
+    if not isinstance(value, dict | list):
+        raise ValueError("it is neither a list nor an object")
+    return json.loads(json.dumps(value, default=str))
+
+
+def _several(reader: _Reader, text: str) -> list[Numbered]:
+    """(line where it begins, value) of values one after the other; empty where they are none.
+
+    A damaged one is a text, which is no row; reading goes on with the next that begins a line.
+    """
+    found: list[Numbered] = []
+    at, line, counted = 0, 1, 0
+    while (at := _BETWEEN.match(text, at).end()) < len(text):
+        line += len(_LINE_END.findall(text, counted, at))
+        counted = at
+        try:
+            value, at = reader.next(text, at)
+        except (ValueError, RecursionError) as error:
+            if not found and text.startswith("["):
+                return []  # a damaged list is refused as a whole: who knows what is missing
+            value = _Damaged(_why(error))
+            following = _NEXT_VALUE.search(text, at + 1)
+            at = following.start() if following else len(text)
+        found.append((line, value))
+    whole = [value for _, value in found if isinstance(value, dict | list)]
+    return found if len(whole) > 1 else []
+
+
+class _Damaged(str):
+    """Why a value could not be read."""
+
+    __slots__ = ()
+
+
+def _why(error: Exception) -> str:
+    return "nested too deep" if isinstance(error, RecursionError) else shown(str(error), 120)
+
+
+def _fault_of(error: Exception, text: str) -> str:
+    """What is wrong with a document, with its place."""
+    if isinstance(error, json.JSONDecodeError):
+        rest = text[error.pos : error.pos + 2].strip()
+        if rest.startswith(("//", "#", "/*")):
+            return f"a comment stands in line {error.lineno}, and JSON has none"
+        if error.pos >= len(text.rstrip()):
+            return f"it ends in the middle of a value, in line {error.lineno}"
+    return f"no valid JSON ({_why(error)})"
+
+
+# --- Values to rows.
+
+_HOLDERS = ("data", "rows", "examples", "records", "items", "instances", "train", "questions")
+_SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
+_VIEWER = {"row", "row_idx", "truncated_cells"}  # of a row as the Hub's dataset viewer gives it
+_LONGEST_NAME = 60  # characters of a column's name
+_FEWEST_PAIRS = 5  # of questions with their answers in one object
+
+
+def _rows_of(name: str, value: Any) -> RowsRead:
+    """Rows of one document. Raises `T2LocalError`."""
+    if isinstance(value, list):
+        return _listed(name, list(enumerate(value, 1)))
+    if not isinstance(value, dict):
+        return objects([(1, value)])
+    if _is_split(value):  # pandas: orient="split"
+        return objects(_by_header(name, value["columns"], enumerate(value["data"], 1)))
+    if (held := _holder(value)) is not None:
+        key, inside = held
+        read = _rows_of(name, _squad(inside) or inside)
+        others = [other for other in value if other != key and isinstance(value[other], list)]
+        if key.lower() not in _SPLITS or not others:
+            return read
+        listed = ", ".join(f"'{shown(other, 30)}'" for other in others)
+        note = f"Only the part '{shown(key, 30)}' is read, not {listed}."
+        return RowsRead(read.rows, read.bad, f"{read.note} {note}".strip())
+    if columns := _columns(name, value):
+        return columns
+    return objects([(1, value)])
+
+
+def _listed(name: str, values: Sequence[Numbered]) -> RowsRead:
+    """Objects as they are; lists under the names that the first of them gives."""
+    first = next((value for _, value in values if value is not None), None)
+    if isinstance(first, list) and all(isinstance(value, list) for _, value in values):
+        (_, header), *rest = values
+        return objects(_by_header(name, header, rest))
+    if all(isinstance(v, dict) and "row" in v and set(v) <= _VIEWER for _, v in values):
+        values = [(number, v["row"]) for number, v in values]
+    good = [(number, value) for number, value in values if not isinstance(value, _Damaged)]
+    read = objects(good)
+    damaged = [(n, f"no valid JSON ({v})") for n, v in values if isinstance(v, _Damaged)]
+    return RowsRead(read.rows, sorted([*read.bad, *damaged]), read.note)
+
+
+def _by_header(name: str, header: Any, values: Any) -> Iterator[Numbered]:
+    """Each list as an object. Raises `T2LocalError` for a first list that names no columns."""
+    names = header if isinstance(header, list) else []
+    good = all(isinstance(n, str) and n.strip() and len(n) <= _LONGEST_NAME for n in names)
+    if not names or not good or len(set(names)) < len(names) or any("?" in n for n in names):
+        raise T2LocalError(
+            f"'{name}' holds lists, and the first does not name the columns; begin with a list "
+            'such as ["prompt", "answer"], or write each row as an object.'
+        )
+    for number, cells in values:
+        if isinstance(cells, list) and len(cells) == len(names):
+            yield number, dict(zip(names, cells, strict=True))
+        else:
+            yield number, cells
+
+
+def _is_split(value: Mapping[str, Any]) -> bool:
+    columns, cells = value.get("columns"), value.get("data")
+    listed = isinstance(columns, list) and isinstance(cells, list) and bool(columns)
+    return listed and all(isinstance(row, list) for row in cells)
+
+
+def _holder(value: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """The name and the value of the part that holds the rows, None where the object is a row."""
+    named = {key.lower(): key for key in value}
+    for wanted in (*_HOLDERS, *_SPLITS):
+        key = named.get(wanted)
+        if key is None:
+            continue
+        inside = value[key]
+        rows = isinstance(inside, list) and inside and all(
+            isinstance(row, dict | list) for row in inside
+        )  # fmt: skip
+        nested = isinstance(inside, dict) and _holder(inside) is not None
+        if rows or nested:
+            return key, inside
+    lists = [key for key, inside in value.items() if _are_objects(inside)]
+    plain = all(not isinstance(value[key], list | dict) for key in value if key not in lists)
+    asks = not named.keys().isdisjoint(PROMPT_NAMES)
+    if len(lists) == 1 and plain and not asks and not _are_turns(value[lists[0]]):
+        return lists[0], value[lists[0]]
+    return None
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(v, dict) for v in value)
+
+
+def _are_turns(value: Sequence[Mapping[str, Any]]) -> bool:
+    return all({"role", "from", "speaker", "author"} & set(turn) for turn in value)
+
+
+def _squad(value: Any) -> list[dict[str, Any]]:
+    """SQuAD's own file: articles of paragraphs, each with a context and its questions."""
+    if not (isinstance(value, list) and value and isinstance(value[0], dict)):
+        return []
+    if not all(isinstance(a, dict) and isinstance(a.get("paragraphs"), list) for a in value):
+        return []
+    paragraphs = [p for article in value for p in article["paragraphs"] if isinstance(p, dict)]
+    return [
+        {"context": p.get("context"), **question}
+        for p in paragraphs
+        for question in p.get("qas") or ()
+        if isinstance(question, dict)
+    ]
+
+
+def _columns(name: str, value: Mapping[str, Any]) -> RowsRead | None:
+    """Columns, each with its cells, or rows by a name of their own; None for a single row."""
+    cells = list(value.values())
+    if len(cells) > 1 and all(isinstance(c, list) for c in cells) and not _one_row(value):
+        lengths = {len(c) for c in cells}
+        if len(lengths) > 1:
+            listed = ", ".join(f"'{shown(n, 20)}' {len(c)}" for n, c in islice(value.items(), 5))
+            raise T2LocalError(
+                f"'{name}' has columns of different lengths ({listed}); give all the same."
+            )
+        rows = ([*value], *(list(row) for row in zip(*cells, strict=True)))
+        return objects((n, dict(zip(rows[0], r, strict=True))) for n, r in enumerate(rows[1:], 1))
+    if (len(cells) > 1 or _counts(value)) and all(isinstance(c, dict) and c for c in cells):
+        return objects(enumerate(_turned(value) if _is_by_column(value) else _by_name(value), 1))
+    if _are_pairs(value):
+        pairs = [{"prompt": prompt, "answer": answer} for prompt, answer in value.items()]
+        note = "Each name is taken as a prompt and its value as the answer."
+        return RowsRead([Row(n, pair) for n, pair in enumerate(pairs, 1)], [], note)
+    return None
+
+
+def _one_row(value: Mapping[str, Any]) -> bool:
+    """Whether lists are what a single row has: turns, choices, several right answers."""
+    return any(_are_objects(cell) and _are_turns(cell) for cell in value.values())
+
+
+def _is_by_column(value: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether columns hold rows (pandas' default), and not rows columns.
+
+    The side that counts is the rows' side; else that of which there are more.
+    """
+    inner = dict.fromkeys(name for cells in value.values() for name in cells)
+    same = all(set(cells) == set(inner) for cells in value.values())
+    if not same:
+        return False
+    if _counts(inner) != _counts(value):
+        return _counts(inner)
+    return len(inner) > len(value)
+
+
+def _counts(names: Mapping[str, Any]) -> bool:
+    return all(name.strip().isdecimal() for name in names)
+
+
+def _turned(value: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    first = next(iter(value.values()))
+    return [{column: cells[row] for column, cells in value.items()} for row in first]
+
+
+def _by_name(value: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows; what each is called is a column of its own, unless it only counts them."""
+    if _counts(value) or any("key" in row for row in value.values()):
+        return [dict(row) for row in value.values()]
+    return [{"key": name, **row} for name, row in value.items()]
+
+
+def _are_pairs(value: Mapping[str, Any]) -> bool:
+    """Whether the names themselves are what is asked: phrases, each with a plain answer."""
+    plain = all(isinstance(cell, str | int | float) for cell in value.values())
+    phrases = sum(" " in key.strip() or key.rstrip().endswith(("?", "？")) for key in value)
+    return plain and len(value) >= _FEWEST_PAIRS and phrases > len(value) / 2

@@ -1,0 +1,184 @@
+"""JSON in every shape: the same rows, whatever wrote them; what was decided is said."""
+
+import json
+
+import pytest
+
+from t2local.errors import T2LocalError
+from t2local.tasks.files import read_examples
+from t2local.tasks.tables import read_rows
+
+PAIRS = [(f"How many legs have {n} cats?", str(4 * n)) for n in range(2, 8)]
+ROWS = [{"question": question, "answer": answer} for question, answer in PAIRS]
+QUESTIONS, ANSWERS = map(list, zip(*PAIRS, strict=True))
+LISTS = [["question", "answer"], *map(list, PAIRS)]
+
+
+def lines(values, end="\n"):
+    return end.join(json.dumps(value) for value in values)
+
+
+def by_place(values):
+    return {str(place): value for place, value in enumerate(values)}
+
+
+SHAPES = {
+    "a list": json.dumps(ROWS),
+    "a list over lines": json.dumps(ROWS, indent=2),
+    "a list under a name": json.dumps({"version": 1, "data": ROWS}),
+    "a list under a name of its own": json.dumps({"version": "2", "quiz": ROWS}),
+    "a list two names down": json.dumps({"data": {"rows": ROWS}}),
+    "one row": lines(ROWS),
+    "windows ends": lines(ROWS, "\r\n"),
+    "mac ends": lines(ROWS, "\r"),
+    "blank lines": lines(ROWS, "\n\n"),
+    "a comma after each": lines(ROWS, ",\n") + ",",
+    "record separators": "\x1e" + lines(ROWS, "\n\x1e"),
+    "a mark in each": "\ufeff" + lines(ROWS, "\n\ufeff"),
+    "one after the other": lines(ROWS, ""),
+    "one after the other over lines": "\n".join(json.dumps(row, indent=2) for row in ROWS),
+    "over lines with commas": ",\n".join(json.dumps(row, indent=2) for row in ROWS),
+    "pandas' default": json.dumps({"question": by_place(QUESTIONS), "answer": by_place(ANSWERS)}),
+    "pandas' index": json.dumps(by_place(ROWS)),
+    "pandas' split": json.dumps(
+        {"columns": LISTS[0], "index": list(range(6)), "data": list(map(list, PAIRS))}
+    ),
+    "pandas' table": json.dumps({"schema": {"fields": [{"name": "question"}]}, "data": ROWS}),
+    "columns": json.dumps({"question": QUESTIONS, "answer": ANSWERS}),
+    "rows by an id": json.dumps({f"q-{n}": row for n, row in enumerate(ROWS)}),
+    "lists": json.dumps(LISTS),
+    "a list a line": lines(LISTS),
+    "the hub's viewer": json.dumps(
+        {"features": [], "rows": [{"row_idx": n, "row": row} for n, row in enumerate(ROWS)]}
+    ),
+    "a comma too many": json.dumps(ROWS, indent=1)[:-2] + ",\n]",
+    "commas too many": json.dumps(ROWS).replace("}", ",}").replace("]", ",]"),
+    "python's list": repr(ROWS),
+    "python's objects": "\n".join(map(repr, ROWS)),
+    "questions with their answers": json.dumps(dict(PAIRS)),
+}
+
+
+def written(folder, text, name="rows.json"):
+    path = folder / name
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    return path
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_gives_the_same_rows(tmp_path, shape):
+    file = read_examples(written(tmp_path, SHAPES[shape]))
+    assert [(e.prompt, e.answer) for e in file.examples] == PAIRS
+    assert not file.bad_rows
+
+
+SQUAD = {
+    "version": "1.1",
+    "data": [
+        {
+            "title": "Inns",
+            "paragraphs": [
+                {
+                    "context": f"The inn has {n} rooms.",
+                    "qas": [
+                        {
+                            "id": str(n),
+                            "question": "How many rooms has it?",
+                            "answers": [{"text": str(n), "answer_start": 12}],
+                        }
+                    ],
+                }
+                for n in range(6)
+            ],
+        }
+    ],
+}
+
+
+def test_paragraphs_give_a_row_a_question_with_its_passage(tmp_path):
+    file = read_examples(written(tmp_path, json.dumps(SQUAD)))
+    assert [e.answer for e in file.examples] == [str(n) for n in range(6)]
+    assert "The inn has 3 rooms." in file.examples[3].prompt
+
+
+NOTED = {
+    "comma": ("a comma too many", "left out"),
+    "python": ("python's objects", "Python's notation"),
+    "pairs": ("questions with their answers", "as a prompt"),
+}
+
+
+@pytest.mark.parametrize(("shape", "word"), NOTED.values(), ids=NOTED)
+def test_what_was_decided_is_said(tmp_path, shape, word):
+    assert word in read_rows(written(tmp_path, SHAPES[shape])).note
+
+
+def test_of_several_parts_the_one_to_train_on_is_read_and_the_others_are_named(tmp_path):
+    text = json.dumps({"test": ROWS[:2], "train": ROWS[2:]})
+    read = read_rows(written(tmp_path, text))
+    assert [row.cells for row in read.rows] == ROWS[2:]
+    assert read.note == "Only the part 'train' is read, not 'test'."
+
+
+def test_a_name_that_stands_twice_is_said(tmp_path):
+    read = read_rows(written(tmp_path, '{"prompt": "a", "answer": "1", "answer": "2"}\n{"a": 1}'))
+    assert read.rows[0].cells == {"prompt": "a", "answer": "2"}
+    assert "'answer' stands twice" in read.note
+
+
+def test_missing_numbers_are_empty_cells_and_not_the_word_nan(tmp_path):
+    text = '{"question": "1 + 1?", "answer": NaN}\n{"question": "1 + 2?", "answer": 3}'
+    file = read_examples(written(tmp_path, text))
+    assert [e.answer for e in file.examples] == ["3"]
+    assert file.bad_rows == ((1, "the answer is empty"),)
+
+
+@pytest.mark.parametrize("odd", "\u2028\u2029\x85\x0b\x0c")
+def test_no_other_sign_ends_a_line(tmp_path, odd):
+    texts = [f"first{odd}second {n}" for n in range(4)]
+    rows = [{"prompt": text, "answer": "a"} for text in texts]
+    text = "\n".join(json.dumps(row, ensure_ascii=odd < " ") for row in rows)
+    assert [e.prompt for e in read_examples(written(tmp_path, text)).examples] == texts
+
+
+def test_long_numbers_keep_all_their_digits(tmp_path):
+    text = '{"question": "2 ** 70?", "answer": 1180591620717411303424}\n' * 2
+    assert read_examples(written(tmp_path, text)).examples[0].answer == str(2**70)
+
+
+def test_a_damaged_object_is_named_by_its_line_and_the_others_are_read(tmp_path):
+    texts = [json.dumps(row, indent=2) for row in ROWS]
+    texts[2] = texts[2].replace('"answer":', "answer:")
+    read = read_rows(written(tmp_path, "\n".join(texts)))
+    assert [row.cells for row in read.rows] == ROWS[:2] + ROWS[3:]
+    ((line, reason),) = read.bad
+    assert (line, reason[:13]) == (9, "no valid JSON")
+
+
+def test_a_line_cut_short_is_named_and_the_others_are_read(tmp_path):
+    read = read_rows(written(tmp_path, lines(ROWS)[:-5]))
+    assert [row.cells for row in read.rows] == ROWS[:-1]
+    assert [number for number, _ in read.bad] == [6]
+
+
+REFUSED = {
+    "a comment": ('[\n  // mine\n  {"prompt": "a"}\n]', "comment stands in line 2"),
+    "cut short": (json.dumps(ROWS, indent=1)[:-30], "ends in the middle"),
+    "uneven columns": ('{"question": ["a", "b"], "answer": ["c"]}', "different lengths"),
+    "lists without names": (json.dumps(LISTS[1:]), "does not name the columns"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_meant_is_refused_with_its_cause(tmp_path, text, words):
+    with pytest.raises(T2LocalError, match=words):
+        read_rows(written(tmp_path, text))
+
+
+def test_a_single_row_is_no_table_of_its_choices(tmp_path):
+    row = {
+        "question": "Which flies?",
+        "choices": [{"label": "A", "text": "a stone"}, {"label": "B", "text": "a bird"}],
+        "answerKey": "B",
+    }
+    assert [r.cells for r in read_rows(written(tmp_path, json.dumps(row))).rows] == [row]
