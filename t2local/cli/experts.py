@@ -22,8 +22,7 @@ from t2local.experts.expert import IN_ORDER, check_free, free_name, transfer_war
 from t2local.experts.library import from_mixture
 from t2local.experts.store import Stored, check_fits
 from t2local.experts.transfer import ORDERS, import_reference, transfer
-from t2local.export.lora_export import RANK, export_lora
-from t2local.export.merged import DTYPE, DTYPES, export_merged
+from t2local.export.checkpoints import DTYPE, DTYPES, RANK, export_lora, export_merged
 from t2local.models.load.loader import LoadedModel, model_slug
 from t2local.statistics import paired_difference
 from t2local.svf import SVFModel

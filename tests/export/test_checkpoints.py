@@ -1,4 +1,4 @@
-"""LoRA exports: PEFT loads them, and they are as near as they say."""
+"""Merged checkpoints: transformers loads them, they say what the adapted model says."""
 
 from dataclasses import replace
 
@@ -6,14 +6,71 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from t2local.errors import T2LocalError
-from t2local.export.lora_export import export_lora, rank_for
+from t2local.errors import DiskFull, T2LocalError
+from t2local.export.checkpoints import export_lora, export_merged, new_folder, rank_for
 from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
 from tests.experts.support import small_expert
 from tests.svf.support import composed, logits, relative
+
+ROUNDING = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "gemma2"])
+def test_a_merged_model_is_the_adapted_one(adapted, tiny, tmp_path, family):
+    loaded, svf, expert, wanted = adapted(family)
+    export_merged(loaded, svf, expert, tmp_path / "merged", "float32")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert merged.dtype == torch.float32
+    assert relative(logits(merged), wanted) <= ROUNDING["float32"]
+    assert relative(wanted, logits(tiny(family))) > 1e-2, "the expert changes something"
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_logits_agree_within_the_rounding_of_the_dtype(adapted, tmp_path, dtype):
+    loaded, svf, expert, wanted = adapted()
+    export = export_merged(loaded, svf, expert, tmp_path / "merged", dtype)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert str(merged.dtype) == f"torch.{dtype}"
+    assert relative(logits(merged).float(), wanted) <= ROUNDING[dtype]
+    assert export.size_bytes > loaded.resident_bytes * (0.9 if dtype == "float32" else 0.45)
+
+
+def test_template_tokenizer_and_generation_config_travel_along(adapted, tmp_path):
+    loaded, svf, expert, _ = adapted()
+    loaded.model.generation_config = GenerationConfig(eos_token_id=[2, 3], top_k=17)
+    export_merged(loaded, svf, expert, tmp_path / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer.chat_template == loaded.tokenizer.chat_template
+    assert tokenizer.encode("hello") == loaded.tokenizer.encode("hello")
+    config = GenerationConfig.from_pretrained(tmp_path / "merged")
+    assert (config.eos_token_id, config.top_k) == ([2, 3], 17)
+
+
+def test_the_live_model_is_left_as_it_was(adapted, tmp_path):
+    loaded, svf, expert, wanted = adapted()
+    before = loaded.model.config.to_dict()
+    export_merged(loaded, svf, expert, tmp_path / "merged", "bfloat16")
+    assert loaded.model.config.to_dict() == before
+    with svf.using(expert.z):
+        assert torch.equal(logits(loaded.model), wanted)
+
+
+def test_a_quantised_base_is_refused_with_the_way_out(adapted, tmp_path):
+    loaded, svf, expert, _ = adapted()
+    with pytest.raises(T2LocalError, match="--to lora"):
+        export_merged(replace(loaded, quantization="nf4"), svf, expert, tmp_path / "merged")
+    with pytest.raises(T2LocalError, match="dtype"):
+        export_merged(loaded, svf, expert, tmp_path / "merged", "int3")
+    with pytest.raises(T2LocalError, match="there already"):
+        export_merged(loaded, svf, expert, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- As a LoRA adapter.
 
 FAMILIES = ("llama", "gpt2", "phi3")
 
@@ -126,3 +183,53 @@ def test_a_4_bit_base_takes_the_adapter_of_its_own_weights(tiny_folder, tmp_path
     again = drain(load_model(folder, "nf4")).model
     served = PeftModel.from_pretrained(again, tmp_path / "lora").eval()
     assert relative(logits(served), wanted) <= 1e-4
+
+
+# --- The folder that is written.
+
+
+def test_a_folder_appears_when_the_block_ends(tmp_path):
+    target = tmp_path / "deep" / "out"
+    with new_folder(target, 10) as temporary:
+        (temporary / "a").write_text("a")
+        assert not target.exists()
+    assert [file.name for file in target.iterdir()] == ["a"]
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+def test_nothing_stays_of_a_block_that_fails(tmp_path):
+    def write_half():
+        with new_folder(tmp_path / "out", 10) as temporary:
+            (temporary / "a").write_text("a")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_target_is_refused_and_untouched(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(T2LocalError, match="there already"), new_folder(tmp_path, 10):
+        pytest.fail("the block ran")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_target_that_appears_meanwhile_is_kept(tmp_path):
+    target = tmp_path / "out"
+
+    def write_beside_another():
+        with new_folder(target, 10):
+            target.mkdir()
+            (target / "mine").write_text("mine")
+
+    with pytest.raises(T2LocalError, match="there already"):
+        write_beside_another()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path):
+    with pytest.raises(DiskFull, match="free some space"), new_folder(tmp_path / "out", 2**60):
+        pytest.fail("the block ran")
+    assert list(tmp_path.iterdir()) == []
