@@ -44,9 +44,9 @@ def json_rows(name: str, text: str) -> RowsRead:
         if several := _several(reader, text):
             return reader.noted(_listed(name, several))
         if text.startswith("{"):
-            return reader.noted(RowsRead([], [(1, _fault_of(error, text))]))
+            return reader.noted(RowsRead([], [(1, f"no valid JSON ({_fault_of(error, text)})")]))
         raise T2LocalError(
-            f"'{name}' is no valid JSON: {_fault_of(error, text)}; mend it there."
+            f"'{name}' is no valid JSON ({_fault_of(error, text)}); mend it there."
         ) from error
     return reader.noted(_rows_of(name, value))
 
@@ -185,9 +185,9 @@ def _fault_of(error: Exception, text: str) -> str:
         rest = text[error.pos : error.pos + 2].strip()
         if rest.startswith(("//", "#", "/*")):
             return f"a comment stands in line {error.lineno}, and JSON has none"
-        if error.pos >= len(text.rstrip()):
-            return f"it ends in the middle of a value, in line {error.lineno}"
-    return f"no valid JSON ({_why(error)})"
+        if error.pos >= len(text) or error.msg.startswith("Unterminated"):
+            return f"it ends in the middle of what begins in line {error.lineno}"
+    return _why(error)
 
 
 # --- Values to rows.

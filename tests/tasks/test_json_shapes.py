@@ -162,7 +162,7 @@ def test_a_line_cut_short_is_named_and_the_others_are_read(tmp_path):
 
 
 REFUSED = {
-    "a comment": ('[\n  // mine\n  {"prompt": "a"}\n]', "comment stands in line 2"),
+    "a comment": ('[\n  // mine\n  {"prompt":\n"a"}\n]', "comment stands in line 2"),
     "cut short": (json.dumps(ROWS, indent=1)[:-30], "ends in the middle"),
     "uneven columns": ('{"question": ["a", "b"], "answer": ["c"]}', "different lengths"),
     "lists without names": (json.dumps(LISTS[1:]), "does not name the columns"),
