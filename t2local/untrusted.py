@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, is_typeddict
 
+from t2local.errors import T2LocalError
+
 MOST_BYTES = 64 * 2**20  # of one document
 MOST_LINES_BYTES = 512 * 2**20  # of a file that grows by a line an event
 DEEPEST = 50  # lists and objects inside one another
@@ -161,6 +163,15 @@ def encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_encodes(text: str, where: str) -> None:
+    """Raise `T2LocalError` where half of a character stands in a text that a person gave."""
+    if not encodes(text):
+        raise T2LocalError(
+            f"Half of a character (a lone surrogate) stands in {where}, which is then no UTF-8 "
+            "text; take it out of it, or check your terminal's encoding."
+        )
 
 
 # --- Values of the types one expects.

@@ -19,7 +19,7 @@ import torch
 
 from t2local.adapt.answer_stream import BASE, CLASSIFIER, FEW_SHOT, MANUAL, OTHER, PROMPT, Dispatch
 from t2local.errors import T2LocalError
-from t2local.models.chat_format import render_chat
+from t2local.models.chat_format import encode_text, render_chat
 from t2local.models.decode.scoring import choice_scores
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture
@@ -213,7 +213,7 @@ def label_probabilities(
     """Label -> p a message, under the `z` in force. One forward for all messages and labels."""
     asked = [classification_prompt(message, labels) for message in messages]
     ids = [render_chat(loaded.tokenizer, [{"role": "user", "content": a}]) for a in asked]
-    tokens = [loaded.tokenizer.encode(label, add_special_tokens=False) for label in labels]
+    tokens = [encode_text(loaded.tokenizer, label) for label in labels]
     scored = choice_scores(loaded.model, ids, [tokens] * len(ids))
     return [_shares(scores, labels) for scores in scored]
 

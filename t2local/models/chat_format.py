@@ -1,13 +1,25 @@
-"""Chat messages, with or without pictures, to token ids through the model's own template."""
+"""Chat messages, with or without pictures, to token ids through the model's own template.
 
-from collections.abc import Mapping, Sequence
+What a person wrote stays text: where it spells one of the model's control tokens (`<|im_end|>`), it
+is written in ordinary letters, and only the template's own become control tokens. All other texts
+get the ids that transformers' `apply_chat_template` gives them, bit for bit.
+"""
+
+import json
+import re
+import secrets
+import weakref
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jinja2.exceptions import TemplateError
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel
+from t2local.thinking import THINKING_TAGS
+from t2local.untrusted import check_encodes
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -16,31 +28,62 @@ PLAIN_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
 )
-END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|endoftext|>")
+# With which a model without a template goes on to the next turn of the plain one.
+NEXT_SPEAKER = tuple(
+    f"{lines}{role}:" for role in ("User", "Assistant", "System") for lines in ("\n\n", "\n")
+)
+END_OF_TURN = (
+    "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|endoftext|>", "<|eot|>",
+    "<|eom_id|>", "<|end_of_text|>", "<|return|>", "<|call|>", "<|END_OF_TURN_TOKEN|>",
+    "<end_of_utterance>", "<｜end▁of▁sentence｜>",
+)  # fmt: skip
+OPENED = re.compile(rf"(?:{'|'.join(re.escape(tag) for tag, _ in THINKING_TAGS)})\s*\Z")
+LAST = 32  # tokens of a prompt in which the template opens the answer
+ANSWER = "\U00100000"  # stands for one
+SIGNS = range(0x100000, 0x10FFFE)  # private characters
+# Where an answer has several parts, each begins with the first and second of these (but for the
+# first part) and ends with the third, which elsewhere ends a turn.
+CHANNEL_START, CHANNEL, CHANNEL_END = "<|start|>", "<|channel|>", "<|end|>"
 
 
 def render_chat(
     tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     *,
     continue_last: bool = False,
+    picture: str = "",
 ) -> list[int]:
     """Token ids of `messages` (`role`, `content`) with the opening of the assistant's turn.
 
-    `continue_last`: the last message is left open and is continued. Raises `T2LocalError` when
-    the model's template refuses the messages.
+    `continue_last`: the last message is left open and is continued. `picture`: what stands for one
+    in the texts of messages with `images`. Raises `T2LocalError` when the model's template refuses
+    the messages, and for half of a character in one.
     """
     assert messages, "a chat needs a message"
-    turns = [{"role": m["role"], "content": m["content"]} for m in messages]
-    if continue_last and not turns[-1]["content"].strip():
-        turns, continue_last = turns[:-1], False
+    for message in messages:
+        check_encodes(message["content"], "the message")
+    if continue_last and not messages[-1]["content"].strip():
+        messages, continue_last = messages[:-1], False
+    control = _control_of(tokenizer, picture)
+    quoted = _Quoted(control, [message["content"] for message in messages])
+    turns = [_turn(quoted, message, picture) for message in messages]
+    text = _written(tokenizer, turns, continue_last)
+    ids = quoted.encode(tokenizer, text)
+    return _begun_once(tokenizer, ids if tokenizer.chat_template else [*lead_in(tokenizer), *ids])
+
+
+def _written(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], continue_last: bool
+) -> str:
+    """The turns as the template writes them; a system turn that it refuses is folded in."""
+    write = _continued if continue_last else _asked
     try:
-        return _apply(tokenizer, turns, continue_last)
+        return write(tokenizer, turns)
     except TemplateError as error:
         refused = error
     if turns[0]["role"] == "system" and len(turns) > 1:
         try:
-            return _apply(tokenizer, fold_system(turns), continue_last)
+            return write(tokenizer, fold_system(turns))
         except TemplateError as error:
             refused = error
     raise T2LocalError(
@@ -56,38 +99,297 @@ def fold_system(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return [{"role": first["role"], "content": text}, *(dict(turn) for turn in rest)]
 
 
-def stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_eos: int | list[int] | None) -> set:
-    """Ids that end an answer: the generation config's, the tokenizer's, known end-of-turn ones."""
-    listed = generation_eos if isinstance(generation_eos, list) else [generation_eos]
-    added = tokenizer.get_added_vocab()
-    known = [added.get(token) for token in END_OF_TURN]
-    return {i for i in (*listed, tokenizer.eos_token_id, *known) if i is not None}
+def _asked(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
+    return _apply(tokenizer, turns, add_generation_prompt=True)
 
 
-def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id with which this model's chat turns end: a known marker, or the end of sequence."""
-    added = tokenizer.get_added_vocab()
-    return next((added[t] for t in END_OF_TURN if t in added), tokenizer.eos_token_id)
+def _continued(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
+    """The turns with the last one open: as the template writes it where that is all of it.
+
+    A template may drop the thinking of an answer, or write an empty one before it. Then the text
+    stands behind the opened turn just as it was said.
+    """
+    *before, last = turns
+    opened, text = _asked(tokenizer, before) if before else "", last["content"]
+    try:
+        whole = _apply(tokenizer, turns, continue_final_message=True)
+    except ValueError:  # parts of the text are nowhere in what the template wrote
+        whole = ""
+    if whole.startswith(opened) and whole[len(opened) :].strip() == text.strip():
+        return whole
+    before_text = whole.removesuffix(text)
+    space = before_text[len(before_text.rstrip()) :] if whole and not opened[-1:].isspace() else ""
+    return opened + space + text.removeprefix(thinking_opened(opened))
 
 
 def _apply(
-    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], continue_last: bool
-) -> list[int]:
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], **how: bool
+) -> str:
     return tokenizer.apply_chat_template(
-        turns,
+        list(turns),
         chat_template=None if tokenizer.chat_template else PLAIN_TEMPLATE,
-        add_generation_prompt=not continue_last,
-        continue_final_message=continue_last,
-        tokenize=True,
-        return_dict=False,
+        tokenize=False,
+        **how,
     )
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _begun_once(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """Without a second `<bos>`: of a template and a tokenizer that each write one."""
+    while len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
+        ids = ids[1:]
+    return ids
+
+
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase, text: str, role: str = "assistant"
+) -> list[int]:
+    """A text's ids without any control token in it, but the assistant's marks of its thinking.
+
+    Raises `T2LocalError` for half of a character.
+    """
+    check_encodes(text, "the text")
+    quoted = _Quoted(_control_of(tokenizer), [text])
+    return quoted.encode(tokenizer, quoted.quote(text, role))
+
+
+def lead_in(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer itself writes in front of a text, `<bos>` mostly."""
+    plain, whole = _encode(tokenizer, "a"), tokenizer("a")["input_ids"]
+    at = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+    return whole[:at]
+
+
+# --- What ends an answer.
+
+
+def stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_eos: int | list[int] | None) -> set:
+    """Ids that end an answer.
+
+    The generation config's, the tokenizer's, what the template writes after an answer, and known
+    end-of-turn ones.
+    """
+    listed = generation_eos if isinstance(generation_eos, list) else [generation_eos]
+    written = _control_of(tokenizer).end
+    return {
+        i
+        for i in (*listed, tokenizer.eos_token_id, written, *_known_ends(tokenizer))
+        if i is not None
+    }
+
+
+def stop_strings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Texts that end an answer and are no part of it: of a model without a chat template."""
+    return () if tokenizer.chat_template else NEXT_SPEAKER
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id with which this model's turns end: the template's, a known one, the end of text."""
+    written = _control_of(tokenizer).end
+    if written is not None:
+        return written
+    return next(iter(_known_ends(tokenizer)), tokenizer.eos_token_id)
+
+
+def _known_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    added = tokenizer.get_added_vocab()
+    parts = {CHANNEL_END} if CHANNEL in added else set()
+    return [added[t] for t in END_OF_TURN if t in added and t not in parts]
+
+
+def thinking_opened(prompt: str) -> str:
+    """The end of a written prompt in which thinking begins, "" where it does not."""
+    found = OPENED.search(prompt)
+    return found[0] if found else ""
+
+
+def opening_of(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> str:
+    """What an answer to `prompt` begins with since the template wrote it: `<think>`, or nothing."""
+    last = [i for i in prompt[-LAST:] if i < len(tokenizer)]  # no pictures
+    return thinking_opened(tokenizer.decode(last, skip_special_tokens=False))
+
+
+def unsaid_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Special ids that are no part of an answer, of a model whose marks of thinking are special."""
+    return _control_of(tokenizer).unsaid
+
+
+# --- A person's words that spell a control token.
+#
+# Each is a private sign while the template writes the turns: what is then a control token is the
+# template's own. Such a text is encoded by a twin of the tokenizer, in which the control tokens
+# have names that nobody can write, and their spellings are letters like any other.
+
+
+class _Control:
+    """A tokenizer's control tokens: the special ones, and what its template writes.
+
+    `end`: the id that the template writes after an answer. `spoken`: the marks of thinking, which a
+    model says itself. `unsaid`: where some of these are special, the ids of all others that are.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, picture: str) -> None:
+        self._twin: Tokenizer | None = None
+        self._has_twin = tokenizer.is_fast
+        written = _sample(tokenizer) if tokenizer.chat_template else ""
+        template = f"{tokenizer.get_chat_template()}{written}" if tokenizer.chat_template else ""
+        self._ids = {
+            token.content: i
+            for i, token in tokenizer.added_tokens_decoder.items()
+            if _controls(token, template, picture)
+        }
+        special = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        self.spoken = _spoken(tokenizer, self._ids)
+        marks = {special[tag] for tag in self.spoken & special.keys()}
+        self.unsaid = frozenset(special.values()) - marks if marks else frozenset()
+        longest_first = sorted(self._ids, key=len, reverse=True)
+        self.pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        found = self.pattern.search(written.partition(ANSWER)[2])
+        self.end = self._ids[found[0]] if found else None
+        nonce = secrets.token_hex(8)
+        self._names = {t: f"\U0010fffe{nonce}.{i}\U0010ffff" for t, i in self._ids.items()}
+
+    def named(self, text: str) -> str:
+        """The text with the twin's names for its control tokens."""
+        return self.pattern.sub(lambda found: self._names[found[0]], text)
+
+    def twin(self, tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+        """The tokenizer with other names for its control tokens, made when it is first needed.
+
+        None where it is of a kind that cannot be copied so.
+        """
+        if self._twin is None and self._has_twin:
+            twin = _renamed(tokenizer.backend_tokenizer, self._names)
+            same = twin and all(twin.token_to_id(self._names[t]) == i for t, i in self._ids.items())
+            self._twin, self._has_twin = (twin, True) if same else (None, False)
+        return self._twin
+
+
+_CONTROLS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # of each tokenizer
+
+
+def _control_of(tokenizer: PreTrainedTokenizerBase, picture: str = "") -> _Control:
+    """Kept for each tokenizer, until somebody changes it."""
+    key = (str(tokenizer.chat_template), len(tokenizer), tokenizer.eos_token, picture)
+    known, control = _CONTROLS.get(tokenizer, (None, None))
+    if control is None or known != key:
+        control = _Control(tokenizer, picture)
+        _CONTROLS[tokenizer] = (key, control)
+    return control
+
+
+def _controls(token: AddedToken, template: str, picture: str) -> bool:
+    """Whether an added token is more than text: not so the words and spaces that some have."""
+    text = token.content
+    if not text.strip() or text.isalnum():
+        return token.special
+    return token.special or text in template or text in END_OF_TURN or text == picture
+
+
+def _spoken(tokenizer: PreTrainedTokenizerBase, control: Collection[str]) -> frozenset[str]:
+    """The control tokens that mark what a model thinks; none of them ends a turn."""
+    tags = [tag for pair in THINKING_TAGS for tag in pair]
+    ends = set(tokenizer.convert_ids_to_tokens(_known_ends(tokenizer)))
+    marks = {token for token in control if any(token in tag for tag in tags)} - ends
+    return frozenset(marks | ({CHANNEL_START} & set(control) if CHANNEL in marks else set()))
+
+
+def _sample(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A question with an answer, as the template writes it; "" where it refuses that."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": ANSWER}]
+    try:
+        return _apply(tokenizer, turns)
+    except TemplateError:
+        return ""
+
+
+def _renamed(tokenizer: Tokenizer, names: Mapping[str, str]) -> Tokenizer | None:
+    """A copy in which added tokens have other names, and the vocabulary too where it has them."""
+    content = json.loads(tokenizer.to_str())
+    content["post_processor"] = None  # adds special tokens, which nobody asks for here
+    for token in content["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    model = content["model"]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(word, word): i for word, i in model["vocab"].items()}
+    else:
+        model["vocab"] = [[names.get(word, word), score] for word, score in model["vocab"]]
+    if "merges" in model:
+        pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+        model["merges"] = [p for p in pairs if not {*p, "".join(p)} & names.keys()]
+    try:
+        return Tokenizer.from_str(json.dumps(content))
+    except Exception:  # what the library raises, of vocabularies that refer to such a token
+        return None
+
+
+class _Quoted:
+    """The control tokens that stand in `texts`, each as a sign that is in none of them."""
+
+    def __init__(self, control: _Control, texts: Sequence[str]) -> None:
+        self._control, self._signs = control, {}
+        used = set().union(*texts)
+        self._free = (sign for sign in map(chr, SIGNS) if sign not in used)
+
+    def quote(self, text: str, role: str, picture: str = "") -> str:
+        """`text` with signs: all but `picture`s and, of an assistant, the marks of its thinking."""
+        spoken = self._control.spoken if role == "assistant" else ()
+
+        def sign(found: re.Match[str]) -> str:
+            token = found[0]
+            if token == picture or token in spoken:
+                return token
+            if token not in self._signs:
+                self._signs[token] = next(self._free)
+            return self._signs[token]
+
+        return self._control.pattern.sub(sign, text)
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+        """The ids of a text in which signs stand for letters."""
+        if not self._signs:
+            return _encode(tokenizer, text)
+        twin = self._control.twin(tokenizer)
+        if twin is None:
+            return self._in_pieces(tokenizer, text)
+        letters = {ord(sign): token for token, sign in self._signs.items()}
+        named = self._control.named(text).translate(letters)
+        return twin.encode(named, add_special_tokens=False).ids
+
+    def _in_pieces(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+        """The same without a twin: what spells a control token is cut behind its first letter."""
+        letters, ids = {sign: token for token, sign in self._signs.items()}, []
+        for piece in re.split(f"([{''.join(letters)}])", text):
+            token = letters.get(piece)
+            for part in (token[:1], token[1:]) if token else (piece,):
+                ids += _encode(tokenizer, part) if part else []
+        return ids
+
+
+def _turn(quoted: _Quoted, message: Mapping[str, Any], picture: str) -> dict[str, str]:
+    """A message's role and quoted text, with one `picture` for each of its pictures.
+
+    Where the text holds as many as there are, the pictures stand there; otherwise they come first.
+    """
+    role, text = message["role"], message["content"]
+    count = len(message.get("images", ())) if picture else 0
+    if not count:
+        return {"role": role, "content": quoted.quote(text, role)}
+    if text.count(picture) == count:
+        return {"role": role, "content": quoted.quote(text, role, picture)}
+    alone = quoted.quote(text.replace(picture, ""), role)
+    return {"role": role, "content": f"{picture}\n" * count + alone.strip()}
 
 
 # --- Chats with pictures.
 #
-# A message names its pictures under `images`: paths or data URIs. Where its text holds as many
-# placeholders as it has pictures, the pictures stand there; otherwise they come first. A model that
-# reads text only gets the text.
+# A message names its pictures under `images`: paths or data URIs. A model that reads text only gets
+# the text.
 
 
 def render_prompt(
@@ -101,14 +403,5 @@ def render_prompt(
     if loaded.pictures is None or not pictures:
         return render_chat(loaded.tokenizer, messages, continue_last=continue_last)
     token = loaded.pictures.token
-    marked = [{**m, "content": _marked(m, token)} for m in messages]
-    ids = render_chat(loaded.tokenizer, marked, continue_last=continue_last)
+    ids = render_chat(loaded.tokenizer, messages, continue_last=continue_last, picture=token)
     return loaded.pictures.expand(ids, pictures)
-
-
-def _marked(message: Mapping[str, Any], token: str) -> str:
-    """The message's text with one placeholder for each of its pictures."""
-    text, count = message["content"], len(message.get("images", ()))
-    if count and text.count(token) == count:
-        return text
-    return f"{token}\n" * count + text.replace(token, "").strip()

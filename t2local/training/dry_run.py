@@ -16,6 +16,7 @@ from t2local.adapt.answering import CHOICE, action_of, answer_examples, choice_t
 from t2local.adapt.applier import holding
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
 from t2local.errors import T2LocalError
+from t2local.models.chat_format import encode_text
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress
@@ -265,7 +266,7 @@ def check_lengths(loaded: LoadedModel, source: Dataset, config: TrainConfig) -> 
         return config.max_new_tokens
 
     def tokens(text: str) -> int:
-        return len(loaded.tokenizer.encode(text, add_special_tokens=False))
+        return len(encode_text(loaded.tokenizer, text))
 
     def needed(example: Example) -> int:
         return len(prompt_ids(loaded, example)) + answer_tokens(example)
