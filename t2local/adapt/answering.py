@@ -14,8 +14,16 @@ import torch
 from torch import Tensor
 
 from t2local.errors import T2LocalError
-from t2local.models.chat_format import render_prompt
-from t2local.models.decode.generate import Around, AroundRows, Batch, Sampling, generate_batch
+from t2local.models.chat_format import encode_text, render_prompt
+from t2local.models.decode.answer_text import answer_text
+from t2local.models.decode.generate import (
+    Around,
+    AroundRows,
+    Batch,
+    Sampling,
+    generate_batch,
+    most_tokens,
+)
 from t2local.models.decode.scoring import choice_scores
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
@@ -80,7 +88,7 @@ def choice_tokens(loaded: LoadedModel, example: Example) -> int:
 
 def choice_ids(loaded: LoadedModel, choices: Sequence[str]) -> list[list[int]]:
     """The tokens of each choice."""
-    return [loaded.tokenizer.encode(str(c), add_special_tokens=False) for c in choices]
+    return [encode_text(loaded.tokenizer, str(choice)) for choice in choices]
 
 
 def score_choices(loaded: LoadedModel, examples: Sequence[Example]) -> list[Tensor]:
@@ -190,13 +198,16 @@ def write(
     def hold_rows(rows: Sequence[int]) -> AbstractContextManager:
         return _watched(loaded, around_rows([fit[row] for row in rows]), seen, rows)
 
+    read = [prompts[place] for place in fit]
+    longest = max(map(len, read)) if begun is None else begun.ids.shape[1]
+    most = most_tokens(loaded, longest, sampling)
     said = generate_batch(
-        loaded, [prompts[place] for place in fit], sampling, cancel, around=hold_all,
+        loaded, read, sampling, cancel, around=hold_all,
         around_rows=None if around_rows is None else hold_rows, begun=begun,
     )  # fmt: skip
     broken = _broken(seen, every)
     for row, (place, ids) in enumerate(zip(fit, said, strict=True)):
-        text = loaded.tokenizer.decode(ids, skip_special_tokens=True)
+        text = answer_text(loaded.tokenizer, ids, complete=len(ids) < most)
         given[place] = Answer(failed=NOT_FINITE) if row in broken else Answer(text, len(ids))
     return given
 

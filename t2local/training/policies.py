@@ -24,7 +24,8 @@ from t2local.adapt.answering import (
     prompt_ids,
     score_choices,
 )
-from t2local.models.chat_format import end_of_turn
+from t2local.models.chat_format import encode_text, end_of_turn
+from t2local.models.decode.answer_text import answer_text
 from t2local.models.decode.generate import Sampling, generate_batch
 from t2local.models.decode.scoring import (
     PackedChoices,
@@ -130,8 +131,8 @@ class TextPolicy:
                 among=(work.first * size, (work.total or len(examples)) * size),
             )
             return_freed_memory()  # of the KV cache, before activations take as much
-        decode = self.loaded.tokenizer.decode
-        texts = [decode(ids, skip_special_tokens=True) for ids in token_ids]
+        # Whole, also where a sample was cut: every token that is made likelier was looked at.
+        texts = [answer_text(self.loaded.tokenizer, ids) for ids in token_ids]
         return Rollout(examples, _grouped(texts, size), _grouped(token_ids, size))
 
     def rewards(self, rollout: Rollout, work: StepWork) -> Rewards:
@@ -273,7 +274,7 @@ class NextTokenPolicy(TextPolicy):
         return choices[label] if choices and isinstance(label, int) else example.answer
 
     def _ids(self, text: str) -> list[int]:
-        ids = self.loaded.tokenizer.encode(text, add_special_tokens=False)
+        ids = encode_text(self.loaded.tokenizer, text)
         return [*ids, end_of_turn(self.loaded.tokenizer)]
 
 

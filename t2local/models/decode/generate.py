@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from t2local.models.chat_format import stop_tokens
+from t2local.models.chat_format import stop_strings, stop_tokens
+from t2local.models.decode.answer_text import Ends, answer_text
 from t2local.models.decode.sampling import Sampling, choose
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
@@ -26,8 +27,6 @@ __all__ = [
 
 Around = Callable[[], AbstractContextManager]  # entered around each forward
 AroundRows = Callable[[Sequence[int]], AbstractContextManager]  # the same, with the rows in it
-
-INCOMPLETE = "\ufffd"  # what a decoder writes for a character whose last bytes are still to come
 
 # --- KV caches of earlier answers. One is only ever reused under the key it was kept with, a
 # fingerprint of `z`: keys and values computed under one `z` are wrong under any other.
@@ -221,14 +220,14 @@ def generate_batch(
     has its own `z`, `around_rows(rows)` is entered instead, with the prompts' places that are still
     in the batch: finished rows leave it. Without it, equal prompts are read once. `begun`: the
     prompts as they have been read already. A row's random numbers do not depend on the others.
-    `keep_end`: the end token belongs to the completion of a row that ended by one.
+    `keep_end`: what ended a row, a token or the next speaker's name, belongs to its completion.
     `among`: (first, total): the prompts are a part of a larger batch and get its random numbers.
     Raises `Cancelled` between tokens.
     """
     if not prompts:
         return []
     cancel = cancel or CancelToken()
-    stops = _stops(loaded)
+    ends = _ends(loaded)
     generator = sampling.generator()
     first, total = among or (0, len(prompts))
     said: list[list[int]] = [[] for _ in prompts]
@@ -241,7 +240,7 @@ def generate_batch(
     if batch is None:
         with held():
             batch = Batch.read(loaded, prompts, share=around_rows is None)
-    n_steps = min(int(sampling.max_new_tokens), loaded.context_length - batch.ids.shape[1])
+    n_steps = most_tokens(loaded, batch.ids.shape[1], sampling)
     for step in range(n_steps):
         cancel.raise_if_cancelled()
         uniform = torch.rand(total, generator=generator, dtype=torch.float64)[first:]
@@ -249,10 +248,10 @@ def generate_batch(
         for row, token in zip(batch.rows, tokens.tolist(), strict=True):
             if row not in running:
                 continue
-            if token in stops:
-                del running[row]
-            if token not in stops or keep_end:
+            if token not in ends.tokens or keep_end:
                 said[row].append(token)
+            if token in ends.tokens or ends.named(said[row]):
+                del running[row]
         if not running or step == n_steps - 1:
             break
         batch.append(tokens)
@@ -260,7 +259,12 @@ def generate_batch(
             batch.keep([i for i, row in enumerate(batch.rows) if row in running])
         with held():
             batch.step()
-    return said
+    return said if keep_end else [ends.without_name(ids) for ids in said]
+
+
+def most_tokens(loaded: LoadedModel, prompt_tokens: int, sampling: Sampling) -> int:
+    """As long as an answer may be after a prompt so long; one that is longer was cut."""
+    return min(int(sampling.max_new_tokens), loaded.context_length - prompt_tokens)
 
 
 class Decoder:
@@ -285,14 +289,14 @@ class Decoder:
         self.loaded = loaded
         self.sampling = sampling
         self.said: list[list[int]] = [[] for _ in range(rows)]  # without the end token
-        self.finished = [False] * rows  # rows that ended by an end-of-turn token
+        self.finished = [False] * rows  # rows that ended by themselves, not at the limit
         self.n_quick = 0  # tokens that a quick way served
         self._n_prompt = len(prompt)
         self._ids = torch.tensor([list(prompt)] * rows, device=loaded.model.device)  # [B, T]
         self._cache: DynamicCache | StepCache | None = cache.cache if cache else None
         self._logits: Tensor | None = None
         self._generator = sampling.generator()
-        self._stops = _stops(loaded)
+        self._ends = _ends(loaded)
 
     @torch.no_grad()
     def read(self, n_tokens: int) -> bool:
@@ -352,10 +356,11 @@ class Decoder:
     def push(self, tokens: Tensor) -> None:
         """Append chosen tokens [B]; a row that has ended ignores its one."""
         for row, token in enumerate(tokens.tolist()):
-            if not self.finished[row]:
-                self.finished[row] = token in self._stops
-                if not self.finished[row]:
-                    self.said[row].append(token)
+            if not self.finished[row] and token not in self._ends.tokens:
+                self.said[row].append(token)
+                self.finished[row] = self._ends.named(self.said[row])
+            else:
+                self.finished[row] = True
         self._ids = torch.cat([self._ids, tokens[:, None].to(self._ids)], dim=1)
         self._logits = None
 
@@ -383,9 +388,10 @@ class Decoder:
         return self.at_limit or all(self.finished)
 
     def texts(self) -> list[str]:
-        """What each row has said; an incomplete character is held back until it is complete."""
+        """What each row has said, without what is incomplete at the end of one that goes on or was
+        cut: half of a character, the beginning of the next speaker's name."""
         return [
-            self._decode(said) if self.done or ended else self._decode(said).rstrip(INCOMPLETE)
+            answer_text(self.loaded.tokenizer, said, complete=ended)
             for said, ended in zip(self.said, self.finished, strict=True)
         ]
 
@@ -407,8 +413,7 @@ class Decoder:
     @property
     def _most_tokens(self) -> int:
         """Tokens of prompt and answer together when the answer is as long as it may be."""
-        longest = self._n_prompt + int(self.sampling.max_new_tokens)
-        return min(self.loaded.context_length, longest)
+        return self._n_prompt + most_tokens(self.loaded, self._n_prompt, self.sampling)
 
     def _ordinary_cache(self) -> DynamicCache:
         if self._cache is None:
@@ -417,10 +422,9 @@ class Decoder:
             self._cache = self._cache.ordinary()
         return self._cache
 
-    def _decode(self, ids: list[int]) -> str:
-        return self.loaded.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+
+def _ends(loaded: LoadedModel) -> Ends:
+    return Ends(loaded.tokenizer, frozenset(_stops(loaded)), stop_strings(loaded.tokenizer))
 
 
 def _stops(loaded: LoadedModel) -> set[int]:
