@@ -231,6 +231,7 @@ class Opened:
             basis=next(name for name, dtype in DTYPES.items() if dtype == vectors.dtype),
             targets=choice.targets,
             sees=loaded.pictures is not None,
+            base=loaded.is_base,
             source=choice.source,
             why=choice.why,
             remarks=loaded.notes,

@@ -67,6 +67,7 @@ class EngineStatus:
     basis: str = ""  # as in `models.storage`
     targets: str = "all"
     sees: bool = False  # pictures
+    base: bool = False  # no chat template: it goes on with a text
     source: str = ""  # as `--model` takes it
     why: str = ""  # this model and no other
     note: str = ""  # a sentence about a model that could not be loaded in its place

@@ -45,6 +45,7 @@ def header_html(status: EngineStatus, doors: Doors | None = None, who: str = "")
     """`who`: the name of the person whose page it is, where each has an account."""
     facts = (
         status.model_name,
+        "base model, made to go on with a text" if status.base else "",
         held(status),
         size(status.resident_bytes),
         status.device,

@@ -1,6 +1,8 @@
 """GGUF files of small Llamas, written as llama.cpp's converter writes them."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import gguf
 import torch
@@ -20,9 +22,17 @@ TENSORS = {
 
 
 def write_gguf(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, eight_bits: bool = False
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    eight_bits: bool = False,
+    ends: Mapping[str, int] = MappingProxyType({}),
+    begins: bool = False,
 ) -> Path:
-    """`model` as a `.gguf` file, its matrices in float32 or, `eight_bits`, as Q8_0."""
+    """`model` as a `.gguf` file, its matrices in float32 or, `eight_bits`, as Q8_0.
+
+    `ends`: further end tokens, `eot` and `eom`. `begins`: each text begins with `<s>`.
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(config.num_hidden_layers)
@@ -44,7 +54,12 @@ def write_gguf(
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    writer.add_chat_template(tokenizer.chat_template)
+    for kind, token in ends.items():
+        writer.add_uint32(f"tokenizer.ggml.{kind}_token_id", token)
+    if begins:
+        writer.add_add_bos_token(True)
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
     _add_tensors(writer, model, eight_bits)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

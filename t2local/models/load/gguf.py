@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.integrations.gguf.reader import read_gguf_metadata
 from transformers.modeling_gguf_pytorch_utils import (
     TENSOR_PROCESSORS,
     TensorProcessor,
@@ -43,6 +44,7 @@ def read_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=dtype, trust_remote_code=False
         )
+        model.generation_config.eos_token_id = end_tokens(path)
     return without_quantization_mark(model)
 
 
@@ -52,6 +54,16 @@ def read_gguf_tokenizer(path: Path) -> Tokenizer:
         return AutoTokenizer.from_pretrained(
             path.parent, gguf_file=path.name, trust_remote_code=False
         )
+
+
+def end_tokens(path: Path) -> list[int] | None:
+    """The ids with which a text, a turn or a message ends, as the file's metadata has them.
+
+    transformers reads the first kind alone.
+    """
+    metadata, _ = read_gguf_metadata(path, ())
+    found = (metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom"))
+    return list(dict.fromkeys(int(i) for i in found if i is not None)) or None
 
 
 @contextlib.contextmanager
@@ -162,6 +174,7 @@ def gguf_config(path: Path) -> PreTrainedConfig:
     """
     with readable(path):
         values, _ = PreTrainedConfig.get_config_dict(path.parent, gguf_file=path.name)
+        values["eos_token_id"] = end_tokens(path)
         check_sizes(path.name, values)
         return CONFIG_MAPPING[values["model_type"]].from_dict(values)
 

@@ -46,6 +46,10 @@ from t2local.progress import CancelToken, Progress
 EMBEDDED = "embedded"
 UNKNOWN_CONTEXT_LENGTH = 2048
 STAGE = "loading the model"
+BASE_NOTE = (
+    "This is a base model: it has no chat template, so it is given the chat as plain text, goes on "
+    "with it, and may wander off. Load an instruct model for answers to questions."
+)
 GGUF_FOLDER = "gguf-"  # how the name of a temporary one begins
 LOG = logging.getLogger(__name__)
 
@@ -71,6 +75,11 @@ class LoadedModel:
         """Whether its layers are on several devices, in CPU memory beside a GPU, or on disk."""
         places = set(map(str, getattr(self.model, "hf_device_map", {}).values()))
         return len(places) > 1 or "disk" in places
+
+    @property
+    def is_base(self) -> bool:
+        """Whether nobody taught it to chat: it has no chat template."""
+        return not self.tokenizer.chat_template
 
 
 def load_model(
@@ -145,7 +154,11 @@ def describe(
         context_length=_context_length(model.config, tokenizer),
         resident_bytes=quantized.resident_bytes(model),
         pictures=pictures,
-        notes=(*devices.notes(kind, model.dtype), *_spread_notes(model), *filter(None, [note])),
+        notes=(
+            *devices.notes(kind, model.dtype),
+            *_spread_notes(model),
+            *filter(None, [note, "" if tokenizer.chat_template else BASE_NOTE]),
+        ),
     )
 
 
