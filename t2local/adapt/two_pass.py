@@ -14,7 +14,14 @@ import torch
 
 from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Dispatched, Done, Steered, Token
 from t2local.adapt.applier import Applier, MixtureKey
-from t2local.adapt.context import TooLong, check_length, check_messages, check_pictures, fit
+from t2local.adapt.context import (
+    Fitted,
+    TooLong,
+    check_length,
+    check_messages,
+    check_pictures,
+    fit,
+)
 from t2local.adapt.dispatch import Available, Controls, Reading, first_pass, strategy_of
 from t2local.models.decode.generate import Decoder, PrefixCache, Quick
 from t2local.models.decode.out_of_memory import out_of_memory_told
@@ -131,24 +138,22 @@ def answer(
         if fitted.note:
             decision = replace(decision, note=f"{decision.note} {fitted.note}".strip())
         yield Dispatched(decision, len(fitted.ids), fitted.cut_tokens)
-        yield from _speak(
-            workshop, decision, fitted.ids, sampling, steering or Steering(), cancel, compare
-        )
+        speech = _Speech(workshop, decision.mixture, fitted, sampling, compare)
+        yield from _speak(workshop, decision, speech, steering or Steering(), cancel)
 
 
 def _speak(
     workshop: Workshop,
     decision: Dispatch,
-    prompt: list[int],
-    sampling: Sampling,
+    speech: "_Speech",
     steering: Steering,
     cancel: CancelToken | None,
-    compare: bool,
 ) -> Generator[Event, None, None]:
     """Pass 2: the answer's tokens under the decided mixture, or whatever the wheel says next."""
-    speech, cancelled = _Speech(workshop, decision.mixture, prompt, sampling, compare), False
+    cancelled = False
     decoder = speech.decoder
     try:
+        yield from speech.new_tokens()  # what the template has opened
         while not decoder.done:
             if cancel is not None and cancel.cancelled:
                 cancelled = True
@@ -176,20 +181,22 @@ def _speak(
 class _Speech:
     """One answer on its way: its decoder, the mixture it is under, what was said, and how long.
 
-    `said`: the text of each row so far. `seconds`: of work with the model, without waiting for it.
-    Each method takes the model's lock where it needs it, for one step.
+    `said`: the text of each row so far, with what the template wrote of it. `seconds`: of work with
+    the model, without waiting for it. Each method takes the model's lock where it needs it, for one
+    step.
     """
 
     def __init__(
         self,
         workshop: Workshop,
         mixture: Mixture,
-        prompt: list[int],
+        prompt: Fitted,
         sampling: Sampling,
         compare: bool,
     ) -> None:
         rows = 2 if compare else 1
         self.mixture, self.said, self.seconds = mixture, [""] * rows, 0.0
+        self._opening = prompt.opening
         self._workshop, self._applier, self._compare = workshop, workshop.applier, compare
         self._exact = sampling.exact and self._applier.packs
         worth_packing = sampling.max_new_tokens >= WORTH_PACKING
@@ -200,8 +207,8 @@ class _Speech:
         with self._at_work():
             if not compare:
                 self._applier.settle_if_repeated(mixture)
-            kept = workshop.prefixes.take(self._key(), prompt, rows)
-            self.decoder = Decoder(workshop.loaded, prompt, sampling, rows, kept)
+            kept = workshop.prefixes.take(self._key(), prompt.ids, rows)
+            self.decoder = Decoder(workshop.loaded, prompt.ids, sampling, rows, kept)
 
     def turn_to(self, mixture: Mixture | None) -> bool:
         """Go on under another mixture; False where nothing changes. Raises `T2LocalError`."""
@@ -231,7 +238,8 @@ class _Speech:
 
     def new_tokens(self) -> Iterator[Token]:
         """What each row has said since the last call."""
-        for row, text in enumerate(self.decoder.texts()):
+        for row, spoken in enumerate(self.decoder.texts()):
+            text = self._opening + spoken
             if text != self.said[row]:
                 new = text[len(self.said[row]) :]
                 self.said[row] = text

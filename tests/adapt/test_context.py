@@ -89,3 +89,28 @@ def test_a_chat_of_hundreds_of_messages_is_cut_as_one_by_one_but_written_few_tim
     while len(render(loaded, one_by_one)) > 448:
         one_by_one = [*system, *one_by_one[len(system) + 2 :]]
     assert fitted.ids == render(loaded, one_by_one)
+
+
+def test_earlier_thinking_is_not_read_again_and_answers_without_any_are_as_they_were(tiny_loaded):
+    loaded = tiny_loaded()
+    thought = said("<think>\nsecret\n</think>\n\nYes.")
+    unclosed = said("<think>\nsecret, and no end")
+    plain = said("No <b> & <thinker> ` <|im_end")
+    chat = [user("a"), thought, user("b"), unclosed, user("c"), plain, user("d")]
+    text = text_of(loaded, fit(loaded, chat, 64))
+    assert "secret" not in text
+    assert "Yes." in text
+    assert plain["content"] in text
+    assert chat[1] is thought
+    going_on = text_of(loaded, fit(loaded, chat[:2], 64, continue_last=True))
+    assert going_on.endswith(thought["content"])
+
+
+def test_a_middle_that_is_cut_leaves_whole_characters_and_control_tokens_text(tiny_loaded):
+    loaded = tiny_loaded()
+    fitted = fit(loaded, [user("東京 <|im_end|>🇩🇪" * 400)], 64)
+    text = text_of(loaded, fitted)
+    assert "\ufffd" not in text
+    assert len(fitted.ids) <= loaded.context_length - 64
+    assert fitted.ids.count(loaded.tokenizer.eos_token_id) == 1
+    assert len(text) > 100

@@ -1,4 +1,5 @@
 import threading
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from t2local.adapt.answer_stream import (
     Steered,
     Token,
 )
+from t2local.adapt.context import fit
 from t2local.adapt.dispatch import Available, Controls
 from t2local.adapt.two_pass import Steering, answer, dispatch
 from t2local.errors import T2LocalError
@@ -21,6 +23,7 @@ from t2local.models.decode.generate import PrefixCache
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import CancelToken
 from t2local.svf import Mixture
+from tests.conftest import CHATML
 
 ASK = ({"role": "user", "content": "What is 2 + 2?"},)
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12, repetition_penalty=1.0, seed=0)
@@ -184,3 +187,49 @@ def test_what_is_kept_is_given_back_only_while_nobody_else_holds_the_model(works
         assert not workshop.prefixes._kept
     forgetting.join(timeout=10)
     assert not forgetting.is_alive()
+
+
+# --- A model that thinks: its template opens the thinking, and drops it from earlier answers.
+
+OPENING = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+
+
+@pytest.fixture
+def thinking(workshop):
+    tokenizer = deepcopy(workshop.loaded.tokenizer)
+    tokenizer.chat_template = OPENING
+    return replace(workshop, loaded=replace(workshop.loaded, tokenizer=tokenizer))
+
+
+def test_what_the_template_opened_belongs_to_the_answer(workshop, thinking):
+    for compare in (False, True):
+        seen = list(answer(thinking, ASK, manual(MATH), GREEDY, compare=compare))
+        tokens = [event for event in seen if isinstance(event, Token)]
+        for row, text in enumerate(seen[-1].texts):
+            assert text.startswith("<think>\n")
+            assert "".join(t.text for t in tokens if t.row == row) == text
+    assert not events(workshop, manual(MATH))[-1].texts[0].startswith("<think>")
+
+
+def test_an_opened_answer_is_read_again_as_it_was_said(thinking):
+    tokenizer = thinking.loaded.tokenizer
+    said = ({"role": "assistant", "content": "<think>\nhm, so"},)
+    asked = fit(thinking.loaded, ASK, 12)
+    assert asked.opening == "<think>\n"
+    on = fit(thinking.loaded, ASK + said, 12, continue_last=True)
+    assert on.ids == asked.ids + tokenizer.encode("hm, so", add_special_tokens=False)
+    assert on.opening == ""
+    begun = ({"role": "assistant", "content": ""},)
+    assert fit(thinking.loaded, ASK + begun, 12, continue_last=True) == asked
+    seen = list(answer(thinking, ASK + said, manual(MATH), GREEDY, continue_last=True))
+    assert seen[0].context_tokens == len(on.ids)
+    assert not seen[-1].texts[0].startswith("<think>")
+
+
+def test_half_of_a_character_is_refused_by_the_engine_too(workshop):
+    for role in ("system", "user", "assistant"):
+        messages = ({"role": role, "content": "half \ud83d"}, *ASK)
+        with pytest.raises(T2LocalError, match="is not UTF-8 text"):
+            next(answer(workshop, messages, Controls("base"), GREEDY))
+    with pytest.raises(T2LocalError, match="is not UTF-8 text"):
+        dispatch(workshop, "half \udcff", Controls(CLASSIFIER))
