@@ -165,12 +165,12 @@ def encodes(text: str) -> bool:
     return True
 
 
-def check_encodes(text: str, where: str) -> None:
-    """Raise `T2LocalError` where half of a character stands in a text that a person gave."""
+def check_encodes(text: str, what: str) -> None:
+    """Raise `T2LocalError` for a text of a person's that cannot be written down; `what` it is."""
     if not encodes(text):
         raise T2LocalError(
-            f"Half of a character (a lone surrogate) stands in {where}, which is then no UTF-8 "
-            "text; take it out of it, or check your terminal's encoding."
+            f"{what[:1].upper()}{what[1:]} is not UTF-8 text: half of a character (a lone "
+            "surrogate) stands in it; take it out, or check your terminal's encoding."
         )
 
 

@@ -14,6 +14,7 @@ from t2local.errors import T2LocalError
 from t2local.experts.library import read_mixture
 from t2local.models.decode.sampling import Sampling
 from t2local.svf import Mixture
+from t2local.untrusted import check_encodes
 
 
 def add_parser(subparsers) -> None:
@@ -50,8 +51,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         max_new_tokens=arguments.max_new_tokens,
         seed=arguments.seed,
     )
-    if not arguments.prompt.isprintable() and "\udc80" <= max(arguments.prompt) <= "\udcff":
-        raise T2LocalError("The prompt is not UTF-8 text; check your terminal's encoding.")
+    check_encodes(arguments.prompt, "the prompt")
     if not arguments.prompt.strip():
         raise T2LocalError("The prompt is empty; write a question or a request.")
     opening = (arguments.model, arguments.quantize, arguments.basis)

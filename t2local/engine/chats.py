@@ -25,7 +25,7 @@ from t2local.engine.chat_index import ChatIndex, ChatSummary
 from t2local.engine.requests import controls_from_json, sampling_from_json
 from t2local.errors import T2LocalError
 from t2local.pictures import MOST_BYTES, check_picture, picture_kind
-from t2local.untrusted import read_document, typed, word
+from t2local.untrusted import check_encodes, read_document, typed, word
 
 SCHEMA = 1
 MOST_CHAT_BYTES = 32 * 2**20  # of one file; a page is sent all of it
@@ -326,12 +326,11 @@ def _bytes(chat: Chat) -> bytes:
         for message in chat.messages
     ]
     content = {"schema": SCHEMA, **asdict(chat), "messages": messages}
-    try:
-        found = json.dumps(content, ensure_ascii=False, indent=1).encode()
-    except UnicodeEncodeError:
-        raise T2LocalError(
-            "Half of a character (a lone surrogate) stands in the message; take it out of it."
-        ) from None
+    check_encodes(chat.title, "the title")
+    check_encodes(chat.system_prompt, "the system prompt")
+    for message in chat.messages:
+        check_encodes(f"{message.content}{message.base_content}", "the message")
+    found = json.dumps(content, ensure_ascii=False, indent=1).encode()
     if len(found) > MOST_CHAT_BYTES:
         raise T2LocalError(
             f"This chat would have {len(found) / 2**20:.0f} MB, the most is "

@@ -15,6 +15,7 @@ from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.svf.mixing import Z
+from t2local.untrusted import check_encodes
 
 KINDS = SKILL, CLASSIFIER = "skill", "classifier"
 
@@ -146,6 +147,7 @@ LONGEST = 64  # characters; with its ending it is a file's name everywhere
 
 def check_name(name: str) -> str:
     """Give `name` back. Raises `T2LocalError` for one that cannot be an expert's."""
+    check_encodes(name, "the expert's name")
     if name.casefold() in RESERVED:
         raise T2LocalError(
             f"'{name}' already means something to the dispatcher; choose another name."

@@ -29,7 +29,7 @@ from t2local.experts.expert import (
 )
 from t2local.svf.mixing import Z
 from t2local.svf.model import SVFModel
-from t2local.untrusted import file_bytes, parsed, typed
+from t2local.untrusted import check_encodes, file_bytes, parsed, typed
 
 SCHEMA = "1"
 MOST_BYTES = 2**30  # of a file; the z of all matrices of an 8B model take 6 MB
@@ -50,8 +50,10 @@ def write_expert(expert: Expert, path: Path) -> None:
     """Write atomically.
 
     Texts that are only shown are cut; raises `T2LocalError` when the disk is full or not writable,
-    and for a name that is too long to be read again.
+    and for a name that is too long to be read again, or one that is no text.
     """
+    check_encodes(expert.name, "the expert's name")
+    check_encodes(expert.description, "the expert's description")
     expert = _cut(expert)
     try:
         _check_lengths(expert)

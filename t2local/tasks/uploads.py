@@ -40,6 +40,7 @@ from t2local.tasks.rewards import (
 from t2local.tasks.rewards.words import tidy
 from t2local.tasks.rows import Example, shown
 from t2local.tasks.tables import MOST_BYTES
+from t2local.untrusted import check_encodes
 
 CHOICE = "choice"
 MOST_KEPT = 4
@@ -396,13 +397,14 @@ def refuse_bad(name: str, bad: Sequence[BadRow], way_out: str = "tick that") -> 
 
 
 def keep_text(text: str) -> Path:
-    """Pasted text as a file in the user's data. Raises `T2LocalError` when it is empty."""
+    """Pasted text as a file in the user's data. Raises `T2LocalError` for an empty or broken one."""
     if not text.strip():
         raise T2LocalError("Nothing was pasted; paste rows with a header, such as prompt,answer.")
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    check_encodes(text, "what was pasted")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     path = paths.home() / "data" / f"pasted-{digest}.txt"
     with paths.atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 

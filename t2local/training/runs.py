@@ -28,7 +28,7 @@ from t2local.training.reports import (
     TrainState,
     Validation,
 )
-from t2local.untrusted import parsed, read_document, read_lines, typed
+from t2local.untrusted import check_encodes, parsed, read_document, read_lines, typed
 
 
 class Summary(TypedDict, total=False):
@@ -62,6 +62,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        check_encodes(self.description, "the description")
 
 
 class Run:

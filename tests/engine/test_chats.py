@@ -144,6 +144,14 @@ def test_what_could_not_be_read_back_is_not_written(store, monkeypatch, text, sa
     assert ChatStore().load(kept.id) == kept
 
 
+def test_half_of_a_character_is_refused_with_the_name_of_the_text(store):
+    chat = store.save(store.new().ask("short"))
+    with pytest.raises(T2LocalError, match="The title is not UTF-8"):
+        store.rename(chat.id, "half \udcff")
+    with pytest.raises(T2LocalError, match="The system prompt is not UTF-8"):
+        store.save(replace(chat, system_prompt="half \ud83d"))
+
+
 def test_the_first_question_names_the_chat(store):
     chat = store.new().ask("  How many\nlegs do seven spiders have, all of them together? ")
     assert chat.title.startswith("How many legs do seven")

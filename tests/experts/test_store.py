@@ -374,6 +374,15 @@ def test_a_long_text_is_cut_when_it_is_written_and_when_it_is_read(expert, tmp_p
     assert getattr(read_expert(path), name) == written
 
 
+@pytest.mark.parametrize("name", ["name", "description"])
+def test_half_of_a_character_is_refused_before_anything_is_written(expert, tmp_path, name):
+    path = tmp_path / "counting.safetensors"
+    with pytest.raises(T2LocalError, match=f"The expert's {name} is not UTF-8 text") as refused:
+        write_expert(replace(expert, **{name: "half\ud83d"}), path)
+    assert str(refused.value).encode()
+    assert not path.exists()
+
+
 def test_a_file_renamed_by_hand_is_the_expert_of_its_new_name(expert, shipped):
     store = ExpertStore(MODEL)
     path = store.save(expert)

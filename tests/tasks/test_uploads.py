@@ -241,6 +241,14 @@ def test_too_little_says_so(tmp_path):
     assert keep_text("prompt,answer").parent == paths.home() / "data"
 
 
+def test_pasted_rows_are_kept_as_they_are_or_refused():
+    with pytest.raises(T2LocalError, match="What was pasted is not UTF-8 text"):
+        keep_text("prompt,answer\nhi \ud83d,b\n")
+    assert (
+        keep_text("prompt,answer\nhi 😀 \ufffd,b\n").read_bytes().count("😀 \ufffd".encode()) == 1
+    )
+
+
 def rows(answers, **columns):
     return [Example(f"question {i}?", answer, columns) for i, answer in enumerate(answers)]
 
