@@ -302,7 +302,7 @@ def _sample(tokenizer: PreTrainedTokenizerBase) -> str:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": ANSWER}]
     try:
         return _apply(tokenizer, turns)
-    except TemplateError:
+    except (TemplateError, TypeError, ValueError):  # whatever it makes of a chat that is none to it
         return ""
 
 

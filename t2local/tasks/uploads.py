@@ -397,7 +397,7 @@ def refuse_bad(name: str, bad: Sequence[BadRow], way_out: str = "tick that") -> 
 
 
 def keep_text(text: str) -> Path:
-    """Pasted text as a file in the user's data. Raises `T2LocalError` for an empty or broken one."""
+    """Pasted text as a file in the user's data. Raises `T2LocalError` for none or no UTF-8."""
     if not text.strip():
         raise T2LocalError("Nothing was pasted; paste rows with a header, such as prompt,answer.")
     check_encodes(text, "what was pasted")

@@ -113,6 +113,14 @@ def test_an_empty_prompt_is_refused_before_a_model_is_loaded(capsys):
     assert "empty" in err
 
 
+@pytest.mark.parametrize("prompt", ["caf\udce9", "\ud83d 😀", "\udce9 \U00100000"])
+def test_a_prompt_that_is_no_utf_8_is_refused_before_a_model_is_loaded(capsys, prompt):
+    status, _, err = run(capsys, "ask", prompt)
+    assert status == 1
+    assert "The prompt is not UTF-8 text" in last_line(err)
+    assert "check your terminal" in last_line(err)
+
+
 def test_usage_is_status_2(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["ask"])

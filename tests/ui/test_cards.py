@@ -1,5 +1,8 @@
+import re
 from dataclasses import replace
 from types import SimpleNamespace
+
+import pytest
 
 from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
@@ -87,6 +90,74 @@ def test_a_speaking_answer_has_no_buttons():
     assert "caret" in html
     assert 'data-act="retry"' not in html
     assert 'data-act="edit"' not in html
+
+
+def said(text: str, stage=None, **more) -> str:
+    answer = replace(ANSWER, content=text, **more)
+    return transcript_html(replace(CHAT, messages=(CHAT.messages[0], answer)), stage=stage)
+
+
+def test_thinking_is_folded_and_no_part_of_the_answer_that_is_copied():
+    html = said("<think>\n8 times **7**\n</think>\n\nIt is 56.")
+    folded, after = html.split("</details>")[-2:]
+    assert '<details class="thought">' in folded
+    assert "8 times <strong>7</strong>" in folded
+    assert "13 characters" in folded
+    assert "It is 56." in after
+    assert "8 times" not in after
+    assert 'data-raw="It is 56."' in html
+    assert "think>" not in html
+
+
+def test_thinking_is_open_until_the_answer_begins():
+    thinking = said("<think>\n8 times", stage="writing")
+    assert '<details class="thought" open>' in thinking
+    assert thinking.index("caret") < thinking.index("</details>", thinking.index("thought"))
+    assert thinking.count("caret") == 1
+    assert "did not begin" not in thinking
+    answering = said("<think>\n8 times\n</think>\nIt", stage="writing")
+    assert '<details class="thought">' in answering
+    assert answering.index("caret") > answering.index("</details>", answering.index("thought"))
+
+
+@pytest.mark.parametrize("begun", ["<", "<thi", "<think", "<think>", "[THI"])
+def test_the_beginning_of_a_tag_never_shows_as_an_answer(begun):
+    assert said("It is", stage="writing").count("It is") == 1
+    answer = said(begun, stage="writing").split('class="answer"')[-1]
+    assert begun.replace("<", "&lt;") not in answer
+    assert 'caret"></span>' in answer
+    if not begun.endswith(">"):
+        assert begun.replace("<", "&lt;") in said(begun)
+
+
+def test_thinking_without_an_answer_says_so():
+    html = said("<think>\n8 times 7 is")
+    assert '<details class="thought">' in html
+    assert "The answer did not begin: raise the length" in html
+    assert "8 times 7 is" in html
+    both = said("It is 56.", base_content="<think>\nno end")
+    assert both.count("did not begin") == 1
+
+
+def test_marks_of_a_turned_wheel_stand_where_it_was_turned():
+    text = "<think>\n8 times 7\n</think>\n\nIt is 56."
+    places = [text.index("times"), text.index("is 56")]
+    html = said(text, steered=tuple((at, {"alpha": {"math": at}}) for at in places))
+    thought, answered = html.split('class="thought"')[1].split("</details>")
+    assert re.search(r"8 <span class=\"steer\".*?</span>times", thought, re.DOTALL)
+    assert re.search(r"It <span class=\"steer\".*?</span>is 56", answered, re.DOTALL)
+
+
+def test_an_answer_without_thinking_is_shown_and_copied_as_it_is():
+    html = said("Tags such as `<think>` and <|end|> are text.")
+    assert "thought" not in html
+    assert 'data-raw="Tags such as `&lt;think&gt;` and &lt;|end|&gt; are text."' in html
+
+
+def test_the_header_names_a_base_model():
+    ready = FakeEngine().status
+    assert "base model" not in header_html(ready)
+    assert "base model" in header_html(replace(ready, base=True))
 
 
 def test_an_unanswered_question_can_be_answered():

@@ -3,6 +3,7 @@
 Here are the values; the elements are in `templates/chat.html`.
 """
 
+import functools
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.html import signed
+from t2local.thinking import THINKING_TAGS, Spoken, split_thinking
 from t2local.ui.markdown import render, split_end
 from t2local.ui.messages import EXAMPLES
 from t2local.ui.style import PAGE, quiet_html
 
 FILE = "chat.html"
 Bar = tuple[str, float, str, bool]  # name, share of the full width, number, whether it is below 0
+NOT_BEGUN = "The answer did not begin: raise the length, then regenerate it, or press Continue."
 SHOWN_CHARACTERS = 6_000  # of a user's message; copying and editing have all of it
 
 
@@ -67,13 +70,28 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Said:
+    """`answer`, and what was thought before it: before and after the place of its next word.
+
+    `thinking` is None where nothing was thought. `title`: how much that was. `ends`: the next word
+    is the answer's. `missing`: a sentence where the answer did not begin.
+    """
+
+    answer: tuple[Markup, Markup]
+    thinking: tuple[Markup, Markup] | None = None
+    title: str = ""
+    ends: bool = True
+    missing: str = ""
+
+
+@dataclass(frozen=True)
 class AssistantTurn:
-    """`adapted`, `base`: an answer before and after the place of its next word."""
+    """`adapted`, `base`: what each has said; `raw`: the answer that is copied."""
 
     role: ClassVar = "assistant"
     card: Card
-    adapted: tuple[Markup, Markup]
-    base: tuple[Markup, Markup] | None
+    adapted: "Said"
+    base: "Said | None"
     live: bool
     raw: str | None
     last: bool
@@ -164,15 +182,54 @@ def _assistant(
         adapted=_answer(message.content, marks, live),
         base=base,
         live=live,
-        raw=None if live else message.content,
+        raw=None if live else _spoken(message.content).answer or message.content,
         last=is_last,
         facts=[] if live else _facts(message.timing or {}, len(marks)),
     )
 
 
-def _answer(text: str, marks: list[tuple[int, str]], live: bool) -> tuple[Markup, Markup]:
+def _answer(text: str, marks: list[tuple[int, str]], live: bool) -> Said:
+    """An answer with its thinking set apart, each with the marks that stand in it."""
+    if live and _begins_tag(text):
+        return Said((Markup(""), Markup("")))
+    spoken = _spoken(text)
+    if not spoken.thinking and spoken.closed:
+        return Said(_halves(text, marks, live))
+    begins = len(text.rstrip()) - len(spoken.answer) if spoken.answer else len(text)
+    within = text.find(spoken.thinking)
+    thought = [(max(0, at - within), html) for at, html in marks if at < begins]
+    said = [(at - begins, html) for at, html in marks if at >= begins]
+    thinks = live and not spoken.closed
+    return Said(
+        _halves(spoken.answer, said, live and spoken.closed),
+        _halves(spoken.thinking, thought, thinks),
+        _thought(spoken.thinking, thinks),
+        spoken.closed,
+        "" if live or spoken.closed else NOT_BEGUN,
+    )
+
+
+def _begins_tag(text: str) -> bool:
+    """Whether all of a text may be the beginning of a thinking tag, and is no answer then."""
+    begun = text.strip().casefold()
+    return any(tag.casefold().startswith(begun) for tag, _ in THINKING_TAGS)
+
+
+@functools.lru_cache(maxsize=512)
+def _spoken(text: str) -> Spoken:
+    """What was thought and what was answered; a text without thinking is left as it is."""
+    spoken = split_thinking(text)
+    return spoken if spoken.thinking or not spoken.closed else Spoken("", text, True)
+
+
+def _halves(text: str, marks: list[tuple[int, str]], live: bool) -> tuple[Markup, Markup]:
     html = render(text, marks).rstrip()
     return split_end(html) if live else (html, Markup(""))
+
+
+def _thought(thinking: str, live: bool) -> str:
+    """What stands above folded thinking."""
+    return "Thinking …" if live else f"Thought first, {len(thinking):,} characters"
 
 
 def _facts(timing: Mapping[str, Any], steered: int) -> list[str]:
