@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from t2local.errors import T2LocalError
-from t2local.models.chat_format import encode_text, render_prompt
-from t2local.models.decode.answer_text import answer_text
+from t2local.models.chat_format import answer_text, encode_text, render_prompt
 from t2local.models.decode.generate import (
     Around,
     AroundRows,

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t2local.errors import T2LocalError
-from t2local.models.chat_format import encode_text, opening_of, render_prompt
-from t2local.models.decode.answer_text import INCOMPLETE, whole
+from t2local.models.chat_format import INCOMPLETE, encode_text, opening_of, render_prompt, whole
 from t2local.models.load.loader import LoadedModel
 from t2local.pictures import check_picture
 from t2local.thinking import split_thinking

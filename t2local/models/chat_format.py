@@ -1,4 +1,4 @@
-"""Chat messages, with or without pictures, to token ids through the model's own template.
+"""Chat messages, with or without pictures, to token ids through the model's own template, and back.
 
 What a person wrote stays text: where it spells one of the model's control tokens (`<|im_end|>`), it
 is written in ordinary letters, and only the template's own become control tokens. All other texts
@@ -10,6 +10,7 @@ import re
 import secrets
 import weakref
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -109,16 +110,18 @@ def _continued(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) 
     A template may drop the thinking of an answer, or write an empty one before it. Then the text
     stands behind the opened turn just as it was said.
     """
-    *before, last = turns
-    opened, text = _asked(tokenizer, before) if before else "", last["content"]
+    *asked, last = turns
+    opened, text = _asked(tokenizer, asked) if asked else "", last["content"]
     try:
-        whole = _apply(tokenizer, turns, continue_final_message=True)
+        written = _apply(tokenizer, turns, continue_final_message=True)
     except ValueError:  # parts of the text are nowhere in what the template wrote
-        whole = ""
-    if whole.startswith(opened) and whole[len(opened) :].strip() == text.strip():
-        return whole
-    before_text = whole.removesuffix(text)
-    space = before_text[len(before_text.rstrip()) :] if whole and not opened[-1:].isspace() else ""
+        written = ""
+    if written.startswith(opened) and written[len(opened) :].strip() == text.strip():
+        return written
+    space = ""
+    if written and not opened[-1:].isspace():  # what the template writes in front of an answer
+        before = written.removesuffix(text)
+        space = before[len(before.rstrip()) :]
     return opened + space + text.removeprefix(thinking_opened(opened))
 
 
@@ -173,12 +176,8 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_eos: int | list[i
     end-of-turn ones.
     """
     listed = generation_eos if isinstance(generation_eos, list) else [generation_eos]
-    written = _control_of(tokenizer).end
-    return {
-        i
-        for i in (*listed, tokenizer.eos_token_id, written, *_known_ends(tokenizer))
-        if i is not None
-    }
+    ends = _control_of(tokenizer).end, tokenizer.eos_token_id, *_known_ends(tokenizer)
+    return {i for i in (*listed, *ends) if i is not None}
 
 
 def stop_strings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
@@ -210,11 +209,6 @@ def opening_of(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> str
     """What an answer to `prompt` begins with since the template wrote it: `<think>`, or nothing."""
     last = [i for i in prompt[-LAST:] if i < len(tokenizer)]  # no pictures
     return thinking_opened(tokenizer.decode(last, skip_special_tokens=False))
-
-
-def unsaid_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Special ids that are no part of an answer, of a model whose marks of thinking are special."""
-    return _control_of(tokenizer).unsaid
 
 
 # --- A person's words that spell a control token.
@@ -405,3 +399,98 @@ def render_prompt(
     token = loaded.pictures.token
     ids = render_chat(loaded.tokenizer, messages, continue_last=continue_last, picture=token)
     return loaded.pictures.expand(ids, pictures)
+
+
+# --- Back from the token ids of an answer to its text, complete or on its way.
+#
+# The text ends before the name of the next speaker, where that ends the answer. What is not
+# complete may end in a part of a character, of a flag or of such a name: that part is not shown.
+# The marks of the model's thinking are kept, also where they are special tokens.
+
+NAME_TOKENS = 16  # at the end of an answer: as many as there are letters in a name with its lines
+INCOMPLETE = "\ufffd"  # what a decoder writes for a character whose last bytes are still to come
+JOINER = "\u200d"  # between the parts of one emoji
+LETTERS = "".join(map(chr, range(0x1F1E6, 0x1F200)))  # two of them are a flag
+BLACK_FLAG, TAGS = "\U0001f3f4", "".join(map(chr, range(0xE0020, 0xE007F)))  # until they are closed
+SELECTORS = "\ufe0e\ufe0f"
+CHANGE = SELECTORS + "".join(map(chr, range(0x1F3FB, 0x1F400)))  # what stands before them
+KEYS = "0123456789#*"  # with a selector they are the beginning of a key
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What ends the answers of a model: tokens, and the next speaker's name where it has those."""
+
+    tokenizer: PreTrainedTokenizerBase
+    tokens: frozenset[int]
+    names: tuple[str, ...]
+
+    def named(self, said: Sequence[int]) -> bool:
+        """Whether the last token completed the next speaker's name."""
+        if not self.names:
+            return False
+        end = decoded(self.tokenizer, said[-NAME_TOKENS:])
+        return any(name in end for name in self.names)
+
+    def without_name(self, said: list[int]) -> list[int]:
+        """The tokens up to the next speaker's name: as few as hold all of the text before it."""
+        if not self.named(said):
+            return said
+        text = answer_text(self.tokenizer, said)
+        while said and _said(self.tokenizer, said[:-1]).startswith(text):
+            said = said[:-1]
+        return said
+
+
+def answer_text(
+    tokenizer: PreTrainedTokenizerBase, said: Sequence[int], complete: bool = True
+) -> str:
+    """The text of an answer. `complete`: it ended by itself, not at its length, and no more comes.
+
+    One that is on its way begins like every longer one.
+    """
+    text, names = _said(tokenizer, said), stop_strings(tokenizer)
+    found = [at for name in names if (at := text.find(name)) >= 0]
+    if found:
+        return text[: min(found)]
+    return text if complete else whole(text[: len(text) - _begun(text, names)])
+
+
+def _said(tokenizer: PreTrainedTokenizerBase, said: Sequence[int]) -> str:
+    """What was said, without the space that the plain template writes after a speaker's name."""
+    text = decoded(tokenizer, said)
+    return text.removeprefix(" ") if stop_strings(tokenizer) else text
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Tokens as text, without special ones but the marks of thinking."""
+    unsaid = _control_of(tokenizer).unsaid
+    ids = [i for i in ids if i not in unsaid]
+    return tokenizer.decode(ids, skip_special_tokens=not unsaid, clean_up_tokenization_spaces=False)
+
+
+def whole(text: str) -> str:
+    """A text that was cut, without what is left of a character or flag at its end."""
+    while text and (half := _half(text)):
+        text = text[:-half]
+    return text
+
+
+def _half(text: str) -> int:
+    """How many code points at the end of a text are no sign without those that would follow."""
+    *_, before, last = "\n", *text[-2:]
+    if last in INCOMPLETE + JOINER:
+        return 1
+    if last in CHANGE and (before.isspace() or (last in SELECTORS and before in KEYS)):
+        return 1
+    if last in BLACK_FLAG + TAGS and (flag := text.rstrip(TAGS)).endswith(BLACK_FLAG):
+        return len(text) - len(flag) + 1
+    return (len(text) - len(text.rstrip(LETTERS))) % 2
+
+
+def _begun(text: str, names: Sequence[str]) -> int:
+    """How many letters at the end of a text are the beginning of a name."""
+    longest = max(map(len, names), default=0)
+    return next(
+        (n for n in range(longest, 0, -1) if any(name.startswith(text[-n:]) for name in names)), 0
+    )

@@ -24,8 +24,7 @@ from t2local.adapt.answering import (
     prompt_ids,
     score_choices,
 )
-from t2local.models.chat_format import encode_text, end_of_turn
-from t2local.models.decode.answer_text import answer_text
+from t2local.models.chat_format import answer_text, encode_text, end_of_turn
 from t2local.models.decode.generate import Sampling, generate_batch
 from t2local.models.decode.scoring import (
     PackedChoices,

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from t2local.models.chat_format import stop_strings, stop_tokens
-from t2local.models.decode.answer_text import Ends, answer_text
+from t2local.models.chat_format import Ends, answer_text, stop_strings, stop_tokens
 from t2local.models.decode.sampling import Sampling, choose
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken

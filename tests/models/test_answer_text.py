@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from t2local.models.decode.answer_text import answer_text, decoded, whole
+from t2local.models.chat_format import answer_text, decoded, whole
 from t2local.models.decode.generate import Decoder, Sampling, generate_batch
 from t2local.models.load.loader import BASE_NOTE, describe
 from tests.conftest import build_tiny, byte_tokenizer
