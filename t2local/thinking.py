@@ -99,7 +99,7 @@ def split_thinking(text: str, opened: bool = False) -> Spoken:
     said.append(text[at:])
     answer = _MARKS.sub("", "".join(said)) if closed else ""
     thinking = "\n\n".join(filter(None, map(str.strip, thoughts)))
-    return Spoken(thinking, bare_answer(answer) if thoughts else answer, closed)
+    return Spoken(thinking, _after_blank_lines(bare_answer(answer)) if thoughts else answer, closed)
 
 
 def bare_answer(text: str) -> str:
@@ -109,7 +109,14 @@ def bare_answer(text: str) -> str:
     'Paris'
     """
     envelope = _ENVELOPE.search(text)
-    return (envelope[2] if envelope else text).strip()
+    return _after_blank_lines(envelope[2]) if envelope else text
+
+
+def _after_blank_lines(text: str) -> str:
+    """Without blank lines at the front and spaces at the end; a program's indentation stays."""
+    words = text.strip()
+    front = text[: len(text) - len(text.lstrip())]
+    return (front.rpartition("\n")[2] if "\n" in front else "") + words
 
 
 def opens_thinking(prompt: str) -> bool:

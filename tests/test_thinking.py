@@ -50,6 +50,7 @@ def test_a_tag_that_the_prompt_opened_needs_only_its_end(closing):
         ("<think>a</think><answer>b</answer>", "a", "b"),
         ("<think>a</think>\n<response>\nb\n</response>\n", "a", "b"),
         ("<think>a</think>", "a", ""),
+        ("<think>a</think>\n\n    return x\n", "a", "    return x"),
         (
             "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b"
             "<|return|>",
