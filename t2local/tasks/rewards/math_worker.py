@@ -13,20 +13,24 @@ import atexit
 import contextlib
 import json
 import queue
+import re
 import subprocess
 import sys
 import threading
 import time
+import unicodedata
 
 import psutil
 
 from t2local.paths import PROJECT_ROOT
+from t2local.tasks.rewards.normal import ANSWER, IS, last_boxed, plain, tidy
 from t2local.tasks.sandbox import bare_environment
 
 ANSWER_S = 5  # math-verify's own limit for parsing and for comparing, each
 PATIENCE_S = 4 * ANSWER_S
 WATCH_S = 0.2  # between two looks at the worker's memory
 MEMORY_BYTES = 3 * 2**30
+ROUNDED, TOLERANCE = 1e-4, 1e-6  # below the first, numbers are compared by their own size
 MOST_CHARACTERS = 20_000  # the end of a completion, where its answer stands
 
 _lock = threading.Lock()
@@ -114,16 +118,111 @@ def _serve() -> None:
 
 def same(answer: str, text: str) -> bool:
     """What `equal` tells, on a main thread and in this process."""
-    from math_verify import parse, verify  # half a second of imports that only a worker needs
+    if _words(answer) == _words(final_formula(text)):
+        return True
+    # half a second of imports that only a worker needs
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     limit_s = None if sys.platform == "win32" else ANSWER_S
 
-    def understood(text: str) -> list:
-        return parse(text, parsing_timeout=limit_s)
+    def understood(formula: str) -> list:
+        """As LaTeX; as a plain expression, such as 9/4, where it is none."""
+        latex = f"${in_latex(formula)}$"
+        found = parse(latex, (LatexExtractionConfig(),), parsing_timeout=limit_s)
+        if found and not isinstance(found[0], str):
+            return found
+        return parse(formula, (ExprExtractionConfig(),), parsing_timeout=limit_s) or found
 
-    wanted = understood(f"${answer.strip().strip('$')}$") or understood(answer)
-    agree = bool(wanted) and verify(wanted, understood(text), timeout_seconds=limit_s)
-    return bool(agree) or answer.strip() == text.strip()
+    wanted = understood(_undelimited(answer))
+    found = understood(final_formula(text)) if wanted else []
+    return bool(
+        found and verify(wanted, found, timeout_seconds=limit_s) and not _tiny(wanted[0], found[0])
+    )
+
+
+def _tiny(wanted: object, found: object) -> bool:
+    """Whether two numbers are equal only because math-verify rounds to six places."""
+    if not (getattr(wanted, "is_number", False) and getattr(found, "is_number", False)):
+        return False
+    one, other = abs(wanted.evalf()), abs(found.evalf())
+    return bool(min(one, other) < ROUNDED) and not bool(
+        abs(one - other) <= TOLERANCE * max(one, other)
+    )
+
+
+# --- The formula of a text.
+
+_DELIMITED = re.compile(
+    r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)"
+    r"|\\begin\{(?:equation|align)\*?\}(.+?)\\end\{",
+    re.DOTALL,
+)
+_STATED = re.compile(rf"{ANSWER}[^.\n]*?{IS}[\s*]*(\S[^\n]*)", re.IGNORECASE)
+_PROSE = re.compile(
+    r"(?<![\\\w{^])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|lim|max|min|mod|gcd|sqrt|cbrt|frac|pi|inf)\b)"
+    r"(?:[^\W\d_]{3,}|is|so|it|be|we|of|in|to|or|as|an|at|by|if|cm|km|mm|kg)\b[:,]?"
+)
+_LATEX = tuple(
+    (re.compile(pattern), latex)
+    for pattern, latex in (
+        (r"(?<!\\)\bsqrt\s*\(([^()]*)\)|√\s*\(([^()]*)\)|√\s*(\w+)", r"\\sqrt{\1\2\3}"),
+        (r"[⁰¹²³⁴-⁹⁺⁻]+", lambda found: f"^{{{unicodedata.normalize('NFKC', found[0])}}}"),
+        (r"\*\*", "^"),
+        (r"\^\(([^()]*)\)", r"^{\1}"),
+        (r"(?<!\\)\b(pi|theta|alpha|beta|sin|cos|tan|cot|log|ln|exp)\b", r"\\\1 "),
+        (r"\*", r"\\cdot "),
+    )
+)
+_SIGNS = str.maketrans(
+    {
+        "π": r"\pi ", "θ": r"\theta ", "∞": r"\infty ", "±": r"\pm ", "≤": r"\le ", "≥": r"\ge ",
+        "≠": r"\ne ", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "∪": r"\cup ",
+        "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ",
+        "½": r"\frac12 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ",
+    }
+)  # fmt: skip
+
+
+def final_formula(text: str) -> str:
+    """What stands in the last `\\boxed{}`; else what is stated as the answer, or said last.
+
+    A delimited formula there, else what is left of the line without its prose.
+
+    >>> final_formula("So $a = 1$. The answer is 2\\\\sqrt{2} metres.")
+    '2\\\\sqrt{2}'
+    """
+    text = plain(text)
+    if boxed := last_boxed(text):
+        return boxed.strip()
+    stated = _STATED.findall(text)
+    lines = [line for line in text.splitlines() if re.search(r"[\w∞∅]", line)]
+    place = stated[-1] if stated else lines[-1] if lines else ""
+    if delimited := _DELIMITED.findall(place) or _DELIMITED.findall(text):
+        formulas = ["".join(groups).strip() for groups in delimited]
+        return formulas[0] if stated and _DELIMITED.search(place) else formulas[-1]
+    parts = [part.strip(" \t.,;:!?*`") for part in _PROSE.split(place)]
+    formulas = [part for part in parts if re.search(r"[\w∞∅\\]", part)]
+    return formulas[-1] if formulas else place.strip(" .!*")
+
+
+def in_latex(formula: str) -> str:
+    """A formula with what is typed as on a keyboard, or as signs, in LaTeX: √8, x², pi, x**2."""
+    for pattern, latex in _LATEX:
+        formula = pattern.sub(latex, formula)
+    return formula.translate(_SIGNS)
+
+
+def _undelimited(answer: str) -> str:
+    answer = plain(answer).strip()
+    boxed, delimited = last_boxed(answer), _DELIMITED.fullmatch(answer)
+    if boxed:
+        return boxed
+    return next(filter(None, delimited.groups())).strip() if delimited else answer.strip("$")
+
+
+def _words(formula: str) -> str:
+    """For answers that are no formulas, such as a weekday."""
+    return tidy(re.sub(r"\\(?:text|textbf|mathrm)\s*\{([^{}]*)\}", r"\1", _undelimited(formula)))
 
 
 def _bound_memory() -> None:
