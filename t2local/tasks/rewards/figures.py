@@ -8,6 +8,7 @@ in which each digit counts and which equals no number. Then the text's final one
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from t2local.tasks.rewards import math_worker
@@ -17,7 +18,7 @@ from t2local.tasks.rewards.words import accepted_answers, said
 TOLERANCE = Fraction(1, 10**6)  # relative, for broken numbers; whole ones must be equal
 _MOST_DIGITS = 400
 _MOST_CHARACTERS = 4_000  # the end of a completion, where its answer stands
-_SENTENCE_CHARACTERS, _MOST_STATEMENTS = 400, 20
+_SENTENCE_CHARACTERS, _MOST_STATEMENTS, _END_CHARACTERS = 400, 20, 200
 
 Meaning = Fraction | str  # a number, or a code
 
@@ -36,7 +37,7 @@ def numeric(
     accepted = accepted_answers(columns, len(completions))
     rewards: list[float | None] = []
     for completion, answers in zip(completions, accepted, strict=True):
-        known = [answer for answer in answers if final_numbers(answer)]
+        known = [answer for answer in answers if _wanted(answer)]
         right = known and any(_same_number(answer, said(completion)) for answer in known)
         rewards.append((1.0 if right else -1.0) if known else None)
     return rewards
@@ -61,11 +62,16 @@ def math(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> 
 
 
 def _same_number(answer: str, text: str) -> bool:
-    return _agree(final_numbers(text, _decimal_comma(answer)), final_numbers(answer))
+    return _agree(final_numbers(text, _decimal_comma(answer)), _wanted(answer))
+
+
+@lru_cache(maxsize=4096)
+def _wanted(answer: str) -> set[Meaning]:
+    return final_numbers(answer)
 
 
 def _same_value(answer: str, text: str) -> bool:
-    if _is_figure(answer):
+    if _only_figure(answer):
         if _same_number(answer, text):
             return True
         if not re.search(
@@ -77,22 +83,16 @@ def _same_value(answer: str, text: str) -> bool:
 
 def plain_number(text: str) -> bool:
     """Whether a text is a number, with its unit perhaps, and nothing else."""
-    figure = _only_figure(text)
-    return figure is not None and any(isinstance(one, Fraction) for one in figure.meanings)
+    return any(isinstance(one, Fraction) for one in _only_figure(text))
 
 
-def _is_figure(text: str) -> bool:
-    return _only_figure(text) is not None
-
-
-def _only_figure(text: str) -> "Figure | None":
-    """The figure that is all of a text, but for its unit."""
+def _only_figure(text: str) -> set[Meaning]:
+    """The figure that is all of a text, but for its unit; empty where there is more, or none."""
     text = readable(text).strip(" $")
     figures = list(_figures(text, False))
-    if len(figures) != 1 or not figures[0].meanings:
-        return None
-    before, after = text[: figures[0].start], text[figures[0].end :]
-    return figures[0] if not before.strip() and _UNIT.fullmatch(after) else None
+    if len(figures) != 1 or text[: figures[0].start].strip():
+        return set()
+    return figures[0].meanings if _UNIT.fullmatch(text, figures[0].end) else set()
 
 
 def _decimal_comma(answer: str) -> bool:
@@ -212,8 +212,11 @@ def _first(text: str, decimal_comma: bool) -> set[Meaning]:
 
 
 def _last(text: str, decimal_comma: bool) -> set[Meaning]:
-    usable = _usable(_BRACKETS.sub(" ", text), decimal_comma) or _usable(text, decimal_comma)
-    return usable[-1].meanings if usable else set()
+    for part in (text[-_END_CHARACTERS:], text):  # it mostly stands at the end
+        usable = _usable(_BRACKETS.sub(" ", part), decimal_comma) or _usable(part, decimal_comma)
+        if usable and (part == text or usable[-1].start > _END_CHARACTERS // 4):
+            return usable[-1].meanings
+    return set()
 
 
 def _usable(text: str, decimal_comma: bool) -> list["Figure"]:
@@ -273,9 +276,7 @@ _RANGE_OF = re.compile(r"(?:\bbetween|\bzwischen|\bentre|\btra|介于)\s*\Z", re
 _FROM = re.compile(r"(?:\bfrom|\bvon|\bde|\bda|从)\s*\Z", re.IGNORECASE)
 _AND = re.compile(r"\s?(?:and|und|y|et|e|和|到)\s?", re.IGNORECASE)
 _RANGES = {"-", "~", "to", "bis", "or", "oder", "ou", "или", "至", "到", "或", "and"}
-_PART_BEFORE = re.compile(
-    r"(?:[\w)§][*/×÷^]|[\w)§] [*/×÷^] |[\w)§] ?[*/×÷^+] ?|\b[A-Za-z] ?-|[√π§±] ?)\Z"
-)
+_PART_BEFORE = re.compile(r"(?:[\w)§] ?[*/×÷^+] ?|\b[A-Za-z] ?-|[√π§±] ?)\Z")
 _PART_AFTER = re.compile(
     r"\s?[*×÷^+]\s?[(A-Za-z\\√π§]|\s?/\s?[(A-Za-z§](?![A-Za-z])|[xyzn](?!\w)|\s?[√π§]|\s?-\s?[a-z](?!\w)"
 )

@@ -268,30 +268,32 @@ _FRAC = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?[\d.,]+)\s*\}|(\d))\s*(?:\{\s*([\
 _COMMAND = re.compile(r"\\(?!boxed)[A-Za-z]+(?:\[[^\]]*\])?(?:\{[^{}]*\})+")
 _VULGAR = re.compile(r"(\d?)\s?([¼-¾⅐-⅞↉])")
 _RAISED = re.compile(r"(?<=[\d)])([⁺⁻]?)([⁰¹²³⁴-⁹]+)")
-_SPELLINGS = tuple(
-    (re.compile(pattern, re.IGNORECASE), spelling)
-    for pattern, spelling in (
-        (r"<<[^<>]*>>", ""),  # GSM8K's sums
-        (r"\{,\}", ","),
-        (r"\\(?:left|right|displaystyle|!)(?![A-Za-z])", ""),
-        (r"\\(?:[,;: ()\[\]]|quad\b)|\\\\", " "),
-        (r"\\([$%#&_])", r"\1"),
-        (r"\\(?:times|ast|cdot)(?![A-Za-z])", "×"),
-        (r"\\div(?![A-Za-z])", "÷"),
-        (r"\\pm(?![A-Za-z])|\+/-", "±"),
-        (r"\\approx(?![A-Za-z])", "≈"),
-        (r"\\pi(?![A-Za-z])", "π"),
-        (r"\^\s*\{?\s*\\?circ\s*\}?", "°"),
-        (r"\\fbox\b", r"\\boxed"),
-        (r"(?<=\d)\s?\*\*\s?(?=-?\d)|(?<=\d)\^\{\s*(?=-?\d+\s*\})", "^"),
-        (r"(?<=\^)([+-]?\d+)\s*\}", r"\1"),
-        (r"(?<=\d)_(?=\d{3})", ""),
-        (r"(?<=[A-Za-z§])(?:\^\{?-?\d+\}?|_\{?\w+\}?)", ""),  # exponents and indices of letters
-        (r"\b(?:minus|negative)\s+(?=[\d$€£.]|(?:" + "|".join([*UNITS, *TENS]) + r")\b)", "-"),
-        (r"(?<=\d) and (?=\d+/\d+)", " "),
-        (r"(?<=\d) and (?:a|one)[ -]half\b", " 1/2"),
-        (r"百分之\s*(\d+(?:\.\d+)?)", r"\1%"),
-        (r"√\s*\(?\d+(?:\.\d+)?\)?", "§"),
+_SPELLINGS = tuple(  # where a text has the sign, the pattern is spelled so
+    (sign, re.compile(pattern, re.IGNORECASE), spelling)
+    for sign, pattern, spelling in (
+        ("<<", r"<<[^<>]*>>", ""),  # GSM8K's sums
+        ("{,}", r"\{,\}", ","),
+        ("\\", r"\\(?:left|right|displaystyle|!)(?![A-Za-z])", ""),
+        ("\\", r"\\(?:[,;: ()\[\]]|quad\b)|\\\\", " "),
+        ("\\", r"\\([$%#&_])", r"\1"),
+        ("\\", r"\\(?:times|ast|cdot)(?![A-Za-z])", "×"),
+        ("\\", r"\\div(?![A-Za-z])", "÷"),
+        ("\\", r"\\pm(?![A-Za-z])", "±"),
+        ("+/-", r"\+/-", "±"),
+        ("\\", r"\\approx(?![A-Za-z])", "≈"),
+        ("\\", r"\\pi(?![A-Za-z])", "π"),
+        ("^", r"\^\s*\{?\s*\\?circ\s*\}?", "°"),
+        ("\\", r"\\fbox\b", r"\\boxed"),
+        ("**", r"(?<=\d)\s?\*\*\s?(?=-?\d)", "^"),
+        ("^", r"(?<=\d)\^\{\s*([+-]?\d+)\s*\}", r"^\1"),
+        ("_", r"(?<=\d)_(?=\d{3})", ""),
+        ("^", r"(?<=[A-Za-z§])\^\{?-?\d+\}?", ""),  # exponents and indices of letters
+        ("_", r"(?<=[A-Za-z§])_\{?\w+\}?", ""),
+        ("", r"\b(?:minus|negative)\s+(?=[\d$€£.]|(?:" + "|".join((*UNITS, *TENS)) + r")\b)", "-"),
+        (" and ", r"(?<=\d) and (?=\d+/\d+)", " "),
+        (" and ", r"(?<=\d) and (?:a|one)[ -]half\b", " 1/2"),
+        ("百分之", r"百分之\s*(\d+(?:\.\d+)?)", r"\1%"),
+        ("√", r"√\s*\(?\d+(?:\.\d+)?\)?", "§"),
     )
 )
 _RAISED_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
@@ -307,8 +309,9 @@ def readable(text: str) -> str:
         )
     for _ in range(2 if "\\" in text else 0):
         text = _TEXT.sub(r"\1", text)
-    for pattern, spelling in _SPELLINGS:
-        text = pattern.sub(spelling, text)
+    for sign, pattern, spelling in _SPELLINGS:
+        if sign in text:
+            text = pattern.sub(spelling, text)
     if "\\" in text:
         text = _FRAC.sub(
             lambda m: (

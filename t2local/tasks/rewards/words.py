@@ -88,7 +88,7 @@ def choice(
             rewards.append(None)
             continue
         text = said(completion)
-        word_for_word = tidy(text) in map(tidy, answers) and not texts
+        word_for_word = label in (None, "") and tidy(text) in map(tidy, answers)
         named = named_choice(text, texts, labels)
         rewards.append(1.0 if named in right or word_for_word else -1.0)
     return rewards

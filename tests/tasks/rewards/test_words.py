@@ -204,7 +204,8 @@ FURTHER = [
     (["positive", "negative"], "positive", "**Positive**", 1),
     (["positive", "negative"], "negative", "The sentiment is negative.", 1),
     (["1", "2", "3", "4"], "3", "The answer is 3.", 1), (["10", "20"], "B", "The result is 20.", 1),
-    (["2", "2.5"], "A", "2.5", -1), (["a cat", "a dog"], "B", "the answer is a dog", 1),
+    (["2", "2.5"], "A", "2.5", -1), (CITIES, "1", "1", 1),
+    (["a cat", "a dog"], "B", "the answer is a dog", 1),
     ([], "B", "The answer is B.", 1), ([], "B", "A", -1),
 ]
 # fmt: on
