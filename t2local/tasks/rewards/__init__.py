@@ -27,6 +27,7 @@ from typing import Any
 from t2local.errors import T2LocalError
 from t2local.tasks.rewards.documents import json
 from t2local.tasks.rewards.figures import math, numeric, plain_number
+from t2local.tasks.rewards.normal import UNSPACED
 from t2local.tasks.rewards.programs import TEST_COLUMNS, code, code_partial, runnable_tests
 from t2local.tasks.rewards.words import choice, contains, exact, length, regex, tidy
 from t2local.tasks.rows import Example, as_columns, shown
@@ -187,9 +188,6 @@ _CLOSING = re.compile(r"(?i)(?<!\w)answer(?:\s*(?:is|:|=))+\s*(\S[^\n]*)\s*\Z")
 _RANGE = re.compile(r"([1-9]\d*)\s*[-–]\s*([1-9]\d*)")
 _MOST_WORDS = 1_000  # a range that ends beyond is of years
 _PROGRAM = re.compile(r"^\s*(?:```|~~~|(?:async )?def \w+\(|class \w+)", re.MULTILINE)
-_UNSPACED = re.compile(  # Thai, Lao, Burmese, Khmer, Chinese, Japanese: words without spaces
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
-)
 _CHARACTERS_A_WORD = 2  # in these scripts
 
 
@@ -197,7 +195,7 @@ def short(answer: str) -> bool:
     """Whether a completion can be asked to say it: a few words in a line."""
     if "\n" in answer or _PROGRAM.search(answer):
         return False
-    spaced, unspaced = _UNSPACED.subn(" ", answer)
+    spaced, unspaced = UNSPACED.subn(" ", answer)
     return 0 < len(spaced.split()) + unspaced / _CHARACTERS_A_WORD <= SHORT_WORDS
 
 
