@@ -85,6 +85,10 @@ MORE_ANSWERS = names("""answers aliases answer_aliases alternative_answers accep
 # Say where a row is from or how it was made; never guessed to be an answer.
 ABOUT_NAMES = names("""split subset source dataset domain task type id lang language locale level
     difficulty author user date year url license model version round rationale explanation hint""")
+USUAL_NAMES = frozenset(
+    (*PROMPT_NAMES, *ANSWER_NAMES, *LABEL_NAMES, *TEXT_NAMES, *CHAT_NAMES, *SYSTEM_NAMES,
+     *BEFORE_NAMES, *CHOICES, *RIGHT, *ABOUT_NAMES, *NAMES_OF_LABELS, "index", "name")
+)  # fmt: skip
 # A row with one of these can be scored without an answer.
 ANSWERING_COLUMNS = ("label", "tests", "schema")
 REWARD_COLUMNS = ("tests", "schema", "test_setup", "entry_point")
@@ -367,7 +371,7 @@ def _with_kinds(file: str, table: Table, plan: Plan, wanted: Wanted) -> Plan:
 
 
 def _unclear(file: str, what: str, table: Table, looks: "_Looks") -> UnusableRows:
-    seen = ", ".join(f"'{shown(c, 20)}' holds {looks.at(c).words}" for c in table.columns[:8])
+    seen = ", ".join(f"'{shown(c, 10)}' holds {looks.at(c).words}" for c in table.columns[:4])
     return UnusableRows(
         f"'{file}' has no column for the {what}; it has {_listed(table.columns)}: "
         f"name one '{what}', or choose which column it is ({seen}).",

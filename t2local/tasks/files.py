@@ -55,6 +55,7 @@ from t2local.tasks.rows import (
     plain,
     shown,
     text_of,
+    uncollected,
     unpacked,
 )
 from t2local.tasks.tables import read_rows
@@ -83,6 +84,7 @@ class ExampleFile:
     found: tuple[str, ...] = ()
 
 
+@uncollected()
 def read_examples(path: Path, wanted: Wanted = DETECTED) -> ExampleFile:
     """All usable rows of a file, and what is wrong with the others.
 

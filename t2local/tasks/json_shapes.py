@@ -36,6 +36,9 @@ def json_rows(name: str, text: str) -> RowsRead:
     """
     text = text.strip("\ufeff\0 \t\r\n")
     reader = _Reader()
+    first, _, last = text.partition("\n")
+    if last and _is_object(first) and _is_object(last[last.rfind("\n") + 1 :]):
+        return json_lines(text)  # at once: the whole is long, and no value
     try:
         value = reader.value(text)
     except (ValueError, RecursionError) as error:
@@ -100,6 +103,12 @@ class _Reader:
 
     def value(self, text: str) -> Any:
         """The value that a text is. Raises `ValueError`, `RecursionError`."""
+        try:
+            value, end = self._decoder.scan_once(text, 0)
+            if end == len(text):
+                return value
+        except (StopIteration, ValueError):
+            pass
         try:
             return self._decoder.decode(text)
         except ValueError as error:

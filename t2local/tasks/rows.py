@@ -5,17 +5,17 @@ model, and reading the pictures that a row names.
 """
 
 import ast
+import gc
 import io
 import json
 import random
 import re
 import tokenize
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,21 @@ def plain(name: str) -> str:
     True
     """
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Cells come to be by the hundred thousand, none in a circle: nobody looks for circles then.
+
+    That search takes a third of the time of reading a large file.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def names(words: str) -> tuple[str, ...]:
@@ -166,28 +181,6 @@ def _kept(answers: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(text for answer in answers if (text := answer.strip())))
 
 
-def named_rows(file: str, records: Iterable[Record]) -> RowsRead:
-    """Rows of a table by the names in its first row. Raises `T2LocalError` when it has none."""
-    records = iter(records)
-    first = next((cells for _, cells in records if cells is None or any(map(str.strip, cells))), [])
-    named = (first or [])[: _filled(first or [])]
-    check_columns(file, len(named))
-    header, note = _header(named)
-    if not any(header):
-        raise T2LocalError(f"'{file}' has no header row; name its columns in the first row.")
-    rows: list[Row] = []
-    bad: list[Bad] = []
-    for number, cells in records:
-        if cells is None:
-            bad.append((number, "a quotation mark is not closed, or has text right after it"))
-        elif (filled := _filled(cells)) > len(header):
-            bad.append((number, f"{filled} cells, but the header has {len(header)}"))
-        elif filled:
-            named = zip_longest(header, cells[: len(header)], fillvalue="")
-            rows.append(Row(number, {column: cell for column, cell in named if column}))
-    return RowsRead(rows, bad, note)
-
-
 def check_columns(file: str, count: int) -> None:
     """Raise `T2LocalError` for a table that is wider than any page can show."""
     if count > MOST_COLUMNS:
@@ -209,35 +202,6 @@ def objects(values: Iterable[tuple[int, Any]]) -> RowsRead:
         else:
             rows.append(Row(number, value))
     return RowsRead(rows, bad)
-
-
-def _filled(cells: Sequence[str]) -> int:
-    """How many cells there are up to the last that is not blank."""
-    return max((place for place, cell in enumerate(cells, 1) if cell.strip()), default=0)
-
-
-def _header(cells: Sequence[str]) -> tuple[list[str], str]:
-    """Different names: a repeated one gets its place among its equals, and a note says so."""
-    names: dict[str, None] = {}
-    found: list[str] = []
-    places: Counter[str] = Counter()
-    repeated: list[str] = []
-    for cell in cells:
-        name = cell.strip()
-        if name and name in names:
-            repeated.append(name)
-            places[name] = max(places[name], 1) + 1
-            while f"{name} ({places[name]})" in names:
-                places[name] += 1
-            name = f"{name} ({places[name]})"
-        names[name] = None
-        found.append(name)
-    if not repeated:
-        return found, ""
-    return found, (
-        f"More than one column is called '{shown(repeated[0])}'; "
-        f"the later one is '{shown(repeated[0])} (2)' here."
-    )
 
 
 def _fault(value: Any) -> str:
@@ -288,6 +252,8 @@ class Example:
     @property
     def pictures(self) -> tuple[str, ...]:
         """Paths or data URIs of all pictures that the model is shown, in order."""
+        if not self.columns:
+            return ()
         earlier = [p for turn in self.before for p in turn.get("images", ())]
         return *earlier, *self.own_pictures
 

@@ -4,8 +4,6 @@ Content decides on format and encoding, not the file's ending. A process of its 
 spreadsheets (`workbook_reader`). What the columns mean is told in `tasks.files`.
 """
 
-import codecs
-import csv
 import datetime
 import io
 import json
@@ -14,7 +12,7 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,21 +20,18 @@ from typing import Any
 from t2local.errors import T2LocalError
 from t2local.pictures import data_uri, picture_kind
 from t2local.tasks.cell_formats import BUILT_IN, is_format, shown_number
+from t2local.tasks.delimited import named_rows, table_rows
+from t2local.tasks.encodings import decoded
 from t2local.tasks.json_shapes import holds_json_lines, json_lines, json_rows
 from t2local.tasks.rewards.math_worker import held_bytes
-from t2local.tasks.rows import Record, Row, RowsRead, check_columns, named_rows, objects, shown
+from t2local.tasks.rows import Row, RowsRead, check_columns, objects, shown, uncollected
 from t2local.tasks.sandbox import bare_environment
 
 MOST_BYTES = 200 * 2**20
 _PARQUET = b"PAR1"
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
+@uncollected()
 def read_rows(path: Path, encoding: str = "", without_header: bool = False) -> RowsRead:
     """The rows of a file, and (number, reason) of those that could not be read.
 
@@ -48,17 +43,21 @@ def read_rows(path: Path, encoding: str = "", without_header: bool = False) -> R
     if content.startswith(_PARQUET):
         return parquet_rows(name, content)  # looks at its columns before it reads them
     if content.startswith(STARTS):
-        return workbook_rows(name, path, content)
-    text = decoded(name, content)
+        return workbook_rows(name, path, content, without_header)
+    found = decoded(name, content, encoding)
+    text = found.text
     if not text.strip("\0\ufeff \t\r\n"):
         raise T2LocalError(f"'{name}' is empty; add at least one prompt with its answer.")
-    read = _text_rows(name, text)
+    read = _text_rows(name, text, without_header)
     _check_names(name, read.rows)
+    notes = [found.note, read.note]
     lost = text.count("\ufffd") - content.count("\ufffd".encode())
-    if lost <= 0:
-        return read
-    note = f"{lost} characters could not be read and show as \ufffd; save the file as UTF-8."
-    return RowsRead(read.rows, read.bad, f"{read.note} {note}".strip())
+    if lost > 0:
+        notes.append(
+            f"{lost} characters could not be read and show as \ufffd; save the file as UTF-8."
+        )
+    note = " ".join(note for note in notes if note)
+    return RowsRead(read.rows, read.bad, note, found.encoding)
 
 
 def _check_names(name: str, rows: Sequence[Row]) -> None:
@@ -66,33 +65,11 @@ def _check_names(name: str, rows: Sequence[Row]) -> None:
 
     A table of such rows would have a cell for each row and name.
     """
-    names: set[str] = set()
+    found: set[str] = set()
     for row in rows:
-        names.update(row.cells)
-        check_columns(name, len(names))
-
-
-def decoded(name: str, content: bytes) -> str:
-    """The text of a file: by its byte order mark, else UTF-8, UTF-16 or Windows Latin.
-
-    Raises `T2LocalError` for what is no text.
-    """
-    for mark, encoding in _BOMS:
-        if content.startswith(mark):
-            return content.decode(encoding, "replace")
-    zeros = content[:4096].count(0)
-    if zeros:
-        even = content[:4096:2].count(0)
-        for encoding, share in (("utf-16-be", even), ("utf-16-le", zeros - even)):
-            if share > 0.3 * len(content[:4096:2]) and share > 0.9 * zeros:
-                return content.decode(encoding, "replace")
-        raise T2LocalError(
-            f"'{name}' is no text; use a spreadsheet's file, CSV, TSV, JSONL, JSON or Parquet."
-        )
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", "replace")
+        if not found.issuperset(row.cells):
+            found.update(row.cells)
+            check_columns(name, len(found))
 
 
 def _content(name: str, path: Path) -> bytes:
@@ -114,85 +91,12 @@ def _content(name: str, path: Path) -> bytes:
     return content
 
 
-def _text_rows(name: str, text: str) -> RowsRead:
+def _text_rows(name: str, text: str, without_header: bool) -> RowsRead:
     if text.lstrip()[:1] in ("{", "["):
         return json_rows(name, text)
     if holds_json_lines(text):
         return json_lines(text)
-    return table_rows(name, text)
-
-
-# --- CSV and TSV.
-#
-# A quotation mark that is never closed, or is closed by one far below, would swallow all rows in
-# between. So where a record breaks the rules of quoting, or does not fit the header while a line
-# inside it does, only its first line is listed as bad, and reading goes on with the next line.
-# Two stray marks that are valid quoting together cannot be told from a cell of several lines.
-
-DELIMITERS = (",", ";", "\t", "|")
-_SAMPLE = 20  # records
-_LONGEST_CELL = 2**31 - 1  # characters: the size of the file is the limit
-
-
-def table_rows(name: str, text: str) -> RowsRead:
-    """Rows of a table whose first row names its columns; numbers count rows, the header is 1.
-
-    Raises `T2LocalError` for a table without a header.
-    """
-    csv.field_size_limit(_LONGEST_CELL)
-    lines = list(io.StringIO(text.replace("\0", ""), newline=""))
-    if not lines:
-        raise T2LocalError(f"'{name}' has no header row; name its columns in the first row.")
-    return named_rows(name, _records(lines, _delimiter(lines)))
-
-
-def _records(lines: Sequence[str], delimiter: str) -> Iterator[Record]:
-    number, start, width = 0, 0, 0
-    while start < len(lines):
-        ahead = (lines[i] for i in range(start, len(lines)))
-        reader = csv.reader(ahead, delimiter=delimiter, strict=True)
-        first = start
-        while True:
-            try:
-                cells = next(reader, None)
-            except csv.Error:
-                broken = True
-            else:
-                if cells is None:
-                    return
-                inside = range(first + 1, start + reader.line_num - 1)
-                broken = len(cells) != width and any(
-                    _width(lines[i], delimiter) == width for i in inside
-                )
-            number += 1
-            if broken:
-                yield number, None
-                start = first + 1
-                break
-            width = width or len(cells)
-            yield number, cells
-            first = start + reader.line_num
-
-
-def _width(line: str, delimiter: str) -> int:
-    """How many cells a line has on its own; -1 where its quoting is broken."""
-    try:
-        return len(next(csv.reader([line], delimiter=delimiter, strict=True), []))
-    except csv.Error:
-        return -1
-
-
-def _delimiter(lines: Sequence[str]) -> str:
-    """The one that cuts the first rows into the same number of cells, and into most of them."""
-
-    def score(delimiter: str) -> tuple[float, int]:
-        records = zip(range(_SAMPLE), _records(lines, delimiter), strict=False)
-        widths = [len(cells or []) for _, (_, cells) in records if cells != []]
-        if not widths or widths[0] < 2:
-            return (0.0, 0)
-        return (sum(width == widths[0] for width in widths) / len(widths), widths[0])
-
-    return max(DELIMITERS, key=score)
+    return table_rows(name, text, without_header)
 
 
 # --- Parquet; rows count from 1, for there is no header row.
@@ -258,10 +162,10 @@ WATCH_S = 0.2  # between two looks at the reading process's memory
 _OTHERS_SHOWN = 5
 
 
-def workbook_rows(name: str, path: Path, content: bytes) -> RowsRead:
+def workbook_rows(name: str, path: Path, content: bytes, without_header: bool = False) -> RowsRead:
     """Rows of the first sheet that has some, under the sheet's own row numbers.
 
-    The first row with something in it is the header. Raises `T2LocalError` for a workbook that is
+    Raises `T2LocalError` for a workbook that is
     empty, damaged, protected or too large, and for any other zip archive or Office file.
     """
     if _is_other_archive(path):
@@ -286,7 +190,8 @@ def workbook_rows(name: str, path: Path, content: bytes) -> RowsRead:
     ]
     left_out = {row for row, _ in bad} - {found["rows"][0][0]}  # the header
     kept = ((number, cells) for number, cells in found["rows"] if number not in left_out)
-    read = named_rows(name, ((n, _as_shown(cells, found, unshown)) for n, cells in kept))
+    records = ((n, _as_shown(cells, found, unshown)) for n, cells in kept)
+    read = named_rows(name, records, without_header)
     notes = [_which_sheet(sheet, found["others"]), read.note, _without_format(found, unshown)]
     return RowsRead(read.rows, sorted([*read.bad, *bad]), " ".join(note for note in notes if note))
 

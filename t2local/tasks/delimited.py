@@ -1,0 +1,293 @@
+"""CSV, TSV and their like as rows, and the header of a table in text or in a spreadsheet.
+
+What people's programs write is read as they meant it: Excel's `sep=;`, other delimiters and line
+ends, quotes in quotes however they are written, titles above the header, an index under no name.
+What is left out is said in the note.
+"""
+
+import contextlib
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from t2local.errors import T2LocalError
+from t2local.tasks.columns import USUAL_NAMES
+from t2local.tasks.rows import Bad, Record, Row, RowsRead, check_columns, names, shown
+
+# --- Text to records.
+#
+# A quotation mark that is never closed, or is closed by one far below, would swallow all rows in
+# between. So where a record breaks the rules of quoting, or does not fit the header while a line
+# inside it does, only its first line is listed as bad, and reading goes on with the next line.
+# Two stray marks that are valid quoting together cannot be told from a cell of several lines.
+
+DELIMITERS = (",", ";", "\t", "|")
+_SAMPLE = 20  # records
+_LONGEST_CELL = 2**31 - 1  # characters: the size of the file is the limit
+_NAMED_DELIMITER = re.compile(r'"?sep=(\\t|.)"?[,;\t| ]*[\r\n]*', re.IGNORECASE)  # Excel's
+_ESCAPED_QUOTE = re.compile(r'(?<!\\)\\"')
+
+
+def table_rows(name: str, text: str, without_header: bool = False) -> RowsRead:
+    """Rows of a table whose first row names its columns; numbers count rows, the header is 1.
+
+    Raises `T2LocalError` for a table without a header, unless it is to be `without_header`.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
+    lines = list(io.StringIO(text.replace("\0", ""), newline=""))
+    said = _NAMED_DELIMITER.fullmatch(lines[0]) if lines else None
+    if said:
+        lines = lines[1:]
+        delimiter = "\t" if said[1] == "\\t" else said[1]
+    else:
+        delimiter = _delimiter(lines)
+    return named_rows(name, _all_records(lines, delimiter), without_header)
+
+
+def _all_records(lines: Sequence[str], delimiter: str) -> list[Record]:
+    """The records, under the quoting that breaks the fewest: `""` in `"`, `\\"` in `"`, or `'`."""
+    with contextlib.suppress(csv.Error):
+        whole = list(csv.reader(lines, delimiter=delimiter, strict=True))
+        if len(set(map(len, whole)) - {0}) < 2:
+            return list(enumerate(whole, 1))
+    usual = list(_records(lines, delimiter))
+    others = []
+    if any('\\"' in line for line in lines):
+        escaped = [_ESCAPED_QUOTE.sub('""', line) for line in lines]
+        others.append(list(_records(escaped, delimiter)))
+    if any(line.lstrip().startswith("'") or f"{delimiter}'" in line for line in lines):
+        others.append(list(_records(lines, delimiter, "'")))
+    return min((usual, *others), key=_misfits)  # the first of equals
+
+
+def _misfits(records: Sequence[Record]) -> int:
+    """How many records are broken, or have another number of cells than the most."""
+    widths = Counter(-1 if cells is None else len(cells) for _, cells in records if cells != [])
+    fitting = max((count for width, count in widths.items() if width > 0), default=0)
+    return widths.total() - fitting
+
+
+def _records(lines: Sequence[str], delimiter: str, quote: str = '"') -> Iterator[Record]:
+    number, start, width = 0, 0, 0
+    marks = {"delimiter": delimiter, "quotechar": quote, "strict": True}
+    while start < len(lines):
+        ahead = (lines[i] for i in range(start, len(lines)))
+        reader = csv.reader(ahead, **marks)
+        first = start
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error:
+                broken = True
+            else:
+                if cells is None:
+                    return
+                inside = range(first + 1, start + reader.line_num - 1)
+                broken = len(cells) != width and any(
+                    _width(lines[i], marks) == width for i in inside
+                )
+            number += 1
+            if broken:
+                yield number, None
+                start = first + 1
+                break
+            width = width or len(cells)
+            yield number, cells
+            first = start + reader.line_num
+
+
+def _width(line: str, marks: Mapping[str, Any]) -> int:
+    """How many cells a line has on its own; -1 where its quoting is broken."""
+    try:
+        return len(next(csv.reader([line], **marks), []))
+    except csv.Error:
+        return -1
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """The one that cuts the first rows into the same number of cells, and into most of them.
+
+    A first row of one cell that is a usual name has no delimiter: what follows are its texts.
+    """
+    first = next((line.strip() for line in lines if line.strip()), "")
+    if names(first) and names(first)[0] in USUAL_NAMES and len(first.split()) == 1:
+        return DELIMITERS[0]
+
+    def score(delimiter: str) -> tuple[float, bool, int]:
+        records = zip(range(_SAMPLE), _records(lines, delimiter), strict=False)
+        found = [len(cells or []) for _, (_, cells) in records if cells != []]
+        widths = Counter(found)
+        width, count = max(widths.items(), key=lambda one: (one[1], one[0]), default=(0, 0))
+        return (count / len(found), found[0] == width, width) if width > 1 else (0.0, False, 0)
+
+    return max(DELIMITERS, key=score)
+
+
+# --- The header of a table, in text or in a spreadsheet.
+
+_LONG = 60  # characters: longer is a text, and no name
+_ALIKE = 0.8  # of a column's cells
+_ENDS = ("?", "？", "؟", ";", "!", "！", "。", ".")
+
+
+def named_rows(file: str, records: Iterable[Record], without_header: bool = False) -> RowsRead:
+    """Rows of a table by the names in its first row.
+
+    Rows of fewer cells above the header are titles. Raises `T2LocalError` where there is no header,
+    or what stands there is a row like the others.
+    """
+    every = [record for record in records if record[1] is None or any(map(str.strip, record[1]))]
+    above = 0 if without_header else _titles(every)
+    first = every[above][1] or [] if every else []
+    named = first[: _filled(first)]
+    if without_header:
+        named = [f"column {place}" for place in range(1, _usual_width(every) + 1)]
+    check_columns(file, len(named))
+    header, note = _header(named)
+    if not any(header):
+        raise T2LocalError(f"'{file}' has no header row; name its columns in the first row.")
+    below = every if without_header else every[above + 1 :]
+    if not without_header and (like := _like_a_row(header, below)):
+        raise T2LocalError(
+            f"The first row of '{file}' looks like a row and not like names of columns "
+            f"('{shown(like, 40)}'); add a header, or say that there is none."
+        )
+    read = _under(header, below)
+    notes = [note, _titles_note(every[:above]), _unnamed_note(header, below)]
+    return RowsRead(read.rows, read.bad, " ".join(note for note in notes if note))
+
+
+def _under(header: Sequence[str], records: Sequence[Record]) -> RowsRead:
+    rows: list[Row] = []
+    bad: list[Bad] = []
+    whole = all(header)
+    for number, cells in records:
+        if cells is None:
+            bad.append((number, "a quotation mark is not closed, or has text right after it"))
+        elif whole and len(cells) == len(header):
+            rows.append(Row(number, dict(zip(header, cells, strict=True))))
+        elif (filled := _filled(cells)) > len(header):
+            bad.append((number, f"{filled} cells, but the header has {len(header)}"))
+        else:
+            named = zip_longest(header, cells[: len(header)], fillvalue="")
+            rows.append(Row(number, {column: cell for column, cell in named if column}))
+    return RowsRead(rows, bad)
+
+
+def _filled(cells: Sequence[str]) -> int:
+    """How many cells there are up to the last that is not blank."""
+    return max((place for place, cell in enumerate(cells, 1) if cell.strip()), default=0)
+
+
+def _usual_width(records: Sequence[Record]) -> int:
+    widths = Counter(_filled(cells) for _, cells in records[:_SAMPLE] if cells)
+    return max(widths.items(), key=lambda found: (found[1], found[0]), default=(0, 0))[0]
+
+
+def _titles(records: Sequence[Record]) -> int:
+    """How many rows stand above the header: titles of one cell, remarks, dates.
+
+    They have fewer cells than most rows, and the header has as many, or usual names.
+    """
+    width = _usual_width(records)
+    for above, (_, cells) in enumerate(records[:_SAMPLE]):
+        filled = [cell for cell in cells or () if cell.strip()]
+        usual = any(name in USUAL_NAMES for cell in filled for name in _names_in(cell))
+        if usual or (cells and _filled(cells) >= width and len(filled) > 1):
+            return above
+        if not 0 < len(filled) < max(2, width):
+            return 0
+    return 0
+
+
+def _titles_note(titles: Sequence[Record]) -> str:
+    if not titles:
+        return ""
+    said = " ".join(cell for cell in titles[0][1] or () if cell.strip())
+    rows = "row stands" if len(titles) == 1 else "rows stand"
+    return f"{len(titles)} {rows} above the header and is no row of it: '{shown(said, 40)}'."
+
+
+def _unnamed_note(header: Sequence[str], records: Sequence[Record]) -> str:
+    """What is left out because it stands under no name, as the index that pandas writes."""
+    places = [place for place, name in enumerate(header) if not name]
+    if not places:
+        return ""
+    numbers = [cells[places[0]].strip() for _, cells in records if cells and len(cells) > places[0]]
+    if numbers and all(number.isdecimal() for number in numbers):
+        return "A column without a name only counts the rows and is left out."
+    if any(numbers) or len(places) > 1:
+        return "A column without a name is left out; name it in the header to use it."
+    return ""
+
+
+def _like_a_row(header: Sequence[str], records: Sequence[Record]) -> str:
+    """The cell of the header that is like those below it, "" where the header is one."""
+    if any(name in USUAL_NAMES for cell in header for name in _names_in(cell)):
+        return ""
+    rows = [cells for _, cells in records[: 10 * _SAMPLE] if cells]
+    for place, name in enumerate(header):
+        below = [cells[place].strip() for cells in rows if place < len(cells)]
+        below = [cell for cell in below if cell]
+        if name and below and any(alike(name, below) for alike in _LIKE):
+            return name
+    return ""
+
+
+def _names_in(cell: str) -> tuple[str, ...]:
+    """A cell as the usual names are written."""
+    return names("_".join(cell.split()))
+
+
+def _most(found: Iterable[bool], of: int) -> bool:
+    return sum(found) >= _ALIKE * of
+
+
+def _ends_alike(name: str, below: Sequence[str]) -> bool:
+    same = _most((cell.endswith(name[-1]) for cell in below), len(below))
+    return name.endswith(_ENDS) and same
+
+
+def _repeats(name: str, below: Sequence[str]) -> bool:
+    """One of a few kinds that stand there again and again."""
+    return name in below and len(set(below)) <= (len(below) + 1) / 2
+
+
+def _begins_alike(name: str, below: Sequence[str]) -> bool:
+    first = name.split()[:2]
+    return len(first) == 2 and _most((cell.split()[:2] == first for cell in below), len(below))
+
+
+def _is_long(name: str, below: Sequence[str]) -> bool:
+    return len(name) > _LONG and _most((len(cell) > _LONG for cell in below), len(below))
+
+
+_LIKE = (_ends_alike, _repeats, _begins_alike, _is_long)
+
+
+def _header(cells: Sequence[str]) -> tuple[list[str], str]:
+    """Different names: a repeated one gets its place among its equals, and a note says so."""
+    names: dict[str, None] = {}
+    found: list[str] = []
+    places: Counter[str] = Counter()
+    repeated: list[str] = []
+    for cell in cells:
+        name = cell.strip()
+        if name and name in names:
+            repeated.append(name)
+            places[name] = max(places[name], 1) + 1
+            while f"{name} ({places[name]})" in names:
+                places[name] += 1
+            name = f"{name} ({places[name]})"
+        names[name] = None
+        found.append(name)
+    if not repeated:
+        return found, ""
+    return found, (
+        f"More than one column is called '{shown(repeated[0])}'; "
+        f"the later one is '{shown(repeated[0])} (2)' here."
+    )
