@@ -31,8 +31,8 @@ from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel, Z
+from t2local.svf.basis import depth_of
 from t2local.svf.model import FactoredModel
-from t2local.svf.targets import depth_of
 from t2local.tasks.rewards import check_reward, rewards_of
 from t2local.tasks.rows import Example
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Dispatched, Done, Steered, Token
 from t2local.adapt.applier import Applier, MixtureKey
 from t2local.adapt.context import (
     Fitted,
@@ -22,7 +21,19 @@ from t2local.adapt.context import (
     check_pictures,
     fit,
 )
-from t2local.adapt.dispatch import Available, Controls, Reading, first_pass, strategy_of
+from t2local.adapt.dispatch import (
+    ADAPTED_ROW,
+    Available,
+    Controls,
+    Dispatch,
+    Dispatched,
+    Done,
+    Reading,
+    Steered,
+    Token,
+    first_pass,
+    strategy_of,
+)
 from t2local.models.decode.generate import Decoder, PrefixCache, Quick
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.decode.sampling import Sampling

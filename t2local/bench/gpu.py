@@ -21,9 +21,8 @@ from t2local.models.decode.cuda_graphs import StepDecoder
 from t2local.models.load.loader import LoadedModel
 from t2local.models.load.quantized import resident_bytes
 from t2local.svf import SVFModel, Z
-from t2local.svf.basis import Basis, decompose, side_of
+from t2local.svf.basis import Basis, decompose, find_targets, is_attention, side_of
 from t2local.svf.layer import InForce, SVFLinear, join_siblings
-from t2local.svf.targets import find_targets, is_attention
 
 GB = 1e9
 RATIO = "ratio"

@@ -20,12 +20,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from t2local.adapt.answer_stream import BASE, Done
 from t2local.adapt.answering import answer_examples
 from t2local.adapt.applier import may_rebuild
 from t2local.adapt.candidates import Candidates, ShotScorer
 from t2local.adapt.cem import EXPERT
-from t2local.adapt.dispatch import asking_strategies
+from t2local.adapt.dispatch import BASE, Done, asking_strategies
 from t2local.bench.table import Measured, Row, interleaved, random_z, ratio, timed
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
@@ -33,8 +32,8 @@ from t2local.models.decode.generate import Decoder
 from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture, SVFModel, Z, attach, compose
+from t2local.svf.basis import is_attention
 from t2local.svf.model import FactoredModel
-from t2local.svf.targets import is_attention
 from t2local.tasks.rows import Example
 from t2local.tasks.sandbox import check_allowed, run_code, run_tests
 

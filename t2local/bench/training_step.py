@@ -30,9 +30,8 @@ from t2local.progress import CancelToken, drain
 from t2local.svf import SVFModel, attaching
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rows import Example
-from t2local.training.config import TrainConfig
+from t2local.training.config import SVFMethod, TrainConfig
 from t2local.training.loop import train
-from t2local.training.methods import SVFMethod
 from t2local.training.reports import BatchStatistics, Checkpoint, StepReport, TrainState
 from t2local.training.runs import Run
 

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from t2local.adapt.answer_stream import FEW_SHOT, MANUAL, Dispatch, Dispatched, Done, Token
-from t2local.adapt.dispatch import STRATEGIES
+from t2local.adapt.dispatch import FEW_SHOT, MANUAL, STRATEGIES, Dispatch, Dispatched, Done, Token
 from t2local.cli import add_model_arguments, log, log_progress
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls

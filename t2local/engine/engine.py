@@ -18,10 +18,9 @@ import torch
 
 from t2local import paths
 from t2local.adapt import two_pass
-from t2local.adapt.answer_stream import ADAPTED_ROW, Dispatch, Token
 from t2local.adapt.applier import Applier
 from t2local.adapt.context import check_messages
-from t2local.adapt.dispatch import Controls, offered
+from t2local.adapt.dispatch import ADAPTED_ROW, Controls, Dispatch, Token, offered
 from t2local.engine.answers import JOB, Answers
 from t2local.engine.chats import ChatStore
 from t2local.engine.evaluations import Evaluations

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from t2local import paths
-from t2local.adapt.answer_stream import BASE, FEW_SHOT
-from t2local.adapt.dispatch import STRATEGIES, asking_strategies
+from t2local.adapt.dispatch import BASE, FEW_SHOT, STRATEGIES, asking_strategies
 from t2local.engine.job_record import EVALUATION, JobStatus, Record, new_id
 from t2local.engine.jobs import Job, Work
 from t2local.engine.model_slot import OnModel, check_model

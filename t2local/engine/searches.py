@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from t2local import paths
-from t2local.adapt.answer_stream import FEW_SHOT
 from t2local.adapt.cem import LEAST_SHOTS, MOST_SHOTS, CEMConfig
+from t2local.adapt.dispatch import FEW_SHOT
 from t2local.adapt.few_shot import Found, Generation, draw_shots, search
 from t2local.engine.job_record import SEARCH, JobStatus, Record, new_id
 from t2local.engine.jobs import Job, Work

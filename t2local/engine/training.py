@@ -24,9 +24,8 @@ from t2local.progress import BUSY, FINISHED, INTERRUPTED, Progress
 from t2local.svf import SVFModel
 from t2local.tasks.datasets import dataset
 from t2local.tasks.rows import Example
-from t2local.training.config import SVF, TrainConfig
+from t2local.training.config import SVF, SVFMethod, TrainConfig
 from t2local.training.dry_run import DryRunReport, Forecast, dry_run_report, lasting
-from t2local.training.methods import SVFMethod
 from t2local.training.recipe import dataset_of, make_expert
 from t2local.training.reports import (
     Checkpoint,

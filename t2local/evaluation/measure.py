@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
-from t2local.adapt.answer_stream import Dispatch
 from t2local.adapt.answering import (
     CHOICE,
     NOT_FINITE,
@@ -22,6 +21,7 @@ from t2local.adapt.answering import (
     check_sees,
     prompt_ids,
 )
+from t2local.adapt.dispatch import Dispatch
 from t2local.errors import T2LocalError
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet, judge, right_answer
 from t2local.evaluation.tally import Evaluation, Record, RecordFile, key_of, summary

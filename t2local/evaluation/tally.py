@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from t2local import paths
-from t2local.adapt.answer_stream import BASE
+from t2local.adapt.dispatch import BASE
 from t2local.evaluation.questions import QuestionSet
 from t2local.evaluation.variants import ORACLE, Subject, Variant
 from t2local.statistics import paired_difference, wilson

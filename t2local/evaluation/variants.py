@@ -16,9 +16,16 @@ from typing import Any, Protocol
 
 import torch
 
-from t2local.adapt.answer_stream import BASE, Dispatch
 from t2local.adapt.applier import holding
-from t2local.adapt.dispatch import Available, Controls, Reading, first_pass, strategy_of
+from t2local.adapt.dispatch import (
+    BASE,
+    Available,
+    Controls,
+    Dispatch,
+    Reading,
+    first_pass,
+    strategy_of,
+)
 from t2local.errors import T2LocalError
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER, SKILL

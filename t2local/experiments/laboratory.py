@@ -20,11 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from t2local import paths
-from t2local.adapt.answer_stream import CLASSIFIER, OTHER, PROMPT
 from t2local.adapt.answering import CHOICE, batches
 from t2local.adapt.applier import holding
 from t2local.adapt.dispatch import (
+    CLASSIFIER,
     LABELS,
+    OTHER,
+    PROMPT,
     Available,
     Controls,
     Reading,
@@ -41,9 +43,8 @@ from t2local.statistics import paired_difference, wilson
 from t2local.svf import SVFModel, Z, attach
 from t2local.tasks.datasets import Dataset, dataset, with_prompts
 from t2local.tasks.rows import Example
-from t2local.training.config import LORA, NEXT_TOKEN, TrainConfig
+from t2local.training.config import LORA, NEXT_TOKEN, Method, TrainConfig, method_for
 from t2local.training.loop import train
-from t2local.training.methods import Method, method_for
 from t2local.training.reports import Checkpoint, StepReport, TrainOutcome
 from t2local.training.validation import score_greedy
 from t2local.untrusted import read_document

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from t2local.adapt.answer_stream import CLASSIFIER, PROMPT
 from t2local.adapt.cem import LIGHT, LOG_LIKELIHOOD, MATRIX, CEMConfig
+from t2local.adapt.dispatch import CLASSIFIER, PROMPT
 from t2local.adapt.few_shot import Found, draw_shots, search
 from t2local.evaluation.benchmark_tasks import question_set
 from t2local.evaluation.measure import Scored, evaluate

@@ -45,9 +45,8 @@ from t2local.svf import Mixture, SVFModel, Z, attach, compose
 from t2local.tasks.benchmarks import data_folder
 from t2local.tasks.files import read_examples
 from t2local.tasks.rows import Example
-from t2local.training.config import TrainConfig
+from t2local.training.config import SVFMethod, TrainConfig
 from t2local.training.loop import train
-from t2local.training.methods import SVFMethod
 from t2local.training.reports import Checkpoint, StepReport
 from t2local.training.validation import Scored, score_greedy
 

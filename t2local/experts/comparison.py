@@ -13,8 +13,8 @@ import torch
 
 from t2local.errors import T2LocalError
 from t2local.experts.expert import Expert, HeldOut
+from t2local.svf.basis import depth_of
 from t2local.svf.mixing import Z
-from t2local.svf.targets import depth_of
 
 
 @dataclass(frozen=True)

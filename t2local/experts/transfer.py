@@ -21,7 +21,7 @@ from t2local.experts.expert import IN_ORDER, TRANSFERRED, Expert, stamped
 from t2local.experts.store import ExpertStore, Stored
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
-from t2local.svf.targets import depth_of
+from t2local.svf.basis import depth_of
 
 SHUFFLED = "shuffled"
 ORDERS = (IN_ORDER, SHUFFLED)

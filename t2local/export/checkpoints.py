@@ -24,8 +24,8 @@ from t2local.models.chat_format import render_chat
 from t2local.models.load.load_errors import quiet_transformers
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, Z
+from t2local.svf.basis import is_conv1d
 from t2local.svf.layer import SVFLinear, weight_as_used
-from t2local.svf.targets import is_conv1d
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 DTYPE = "bfloat16"

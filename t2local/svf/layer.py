@@ -14,9 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from t2local.errors import T2LocalError
-from t2local.svf.basis import Basis
+from t2local.svf.basis import Basis, is_conv1d, sharing_input
 from t2local.svf.fused import add_branch, add_branches, may_fuse
-from t2local.svf.targets import is_conv1d, sharing_input
 
 # --- The gradient of `z` through a rebuilt matrix, without the gradient of the matrix.
 #

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 
 from t2local.errors import T2LocalError
-from t2local.svf.targets import depth_of, is_attention
+from t2local.svf.basis import depth_of, is_attention
 
 LARGEST = 10.0  # of an α, a gain, a strength; far beyond it the model only babbles
 Z = dict[str, torch.Tensor]  # matrix name -> [r] (or [B, r], [B, T, r])

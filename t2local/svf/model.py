@@ -27,6 +27,8 @@ from t2local.svf.basis import (
     Basis,
     BasisCache,
     decompose,
+    find_targets,
+    is_conv1d,
     rounded,
     stored_bytes,
     weight_digest,
@@ -34,7 +36,6 @@ from t2local.svf.basis import (
 from t2local.svf.fused import ZBuffer, branch_path
 from t2local.svf.layer import InForce, SVFLinear, is_quantised, join_siblings, weight_as_used
 from t2local.svf.mixing import Z
-from t2local.svf.targets import find_targets, is_conv1d
 
 # --- A reentrant lock that is handed on in the order in which threads asked for it.
 #

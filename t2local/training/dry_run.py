@@ -24,8 +24,7 @@ from t2local.svf import SVFModel
 from t2local.tasks.datasets import Dataset
 from t2local.tasks.rewards import REWARDS, rewards_of
 from t2local.tasks.rows import Example, shown, too_long
-from t2local.training.config import NEXT_TOKEN, TrainConfig
-from t2local.training.methods import method_for
+from t2local.training.config import NEXT_TOKEN, TrainConfig, method_for
 from t2local.training.policies import Policy, policy_for, sampling_seed
 from t2local.training.reports import (
     MEASURING_FORGOTTEN,

@@ -20,9 +20,15 @@ from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel
 from t2local.tasks.rows import Example
-from t2local.training.config import POLICY_GRADIENT, TrainConfig
+from t2local.training.config import (
+    POLICY_GRADIENT,
+    Method,
+    TrainConfig,
+    change_by_layer,
+    method_for,
+    overall_change,
+)
 from t2local.training.dry_run import dry_run
-from t2local.training.methods import Method, change_by_layer, method_for, overall_change
 from t2local.training.policies import policy_for, sampling_seed
 from t2local.training.processes import Processes
 from t2local.training.reports import (

@@ -24,9 +24,9 @@ from t2local.svf import SVFModel, Z
 from t2local.tasks.datasets import Dataset, dataset, folds, with_prompts
 from t2local.tasks.rewards import check_reward, parts_of
 from t2local.tasks.uploads import with_choices
+from t2local.training.config import Method, SVFMethod, method_for
 from t2local.training.dry_run import check_lengths
 from t2local.training.loop import Event, train
-from t2local.training.methods import Method, SVFMethod, method_for
 from t2local.training.processes import Processes
 from t2local.training.reports import MEASURING_HELD_OUT, TRAINING_WITHOUT, TrainOutcome, TrainState
 from t2local.training.runs import Plan

@@ -21,10 +21,9 @@ from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import SVFModel
 from t2local.tasks.datasets import DECIDING, Dataset, probes
 from t2local.tasks.rows import Example
-from t2local.training.config import LORA
+from t2local.training.config import LORA, method_for
 from t2local.training.dry_run import Agenda, other_seconds
 from t2local.training.loop import Event
-from t2local.training.methods import method_for
 from t2local.training.processes import Processes
 from t2local.training.recipe import Trained, dataset_of, train_expert
 from t2local.training.reports import Held, Notice

@@ -16,6 +16,7 @@ import gradio as gr
 
 from t2local.errors import T2LocalError
 from t2local.html import plus_minus
+from t2local.tasks.encodings import ENCODINGS, WORDS
 from t2local.tasks.files import DETECTED, ExampleFile, Fits, Look, Table, Wanted, numbers_as_labels
 from t2local.tasks.rows import Example
 from t2local.tasks.rows import shown as one_line
@@ -29,16 +30,6 @@ NEXT = 17  # rows after these, in one line each
 LISTED = 12  # bad rows, duplicates
 RAW_ROWS, RAW_COLUMNS = 5, 12
 LONGEST = 2_000  # characters of a turn
-ENCODINGS = (  # codec, words
-    ("utf-8", "UTF-8"),
-    ("cp1252", "Western European (Windows-1252)"),
-    ("cp1250", "Central European (Windows-1250)"),
-    ("cp1251", "Cyrillic (Windows-1251)"),
-    ("gb18030", "Chinese, simplified (GB 18030, GBK)"),
-    ("big5", "Chinese, traditional (Big5)"),
-    ("cp932", "Japanese (Shift-JIS)"),
-    ("euc_kr", "Korean (EUC-KR)"),
-)
 FOUND = ""  # the encoding that the file has as far as can be told
 NO_HEADER_IN = (".json", ".jsonl", ".ndjson", ".parquet")
 NO_ROWS = "There are no rows yet; choose a file, or paste some."
@@ -306,7 +297,7 @@ def asks_names(look: Look) -> bool:
 
 
 def _encoding_update(read: ExampleFile | Table, wanted: Wanted) -> gr.Dropdown:
-    words = dict(ENCODINGS).get(read.encoding, read.encoding)
+    words = WORDS.get(read.encoding, read.encoding)
     found = "as found" if wanted.encoding or not words else f"as found: {words}"
     return gr.Dropdown(
         choices=[(found, FOUND), *((words, codec) for codec, words in ENCODINGS)],
@@ -396,7 +387,7 @@ def rows_html(look: Look, as_read: Sequence[str]) -> str:
         "rows",
         name=one_line(look.path.name),
         count=len(file.examples),
-        encoding=dict(ENCODINGS).get(file.encoding, file.encoding),
+        encoding=WORDS.get(file.encoding, file.encoding),
         note=file.note,
         found=[_marked(line) for line in file.found],
         bad=bad,

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from t2local.adapt import two_pass
-from t2local.adapt.answer_stream import Done, Steered, Token
 from t2local.adapt.applier import BASE_KEY, Applier
-from t2local.adapt.dispatch import Controls
+from t2local.adapt.dispatch import Controls, Done, Steered, Token
 from t2local.adapt.two_pass import Steering, answer
 from t2local.errors import T2LocalError
 from t2local.models.decode.generate import PrefixCache

@@ -1,8 +1,9 @@
 import pytest
 
-from t2local.adapt.answer_stream import BASE, OTHER
 from t2local.adapt.dispatch import (
+    BASE,
     HEAD_CHARACTERS,
+    OTHER,
     STRATEGIES,
     TAIL_CHARACTERS,
     Available,

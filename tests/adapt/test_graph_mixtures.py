@@ -9,9 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2local.adapt.answer_stream import Steered, Token
 from t2local.adapt.applier import Applier, GraphMixtures
-from t2local.adapt.dispatch import Controls
+from t2local.adapt.dispatch import Controls, Steered, Token
 from t2local.adapt.two_pass import Steering, Workshop, answer
 from t2local.models.decode.cuda_graphs import GraphSteps, StepDecoder, why_not
 from t2local.models.decode.generate import PrefixCache

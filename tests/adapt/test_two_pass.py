@@ -6,17 +6,18 @@ import pytest
 import torch
 
 from t2local.adapt import two_pass
-from t2local.adapt.answer_stream import (
+from t2local.adapt.context import fit
+from t2local.adapt.dispatch import (
     ADAPTED_ROW,
     BASE_ROW,
     CLASSIFIER,
+    Available,
+    Controls,
     Dispatched,
     Done,
     Steered,
     Token,
 )
-from t2local.adapt.context import fit
-from t2local.adapt.dispatch import Available, Controls
 from t2local.adapt.two_pass import Steering, answer, dispatch
 from t2local.errors import T2LocalError
 from t2local.models.decode.generate import PrefixCache

@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from t2local.adapt.answer_stream import BASE, Dispatched, Done
+from t2local.adapt.dispatch import BASE, Dispatched, Done
 from t2local.engine import chats
 from t2local.engine.chats import ChatStore
 from t2local.engine.engine import Engine

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from t2local.adapt import two_pass
-from t2local.adapt.answer_stream import Dispatched, Done, Steered, Token
 from t2local.adapt.context import TooLong
-from t2local.adapt.dispatch import STRATEGIES, Strategy
+from t2local.adapt.dispatch import STRATEGIES, Dispatched, Done, Steered, Strategy, Token
 from t2local.cli.main import main
 from t2local.engine import loading
 from t2local.engine.answers import Asked

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from t2local.adapt.answer_stream import Dispatched
+from t2local.adapt.dispatch import Dispatched
 from t2local.engine.engine import Engine
 from t2local.engine.jobs import Jobs
 from t2local.engine.requests import ChatRequest, Controls

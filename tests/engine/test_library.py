@@ -2,8 +2,8 @@
 
 import pytest
 
-from t2local.adapt.answer_stream import Done, Steered, Token
 from t2local.adapt.applier import Applier
+from t2local.adapt.dispatch import Done, Steered, Token
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.errors import T2LocalError
 from t2local.models.decode.sampling import Sampling

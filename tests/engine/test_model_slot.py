@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2local.adapt.answer_stream import Dispatched, Done
 from t2local.adapt.cem import CEMConfig
+from t2local.adapt.dispatch import Dispatched, Done
 from t2local.engine import loading
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import LOADING

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from t2local.adapt.answer_stream import Dispatched
 from t2local.adapt.cem import CEMConfig
+from t2local.adapt.dispatch import Dispatched
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import SEARCH, Record
 from t2local.engine.requests import ChatRequest, Controls

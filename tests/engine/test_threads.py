@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 import torch
 
-from t2local.adapt.answer_stream import Dispatched, Done, Steered
+from t2local.adapt.dispatch import Dispatched, Done, Steered
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.models.decode.out_of_memory import out_of_memory_told

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from t2local.svf import attach
+from t2local.svf.basis import is_conv1d
 from t2local.svf.layer import weight_as_used
-from t2local.svf.targets import is_conv1d
 from tests.conftest import FAMILIES
 from tests.svf.support import IDS, composed, logits, random_z, relative
 

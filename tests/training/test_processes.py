@@ -9,8 +9,7 @@ import torch
 
 from t2local.experts.store import read_expert
 from t2local.paths import PROJECT_ROOT
-from t2local.training.config import NEXT_TOKEN, TrainConfig
-from t2local.training.methods import SVFMethod
+from t2local.training.config import NEXT_TOKEN, SVFMethod, TrainConfig
 from t2local.training.policies import policy_for
 from t2local.training.processes import Processes, combined
 from t2local.training.step_memory import StepWork

@@ -7,8 +7,7 @@ from t2local.progress import CancelToken, Progress, drain
 from t2local.tasks.datasets import Dataset, folds, split_rows
 from t2local.tasks.rows import Example
 from t2local.training import recipe as module
-from t2local.training.config import TrainConfig
-from t2local.training.methods import method_for
+from t2local.training.config import TrainConfig, method_for
 from t2local.training.recipe import leave_one_out, train_expert
 from t2local.training.reports import MEASURING_FORGOTTEN
 from t2local.training.runs import Plan

@@ -10,8 +10,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from t2local.adapt.answer_stream import BASE_ROW, MANUAL, Dispatch, Dispatched, Done, Steered, Token
-from t2local.adapt.dispatch import offered
+from t2local.adapt.dispatch import (
+    BASE_ROW,
+    MANUAL,
+    Dispatch,
+    Dispatched,
+    Done,
+    Steered,
+    Token,
+    offered,
+)
 from t2local.engine.answers import Answers
 from t2local.engine.chats import ChatStore
 from t2local.engine.evaluations import Evaluations

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from t2local.adapt.answer_stream import Done
+from t2local.adapt.dispatch import Done
 from t2local.engine.answers import _timing
 from t2local.models.decode.sampling import Sampling
 from t2local.ui.chat.view import transcript_html

@@ -9,8 +9,8 @@ from pathlib import Path
 import gradio as gr
 
 from t2local import paths, plots
-from t2local.adapt.answer_stream import FEW_SHOT
 from t2local.adapt.cem import LIGHT, MOST_SHOTS, CEMConfig
+from t2local.adapt.dispatch import FEW_SHOT
 from t2local.adapt.few_shot import Generation
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import SEARCH

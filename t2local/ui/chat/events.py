@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from t2local.adapt.answer_stream import BASE, Token
 from t2local.adapt.context import TooLong
+from t2local.adapt.dispatch import BASE, Token
 from t2local.engine.answers import How, Live, answer, carry_on, preview
 from t2local.engine.chats import Chat
 from t2local.engine.engine import Engine

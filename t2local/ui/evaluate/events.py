@@ -12,7 +12,7 @@ from pathlib import Path
 import gradio as gr
 
 from t2local import plots
-from t2local.adapt.answer_stream import BASE
+from t2local.adapt.dispatch import BASE
 from t2local.engine.engine import Engine
 from t2local.engine.evaluations import EvaluationPlan, EvaluationReport
 from t2local.engine.job_record import EVALUATION

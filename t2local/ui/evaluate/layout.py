@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from t2local import plots
-from t2local.adapt.answer_stream import BASE
+from t2local.adapt.dispatch import BASE
 from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline
 from t2local.ui.evaluate.view import ALL, RIGHT, WRONG
 from t2local.ui.forms import create_consent

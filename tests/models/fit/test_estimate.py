@@ -29,7 +29,7 @@ from t2local.models.load import quantized
 from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
-from t2local.svf.targets import find_targets, is_attention
+from t2local.svf.basis import find_targets, is_attention
 from tests.conftest import FAMILIES
 
 WITHIN = 0.05
