@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from t2local.errors import T2LocalError
-from t2local.models.chat_format import answer_text, encode_text, render_prompt
+from t2local.models.chat_format import answer_text, encode_text, opening_of, render_prompt
 from t2local.models.decode.generate import (
     Around,
     AroundRows,
@@ -206,7 +206,8 @@ def write(
     )  # fmt: skip
     broken = _broken(seen, every)
     for row, (place, ids) in enumerate(zip(fit, said, strict=True)):
-        text = answer_text(loaded.tokenizer, ids, complete=len(ids) < most)
+        opening = opening_of(loaded.tokenizer, prompts[place])  # else thinking is taken for said
+        text = opening + answer_text(loaded.tokenizer, ids, complete=len(ids) < most)
         given[place] = Answer(failed=NOT_FINITE) if row in broken else Answer(text, len(ids))
     return given
 

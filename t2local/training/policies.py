@@ -24,7 +24,7 @@ from t2local.adapt.answering import (
     prompt_ids,
     score_choices,
 )
-from t2local.models.chat_format import answer_text, encode_text, end_of_turn
+from t2local.models.chat_format import answer_text, encode_text, end_of_turn, opening_of
 from t2local.models.decode.generate import Sampling, generate_batch
 from t2local.models.decode.scoring import (
     PackedChoices,
@@ -119,11 +119,12 @@ class TextPolicy:
             max_new_tokens=self.config.max_new_tokens,
             seed=seed,
         )
-        size = self.config.samples_per_prompt
+        size, tokenizer = self.config.samples_per_prompt, self.loaded.tokenizer
         with work.clock("sampling"):
+            prompts = [prompt_ids(self.loaded, e) for e in examples for _ in range(size)]
             token_ids = generate_batch(
                 self.loaded,
-                [prompt_ids(self.loaded, e) for e in examples for _ in range(size)],
+                prompts,
                 sampling,
                 around=work.hold,
                 keep_end=True,
@@ -131,7 +132,10 @@ class TextPolicy:
             )
             return_freed_memory()  # of the KV cache, before activations take as much
         # Whole, also where a sample was cut: every token that is made likelier was looked at.
-        texts = [answer_text(self.loaded.tokenizer, ids) for ids in token_ids]
+        texts = [
+            opening_of(tokenizer, prompt) + answer_text(tokenizer, ids)
+            for prompt, ids in zip(prompts, token_ids, strict=True)
+        ]
         return Rollout(examples, _grouped(texts, size), _grouped(token_ids, size))
 
     def rewards(self, rollout: Rollout, work: StepWork) -> Rewards:

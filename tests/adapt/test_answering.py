@@ -11,6 +11,7 @@ from t2local.evaluation.variants import Subject, mixed
 from t2local.experts import Expert
 from t2local.progress import drain
 from t2local.svf import Mixture, attach
+from t2local.tasks.rewards import rewards_of
 from t2local.tasks.rows import Example
 from t2local.training.validation import score_greedy
 from tests.adapt.conftest import random_z
@@ -96,3 +97,18 @@ def test_an_empty_message_is_asked_as_it_is(made):
     begun = loaded.tokenizer.decode(prompt_ids(loaded, row, "Hi", "Be brief.", "So"))
     assert begun.index("Be brief.") < begun.index("Hi") < begun.index("So")
     assert begun.endswith("So")
+
+
+R1 = (  # its template opens the thinking itself, so that an answer only closes it
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] <think>\n{% endif %}"
+)
+
+
+def test_thinking_that_the_template_opens_and_nobody_closes_is_no_answer(tiny_loaded):
+    """Where the model was cut off in it, no word of it is right."""
+    loaded = tiny_loaded("llama")
+    loaded.tokenizer.chat_template = R1
+    (answer,) = answer_examples(loaded, [Example("Say a!", "")], TOKENS)
+    assert answer.text.startswith("<think>\n")
+    assert rewards_of("regex", [Example("Say a!", ".*")], [answer.text]) == [-1.0]

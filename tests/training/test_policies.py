@@ -175,3 +175,16 @@ def test_imitation_runs_through_the_same_loop_without_a_dry_run(loaded, svf, col
     assert not any(isinstance(e, DryRun) for e in events)
     assert sum(isinstance(e, StepReport) for e in events) == IMITATE.steps
     assert outcome.curve[-1] > outcome.curve[0]  # the likelihood of the right answer rises
+
+
+def test_a_sample_that_only_thought_in_the_tag_of_its_template_is_no_answer(loaded, svf, work_on):
+    before = loaded.tokenizer.chat_template
+    opened = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}<think>\n"
+    policy = TextPolicy(loaded, svf, "regex", TrainConfig(max_new_tokens=3))
+    try:
+        loaded.tokenizer.chat_template = opened
+        rollout = policy.rollout([Example("Say a!", ".*")], 0, work_on({}))
+    finally:
+        loaded.tokenizer.chat_template = before
+    assert all(text.startswith("<think>") for text in rollout.texts[0])
+    assert set(policy.rewards(rollout, work_on({}))[0]) == {-1.0}
