@@ -11,12 +11,12 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any
 
 from t2local.errors import T2LocalError
 from t2local.tasks.columns import USUAL_NAMES
-from t2local.tasks.rows import Bad, Record, Row, RowsRead, check_columns, names, shown
+from t2local.tasks.rows import Bad, Record, Row, RowsRead, check_columns, plain, shown
 
 # --- Text to records.
 #
@@ -114,15 +114,18 @@ def _delimiter(lines: Sequence[str]) -> str:
     A first row of one cell that is a usual name has no delimiter: what follows are its texts.
     """
     first = next((line.strip() for line in lines if line.strip()), "")
-    if names(first) and names(first)[0] in USUAL_NAMES and len(first.split()) == 1:
+    if _is_usual(first):
         return DELIMITERS[0]
 
-    def score(delimiter: str) -> tuple[float, bool, int]:
-        records = zip(range(_SAMPLE), _records(lines, delimiter), strict=False)
-        found = [len(cells or []) for _, (_, cells) in records if cells != []]
-        widths = Counter(found)
+    def score(delimiter: str) -> tuple[bool, float, bool, int]:
+        sample = islice(_records(lines, delimiter), _SAMPLE)
+        found = [cells or [] for _, cells in sample if cells != []]
+        widths = Counter(map(len, found))
         width, count = max(widths.items(), key=lambda one: (one[1], one[0]), default=(0, 0))
-        return (count / len(found), found[0] == width, width) if width > 1 else (0.0, False, 0)
+        if width < 2:
+            return False, 0.0, False, 0
+        named = any(sum(map(_is_usual, cells)) > 1 for cells in found)
+        return named, count / len(found), len(found[0]) == width, width
 
     return max(DELIMITERS, key=score)
 
@@ -196,8 +199,7 @@ def _titles(records: Sequence[Record]) -> int:
     width = _usual_width(records)
     for above, (_, cells) in enumerate(records[:_SAMPLE]):
         filled = [cell for cell in cells or () if cell.strip()]
-        usual = any(name in USUAL_NAMES for cell in filled for name in _names_in(cell))
-        if usual or (cells and _filled(cells) >= width and len(filled) > 1):
+        if any(map(_is_usual, filled)) or (cells and _filled(cells) >= width and len(filled) > 1):
             return above
         if not 0 < len(filled) < max(2, width):
             return 0
@@ -227,7 +229,7 @@ def _unnamed_note(header: Sequence[str], records: Sequence[Record]) -> str:
 
 def _like_a_row(header: Sequence[str], records: Sequence[Record]) -> str:
     """The cell of the header that is like those below it, "" where the header is one."""
-    if any(name in USUAL_NAMES for cell in header for name in _names_in(cell)):
+    if any(map(_is_usual, header)):
         return ""
     rows = [cells for _, cells in records[: 10 * _SAMPLE] if cells]
     for place, name in enumerate(header):
@@ -238,9 +240,9 @@ def _like_a_row(header: Sequence[str], records: Sequence[Record]) -> str:
     return ""
 
 
-def _names_in(cell: str) -> tuple[str, ...]:
-    """A cell as the usual names are written."""
-    return names("_".join(cell.split()))
+def _is_usual(cell: str) -> bool:
+    """Whether a cell is a name that columns have."""
+    return bool(cell.strip()) and plain(cell) in USUAL_NAMES
 
 
 def _most(found: Iterable[bool], of: int) -> bool:
