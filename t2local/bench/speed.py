@@ -7,6 +7,7 @@ measurements.
 """
 
 import copy
+import importlib.util
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,14 +30,17 @@ from t2local.adapt.dispatch import BASE, Done, asking_strategies
 from t2local.bench.table import Measured, Row, interleaved, random_z, ratio, timed
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
+from t2local.errors import T2LocalError
 from t2local.models.decode.generate import Decoder
 from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture, SVFModel, Z, attach, compose
 from t2local.svf.basis import is_attention
 from t2local.svf.model import FactoredModel
+from t2local.tasks.files import read_examples
 from t2local.tasks.rows import Example
 from t2local.tasks.sandbox import check_allowed, run_code, run_tests
+from t2local.tasks.tables import read_rows
 
 CHANGES = 20  # changes of z timed in each round, since one takes a millisecond
 WARM_UP_TOKENS = 2  # the first reads the prompt
@@ -239,6 +244,53 @@ def program_start(rounds: int) -> Measured:
         for name, taken in seconds.items()
     ]
     return Measured(rows, {"program_over_bare": ratio(seconds["one test"], seconds[BARE])})
+
+
+# --- Reading a table of examples.
+
+
+def reading(rounds: int, n_rows: int) -> Measured:
+    """Seconds to read a table, and how long that is beside pandas and its own readers.
+
+    Both end with a row a dictionary, as a program goes through them. Raises `T2LocalError` where a
+    reader of workbooks is missing.
+    """
+    import pandas
+
+    if importlib.util.find_spec("openpyxl") is None:
+        raise T2LocalError("openpyxl is missing, by which pandas reads workbooks; pip install it.")
+    table = pandas.DataFrame(
+        {
+            "prompt": [f"What is {i} plus {i % 97}, said in words?" for i in range(n_rows)],
+            "answer": [f"It is {i + i % 97}." for i in range(n_rows)],
+            "price": [i / 4 for i in range(n_rows)],
+        }
+    )
+    readers = {
+        "JSONL": (lambda p: table.to_json(p, orient="records", lines=True),
+                  lambda p: pandas.read_json(p, lines=True)),
+        "CSV": (lambda p: table.to_csv(p, index=False), pandas.read_csv),
+        "XLSX": (lambda p: table.to_excel(p, index=False), pandas.read_excel),
+    }  # fmt: skip
+    rows, ratios = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, (write, read) in readers.items():
+            path = Path(folder) / f"table.{kind.lower()}"
+            write(path)
+            seconds = interleaved(
+                {
+                    "own": partial(read_rows, path),
+                    "pandas": lambda path=path, read=read: read(path).to_dict("records"),
+                    "examples": partial(read_examples, path),
+                },
+                rounds if kind != "XLSX" else max(1, rounds // 3),
+            )
+            name = f"reading {n_rows:,} rows of {kind}"
+            rows.append(Row(name, "rows", statistics.median(seconds["own"]), "s"))
+            rows.append(Row(name, "examples", statistics.median(seconds["examples"]), "s"))
+            rows.append(Row(name, "pandas", statistics.median(seconds["pandas"]), "s"))
+            ratios[f"read_{kind.lower()}_over_pandas"] = ratio(seconds["own"], seconds["pandas"])
+    return Measured(rows, ratios)
 
 
 # --- A generation of a mixture search: the whole population in batches, against one at a time.

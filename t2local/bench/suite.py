@@ -74,10 +74,11 @@ class Effort:
     steps: int  # measured after one to warm up
     nf4_targets: str
     population: int  # of a mixture search
+    table_rows: int  # of a file that is read
 
 
-FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION)
-QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 2)
+FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION, 50_000)
+QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 2, 2_000)
 
 
 def measuring(opening: Opening, effort: Effort) -> Measuring[tuple[EngineStatus, Measured]]:
@@ -90,7 +91,8 @@ def measuring(opening: Opening, effort: Effort) -> Measuring[tuple[EngineStatus,
     branch = yield from _svf(opening, effort)
     status, waits = yield from _engine(opening, effort)
     programs = yield from _programs(effort)
-    return status, joined([step, start, *branch, *waits, programs])
+    tables = yield from _tables(effort)
+    return status, joined([step, start, *branch, *waits, programs, tables])
 
 
 def _training_step(opening: Opening, effort: Effort) -> Measuring[Measured]:
@@ -264,6 +266,16 @@ def _programs(effort: Effort) -> Measuring[Measured]:
         return speed.program_start(4 * effort.rounds)
     except T2LocalError as error:
         yield f"the start of a program: {error}"
+        return Measured([], {})
+
+
+def _tables(effort: Effort) -> Measuring[Measured]:
+    """How long a file of examples takes to read."""
+    yield "measuring the reading of tables"
+    try:
+        return speed.reading(effort.rounds, effort.table_rows)
+    except T2LocalError as error:
+        yield f"the reading of tables: {error}"
         return Measured([], {})
 
 

@@ -139,6 +139,9 @@ RATIO_BARS = {
     "train_memory_over_trl": Bar("≤", 0.9),
     "train_overhead": Bar("≤", 0.05),
     "chat_wait_over_micro_batch": Bar("≤", 1.0),
+    "read_jsonl_over_pandas": Bar("≤", 1.5),
+    "read_csv_over_pandas": Bar("≤", 1.5),
+    "read_xlsx_over_pandas": Bar("≤", 1.5),
     "first_pass_prompt_over_answer": Bar("≤", 0.10),
     "first_pass_classifier_over_answer": Bar("≤", 0.10),
 }

@@ -81,3 +81,10 @@ def test_the_start_of_a_program_is_measured_beside_a_bare_interpreter(monkeypatc
 
 def refuse():
     raise T2LocalError("No program is run here.")
+
+
+def test_a_table_is_read_by_us_and_by_pandas():
+    found = speed.reading(1, 40)
+    assert {row.variant for row in found.rows} == {"rows", "examples", "pandas"}
+    assert all(row.value > 0 for row in found.rows)
+    assert set(found.ratios) == {f"read_{kind}_over_pandas" for kind in ("jsonl", "csv", "xlsx")}
