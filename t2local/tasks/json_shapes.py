@@ -14,7 +14,8 @@ from itertools import islice
 from typing import Any
 
 from t2local.errors import T2LocalError
-from t2local.tasks.columns import PROMPT_NAMES
+from t2local.tasks.columns import CHAT_NAMES, PROMPT_NAMES
+from t2local.tasks.conversations import is_conversation
 from t2local.tasks.rows import Bad, Row, RowsRead, objects, shown
 
 Numbered = tuple[int, Any]  # a line of a file of lines, else the place of an element; its value
@@ -282,18 +283,14 @@ def _holder(value: Mapping[str, Any]) -> tuple[str, Any] | None:
             return key, inside
     lists = [key for key, inside in value.items() if _are_objects(inside)]
     plain = all(not isinstance(value[key], list | dict) for key in value if key not in lists)
-    asks = not named.keys().isdisjoint(PROMPT_NAMES)
-    if len(lists) == 1 and plain and not asks and not _are_turns(value[lists[0]]):
+    asks = not named.keys().isdisjoint((*PROMPT_NAMES, *CHAT_NAMES))
+    if len(lists) == 1 and plain and not asks and not is_conversation(value[lists[0]]):
         return lists[0], value[lists[0]]
     return None
 
 
 def _are_objects(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1 and all(isinstance(v, dict) for v in value)
-
-
-def _are_turns(value: Sequence[Mapping[str, Any]]) -> bool:
-    return all({"role", "from", "speaker", "author"} & set(turn) for turn in value)
 
 
 def _squad(value: Any) -> list[dict[str, Any]]:
@@ -334,7 +331,7 @@ def _columns(name: str, value: Mapping[str, Any]) -> RowsRead | None:
 
 def _one_row(value: Mapping[str, Any]) -> bool:
     """Whether lists are what a single row has: turns, choices, several right answers."""
-    return any(_are_objects(cell) and _are_turns(cell) for cell in value.values())
+    return any(_are_objects(cell) and is_conversation(cell) for cell in value.values())
 
 
 def _is_by_column(value: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -265,11 +265,11 @@ def chosen(wanted: Wanted, name: str, value: Any) -> Wanted:
     if name == "label_names":
         value = tuple(part.strip() for part in (value or "").split(",") if part.strip())
     elif name == "context":
-        value = tuple(value or ())
+        value = tuple(map(str, value or ()))
     elif name == "without_header":  # columns have other names then
         return Wanted(encoding=wanted.encoding, without_header=bool(value))
     else:
-        value = value or ""
+        value = str(value or "")
     other = {"prompt": "answer", "answer": "prompt"}.get(name)
     if other and value and getattr(wanted, other) == value:
         wanted = replace(wanted, **{other: ""})

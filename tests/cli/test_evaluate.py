@@ -41,7 +41,7 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(arguments, words, rows
     given = [rows if part == "ROWS" else part for part in arguments]
     assert main(["evaluate", *given, "--model", "/nowhere"]) == 1
     *found, error = capsys.readouterr().err.splitlines()
-    assert all(line.startswith("`") for line in found), "only what the columns were taken as"
+    assert all(line.startswith(("`", "encoding: ")) for line in found), "how the rows were read"
     assert words in error
 
 

@@ -150,7 +150,7 @@ def test_training_asks_before_it_learns_from_answers_that_are_wrong_by_the_rewar
 ):
     path = tmp_path / "sums.csv"
     path.write_text(
-        "prompt,answer\n" + "".join(f"{i} + 1?,{i + 1}\n" for i in range(5)) + "6?,six\n"
+        "prompt,answer\n" + "".join(f"{i} + 1?,{i + 1}\n" for i in range(5)) + "6?,a handful\n"
     )
     command = ["train", "--data", str(path), "--reward", "numeric", "--name", "sums"]
     command += ["--steps", "1", "--max-new-tokens", "2", "--model", folder]
@@ -159,7 +159,7 @@ def test_training_asks_before_it_learns_from_answers_that_are_wrong_by_the_rewar
     assert "1 of 6 gold answers does not earn +1" in last_line(err)
     assert "--accept-gold" in last_line(err)
     status, _, err = run(capsys, *command, "--accept-gold")
-    assert "'six'" in err
+    assert "'a handful'" in err
     assert "--accept-gold" not in err
 
 

@@ -94,11 +94,10 @@ def test_what_cannot_be_trained_says_so(engine, data, tmp_path):
     with pytest.raises(T2LocalError, match="neither a file"):
         engine.training.queue(plan("nothing.csv"))
     hopeless = tmp_path / "hopeless.jsonl"
-    rows = [
-        {"prompt": f"colour {i}?", "answer": "red", "choices": ["blue", "grey"]} for i in range(24)
-    ]
+    never = {"answer": "^$", "choices": ["^$", "grey"]}  # a pattern that matches no choice
+    rows = [{"prompt": f"colour {i}?", **never} for i in range(24)]
     hopeless.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    name = engine.training.queue(plan(str(hopeless), reward="exact"))
+    name = engine.training.queue(plan(str(hopeless), reward="regex"))
     assert "Nothing to learn from" in wait(engine, name, FAILED).message
 
 

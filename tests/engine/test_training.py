@@ -80,11 +80,12 @@ def test_a_try_out_shows_what_the_base_model_earns_and_changes_nothing(engine, d
 
 
 def test_what_cannot_teach_is_refused_with_the_reason(engine, tmp_path):
-    same = [{"prompt": f"p {i}?", "answer": "red", "choices": ["blue", "grey"]} for i in range(24)]
+    never = {"answer": "^$", "choices": ["^$", "grey"]}  # a pattern that matches no choice
+    same = [{"prompt": f"p {i}?", **never} for i in range(24)]
     source = written(tmp_path / "hopeless.jsonl", same)
-    assert "Nothing to learn" in engine.training.dry_run_report(source, "exact", QUICK).problem
+    assert "Nothing to learn" in engine.training.dry_run_report(source, "regex", QUICK).problem
     with pytest.raises(T2LocalError, match="Nothing to learn"):
-        engine.training.start("red", source, "exact", OWN, QUICK)
+        engine.training.start("red", source, "regex", OWN, QUICK)
     texts = [{"prompt": f"p {i}?", "answer": "zebra"} for i in range(24)]
     source = written(tmp_path / "texts.jsonl", texts)
     assert "nothing to learn" in engine.training.dry_run_report(source, "exact", QUICK).problem
