@@ -11,7 +11,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, zip_longest
+from itertools import islice, takewhile, zip_longest
 from typing import Any
 
 from t2local.errors import T2LocalError
@@ -29,6 +29,7 @@ DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE = 20  # records
 _LONGEST_CELL = 2**31 - 1  # characters: the size of the file is the limit
 _NAMED_DELIMITER = re.compile(r'"?sep=(\\t|.)"?[,;\t| ]*[\r\n]*', re.IGNORECASE)  # Excel's
+_RULE = re.compile(r"\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)+\|?")
 _ESCAPED_QUOTE = re.compile(r'(?<!\\)\\"')
 
 
@@ -39,13 +40,45 @@ def table_rows(name: str, text: str, without_header: bool = False) -> RowsRead:
     """
     csv.field_size_limit(_LONGEST_CELL)
     lines = list(io.StringIO(text.replace("\0", ""), newline=""))
+    lines, without_header = _without_remarks(lines, without_header)
     said = _NAMED_DELIMITER.fullmatch(lines[0]) if lines else None
     if said:
         lines = lines[1:]
         delimiter = "\t" if said[1] == "\\t" else said[1]
     else:
         delimiter = _delimiter(lines)
+    if _is_markdown(lines):
+        lines, delimiter = [_unbarred(line) for line in lines], "|"
     return named_rows(name, _all_records(lines, delimiter), without_header)
+
+
+def _without_remarks(lines: list[str], without_header: bool) -> tuple[list[str], bool]:
+    """Blank lines for the remarks (`# …`) above a table, and whether it has no header.
+
+    Anki's say of its notes what they are; they have a header only as a remark.
+    """
+    remarks = list(takewhile(lambda line: line.startswith("#"), lines))
+    if any(_is_usual(cell) for cell in re.split(r"[,;|\t]", "".join(remarks).strip("# \r\n"))):
+        return lines, without_header  # the header itself, marked so
+    anki = any(line.startswith(("#separator:", "#html:")) for line in remarks)
+    return ["\n"] * len(remarks) + lines[len(remarks) :], without_header or anki
+
+
+def _is_markdown(lines: Sequence[str]) -> bool:
+    """Whether the second line is the rule below the header of a table in Markdown."""
+    written = [line.strip() for line in islice(lines, _SAMPLE) if line.strip()]
+    return len(written) > 1 and bool(_RULE.fullmatch(written[1])) and "|" in written[0]
+
+
+def _unbarred(line: str) -> str:
+    """A row of Markdown without the bars around it; its rule as a blank line."""
+    inside = line.strip()
+    if _RULE.fullmatch(inside):
+        return "\n"
+    cells = re.split(r"(?<!\\)\|", inside.removeprefix("|").removesuffix("|"))
+    text = io.StringIO()
+    csv.writer(text, delimiter="|").writerow(cell.replace("\\|", "|").strip() for cell in cells)
+    return text.getvalue() if inside else "\n"
 
 
 def _all_records(lines: Sequence[str], delimiter: str) -> list[Record]:
@@ -60,7 +93,9 @@ def _all_records(lines: Sequence[str], delimiter: str) -> list[Record]:
         escaped = [_ESCAPED_QUOTE.sub('""', line) for line in lines]
         others.append(list(_records(escaped, delimiter)))
     if any(line.lstrip().startswith("'") or f"{delimiter}'" in line for line in lines):
-        others.append(list(_records(lines, delimiter, "'")))
+        others.append(list(_records(lines, delimiter, quotechar="'")))
+    if any(f'{delimiter} "' in line for line in lines):
+        others.append(list(_records(lines, delimiter, skipinitialspace=True)))
     return min((usual, *others), key=_misfits)  # the first of equals
 
 
@@ -71,9 +106,9 @@ def _misfits(records: Sequence[Record]) -> int:
     return widths.total() - fitting
 
 
-def _records(lines: Sequence[str], delimiter: str, quote: str = '"') -> Iterator[Record]:
+def _records(lines: Sequence[str], delimiter: str, **other: Any) -> Iterator[Record]:
     number, start, width = 0, 0, 0
-    marks = {"delimiter": delimiter, "quotechar": quote, "strict": True}
+    marks = {"delimiter": delimiter, "strict": True, **other}
     while start < len(lines):
         ahead = (lines[i] for i in range(start, len(lines)))
         reader = csv.reader(ahead, **marks)
@@ -92,12 +127,19 @@ def _records(lines: Sequence[str], delimiter: str, quote: str = '"') -> Iterator
                 )
             number += 1
             if broken:
-                yield number, None
+                yield number, _mended(lines[first], marks, width)
                 start = first + 1
                 break
             width = width or len(cells)
             yield number, cells
             first = start + reader.line_num
+
+
+def _mended(line: str, marks: Mapping[str, Any], width: int) -> list[str] | None:
+    """The cells of a line whose quotes stand after backslashes; None where they are not enough."""
+    line = _ESCAPED_QUOTE.sub('""', line)
+    fits = width and _width(line, marks) == width
+    return next(csv.reader([line], **marks)) if fits else None
 
 
 def _width(line: str, marks: Mapping[str, Any]) -> int:
@@ -132,6 +174,7 @@ def _delimiter(lines: Sequence[str]) -> str:
 
 # --- The header of a table, in text or in a spreadsheet.
 
+_FIGURE = re.compile(r"\d")
 _LONG = 60  # characters: longer is a text, and no name
 _ALIKE = 0.8  # of a column's cells
 _ENDS = ("?", "？", "؟", ";", "!", "！", "。", ".")
@@ -146,7 +189,7 @@ def named_rows(file: str, records: Iterable[Record], without_header: bool = Fals
     every = [record for record in records if record[1] is None or any(map(str.strip, record[1]))]
     above = 0 if without_header else _titles(every)
     first = every[above][1] or [] if every else []
-    named = first[: _filled(first)]
+    named = [*_row_names(first, every[above + 1 :]), *first[: _filled(first)]]
     if without_header:
         named = [f"column {place}" for place in range(1, _usual_width(every) + 1)]
     check_columns(file, len(named))
@@ -161,6 +204,9 @@ def named_rows(file: str, records: Iterable[Record], without_header: bool = Fals
         )
     read = _under(header, below)
     notes = [note, _titles_note(every[:above]), _unnamed_note(header, below)]
+    if not without_header and not any(map(_is_usual, header)):
+        shown_names = ", ".join(f"'{shown(name, 20)}'" for name in header[:3] if name)
+        notes.append(f"The first row is taken as the names of the columns: {shown_names}.")
     return RowsRead(read.rows, read.bad, " ".join(note for note in notes if note))
 
 
@@ -179,6 +225,13 @@ def _under(header: Sequence[str], records: Sequence[Record]) -> RowsRead:
             named = zip_longest(header, cells[: len(header)], fillvalue="")
             rows.append(Row(number, {column: cell for column, cell in named if column}))
     return RowsRead(rows, bad)
+
+
+def _row_names(header: Sequence[str], below: Sequence[Record]) -> list[str]:
+    """A blank name where R wrote its row numbers, to which its header has no name."""
+    wide = [cells for _, cells in below if cells]
+    numbers = wide and all(len(cells) == len(header) + 1 for cells in wide)
+    return [""] if numbers and _counts([cells[0].strip() for cells in wide]) else []
 
 
 def _filled(cells: Sequence[str]) -> int:
@@ -210,8 +263,9 @@ def _titles_note(titles: Sequence[Record]) -> str:
     if not titles:
         return ""
     said = " ".join(cell for cell in titles[0][1] or () if cell.strip())
-    rows = "row stands" if len(titles) == 1 else "rows stand"
-    return f"{len(titles)} {rows} above the header and is no row of it: '{shown(said, 40)}'."
+    if len(titles) == 1:
+        return f"1 row stands above the header and is left out: '{shown(said, 40)}'."
+    return f"{len(titles)} rows stand above the header and are left out, from '{shown(said, 40)}'."
 
 
 def _unnamed_note(header: Sequence[str], records: Sequence[Record]) -> str:
@@ -220,11 +274,18 @@ def _unnamed_note(header: Sequence[str], records: Sequence[Record]) -> str:
     if not places:
         return ""
     numbers = [cells[places[0]].strip() for _, cells in records if cells and len(cells) > places[0]]
-    if numbers and all(number.isdecimal() for number in numbers):
+    if numbers and _counts(numbers):
         return "A column without a name only counts the rows and is left out."
     if any(numbers) or len(places) > 1:
         return "A column without a name is left out; name it in the header to use it."
     return ""
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether cells count up, one by one."""
+    if not all(cell.isdecimal() and len(cell) < 10 for cell in cells):
+        return False
+    return [int(cell) - int(cells[0]) for cell in cells] == list(range(len(cells)))
 
 
 def _like_a_row(header: Sequence[str], records: Sequence[Record]) -> str:
@@ -232,17 +293,22 @@ def _like_a_row(header: Sequence[str], records: Sequence[Record]) -> str:
     if any(map(_is_usual, header)):
         return ""
     rows = [cells for _, cells in records[: 10 * _SAMPLE] if cells]
-    for place, name in enumerate(header):
-        below = [cells[place].strip() for cells in rows if place < len(cells)]
-        below = [cell for cell in below if cell]
-        if name and below and any(alike(name, below) for alike in _LIKE):
-            return name
-    return ""
+    columns = [[c[at].strip() for c in rows if at < len(c)] for at in range(len(header))]
+    named = [(n, [c for c in below if c]) for n, below in zip(header, columns, strict=True) if n]
+    if any(map(_is_unlike, *zip(*named, strict=True))):
+        return ""
+    found = (n for n, below in named if below and any(alike(n, below) for alike in _LIKE))
+    return next(found, "")
 
 
 def _is_usual(cell: str) -> bool:
     """Whether a cell is a name that columns have."""
     return bool(cell.strip()) and plain(cell) in USUAL_NAMES
+
+
+def _is_unlike(name: str, below: Sequence[str]) -> bool:
+    """Whether a name has no figures while all below it have, as the times of a form's answers."""
+    return bool(below) and not _FIGURE.search(name) and all(map(_FIGURE.search, below))
 
 
 def _most(found: Iterable[bool], of: int) -> bool:

@@ -51,6 +51,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_SHIFTS = b"\x1b$"
+_NO_TEXTS = ("unicode_escape", "raw_unicode_escape", "idna", "punycode", "undefined")
 _FIRST = 4096  # bytes in which zeros tell UTF-16
 _SAMPLE = 4_000  # characters that are looked at
 _CLOSE = 0.06  # between two scores, where neither wins
@@ -89,6 +91,8 @@ def decoded(name: str, content: bytes, encoding: str = "") -> Decoded:
             return Decoded(content.decode(marked, "replace"), marked.removesuffix("-sig"))
     if wide := _wide(name, content):
         return Decoded(content.decode(wide, "replace"), wide)
+    if _SHIFTS in content and content.isascii():  # Japanese mail: ASCII to look at
+        return Decoded(content.decode("iso2022_jp_ext", "replace"), "iso2022_jp_ext", guessed=True)
     try:
         return Decoded(content.decode("utf-8"), "utf-8")
     except UnicodeDecodeError:
@@ -104,6 +108,8 @@ def _as_chosen(name: str, content: bytes, encoding: str) -> Decoded:
     if content.startswith(codecs.BOM_UTF8) and encoding.lower() in ("utf-8", "utf8"):
         encoding = "utf-8-sig"
     try:
+        if codecs.lookup(encoding).name.replace("-", "_") in _NO_TEXTS:
+            raise LookupError(encoding)
         return Decoded(content.decode(encoding), encoding)
     except (LookupError, ValueError) as error:
         refused = error
@@ -200,9 +206,9 @@ def _beside_latin(text: str, at: int) -> bool:
     return any(c.isalpha() and c.isascii() for c in near)
 
 
-def _alphabet(script: str, common: str) -> Judge:
+def _alphabet(script: str, common: str, rare: str = "") -> Judge:
     """Letters of one script, of which `common` make up most of a text; no Latin beside them."""
-    often = frozenset(common + common.upper())
+    often, seldom = frozenset(common + common.upper()), frozenset(rare + rare.upper())
 
     def judge(text: str, at: int) -> float:
         char = text[at]
@@ -214,8 +220,13 @@ def _alphabet(script: str, common: str) -> Judge:
             return -1.0
         if char.isupper() and text[at - 1 : at].islower():
             return -0.5  # a capital inside a word: the cases are swapped
-        value = 1.0 if char in often else 0.3
-        return value / 2 if char.isupper() and text[at - 1 : at].isupper() else value
+        ends = not text[at + 1 : at + 2].isalpha()
+        if (char == "ς" and not ends) or (char == "σ" and ends):
+            return -1.0
+        if char.isupper() and ends and not text[at - 1 : at].isalpha():
+            return 0.2  # a sign of a currency, more likely
+        value = 1.0 if char in often else 0.1 if char in seldom else 0.5
+        return 0.9 * value if char.isupper() and text[at - 1 : at].isupper() else value
 
     return judge
 
@@ -281,6 +292,9 @@ def _accents(languages: Sequence[str], among: float) -> Judge:
             return -1.0
         if char not in fitting(text):
             return -0.5
+        near = text[max(0, at - 1) : at] + text[at + 1 : at + 2]
+        if any(map(str.isdigit, near)) or (char.isupper() and not any(map(str.isalpha, near))):
+            return -0.5  # a sign of a currency, more likely
         return 1.0 if _beside_latin(text, at) or not text[at - 1 : at].isalpha() else -0.5
 
     return judge
@@ -295,8 +309,8 @@ _JUDGES: dict[str, Judge] = {
     "mac-roman": _accents(_LATIN["mac-roman"], 0.7),
     "cp850": _accents(_LATIN["cp850"], 0.7),
     **dict.fromkeys(("cp1251", "koi8-u", "cp866", "iso8859-5"),
-                    _alphabet("CYRILLIC", "оеаинтсрвлкмдпуі")),
-    "cp1253": _alphabet("GREEK", "αοιετσνηυρπκλςάέίό"),
+                    _alphabet("CYRILLIC", "оеаинтсрвлкмдпуі", "хжшюцщэфъё")),
+    "cp1253": _alphabet("GREEK", "αοιετσνηυρπκλςάέίό", "ξψζφχβ"),
     "cp1255": _alphabet("HEBREW", "יוהלאתרבמשנם"),
     **dict.fromkeys(("cp1256", "iso8859-6"), _alphabet("ARABIC", "اليمنرتوبدةعسهف")),
     "cp874": _alphabet("THAI", "านรอกเงมยลวดทสะ่้ีิั"),

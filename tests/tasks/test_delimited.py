@@ -60,6 +60,16 @@ SHAPES = {
     "titles and a blank line": "FAQ\nmade by Ann,\n,\n" + PLAIN,
     "a remark": "# exported by shop 2.1\n" + PLAIN,
     "a title before semicolons": "Umfrage 2024\n\n" + table([HEADER, *PAIRS], ";"),
+    "a remark with commas": "# made by a tool, on Monday, for you\n" + PLAIN,
+    "a header marked as one": "#" + PLAIN,
+    "markdown": "".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n"
+        for row in (HEADER, ("---", ":-:"), *PAIRS)
+    ),
+    "R's row numbers": PLAIN.splitlines()[0]
+    + "\n"
+    + "".join(f"{n},{line}\n" for n, line in enumerate(PLAIN.splitlines()[1:], 1)),
+    "a space after each comma": all_quoted('"', '""').replace('","', '", "'),
     "blank lines": PLAIN.replace("\n", "\n\n"),
 }
 
@@ -79,8 +89,9 @@ def test_every_way_of_writing_a_table_gives_the_same_rows(tmp_path, shape):
 
 NOTED = {
     "an index": "only counts the rows and is left out",
+    "R's row numbers": "only counts the rows and is left out",
     "an index of names": "without a name is left out",
-    "a title": "1 row stands above the header and is no row of it: 'FAQ export 2024-03-01'",
+    "a title": "1 row stands above the header and is left out: 'FAQ export 2024-03-01'",
     "titles and a blank line": "2 rows stand above the header",
 }
 
@@ -126,7 +137,35 @@ def test_a_first_row_that_is_a_row_is_no_header(tmp_path, rows):
     assert file.columns == ("column 1", "column 2")
 
 
+def test_anki_notes_have_no_header(tmp_path):
+    notes = "#separator:tab\n#html:true\n" + table([("cat", "Katze"), ("dog", "Hund")], "\t")
+    read = read_rows(written(tmp_path, notes))
+    assert [tuple(row.cells.values()) for row in read.rows] == [("cat", "Katze"), ("dog", "Hund")]
+    assert [row.number for row in read.rows] == [3, 4]
+
+
+def test_names_that_nobody_knows_are_said_to_be_taken_as_names(tmp_path):
+    read = read_rows(written(tmp_path, table([("cat", "Katze"), ("dog", "Hund")])))
+    assert read.note == "The first row is taken as the names of the columns: 'cat', 'Katze'."
+
+
+def test_each_row_may_write_its_quotes_in_its_own_way(tmp_path):
+    text = 'question,answer\n"say \\"a\\", please",A\n"in ""C:\\new\\"" too","B\\"\n'
+    rows = [tuple(row.cells.values()) for row in read_rows(written(tmp_path, text)).rows]
+    assert rows == [('say "a", please', "A"), ('in "C:\\new\\" too', "B\\")]
+
+
+def test_a_column_without_a_name_counts_only_where_it_does(tmp_path):
+    read = read_rows(written(tmp_path, table([("", *HEADER), (3, "a?", "b"), (9, "c?", "d")])))
+    assert read.note == "A column without a name is left out; name it in the header to use it."
+
+
 HEADERS = {
+    "a form's with its times": [
+        ("Timestamp", "What do you ask?"),
+        ("1.2.24 9:00", "Who?"),
+        ("1.2.24 9:01", "Why?"),
+    ],
     "a form's questions": [("What is your name?", "Why?"), ("Ann", "fun"), ("Ben", "work")],
     "years": [("1999", "2000"), ("4", "7"), ("5", "8")],
     "russian": [("вопрос", "ответ"), ("кто?", "я"), ("что?", "ты")],

@@ -24,6 +24,10 @@ TEXTS = {  # language: encodings, the first row, more of them
     "Turkish": ("cp1254", "Türkiye'nin başkenti neresidir?,Ankara", "ığdır,ağaç"),
     "Russian": (CYRILLIC, "Сколько стоит эта книга?,сто рублей", "спасибо,пожалуйста"),
     "Russian without capitals": (CYRILLIC, "какого цвета небо,синее", "трава,зелёная"),
+    "Russian in capitals": (CYRILLIC, "СКОЛЬКО СТОИТ ЭТА КНИГА?,СТО РУБЛЕЙ", "СПАСИБО,НЕТ"),
+    "pounds": ("cp1252", "What is it?,£5 or so", "and that?,£7"),
+    "euros": ("cp1252", "Was kostet es?,5 €", "und das?,7 €"),
+    "Japanese of mails": ("iso2022_jp", "この本はいくらですか,五百円", "東京,日本"),
     "Ukrainian": ("cp1251 koi8-u", "Столиця України?,Київ", "дякую,будь ласка"),
     "Greek": ("cp1253", "Ποια είναι η πρωτεύουσα;,Παρίσι", "πόσο κοστίζει,πέντε ευρώ"),
     "Hebrew": ("cp1255", "כמה זה עולה?,חמישה שקלים", "מהי הבירה,פריז"),
@@ -75,6 +79,7 @@ def test_a_person_knows_better_than_the_guess(tmp_path):
 
 REFUSED = {
     "no encoding": ("utf-88", "There is no encoding 'utf-88' of text"),
+    "an escape": ("unicode_escape", "There is no encoding 'unicode_escape' of text"),
     "no text": ("rot13", "There is no encoding 'rot13' of text"),
     "no text either": ("base64", "There is no encoding 'base64' of text"),
     "other bytes": ("ascii", "'a.csv' is not all ascii: line 2 has a byte"),
