@@ -58,7 +58,7 @@ _SAMPLE = 4_000  # characters that are looked at
 _CLOSE = 0.06  # between two scores, where neither wins
 _ENOUGH = 256  # bytes for which `charset-normalizer` is asked about all that it knows
 _LEAST = 0.5  # of a score that is believed
-_DAMAGE = 0.25  # broken sequences a good one, which damaged UTF-8 may have
+_DAMAGE = 0.67  # broken sequences a good one in damaged UTF-8; other encodings have more
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ def decoded(name: str, content: bytes, encoding: str = "") -> Decoded:
         return Decoded(content.decode("utf-8"), "utf-8")
     except UnicodeDecodeError:
         text = content.decode("utf-8", "replace")
-    good = sum(not char.isascii() and char != "\ufffd" for char in text)
-    if text.count("\ufffd") <= _DAMAGE * good:
+    broken = text.count("\ufffd")
+    good = len(text) - len(text.encode("ascii", "ignore")) - broken
+    if broken <= _DAMAGE * good:
         return Decoded(text, "utf-8")
     found = _likeliest(content)
     return Decoded(content.decode(found, "replace"), found, guessed=True)
@@ -259,7 +260,7 @@ def _first_byte(char: str, codec: str) -> int:
 # Accents that one language has; a text's are those of one of them.
 _LATIN = {
     "cp1252": (
-        "äöüß", "éèêëàâîïôùûçœæ", "áéíóúñü¿¡", "ãõáéíóúâêôçà", "àèéìòù", "åäöé", "æøåé",
+        "äöüß", "éèêëàâîïôùûçœ", "áéíóúñü¿¡", "ãõáéíóúâêôçà", "àèéìòù", "åäöé", "æøåé",
         "ëéïöüè", "àçèéíïòóúü·", "áéíóúýðþæö", "äöõüšž",
     ),
     "cp1250": ("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "čćđšž",
@@ -295,6 +296,8 @@ def _accents(languages: Sequence[str], among: float) -> Judge:
         near = text[max(0, at - 1) : at] + text[at + 1 : at + 2]
         if any(map(str.isdigit, near)) or (char.isupper() and not any(map(str.isalpha, near))):
             return -0.5  # a sign of a currency, more likely
+        if char in "õÕ" and "ã" in fitting(text) and text[at + 1 : at + 2] not in ("e", "E"):
+            return -0.5  # Hungarian, read as if it were Portuguese
         return 1.0 if _beside_latin(text, at) or not text[at - 1 : at].isalpha() else -0.5
 
     return judge

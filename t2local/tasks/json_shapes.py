@@ -3,20 +3,22 @@
 First the text becomes values: one document, an object a line, or several documents one after the
 other, with the small faults that people's files have (a comma too many, Python's notation). Then
 values become rows: a list of objects, columns of values, a table under a name, SQuAD's paragraphs.
-What had to be decided on the way is said in the note. Departures from JSON: `NaN` is an empty cell.
+What had to be decided on the way is said in the note. Departures from JSON: `NaN` is an empty cell,
+and a number too large for a float stays as it is written.
 """
 
 import ast
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from t2local.errors import T2LocalError
-from t2local.tasks.columns import CHAT_NAMES, PROMPT_NAMES
+from t2local.tasks.columns import CHAT_NAMES, PROMPT_NAMES, USUAL_NAMES
 from t2local.tasks.conversations import is_conversation
-from t2local.tasks.rows import Bad, Row, RowsRead, objects, shown
+from t2local.tasks.rows import Bad, Row, RowsRead, objects, plain, shown
 
 Numbered = tuple[int, Any]  # a line of a file of lines, else the place of an element; its value
 
@@ -100,7 +102,9 @@ class _Reader:
 
     def __init__(self) -> None:
         self._notes: dict[str, None] = {}
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=_constant)
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_constant=_constant, parse_float=_decimal
+        )
 
     def value(self, text: str) -> Any:
         """The value that a text is. Raises `ValueError`, `RecursionError`."""
@@ -144,6 +148,11 @@ class _Reader:
 
 def _constant(name: str) -> float | None:
     return None if name == "NaN" else float(name)
+
+
+def _decimal(written: str) -> float | str:
+    value = float(written)
+    return written if math.isinf(value) else value
 
 
 def _literal(text: str) -> Any:
@@ -220,10 +229,10 @@ def _rows_of(name: str, value: Any) -> RowsRead:
     if (held := _holder(value)) is not None:
         key, inside = held
         read = _rows_of(name, _squad(inside) or inside)
-        others = [other for other in value if other != key and isinstance(value[other], list)]
+        others = [n for n, part in value.items() if n != key and isinstance(part, list | dict)]
         if key.lower() not in _SPLITS or not others:
             return read
-        listed = ", ".join(f"'{shown(other, 30)}'" for other in others)
+        listed = ", ".join(f"'{shown(n, 30)}'" for n in others)
         note = f"Only the part '{shown(key, 30)}' is read, not {listed}."
         return RowsRead(read.rows, read.bad, f"{read.note} {note}".strip())
     if columns := _columns(name, value):
@@ -279,14 +288,26 @@ def _holder(value: Mapping[str, Any]) -> tuple[str, Any] | None:
             isinstance(row, dict | list) for row in inside
         )  # fmt: skip
         nested = isinstance(inside, dict) and _holder(inside) is not None
-        if rows or nested:
+        if rows or nested or _are_columns(inside):
+            return key, inside
+    if len(value) == 1:
+        ((key, inside),) = value.items()
+        if isinstance(inside, dict) and _holder(inside) is not None:
             return key, inside
     lists = [key for key, inside in value.items() if _are_objects(inside)]
-    plain = all(not isinstance(value[key], list | dict) for key in value if key not in lists)
+    others = all(not isinstance(value[key], list | dict) for key in value if key not in lists)
     asks = not named.keys().isdisjoint((*PROMPT_NAMES, *CHAT_NAMES))
-    if len(lists) == 1 and plain and not asks and not is_conversation(value[lists[0]]):
+    if len(lists) == 1 and others and not asks and not is_conversation(value[lists[0]]):
         return lists[0], value[lists[0]]
     return None
+
+
+def _are_columns(value: Any) -> bool:
+    """Whether it is columns of equally many cells, under names that do not count rows."""
+    if not isinstance(value, dict) or len(value) < 2 or _counts(value) or _one_row(value):
+        return False
+    cells = list(value.values())
+    return all(isinstance(c, list) and c for c in cells) and len({len(c) for c in cells}) == 1
 
 
 def _are_objects(value: Any) -> bool:
@@ -337,7 +358,8 @@ def _one_row(value: Mapping[str, Any]) -> bool:
 def _is_by_column(value: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether columns hold rows (pandas' default), and not rows columns.
 
-    The side that counts is the rows' side; else that of which there are more.
+    The side that counts is the rows' side; that of usual names is the columns'; else there are
+    more rows than columns.
     """
     inner = dict.fromkeys(name for cells in value.values() for name in cells)
     same = all(set(cells) == set(inner) for cells in value.values())
@@ -345,7 +367,14 @@ def _is_by_column(value: Mapping[str, Mapping[str, Any]]) -> bool:
         return False
     if _counts(inner) != _counts(value):
         return _counts(inner)
+    usual_inner, usual_outer = _usual(inner), _usual(value)
+    if usual_inner != usual_outer:
+        return usual_outer > usual_inner
     return len(inner) > len(value)
+
+
+def _usual(names: Mapping[str, Any]) -> int:
+    return sum(plain(name) in USUAL_NAMES for name in names)
 
 
 def _counts(names: Mapping[str, Any]) -> bool:
@@ -366,6 +395,6 @@ def _by_name(value: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _are_pairs(value: Mapping[str, Any]) -> bool:
     """Whether the names themselves are what is asked: phrases, each with a plain answer."""
-    plain = all(isinstance(cell, str | int | float) for cell in value.values())
+    simple = all(isinstance(cell, str | int | float) for cell in value.values())
     phrases = sum(" " in key.strip() or key.rstrip().endswith(("?", "？")) for key in value)
-    return plain and len(value) >= _FEWEST_PAIRS and phrases > len(value) / 2
+    return simple and len(value) >= _FEWEST_PAIRS and phrases > len(value) / 2

@@ -45,6 +45,8 @@ SHAPES = {
     ),
     "pandas' table": json.dumps({"schema": {"fields": [{"name": "question"}]}, "data": ROWS}),
     "columns": json.dumps({"question": QUESTIONS, "answer": ANSWERS}),
+    "columns under a name": json.dumps({"data": {"question": QUESTIONS, "answer": ANSWERS}}),
+    "a list three names down": json.dumps({"result": {"payload": {"items": ROWS}}}),
     "rows by an id": json.dumps({f"q-{n}": row for n, row in enumerate(ROWS)}),
     "lists": json.dumps(LISTS),
     "a list a line": lines(LISTS),
@@ -182,3 +184,25 @@ def test_a_single_row_is_no_table_of_its_choices(tmp_path):
         "answerKey": "B",
     }
     assert [r.cells for r in read_rows(written(tmp_path, json.dumps(row))).rows] == [row]
+
+
+def test_columns_in_parts_are_read_as_one_part_and_the_others_named(tmp_path):
+    part = {"question": QUESTIONS, "answer": ANSWERS}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"train": part, "test": {"question": ["x"], "answer": ["y"]}}))
+    file = read_examples(path)
+    assert [(e.prompt, e.answer) for e in file.examples] == PAIRS
+    assert "Only the part 'train' is read, not 'test'." in file.note
+
+
+def test_two_rows_by_names_of_their_own_are_told_from_columns_by_what_is_usual(tmp_path):
+    path = tmp_path / "a.json"
+    columns = {"question": {"x": "a", "y": "b"}, "answer": {"x": "1", "y": "2"}}
+    path.write_text(json.dumps(columns))
+    assert [(e.prompt, e.answer) for e in read_examples(path).examples] == [("a", "1"), ("b", "2")]
+
+
+def test_a_number_too_large_for_a_float_stays_as_it_is_written(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "a", "answer": 1e400}\n{"question": "b", "answer": 1.5}\n')
+    assert [e.answer for e in read_examples(path).examples] == ["1e400", "1.5"]
