@@ -17,6 +17,7 @@ from t2local.errors import T2LocalError
 from t2local.tasks.benchmarks import Choices, fitted, sign_of, whole_number
 from t2local.tasks.conversations import as_conversation, is_conversation, transcript, turns_of
 from t2local.tasks.rewards import MOST_CHOICES
+from t2local.tasks.rewards.programs import SETUP_COLUMNS, TEST_COLUMNS
 from t2local.tasks.rows import Row, names, plain, shown, text_of, unpacked
 
 # Names of columns, the surest first; case, spaces, `_` and `-` do not count.
@@ -28,7 +29,7 @@ ANSWER_NAMES = names("""
     correct_answer best_answer final_answer gold_answer expected_answer expected_output chosen
     possible_answers accepted_answers short_answers reference_answer correct_answers reply antwort
     lösung respuesta réponse risposta resposta ответ 答案 回答 答え 답변 답 الجواب cevap antwoord
-    odpowiedź outputs targets gold ideal expected assistant a""")
+    odpowiedź outputs targets gold ideal expected assistant canonical_solution reward_model a""")
 LABEL_NAMES = names("""
     label labels class label_id class_index sentiment intent emotion kind category kategorie
     klasse stimmung étiquette etiqueta clase 标签 类别 метка класс""")
@@ -84,16 +85,16 @@ MORE_ANSWERS = names("""answers aliases answer_aliases alternative_answers accep
     possible_answers correct_answers all_answers""")
 # Say where a row is from or how it was made; never guessed to be an answer.
 ABOUT_NAMES = names("""split subset source dataset domain task type id lang language locale level
-    difficulty author user date year url license model version round rationale explanation hint""")
+    difficulty author user date year url license model version round rationale explanation hint
+    ability data_source extra_info timestamp""")
 USUAL_NAMES = frozenset(
     (*PROMPT_NAMES, *ANSWER_NAMES, *LABEL_NAMES, *TEXT_NAMES, *CHAT_NAMES, *SYSTEM_NAMES,
      *BEFORE_NAMES, *CHOICES, *RIGHT, *ABOUT_NAMES, *NAMES_OF_LABELS, "index", "name")
 )  # fmt: skip
 # A row with one of these can be scored without an answer.
-ANSWERING_COLUMNS = ("label", "tests", "schema")
-REWARD_COLUMNS = ("tests", "schema", "test_setup", "entry_point")
-ENOUGH = 5  # rows that are needed to guess a column by what it holds
-SAMPLE = 1_000  # rows that are looked at for it
+ANSWERING_COLUMNS = ("label", "schema", *TEST_COLUMNS)
+REWARD_COLUMNS = ("schema", *TEST_COLUMNS, *SETUP_COLUMNS, "entry_point")
+ENOUGH, SAMPLE = 5, 1_000  # rows that are needed, and looked at, to guess what a column holds
 SHOWN_KINDS = 6
 
 
@@ -218,7 +219,7 @@ def plan_of(file: str, table: Table, wanted: Wanted) -> Plan:
     choices = find_choices(columns, looks.rows, prompt, wanted.answer)
     answer = wanted.answer or _answer(looks, prompt, choices)
     chats = frozenset(looks.chats)
-    held = choices or prompt in chats or set(ANSWERING_COLUMNS) & set(looks.named)
+    held = choices or prompt in chats or {*map(plain, ANSWERING_COLUMNS)} & set(looks.named)
     if not answer and not held:
         known = replace(table, mapping={"prompt": prompt, "answer": ""})
         raise _unclear(file, "answer", known, looks)
@@ -229,7 +230,7 @@ def plan_of(file: str, table: Table, wanted: Wanted) -> Plan:
     context = _context(free, prompt, heading, chats)
     if wanted.context is not None:
         context = tuple(c for c in wanted.context if c not in (prompt, answer))
-    several = not {"tests", "schema"} & set(looks.named)
+    several = not {"schema", *map(plain, TEST_COLUMNS)} & set(looks.named)
     others = tuple(c for c in free if plain(c) in MORE_ANSWERS) if several and not choices else ()
     plan = replace(
         plan, before=before, system=system, context=context, others=others, several=several,
@@ -279,8 +280,8 @@ def _answer(looks: "_Looks", prompt: str, choices: Choices | None) -> str:
     labels = [c for c in columns if plain(c) in (*LABEL_NAMES, *NAMES_OF_LABELS)]
     if "label" in map(plain, labels) or len(labels) == 1:
         return _first(labels, LABEL_NAMES) or labels[0]
-    if len(looks.rows) < ENOUGH or {"tests", "schema"} & set(looks.named):
-        return ""
+    if (tested := {*map(plain, REWARD_COLUMNS)} & set(looks.named)) or len(looks.rows) < ENOUGH:
+        return looks.named.get("code", "") if tested else ""
     known = {*ABOUT_NAMES, *SYSTEM_NAMES, *HISTORY_NAMES, *BEFORE_NAMES, *AFTER_NAMES}
     columns = [c for c in columns if plain(c) not in known]
     few = [c for c in columns if looks.at(c).kind == "few"]

@@ -126,7 +126,7 @@ def read_examples(path: Path, wanted: Wanted = DETECTED) -> ExampleFile:
     )  # fmt: skip
 
 
-_LISTS = ("choices", "tests")
+_LISTS = ("choices", "tests", "test_list")
 # Mean something in an example as it is kept, so no other column goes there.
 _TAKEN = ("prompt", "answer", "answers", "messages")
 KEPT_NAME = re.compile(r".+-[0-9a-f]{8}\.jsonl")  # as `tasks.uploads` writes rows
@@ -168,6 +168,8 @@ def _without_usable_row(file: str, table: Table, bad_rows: Sequence[BadRow]) -> 
 def _example(cells: Mapping[str, Any], plan: Plan, folder: Path, own: bool) -> Example:
     """`own`: of `is_kept`. Raises `ValueError` with the reason where a row cannot be used."""
     value, cell = cells.get(plan.prompt), cells.get(plan.answer)
+    if "label" not in plan.used and text_of(cells.get("label")).lower() == "false":
+        raise ValueError("its label is false: this answer is not wanted")  # as in KTO's files
     prompt = value.strip() if plan.asks_plainly and isinstance(value, str) else ""
     said, columns, missing = "", {}, ""
     if not prompt:

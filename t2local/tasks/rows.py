@@ -172,6 +172,8 @@ def accepted_answers(value: Any) -> list[str]:
             folded = {one.casefold() for one in said}
             others = accepted_answers(value.get("normalized_aliases"))
             return said + [one for one in others if one.casefold() not in folded]
+        if "ground_truth" in value:
+            return accepted_answers(value["ground_truth"])
         if "answer_start" in value or set(value) == {"text"}:
             return accepted_answers(value.get("text"))
     return _kept([text_of(value)])

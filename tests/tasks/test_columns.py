@@ -7,8 +7,9 @@ import pytest
 
 from t2local.errors import T2LocalError
 from t2local.tasks.files import UnusableRows, Wanted, read_examples
+from t2local.tasks.rewards import rewards_of
 from t2local.tasks.rows import Example
-from t2local.tasks.uploads import check_enough, write_rows
+from t2local.tasks.uploads import check_enough, suggest_reward, write_rows
 
 
 def read(tmp_path, rows, **wanted):
@@ -378,3 +379,48 @@ KEPT = [
 
 def test_rows_that_are_kept_are_read_as_they_were():
     assert list(read_examples(write_rows(KEPT, "all")).examples) == KEPT
+
+
+PROGRAMS = {
+    "HumanEval": {
+        "task_id": "HumanEval/0",
+        "prompt": 'def add(x):\n    """One more."""\n',
+        "canonical_solution": "    return x + 1\n",
+        "test": "def check(candidate):\n    assert candidate(1) == 2\n",
+        "entry_point": "add",
+    },
+    "MBPP": {
+        "task_id": 1,
+        "text": "Write a function that adds one.",
+        "code": "def add(x):\n    return x + 1",
+        "test_list": ["assert add(1) == 2"],
+        "test_setup_code": "",
+    },
+}
+
+
+@pytest.mark.parametrize("row", PROGRAMS.values(), ids=PROGRAMS)
+def test_programs_as_they_are_published_are_tasks_with_tests(tmp_path, row):
+    (example,) = read(tmp_path, [row]).examples
+    assert suggest_reward([example]).reward == "code"
+    assert rewards_of("code", [example] * 2, [example.answer, "def add(x): return x"]) == [1, -1]
+
+
+def test_an_answer_that_was_not_wanted_is_no_right_one(tmp_path):
+    rows = [{"prompt": f"q {n}?", "completion": f"a {n}", "label": n > 1} for n in range(4)]
+    file = read(tmp_path, rows)
+    assert [e.answer for e in file.examples] == ["a 2", "a 3"]
+    assert "not wanted" in file.bad_rows[0].reason
+
+
+def test_a_truth_inside_an_object_is_the_answer(tmp_path):
+    rows = [
+        {
+            "data_source": "sums",
+            "prompt": [{"role": "user", "content": f"{n} + 1?"}],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": str(n + 1)},
+        }
+        for n in range(8)
+    ]
+    assert [e.answer for e in read(tmp_path, rows).examples[:2]] == ["1", "2"]
