@@ -284,9 +284,10 @@ def _answer(looks: "_Looks", prompt: str, choices: Choices | None) -> str:
         return looks.named.get("code", "") if tested else ""
     known = {*ABOUT_NAMES, *SYSTEM_NAMES, *HISTORY_NAMES, *BEFORE_NAMES, *AFTER_NAMES}
     columns = [c for c in columns if plain(c) not in known]
-    few = [c for c in columns if looks.at(c).kind == "few"]
-    texts = [c for c in columns if looks.at(c).kind == "texts"]
-    clear = few if few else texts
+    # Without a header there are no names to go by: a number beside the question is its answer.
+    kinds = ("few", "texts", "numbers") if "column 1" in looks.columns else ("few", "texts")
+    found = ([c for c in columns if looks.at(c).kind == kind] for kind in kinds)
+    clear: Sequence[str] = next(filter(None, found), ())
     return clear[0] if len(clear) == 1 else ""
 
 
@@ -363,8 +364,7 @@ def _with_kinds(file: str, table: Table, plan: Plan, wanted: Wanted) -> Plan:
         listed = [str(number) for number in numbers]
         said = ", ".join(listed[:5]) + ", …" if len(listed) > 6 else _spoken(listed)
         raise UnusableRows(
-            f"In '{file}' the labels are the numbers {said}; name them (label names), such as "
-            "negative, positive.",
+            f"In '{file}' the labels are the numbers {said}; name them, as in: negative, positive.",
             replace(table, mapping={"prompt": plan.prompt, "answer": plan.answer}),
         )
     first = 1 if numbers[0] > 0 and numbers[-1] == len(wanted.label_names) else 0
@@ -475,7 +475,7 @@ class _Looks:
         numbers = [number for text in texts if (number := _number(text)) is not None]
         if len(numbers) == len(texts):
             steps = {after - before for before, after in pairwise(numbers)}
-            counting = len(steps) == 1 and steps != {0.0}
+            counting = steps == {1.0}
             return _Look("counting", "a count") if counting else _Look("numbers", "numbers")
         for kind, form in _FORMS.items():
             if all(form.fullmatch(text) for text in texts):

@@ -247,6 +247,20 @@ def test_numbers_links_and_dates_are_neither(tmp_path):
     assert file.mapping == {"prompt": "n", "answer": "o"}
 
 
+@pytest.mark.parametrize("step", [2, 7])
+def test_numbers_beside_a_question_are_the_answer_where_no_header_names_them(step, tmp_path):
+    text = guessed((f"{LONG} {i}", i * step + 3) for i in range(8))
+    file = read_csv(tmp_path, text, without_header=True)
+    assert file.mapping == {"prompt": "column 1", "answer": "column 2"}
+    assert file.examples[1].answer == f"{step + 3}"
+
+
+def test_rows_counted_one_by_one_are_no_answer(tmp_path):
+    text = guessed((i, f"{LONG} {i}") for i in range(8))
+    with pytest.raises(UnusableRows, match="'column 1' holds a count"):
+        read_csv(tmp_path, text, without_header=True)
+
+
 def test_short_and_long_texts_that_all_differ(tmp_path):
     text = "left,right\n" + guessed((f"{LONG} {i}", f"word {i}") for i in range(8))
     assert read_csv(tmp_path, text).mapping == {"prompt": "left", "answer": "right"}
