@@ -2,7 +2,7 @@
 
 The flags are the same for every command that takes a file: `train`, `adapt`, `evaluate`, `experts`.
 What was found in a file goes to stderr, and a file that cannot be used is told in one line that
-names the flag which mends it. Exit status of `rows`: 1 where training would refuse the file.
+names the flag which mends it. Exit status of `rows`: 1 where the file cannot be used as it is.
 """
 
 import argparse
@@ -74,6 +74,7 @@ def source_in(given: str | Path, arguments: argparse.Namespace) -> str:
     Says what was found. Raises `T2LocalError`, in one line with the flag that helps.
     """
     look = look_at(named(str(given)), wanted_in(arguments))
+    _refuse_twice(look)
     _refuse_unread(look)
     for line in _found(look.file):
         log(line)
@@ -99,6 +100,18 @@ def _refuse_unread(look: Look) -> None:
         raise T2LocalError(f"{look.problem.rstrip('.')} ({flag})." if flag else look.problem)
 
 
+def _refuse_twice(look: Look) -> None:
+    """Raise `T2LocalError` where flags give one column two parts."""
+    mapping = look.read.mapping if look.read else {}
+    parts = [mapping.get("prompt"), mapping.get("answer"), *(look.wanted.context or ())]
+    if twice := [name for name in parts if name and parts.count(name) > 1]:
+        raise T2LocalError(
+            f"'{shown(twice[0], 40)}' would be two things at once; a column is what is asked "
+            "(--prompt-column), what is right (--answer-column) or more of the question "
+            "(--context-column)."
+        )
+
+
 def _found(file: ExampleFile | Table) -> Iterator[str]:
     if file.encoding:
         yield f"encoding: {file.encoding}"
@@ -121,14 +134,15 @@ def _bad_row(row: tuple[int, str]) -> str:
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("rows", help="how a file of rows is read, without a model")
-    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("file", metavar="FILE", help="a spreadsheet, CSV, JSON, JSONL or Parquet")
     add_rows_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
-    """Show what a file holds; raises `T2LocalError` after it where training would refuse it."""
+    """Show what a file holds; raises `T2LocalError` after it where it cannot be used as it is."""
     look = look_at(named(arguments.file), wanted_in(arguments))
+    _refuse_twice(look)
     if look.read is not None:
         if arguments.json:
             report(_as_json(look))
@@ -181,7 +195,7 @@ def _suggested(examples: Sequence[Example]) -> tuple[str, str, Trial]:
 def _reward_text(examples: Sequence[Example]) -> Iterator[str]:
     reward, reason, trial = _suggested(examples)
     yield f"reward {reward}: {reason}"
-    for words, gold in (("gold answers earn", True), ("wrong ones", False)):
+    for words, gold in (("right answers earn", True), ("wrong ones", False)):
         if tried := [row.reward for row in trial.rows if row.gold == gold]:
             yield f"  {words} " + " ".join("none" if v is None else f"{v:+g}" for v in tried)
     if trial.problem:
@@ -221,7 +235,8 @@ def _example_text(place: int, example: Example) -> Iterator[str]:
         yield from _indented(turn["role"], turn["content"])
     if choices := example.columns.get("choices"):
         yield from _indented("choices", " | ".join(map(str, choices)))
-    yield from _indented("answer", "  or  ".join(example.answers) or "(none; its columns score it)")
+    answer = "  or  ".join(example.answers[1:] and example.answers) or example.wanted
+    yield from _indented("answer", answer or "(none; its columns score it)")
 
 
 def _indented(who: str, text: str) -> Iterator[str]:

@@ -94,6 +94,21 @@ def test_a_mistake_is_one_line_with_the_flag_that_mends_it(tmp_path, capsys):
         assert flag in line
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--prompt-column", "subject", "--answer-column", "subject"],
+        [*FLAGS, "--context-column", "queue"],
+        [*FLAGS, "--context-column", "subject"],
+    ],
+)
+def test_a_column_is_named_for_one_thing(given, mails, capsys):
+    assert main(["rows", mails, *given]) == 1
+    assert "would be two things at once" in capsys.readouterr().err
+    with pytest.raises(T2LocalError, match="two things at once"):
+        source_in(mails, flags(*given))
+
+
 def test_rows_shows_turns_and_what_is_wrong_without_a_model(tmp_path, capsys):
     turns = [
         {"role": "system", "content": "Be short."},
@@ -133,7 +148,7 @@ def test_rows_says_what_answers_earn_under_the_reward_that_is_suggested(tmp_path
     assert main(["rows", path]) == 0
     said = capsys.readouterr().out
     assert "reward choice: " in said
-    assert "gold answers earn +1 +1 +1\n  wrong ones -1 -1 -1" in said
+    assert "right answers earn +1 +1 +1\n  wrong ones -1 -1 -1" in said
 
 
 def test_no_control_character_of_a_file_reaches_the_terminal(tmp_path, capsys):
