@@ -273,14 +273,17 @@ class Example:
 
     @property
     def wanted(self) -> str:
-        """What is right, for a person to read: all answers, or a choice's text.
+        """What is right, for a person to read: all answers, or a choice's text after its letter.
 
         >>> Example("?", "Northampton", {"answers": ["Northampton", "the town"]}).wanted
         'Northampton · also: the town'
+        >>> Example("?", "B", {"choices": ["Oslo", "Paris"], "label": 1}).wanted
+        'B: Paris'
         """
         choices, label = self.columns.get("choices"), self.columns.get("label")
-        if choices and label is not None and not self.answer:
-            return str(choices[label])
+        if choices and isinstance(label, int) and 0 <= label < len(choices):
+            right = str(choices[label])
+            return right if self.answer in ("", right) else f"{self.answer}: {right}"
         first, *others = self.answers or ("",)
         return f"{first} · also: {' · '.join(others)}" if others else first
 

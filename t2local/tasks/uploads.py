@@ -236,8 +236,8 @@ def try_reward(reward: str, examples: Sequence[Example]) -> Trial:
     if missed:
         first, do = missed[0], "does" if len(missed) == 1 else "do"
         problem = (
-            f"{len(missed)} of {len(gold)} gold answers {do} not earn +1 under '{reward}', the "
-            f"first is '{shown(first.said, 40)}' (asked '{shown(first.prompt)}'); "
+            f"{len(missed)} of {len(gold)} answers in your rows {do} not earn +1 under '{reward}', "
+            f"the first is '{shown(first.said, 40)}' (asked '{shown(first.prompt)}'); "
             "choose another reward or mend them."
         )
     elif len(lucky) > MOST_LUCKY * len(wrong):
@@ -329,6 +329,7 @@ def _spread(rows: Sequence[Example], most: int) -> list[Example]:
 # The file's name carries a hash of its rows, so equal rows are written once.
 
 BAD_SHOWN = 3
+PASTED = "pasted-"
 FEWEST_PROMPTS = 5  # each is held out in turn: with fewer, three or less are left to learn from
 
 
@@ -396,13 +397,18 @@ def refuse_bad(name: str, bad: Sequence[BadRow], way_out: str = "tick that") -> 
         )
 
 
+def was_pasted(path: Path) -> bool:
+    """Whether a file is text that `keep_text` wrote."""
+    return path.parent == paths.home() / "data" and path.name.startswith(PASTED)
+
+
 def keep_text(text: str) -> Path:
     """Pasted text as a file in the user's data. Raises `T2LocalError` for none or no UTF-8."""
     if not text.strip():
         raise T2LocalError("Nothing was pasted; paste rows with a header, such as prompt,answer.")
     check_encodes(text, "what was pasted")
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    path = paths.home() / "data" / f"pasted-{digest}.txt"
+    path = paths.home() / "data" / f"{PASTED}{digest}.txt"
     with paths.atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path

@@ -20,7 +20,7 @@ from t2local.tasks.encodings import ENCODINGS, WORDS
 from t2local.tasks.files import DETECTED, ExampleFile, Fits, Look, Table, Wanted, numbers_as_labels
 from t2local.tasks.rows import Example
 from t2local.tasks.rows import shown as one_line
-from t2local.tasks.uploads import Tried, keep_text, look_at, try_reward
+from t2local.tasks.uploads import Tried, keep_text, look_at, try_reward, was_pasted
 from t2local.ui.messages import shown
 from t2local.ui.style import PAGE, note_html
 
@@ -34,9 +34,8 @@ FOUND = ""  # the encoding that the file has as far as can be told
 NO_HEADER_IN = (".json", ".jsonl", ".ndjson", ".parquet")
 NO_ROWS = "There are no rows yet; choose a file, or paste some."
 HINTS = {
-    "without_header": "If the first row is a row like the others, tick it below.",
+    "without_header": "Tick 'The first row is no header' below.",
     "label_names": "Write the names below.",
-    "encoding": "Choose another encoding below.",
 }
 
 
@@ -239,7 +238,7 @@ class RowsEvents:
             rows.prompt: gr.Dropdown(choices=columns, value=taken["prompt"]),
             rows.answer: gr.Dropdown(choices=columns, value=taken["answer"]),
             rows.context: gr.Dropdown(choices=free, value=list(_context(look)), multiselect=True),
-            rows.encoding: _encoding_update(read, wanted),
+            rows.encoding: _encoding_update(look),
             rows.label_names: gr.Textbox(
                 value=", ".join(wanted.label_names), visible=asks_names(look)
             ),
@@ -296,14 +295,15 @@ def asks_names(look: Look) -> bool:
     return look.table is not None and numbers_as_labels(look.table)
 
 
-def _encoding_update(read: ExampleFile | Table, wanted: Wanted) -> gr.Dropdown:
+def _encoding_update(look: Look) -> gr.Dropdown:
+    read, wanted = look.read, look.wanted
     words = WORDS.get(read.encoding, read.encoding)
     found = "as found" if wanted.encoding or not words else f"as found: {words}"
     return gr.Dropdown(
         choices=[(found, FOUND), *((words, codec) for codec, words in ENCODINGS)],
         value=wanted.encoding or FOUND,
         allow_custom_value=True,
-        visible=bool(read.encoding or wanted.encoding),
+        visible=bool(read.encoding or wanted.encoding) and not was_pasted(look.path),
     )
 
 
@@ -385,9 +385,9 @@ def rows_html(look: Look, as_read: Sequence[str]) -> str:
     return PAGE.render(
         FILE,
         "rows",
-        name=one_line(look.path.name),
+        name="what was pasted" if was_pasted(look.path) else one_line(look.path.name),
         count=len(file.examples),
-        encoding=WORDS.get(file.encoding, file.encoding),
+        encoding=_said_encoding(look),
         note=file.note,
         found=[_marked(line) for line in file.found],
         bad=bad,
@@ -397,6 +397,12 @@ def rows_html(look: Look, as_read: Sequence[str]) -> str:
         after=[(one_line(e.prompt, 120), one_line(e.answer, 60)) for e in after],
         more=max(0, len(file.examples) - FIRST - NEXT),
     )
+
+
+def _said_encoding(look: Look) -> str:
+    """How a text was read; "" for what was pasted, and where the note says it."""
+    words = WORDS.get(look.file.encoding, look.file.encoding)
+    return "" if was_pasted(look.path) or f"Read as {words}" in look.file.note else words
 
 
 def raw_html(table: Table) -> str:
@@ -425,7 +431,7 @@ def _shown(example: Example, raw: str) -> Shown:
         [*turns, Turn("question", _cut(question["content"]))],
         len(example.pictures),
         [one_line(str(choice), 120) for choice in example.columns.get("choices") or ()],
-        _cut(answer),
+        _cut(answer if others else example.wanted),
         [one_line(other, 120) for other in others],
         raw,
     )

@@ -150,16 +150,16 @@ def test_training_asks_before_it_learns_from_answers_that_are_wrong_by_the_rewar
 ):
     path = tmp_path / "sums.csv"
     path.write_text(
-        "prompt,answer\n" + "".join(f"{i} + 1?,{i + 1}\n" for i in range(5)) + "6?,a handful\n"
+        "prompt,answer\n" + "".join(f"{i} + 1?,{i + 1}\n" for i in range(5)) + "6?,many\n"
     )
     command = ["train", "--data", str(path), "--reward", "numeric", "--name", "sums"]
     command += ["--steps", "1", "--max-new-tokens", "2", "--model", folder]
     status, out, err = run(capsys, *command)
     assert (status, out) == (1, "")
-    assert "1 of 6 gold answers does not earn +1" in last_line(err)
+    assert "1 of 6 answers in your rows does not earn +1" in last_line(err)
     assert "--accept-gold" in last_line(err)
     status, _, err = run(capsys, *command, "--accept-gold")
-    assert "'a handful'" in err
+    assert "'many'" in err
     assert "--accept-gold" not in err
 
 

@@ -216,13 +216,13 @@ def test_what_answers_earn_is_shown_and_start_asks_where_gold_earns_too_little(t
     rows = [(f"How many are {i} and one?", f"{i + 1}") for i in range(11)]
     path = table(tmp_path / "sums.csv", "prompt", "answer", rows=[*rows, ("And so?", "many")])
     update = events.rows.uploaded({**values, tab.data.rows.file: str(path)})
-    assert "gold answers earn:" in update[tab.step.trial]
+    assert "right answers earn:" in update[tab.step.trial]
     values |= {part: update[part] for part in (tab.data.rows.path, tab.data.rows.wanted)}
     values |= {tab.step.name: "sums", tab.step.reward: "numeric", tab.step.accept: False}
     weighed = events.rewarded(values)
-    assert "1 of 12 gold answers" in weighed[tab.step.trial]
+    assert "1 of 12 answers in your rows" in weighed[tab.step.trial]
     assert weighed[tab.step.accept].visible
-    with pytest.raises(T2LocalError, match=r"1 of 12 gold answers.* tick 'Train all the same'"):
+    with pytest.raises(T2LocalError, match=r"1 of 12 answers .* tick 'Train all the same'"):
         events.started(values)
     with pytest.raises(T2LocalError, match="has no model"):  # the next thing that is needed
         events.started({**values, tab.step.accept: True})
@@ -272,3 +272,32 @@ def test_an_encoding_that_is_chosen_can_be_given_back(bound, tmp_path):
     assert update[rows.encoding].value == "utf-8"
     update = events.picked("encoding", given(rows, update, encoding=FOUND))
     assert followed[-1].wanted == DETECTED
+
+
+def test_what_was_pasted_has_no_file_name_and_no_encoding(bound):
+    rows, events, _ = bound
+    text = "message,kind\n" + "\n".join(",".join(mail) for mail in MAILS)
+    update = events.pasted({rows.paste: text})
+    assert "rows of what was pasted" in " ".join(update[rows.preview].split())
+    assert "UTF-8" not in update[rows.preview]
+    assert not update[rows.encoding].visible
+
+
+def test_a_guessed_encoding_is_said_once(bound, tmp_path):
+    rows, events, _ = bound
+    words = ["Париж", "Токио", "Рим", "Лондон", "Мадрид", "Осло"]
+    asked = [(f"Столица страны номер {i}?", word) for i, word in enumerate(words)]
+    path = table(tmp_path / "cities.csv", "question", "answer", rows=asked, encoding="cp1251")
+    update = events.uploaded({rows.file: str(path)})
+    assert update[rows.preview].count("Cyrillic (Windows-1251)") == 1
+
+
+def test_a_letter_stands_with_the_choice_that_it_names(tmp_path):
+    row = {"question": "Capital of France?", "choices": ["Oslo", "Paris"], "answer": "B"}
+    path = tmp_path / "letters.jsonl"
+    path.write_text("\n".join([json.dumps(row)] * 6), encoding="utf-8")
+    assert "B: Paris" in rows_html(look_at(path), [])
+
+
+def test_the_rows_as_they_are_say_how_many_they_are(unclear):
+    assert "The first 5 of 8 rows" in rows_html(look_at(unclear), [])
