@@ -25,6 +25,7 @@ THINKING_TAGS: tuple[tuple[str, str], ...] = (
     ("<|channel|>commentary<|message|>", "<|end|>"),
     ("<|channel>thought", "<channel|>"),  # Gemma
 )
+_TAG_BEGINS = re.compile("[<\\[◁]")  # most completions have none, and are done with at once
 _FURTHER = THINKING_TAGS[len(_NAMES.split("|")) :]
 _OPENING = re.compile(
     rf"<(?P<name>{_NAMES})(?:\s[^<>]*)?>"
@@ -78,6 +79,8 @@ def split_thinking(text: str, opened: bool = False) -> Spoken:
     if not opened and (untagged := _UNTAGGED.match(text)):
         thinking = untagged["gpt"] or untagged["granite"] or ""
         return Spoken(thinking.strip(), text[untagged.end() :].strip(), closed=True)
+    if not opened and not _TAG_BEGINS.search(text):
+        return Spoken("", text, closed=True)
     thoughts: list[str] = []
     said: list[str] = []
     at, closed = 0, True
@@ -108,7 +111,7 @@ def bare_answer(text: str) -> str:
     >>> bare_answer("As asked: <answer> Paris </answer>")
     'Paris'
     """
-    envelope = _ENVELOPE.search(text)
+    envelope = _ENVELOPE.search(text) if "<" in text else None
     return _after_blank_lines(envelope[2]) if envelope else text
 
 

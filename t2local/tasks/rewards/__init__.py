@@ -26,7 +26,8 @@ from typing import Any
 
 from t2local.errors import T2LocalError
 from t2local.tasks.rewards.documents import json
-from t2local.tasks.rewards.figures import math, numeric, plain_number
+from t2local.tasks.rewards.figures import numeric, plain_number
+from t2local.tasks.rewards.math_worker import math
 from t2local.tasks.rewards.normal import UNSPACED
 from t2local.tasks.rewards.programs import TEST_COLUMNS, code, code_partial, runnable_tests
 from t2local.tasks.rewards.words import choice, contains, exact, length, regex, tidy

@@ -1,4 +1,4 @@
-"""Rewards for numbers and formulas: `numeric`, and `math` through the package math-verify.
+"""The reward for numbers, `numeric`, and the reading of numbers for all that compares them.
 
 A text's *figures* are read whole: a number with its sign, grouping, fraction, power of ten, scale
 and percent, in the spelling of many countries; or a *code* (01067, 12:30, 1.2.3, 2024-05-01, 5-10)
@@ -11,14 +11,23 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from t2local.tasks.rewards import math_worker
-from t2local.tasks.rewards.normal import ANSWER, IS, TENS, UNITS, last_boxed, plain, readable
+from t2local.tasks.rewards.normal import (
+    ANSWER,
+    IS,
+    chinese_number,
+    last_boxed,
+    number_words,
+    plain,
+    readable,
+    without_reasons,
+)
 from t2local.tasks.rewards.words import accepted_answers, said
 
 TOLERANCE = Fraction(1, 10**6)  # relative, for broken numbers; whole ones must be equal
 _MOST_DIGITS = 400
 _MOST_CHARACTERS = 4_000  # the end of a completion, where its answer stands
-_SENTENCE_CHARACTERS, _MOST_STATEMENTS, _END_CHARACTERS = 400, 20, 200
+_LOOK_BACK = 50
+_SENTENCE_CHARACTERS, _MOST_STATEMENTS, _END_CHARACTERS = 400, 20, 150
 
 Meaning = Fraction | str  # a number, or a code
 
@@ -38,30 +47,14 @@ def numeric(
     rewards: list[float | None] = []
     for completion, answers in zip(completions, accepted, strict=True):
         known = [answer for answer in answers if _wanted(answer)]
-        right = known and any(_same_number(answer, said(completion)) for answer in known)
+        text = said(completion) if known else ""
+        right = any(same_number(answer, text) for answer in known)
         rewards.append((1.0 if right else -1.0) if known else None)
     return rewards
 
 
-def math(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-    """+1 where the completion's final value or formula equals the answer's, else −1.
-
-    Plain numbers are compared here; everything else by math-verify in a process of its own, which
-    is ended when it takes too long (that counts as wrong). `None` for a row without an answer.
-
-    >>> math(["?"], ["So it is \\\\boxed{\\\\frac12}."], answer=["1/2"])
-    [1.0]
-    """
-    accepted = accepted_answers(columns, len(completions))
-    rewards: list[float | None] = []
-    for completion, answers in zip(completions, accepted, strict=True):
-        text = said(completion)
-        right = bool(text.strip()) and any(_same_value(answer, text) for answer in answers)
-        rewards.append((1.0 if right else -1.0) if answers else None)
-    return rewards
-
-
-def _same_number(answer: str, text: str) -> bool:
+def same_number(answer: str, text: str) -> bool:
+    """Whether the final number of a text is the answer's."""
     return _agree(final_numbers(text, _decimal_comma(answer)), _wanted(answer))
 
 
@@ -70,26 +63,20 @@ def _wanted(answer: str) -> set[Meaning]:
     return final_numbers(answer)
 
 
-def _same_value(answer: str, text: str) -> bool:
-    if _only_figure(answer):
-        if _same_number(answer, text):
-            return True
-        if not re.search(
-            r"\\(?!boxed|text|\W)|[√π]", text
-        ):  # no formula that could have this value
-            return False
-    return math_worker.equal(answer, text)
-
-
 def plain_number(text: str) -> bool:
     """Whether a text is a number, with its unit perhaps, and nothing else."""
-    return any(isinstance(one, Fraction) for one in _only_figure(text))
+    return any(isinstance(one, Fraction) for one in only_figure(text))
 
 
-def _only_figure(text: str) -> set[Meaning]:
+def only_figure(text: str) -> set[Meaning]:
     """The figure that is all of a text, but for its unit; empty where there is more, or none."""
-    text = readable(text).strip(" $")
-    figures = list(_figures(text, False))
+    return _alone(readable(text))
+
+
+def _alone(text: str, decimal_comma: bool = False) -> set[Meaning]:
+    """As `only_figure`, of a readable text."""
+    text = text.strip(" $\n")
+    figures = list(_figures(text, decimal_comma))
     if len(figures) != 1 or text[: figures[0].start].strip():
         return set()
     return figures[0].meanings if _UNIT.fullmatch(text, figures[0].end) else set()
@@ -111,42 +98,60 @@ def _agree(found: set[Meaning], wanted: set[Meaning]) -> bool:
 
 # --- Which figure is the final one.
 
-_ANSWER, _COPULA = re.compile(ANSWER, re.IGNORECASE), re.compile(IS, re.IGNORECASE)
+_ANSWER, _COPULA = re.compile(ANSWER), re.compile(IS)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)(?<!\d\.(?=\d))|\n|。")
 _CLAUSE_END = re.compile(r"[,;]\s|\b(?:because|since|as|so|denn|weil|car|porque)\b")
 _BRACKETS = re.compile(r"\([^()\n]*\)")
 _DIRECTLY = re.compile(
     r"(?:[\s:$*(\[=~≈]|about|approximately|exactly|equal to|just|only|now|the number|therefore)*",
-    re.IGNORECASE,
 )
-_CORRECTED = re.compile(r"\b(?:wait|actually|correction|sorry|oops|no(?=[,.;:!]))\b", re.IGNORECASE)
+_CORRECTED = re.compile(r"\b(?:wait|actually|correction|sorry|oops|no(?=[,.;:!]))\b")
+# What is denied, or only compared: "I don't think it is 18", "17 < 18".
 _NEGATED = re.compile(
-    r"(?:\bnot|n't|\bthan|\binstead of|\bnicht|\bpas|不是)\s*[$(]*\Z", re.IGNORECASE
+    r"(?:\b(?:not|than|instead of|nicht|pas)|n't|不是|[≠≤≥]|(?<=[\w)] )[<>]=?"
+    r"|\b(?:don't|doesn't|not) (?:think|believe)\b[^.,;\n\d]{0,30})\s*[$(]*\Z"
 )
 # What is said beside the answer: how sure one is, notes, goodbyes, and how many steps it took.
 _REMARK = re.compile(
-    r"(?:^|(?<=[.!?\n(,;。，]))[ \t]*(?:[(*\[-]\s*)?(?:"
+    r"(?P<before>[.!?\n(,;。，])[ \t]*(?:[(*\[-]\s*)?(?:"
     r"(?:note|nb|n\.b|p\.?s|remark|hint|tip|sources?|confidence|certainty|rating|rate|check|checking"
     r"|verification|verify|to (?:check|verify)|proof|reference|time taken|steps used|difficulty)\b"
     r"(?=[^.\n]*[:\d])"
     r"|(?:i(?:'m| am)|we(?:'re| are))\b[^.\n]{0,20}\b(?:sure|confident|certain|positive)\b"
     r"|(?:\d+ ?%|one hundred percent) (?:sure|confident|certain|correct|guaranteed|positive)"
     r"|(?:i )?hope\b|let me know\b|see you\b|thanks?\b|thank you\b|feel free\b|by the way\b|bye\b"
-    r"|good luck\b|fun fact\b|(?:call|ask|text|email) me\b"
+    r"|have an? (?:nice|good|great)\b|good luck\b|fun fact\b|(?:call|ask|text|email) me\b"
     r"|(?:this|it|that|i|we|which) (?:took|uses?|used|needed)\b(?=[^.\n]* "
     r"(?:steps?|rules?|tries|attempts|lines|tokens|seconds|minutes)\b)"
     r"|(?:solved|done|found|computed|calculated) (?:it )?(?:in|with|using|after)?\s*\d"
     r"|(?:一?共|总共|總共)?用了|共\s*\d+\s*步|注[::意]|備考|참고"
     r")[^.!?\n。]*(?:\.\d[^.!?\n。]*)*",
-    re.IGNORECASE,
 )
+_DASH = re.compile(r"\A\s*(?:[-=]+>|→|-(?= ))\s*")  # "Answer - 18"
+_UNFINISHED = re.compile(r"\banswer is[\s:$*]*\Z")
+_BOLD = re.compile(r"(?<=[^\s>-] )\*\*([^*\n]*\d[^*\n]*)\*\*")
+_IT_IS = re.compile(r"\A(?:(?:it|that|this)(?: is|'s)|about|so)\s+")
+_ITEM = re.compile(r"1\.\s|\d+\. [^\n]*\n+\s*\d+\.\s|\d+\.\s\S+\Z")  # the first of a list
+_EXPLAINS = re.compile(
+    r"\W*(?:explanation|reason(?:ing)?|because|justification|rationale|solution|steps?|erklärung"
+    r"|begründung|explication|explicación|理由|原因|解释|解析|说明|説明)\b"
+)
+_CONCLUDES = re.compile(
+    r"[=≈]|\b(?:so|therefore|thus|hence|totals?|then|leav(?:es|ing)|equals?|final\w*|gives?|results?"
+    r"|plus|minus|add\w*|subtract\w*|now|not|wrong|in all|altogether)\b|所以|因此|一共|等于"
+)
+_WHOLE = r"\d+\b(?![.,]\d)"
 _LABEL = re.compile(
-    r"\b(?:steps?|rules?|problem|question|exercise|example|figure|fig\.|table|chapter|section|pages?"
-    r"|note|method|equation|eq\.|part|option|version|no\.)\s*\(?#?\d+(?:\.\d+)*\)?(?!\s*[*/+=\d%])"
-    r"|^\s*\d{1,2}[.)]\s+(?=[^\n]*[^\W\d])|第\s*\d+\s*[步题題]|步骤\s*\d+|\[\d{1,2}\](?!\s*[*/+=])"
-    r"|共?(?:用了?)?\s*\d+\s*[步]",
-    re.IGNORECASE | re.MULTILINE,
+    r"\b(?:(?:steps?|rules?|problem|question|exercise|example|figure|fig\.|table|chapter|section"
+    r"|pages?|note|method|equation|eq\.|part|option|version|no\.)"
+    r"\s*\(?#?\d+(?:\.\d+)*\)?(?!\s*[*/+=\d%])"
+    # Beside the answer: "18 each for each of the 3 boxes", "18 more to reach 20", "18 in 1 day".
+    rf"|each of the {_WHOLE}|more (?:\w+ )?to (?:reach|make|have|get to) {_WHOLE}|24/7\b"
+    r"|in 1 (?:second|minute|hour|day|week|month|year)\b)"
+    r"|^[ \t]*\d{1,2}[.)][ \t]+(?=[^\n]*[^\W\d])|\[\d{1,2}\](?!\s*[*/+=])",
+    re.MULTILINE,
 )
+_CHINESE_LABEL = re.compile(r"第\s*\d+\s*[步题題]|步骤\s*\d+|(?:共?(?:用了?)?\s*)?\d+\s*步")
 
 
 def final_numbers(text: str, decimal_comma: bool = False) -> set[Meaning]:
@@ -154,18 +159,69 @@ def final_numbers(text: str, decimal_comma: bool = False) -> set[Meaning]:
 
     `decimal_comma`: 1.234 may be a thousand, and 1,234 little more than one.
     """
-    text = readable(text[-_MOST_CHARACTERS:])
+    written = text[-_MOST_CHARACTERS:]
+    text = readable(written)
     hashes = re.findall(r"####[ \t]*(\S[^\n]*)", text)
     if hashes and (found := _first(hashes[-1], decimal_comma)):
         return found
     if boxed := last_boxed(text):
         usable = _usable(boxed, decimal_comma)
         return usable[-1].meanings if len(usable) == 1 else set()
-    unlabelled = _LABEL.sub(lambda label: " " * len(label[0]), text)
-    for known in (_REMARK.sub(" ", unlabelled), _REMARK.sub(" ", text), unlabelled, text):
-        if found := _stated(known, decimal_comma) or _last(known, decimal_comma):
+    unfinished = _UNFINISHED.search(text, max(0, len(text) - _LOOK_BACK))
+    for known in _without_asides(text):
+        if found := _stated(known, decimal_comma):
+            return found
+        if not unfinished and (found := _unmarked(known, written, decimal_comma)):
             return found
     return set()
+
+
+def _without_asides(text: str) -> Iterator[str]:
+    """The text without labels and remarks, then with the one, the other, and both."""
+    if not any(map(str.isdecimal, text)):
+        yield text
+        return
+    unlabelled = text
+    for labels in (_LABEL,) if text.isascii() else (_LABEL, _CHINESE_LABEL):
+        unlabelled = labels.sub(lambda label: " " * len(label[0]), unlabelled)
+    for one in (unlabelled, text):
+        yield _REMARK.sub(r"\g<before> ", f"\n{one}").lstrip("\n")
+    yield from (unlabelled, text)
+
+
+def _unmarked(text: str, written: str, decimal_comma: bool) -> set[Meaning]:
+    """Where no words say which: in bold, alone before what explains it, or last."""
+    return (
+        _in_bold(written, text)
+        or _before_explanation(text, decimal_comma)
+        or _last(without_reasons(text), decimal_comma)
+        or _last(text, decimal_comma)
+    )
+
+
+def _in_bold(written: str, text: str) -> set[Meaning]:
+    """The one figure in bold of the last line with figures, where `text` has it too."""
+    line = next((one for one in reversed(written.splitlines()) if re.search(r"\d", one)), "")
+    bold = [*_BOLD.finditer(line)]
+    if len(bold) != 1 or _CONCLUDES.search(line, bold[0].end()) or readable(bold[0][1]) not in text:
+        return set()
+    return only_figure(bold[0][1])
+
+
+def _before_explanation(text: str, decimal_comma: bool) -> set[Meaning]:
+    """The figure that is all of the first sentence, where the others conclude nothing."""
+    text = text.strip()
+    end = _SENTENCE_END.search(text)
+    if end is None or end.start() > _LOOK_BACK or _ITEM.match(text):
+        return set()
+    found = _alone(_IT_IS.sub("", text[: end.start()]), decimal_comma)
+    rest = text[end.end() :].strip()
+    if not found or not rest or _CORRECTED.search(rest):
+        return set()
+    if _EXPLAINS.match(rest):
+        return found
+    concluded = _CONCLUDES.search(rest) or _alone(rest.rpartition("\n")[2], decimal_comma)
+    return set() if concluded else found
 
 
 def _stated(text: str, decimal_comma: bool) -> set[Meaning]:
@@ -184,6 +240,7 @@ def _stated(text: str, decimal_comma: bool) -> set[Meaning]:
 
 def _said_to_be(sentence: str, decimal_comma: bool) -> set[Meaning]:
     """The figure right after "is"; else the first after the first "is" that one follows."""
+    sentence = _DASH.sub(": ", sentence)
     places = [match.end() for match in _COPULA.finditer(sentence)]
     for at in places:
         begin = _DIRECTLY.match(sentence, at).end()
@@ -199,12 +256,21 @@ def _said_to_be(sentence: str, decimal_comma: bool) -> set[Meaning]:
     return _first(sentence, decimal_comma) if direct else set()
 
 
+_ONE = r"-?\d+(?:[.,/:]\d+)*"
+_LISTING = re.compile(
+    rf"[\s$({{\[]*{_ONE}(?:(?:\s*[,;&]\s*|\s+|\s*,?\s*\band\s+)(?:(?:\.\.\.|…)[,\s]*)?{_ONE})+"
+    r"[\s.)}\]$]*"
+)
+
+
 def _first(text: str, decimal_comma: bool) -> set[Meaning]:
     """The first figure, or what it is said to equal; brackets only where all stands in them."""
     if usable := _usable(_BRACKETS.sub(" ", text), decimal_comma):
         text = _BRACKETS.sub(" ", text)
     elif not (usable := _usable(text, decimal_comma)):
         return set()
+    if listed := _listed(text, usable[:2]):
+        return listed
     end = _CLAUSE_END.search(text, usable[0].start + 1)
     clause = text[: end.start()] if end else text
     equal = _usable(clause[clause.rindex("=") :], decimal_comma) if "=" in clause else []
@@ -214,9 +280,17 @@ def _first(text: str, decimal_comma: bool) -> set[Meaning]:
 def _last(text: str, decimal_comma: bool) -> set[Meaning]:
     for part in (text[-_END_CHARACTERS:], text):  # it mostly stands at the end
         usable = _usable(_BRACKETS.sub(" ", part), decimal_comma) or _usable(part, decimal_comma)
-        if usable and (part == text or usable[-1].start > _END_CHARACTERS // 4):
-            return usable[-1].meanings
+        if usable and (part == text or usable[-1].start > _LOOK_BACK):
+            line = part[part.rfind("\n", 0, usable[-1].start) + 1 :].partition("\n")[0]
+            return _listed(line, usable[-2:]) or usable[-1].meanings
     return set()
+
+
+def _listed(text: str, figures: Sequence["Figure"]) -> set[Meaning]:
+    """Of a text that is nothing but several figures, a code: "5, 6" is neither 5 nor 6."""
+    if len(figures) < 2 or not _LISTING.fullmatch(text):
+        return set()
+    return {",".join(re.findall(_ONE, text))}
 
 
 def _usable(text: str, decimal_comma: bool) -> list["Figure"]:
@@ -225,12 +299,10 @@ def _usable(text: str, decimal_comma: bool) -> list["Figure"]:
     Not what is denied, nor the left side of an equation, where anything else is left.
     """
     if not any(map(str.isdecimal, text)):
-        return _number_words(text) or _chinese_number(text)
-    figures = [
-        figure
-        for figure in _figures(text, decimal_comma)
-        if figure.meanings and not _NEGATED.search(text, max(0, figure.start - 20), figure.start)
-    ]
+        spelled = number_words(text) or chinese_number(text)
+        return [Figure(start, end, set(values)) for start, end, values in spelled]
+    figures = [one for one in _figures(text, decimal_comma) if one.meanings]
+    figures = [one for one in figures if not _NEGATED.search(text[: one.start][-_LOOK_BACK:])]
     return [one for one in figures if not _LEFT_SIDE.match(text, one.end)] or figures
 
 
@@ -246,8 +318,8 @@ class Figure(NamedTuple):
 
 
 _MONEY = (
-    r"(?:(?:US|CA?|AU?|HK|NZ|S|R)?\$|[€£¥₹₩₽₺₴₦฿₫₪¢₱]"
-    r"|\b(?:USD|EUR|GBP|CHF|INR|JPY|CNY|RMB|Rs\.?|kr\.?|Fr\.))"
+    r"(?:(?:us|ca?|au?|hk|nz|s|r)?\$|[€£¥₹₩₽₺₴₦฿₫₪¢₱]"
+    r"|\b(?:usd|eur|gbp|chf|inr|jpy|cny|rmb|rs\.?|kr\.?|fr\.))"
 )
 _GROUPED = r"\d{1,3}(?: \d{3})+(?!\d)(?:[.,]\d+)?(?! ?/ ?\d)"
 _DIGITS = rf"(?:{_GROUPED}|\d+(?:[.,':]\d+)*|(?<![\d.])\.\d+)"
@@ -266,23 +338,27 @@ _PERCENT = (
     r"|процент\w*)\b|パーセント|퍼센트|프로)"
 )
 _AMOUNT = re.compile(
-    rf"(?P<sign>(?<![\w)%])[+-]\s?)?(?P<money>{_MONEY}\s?)?(?P<second>(?<![\w)%])[+-])?"
+    r"(?=[-+.\d$€£¥₹₩₽₺₴₦฿₫₪¢₱]|\b[a-z])"  # where one may begin, found fast
+    rf"(?P<sign>(?<![\w)%])[+-] ?)?(?P<money>{_MONEY}\s?)?(?P<second>(?<![\w)%])[+-])?"
     rf"(?<![A-Za-z_\d])(?<!\d[.,':])(?P<digits>{_DIGITS})(?:e(?P<power>[+-]?\d{{1,3}})(?!\w))?"
     rf"(?P<scale>{_SCALE})?(?P<percent>{_PERCENT})?",
-    re.IGNORECASE,
 )
-_OPERATOR = re.compile(r"\s?(?:[*/×÷·∙^+~-]|\b(?:to|bis|or|oder|ou|или)\b|[至到或])\s?| x |", re.I)
-_RANGE_OF = re.compile(r"(?:\bbetween|\bzwischen|\bentre|\btra|介于)\s*\Z", re.IGNORECASE)
-_FROM = re.compile(r"(?:\bfrom|\bvon|\bde|\bda|从)\s*\Z", re.IGNORECASE)
-_AND = re.compile(r"\s?(?:and|und|y|et|e|和|到)\s?", re.IGNORECASE)
+_OPERATOR = re.compile(r"\s?(?:[*/×÷·∙^+~-]|\b(?:to|bis|or|oder|ou|или)\b|[至到或])\s?| x |")
+_PART_OF = re.compile(  # 7 left out of 10, 7 of the 10, 7 of 10
+    r"(?: [a-z]+){0,2}? out of (?:the |all |a total of )?"
+    r"|(?: [a-z]+)? of (?:the|these|those|all|his|her|their|our|my) | of "
+)
+_RANGE_OF = re.compile(r"(?:\bbetween|\bzwischen|\bentre|\btra|介于)\s*\Z")
+_FROM = re.compile(r"(?:\bfrom|\bvon|\bde|\bda|从)\s*\Z")
+_AND = re.compile(r"\s?(?:and|und|y|et|e|和|到)\s?")
 _RANGES = {"-", "~", "to", "bis", "or", "oder", "ou", "или", "至", "到", "或", "and"}
 _PART_BEFORE = re.compile(r"(?:[\w)§] ?[*/×÷^+] ?|\b[A-Za-z] ?-|[√π§±] ?)\Z")
 _PART_AFTER = re.compile(
-    r"\s?[*×÷^+]\s?[(A-Za-z\\√π§]|\s?/\s?[(A-Za-z§](?![A-Za-z])|[xyzn](?!\w)|\s?[√π§]|\s?-\s?[a-z](?!\w)"
+    r"\+(?=\s|\Z)|\s?[*×÷^+]\s?[(A-Za-z\\√π§]|\s?/\s?[(A-Za-z§](?![A-Za-z])|[xyzn](?!\w)|\s?[√π§]|\s?-\s?[a-z](?!\w)"
 )
 _LEFT_SIDE = re.compile(r"\s*(?:[^\W\d_]{1,12}\s*|[$%€])?[=≈]\s*[-$€£(\[]*\s?[\d.]")
 _UNIT = re.compile(
-    r"(?:\s?(?:[$€£¥₹₩₽₺₴₦฿₫₪¢%°²³]|[^\W\d_]{2,20}[.]?|[mglshdVWNJCF](?!\w)|[^\W\d_a-zA-Z])){0,3}"
+    r"(?:\s?(?:[$€£¥₹₩₽₺₴₦฿₫₪¢%°²³]|[^\W\d_]{2,20}[.]?|[mglshdvwnjcf](?!\w)|[^\W\d_a-zA-Z])){0,3}"
     r"(?:\s?/\s?[^\W\d_]{1,12}[²³]?)?[\s.,!-]*"
 )
 
@@ -317,6 +393,8 @@ def _joint(text: str, chain: list[re.Match[str]], other: re.Match[str]) -> str:
     if gap == " " and _FRACTION_NEXT.match(text, other.start()) and chain[-1]["digits"].isdecimal():
         return " "
     before = text[max(0, chain[-1].start() - 12) : chain[-1].start()]
+    if _PART_OF.fullmatch(gap) or (gap == " in " and chain[-1][0] == "1"):
+        return "of"
     if _AND.fullmatch(gap) and _RANGE_OF.search(before):
         return "and"
     if (
@@ -325,7 +403,7 @@ def _joint(text: str, chain: list[re.Match[str]], other: re.Match[str]) -> str:
         or (gap.strip() in ("to", "bis") and _FROM.search(before))
     ):
         return ""
-    return gap.strip().casefold()
+    return gap.strip()
 
 
 _FRACTION_NEXT = re.compile(r"\d+ ?/ ?\d+(?![\d/])")
@@ -339,6 +417,8 @@ def _meanings(chain: list[re.Match[str]], joints: list[str], decimal_comma: bool
         return values[0]
     firsts = [min((v for v in each if isinstance(v, Fraction)), default=None) for each in values]
     if None not in firsts and (worked := _worked_out(chain, firsts, joints)) is not None:
+        if joints == ["of"]:  # 7 out of 10 are 7, and also 7/10
+            return values[0] | {worked}
         return {worked, worked / 100} if chain[-1]["percent"] else {worked}
     if set(joints) <= _RANGES or joints.count("/") == len(joints) > 1:  # a range, a date
         digits = [re.sub(r"\s", "", amount["digits"]) for amount in chain]
@@ -351,7 +431,7 @@ def _worked_out(
     chain: list[re.Match[str]], values: list[Fraction], joints: list[str]
 ) -> Fraction | None:
     """A fraction, a mixed number, a power or a number times a power of ten; `None` for terms."""
-    if joints == ["/"]:
+    if joints in (["/"], ["of"]):
         return values[0] / values[1] if values[1] else None
     if joints == [" ", "/"]:
         broken = values[1] / values[2] if values[2] else Fraction(0)
@@ -375,8 +455,10 @@ def _values(amount: re.Match[str], decimal_comma: bool) -> set[Meaning]:
     plain_values = _digit_values(digits, decimal_comma)
     if not plain_values:
         return {digits} if re.search(r"\A0\d|[.:].*[.:]|:", digits) else set()
+    if not (amount["power"] or amount["scale"] or amount["percent"] or amount["sign"]):
+        return {-v for v in plain_values} if amount["second"] == "-" else set(plain_values)
     factor = Fraction(10) ** int(amount["power"] or 0)
-    scale = (amount["scale"] or "").strip(" .").casefold()
+    scale = (amount["scale"] or "").strip(" .")
     factor *= next((by for words, by in _SCALES.items() if re.fullmatch(words, scale)), 1)
     if "-" in (amount["sign"] or "") + (amount["second"] or ""):
         factor = -factor
@@ -389,16 +471,17 @@ def _values(amount: re.Match[str], decimal_comma: bool) -> set[Meaning]:
     }
 
 
-_BULLET = re.compile(r"(?:\n[ \t]*|[^\W\d]{2,} )\Z")  # "- 5" as an item, or "Apples - 5"
+_BULLET = re.compile(r"(?:(?:\A|\n)[ \t]*|[^\W\d]{2,} )\Z")  # "- 5" as an item, or "Apples - 5"
 _THREES = re.compile(r"[1-9]\d{0,2}(?:[., ']\d{3})+")
 _INDIAN = re.compile(r"[1-9]\d?(?:,\d\d)*,\d{3}")
 
 
-def _digit_values(digits: str, decimal_comma: bool) -> set[Fraction]:
+@lru_cache(maxsize=4096)
+def _digit_values(digits: str, decimal_comma: bool) -> frozenset[Fraction]:
     """By the rules of grouping: 1,234.5 and 1.234,5 and 1'234 and 1,00,000; empty for a code."""
     marks = [mark for mark in digits if not mark.isdecimal()]
     if ":" in marks or re.match(r"0\d", digits):
-        return set()
+        return frozenset()
     decimal = marks[-1] if marks and marks[-1] in ".," and marks.count(marks[-1]) == 1 else ""
     whole, _, broken = digits.rpartition(decimal) if decimal else (digits, "", "")
     grouped = _THREES.fullmatch(whole) or _INDIAN.fullmatch(whole)
@@ -413,87 +496,4 @@ def _digit_values(digits: str, decimal_comma: bool) -> set[Fraction]:
             readings = {as_groups}
     if not marks:
         readings.add(Fraction(digits))
-    return readings
-
-
-# --- Number words, and a text made readable.
-
-_WORD_VALUES = {word: value for value, word in enumerate(UNITS)} | {
-    word: 10 * value for value, word in enumerate(TENS, 2)
-}
-_PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "eig": 8, "ten": 10}
-_WORD = (
-    rf"(?:(?:{'|'.join(TENS)})[- ](?:{'|'.join(UNITS[1:10])})"
-    rf"|{'|'.join([*UNITS[::-1], *TENS])})\b"
-)
-_NUMBER_WORD = re.compile(
-    rf"(?<![\w-])(?P<sign>-\s?)?(?:(?P<word>{_WORD})"
-    r"|an?(?= (?:half|third|quarter|dozen|hundred|thousand|million)\b)|(?=half\b))"
-    r"(?:[- ]?(?P<part>half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|eighths?|tenths?)\b)?"
-    r"(?P<half> and (?:a|one)[- ]half\b)?(?: (?P<scale>dozen|hundred|thousand|million|billion)\b"
-    rf"(?: (?:and )?(?P<rest>{_WORD}))?)?(?P<percent>{_PERCENT})?(?!-\w)",
-    re.IGNORECASE,
-)
-_WORDS_JOINED = re.compile(
-    r"[ -](?:(?:to|or|and|point|times|plus|minus|over)[ -])?|\s?[-+*/×]\s?", re.IGNORECASE
-)
-_ONE_STANDS_ALONE = 5  # "one" is a number only in a text of so few words
-
-
-def _number_words(text: str) -> list[Figure]:
-    """Numbers in English words; those joined to another by words are none."""
-    matches = list(_NUMBER_WORD.finditer(text))
-    short = len(text.split()) <= _ONE_STANDS_ALONE
-    figures = []
-    for at, match in enumerate(matches):
-        before = text[matches[at - 1].end() : match.start()] if at else ","
-        after = text[match.end() : matches[at + 1].start()] if at + 1 < len(matches) else ","
-        joined = _WORDS_JOINED.fullmatch(before) or _WORDS_JOINED.fullmatch(after)
-        if not joined and (short or match[0].casefold() != "one"):
-            figures.append(Figure(match.start(), match.end(), _word_meanings(match)))
-    return figures
-
-
-def _chinese_number(text: str) -> list[Figure]:
-    """Where a text is nothing but a Chinese or Japanese number and its counting word."""
-    match = _CHINESE.fullmatch(text.strip(" .!:*$"))
-    if not match:
-        return []
-    total = section = digit = 0
-    for sign in match[2]:
-        if sign in _CHINESE_DIGITS:
-            digit = _CHINESE_DIGITS[sign]
-        elif sign in _CHINESE_UNITS:
-            section += (digit or 1) * _CHINESE_UNITS[sign]
-            digit = 0
-        else:
-            total += (section + digit) * _CHINESE_SCALES[sign]
-            section = digit = 0
-    value = Fraction(total + section + digit) * (-1 if match[1] else 1)
-    return [Figure(0, len(text), {value, value / 100} if text.startswith("百分之") else {value})]
-
-
-_CHINESE_DIGITS = dict(
-    zip("零〇一二两兩三四五六七八九", (0, 0, 1, 2, 2, 2, *range(3, 10)), strict=True)
-)
-_CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000}
-_CHINESE_SCALES = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
-_CHINESE = re.compile(
-    "(?:百分之)?([负負])?([零〇一二两兩三四五六七八九十百千万萬亿億]+)[个個只元人天年岁歲块塊本条條张張次円です]{0,3}"
-)
-
-
-def _word_meanings(match: re.Match[str]) -> set[Meaning]:
-    def value_of(words: str) -> int:
-        return sum(_WORD_VALUES[word] for word in re.split(r"[- ]", words.casefold()))
-
-    value = Fraction(value_of(match["word"]) if match["word"] else 1)
-    if match["part"]:
-        value /= _PARTS[match["part"][:3].casefold()]
-    value += Fraction(1, 2) if match["half"] else 0
-    if match["scale"]:
-        scale = match["scale"].casefold()
-        value *= next(by for words, by in _SCALES.items() if re.fullmatch(words, scale))
-        value += value_of(match["rest"]) if match["rest"] else 0
-    value = -value if match["sign"] else value
-    return {value, value / 100} if match["percent"] else {value}
+    return frozenset(readings)

@@ -1,4 +1,4 @@
-"""math-verify in a process of its own, asked over pipes one question at a time.
+"""The reward for formulas, `math`: math-verify in a process of its own, asked over pipes.
 
 math-verify bounds its time with `signal.alarm`, which works on a main thread only, and callbacks
 and trainers run elsewhere; sympy can also take for ever or all memory on a hostile formula. So it
@@ -19,11 +19,15 @@ import sys
 import threading
 import time
 import unicodedata
+from collections.abc import Sequence
+from typing import Any
 
 import psutil
 
 from t2local.paths import PROJECT_ROOT
+from t2local.tasks.rewards.figures import only_figure, same_number
 from t2local.tasks.rewards.normal import ANSWER, IS, last_boxed, plain, tidy
+from t2local.tasks.rewards.words import accepted_answers, said
 from t2local.tasks.sandbox import bare_environment
 
 ANSWER_S = 5  # math-verify's own limit for parsing and for comparing, each
@@ -33,8 +37,37 @@ MEMORY_BYTES = 3 * 2**30
 ROUNDED, TOLERANCE = 1e-4, 1e-6  # below the first, numbers are compared by their own size
 MOST_CHARACTERS = 20_000  # the end of a completion, where its answer stands
 
+_HAS_FORMULA = re.compile(r"\\(?!boxed|text|\W)|[√π]")  # that could have a number's value
+
 _lock = threading.Lock()
 _workers: list[subprocess.Popen] = []
+
+
+def math(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    """+1 where the completion's final value or formula equals the answer's, else −1.
+
+    Plain numbers are compared here; everything else by math-verify in a process of its own, which
+    is ended when it takes too long (that counts as wrong). `None` for a row without an answer.
+
+    >>> math(["?"], ["So it is \\\\boxed{\\\\frac12}."], answer=["1/2"])
+    [1.0]
+    """
+    accepted = accepted_answers(columns, len(completions))
+    rewards: list[float | None] = []
+    for completion, answers in zip(completions, accepted, strict=True):
+        text = said(completion)
+        right = bool(text.strip()) and any(_same_value(answer, text) for answer in answers)
+        rewards.append((1.0 if right else -1.0) if answers else None)
+    return rewards
+
+
+def _same_value(answer: str, text: str) -> bool:
+    if only_figure(answer):
+        if same_number(answer, text):
+            return True
+        if not _HAS_FORMULA.search(text):
+            return False
+    return equal(answer, text)
 
 
 def equal(answer: str, text: str) -> bool:
@@ -197,12 +230,17 @@ def final_formula(text: str) -> str:
     stated = _STATED.findall(text)
     lines = [line for line in text.splitlines() if re.search(r"[\w∞∅]", line)]
     place = stated[-1] if stated else lines[-1] if lines else ""
-    if delimited := _DELIMITED.findall(place) or _DELIMITED.findall(text):
-        formulas = ["".join(groups).strip() for groups in delimited]
-        return formulas[0] if stated and _DELIMITED.search(place) else formulas[-1]
+    if delimited := _delimited(place):
+        return delimited[0 if stated else -1]
     parts = [part.strip(" \t.,;:!?*`") for part in _PROSE.split(place)]
     formulas = [part for part in parts if re.search(r"[\w∞∅\\]", part)]
-    return formulas[-1] if formulas else place.strip(" .!*")
+    if stated and formulas:  # also where another formula is delimited before it
+        return formulas[-1]
+    return [place.strip(" .!*"), *formulas, *_delimited(text)][-1]
+
+
+def _delimited(text: str) -> list[str]:
+    return ["".join(groups).strip() for groups in _DELIMITED.findall(text)]
 
 
 def in_latex(formula: str) -> str:

@@ -13,6 +13,7 @@ and Hebrew write at the front of a word, are no part of it.
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -59,10 +60,10 @@ _VOWEL_POINTS = (
 _CASE = str.maketrans("άέήίόύώΐΰıё", "αεηιουωϊϋiе")
 
 _CLOSED_EMPHASIS = re.compile(
-    r"(?<![A-Za-z0-9\\*])(\*{1,3})(?=[^\s*])(.+?)(?<=[^\s*\\])\1(?![A-Za-z0-9*])"
+    r"(?=[*_`~])(?:(?<![A-Za-z0-9\\*])(\*{1,3})(?=[^\s*])(.+?)(?<=[^\s*\\])\1(?![A-Za-z0-9*])"
     r"|(?<![\w\\])(_{1,3})(?=[^\s_])(.+?)(?<=[^\s_\\])\3(?!\w)"
     r"|(?<!`)(`+)([^`]+)\5(?!`)"
-    r"|(~~)(?=\S)(.+?)(?<=\S)\7",
+    r"|(~~)(?=\S)(.+?)(?<=\S)\7)",
     re.DOTALL,
 )
 _HALF_EMPHASIS = re.compile(r"(?:^|(?<=\s))\*{2,3}(?=[^\s*])|(?<=[^\s*])\*{2,3}(?=\s|$)")
@@ -268,8 +269,9 @@ _FRAC = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?[\d.,]+)\s*\}|(\d))\s*(?:\{\s*([\
 _COMMAND = re.compile(r"\\(?!boxed)[A-Za-z]+(?:\[[^\]]*\])?(?:\{[^{}]*\})+")
 _VULGAR = re.compile(r"(\d?)\s?([¼-¾⅐-⅞↉])")
 _RAISED = re.compile(r"(?<=[\d)])([⁺⁻]?)([⁰¹²³⁴-⁹]+)")
+_NUMBER_NEXT = r"[\d$€£.]|(?:" + "|".join((*UNITS, *TENS)) + r")\b"
 _SPELLINGS = tuple(  # where a text has the sign, the pattern is spelled so
-    (sign, re.compile(pattern, re.IGNORECASE), spelling)
+    (sign, re.compile(pattern), spelling)
     for sign, pattern, spelling in (
         ("<<", r"<<[^<>]*>>", ""),  # GSM8K's sums
         ("{,}", r"\{,\}", ","),
@@ -289,19 +291,24 @@ _SPELLINGS = tuple(  # where a text has the sign, the pattern is spelled so
         ("_", r"(?<=\d)_(?=\d{3})", ""),
         ("^", r"(?<=[A-Za-z§])\^\{?-?\d+\}?", ""),  # exponents and indices of letters
         ("_", r"(?<=[A-Za-z§])_\{?\w+\}?", ""),
-        ("", r"\b(?:minus|negative)\s+(?=[\d$€£.]|(?:" + "|".join((*UNITS, *TENS)) + r")\b)", "-"),
-        (" and ", r"(?<=\d) and (?=\d+/\d+)", " "),
-        (" and ", r"(?<=\d) and (?:a|one)[ -]half\b", " 1/2"),
+        ("minus", rf"\bminus\s+(?={_NUMBER_NEXT})", "-"),
+        ("negative", rf"\bnegative\s+(?={_NUMBER_NEXT})", "-"),
+        (" and ", r" and (?<=\d and )(?=\d+/\d+)", " "),
+        (" and ", r" and (?<=\d and )(?:a|one)[ -]half\b", " 1/2"),
         ("百分之", r"百分之\s*(\d+(?:\.\d+)?)", r"\1%"),
         ("√", r"√\s*\(?\d+(?:\.\d+)?\)?", "§"),
     )
 )
+_MILLIONS = re.compile(r"(?<=\d)M(?!\w)")
 _RAISED_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 
 
 def readable(text: str) -> str:
-    """A text with its LaTeX, markup and signs spelled in one way; § is what is no number."""
-    text = plain(text)
+    """A text in small letters, its LaTeX, markup and signs spelled in one way.
+
+    § is what is no number.
+    """
+    text = _MILLIONS.sub(" million", plain(text)).lower()
     if not text.isascii():
         text = _VULGAR.sub(_spelled_fraction, text)
         text = _RAISED.sub(
@@ -341,3 +348,135 @@ def last_boxed(text: str) -> str:
         if depth == 0:
             return text[begin + 1 : at]
     return text[begin + 1 :]
+
+
+# --- Reasons given for an answer.
+
+_NO_CONCLUSION = r"(?:(?!\b(?:so|therefore|thus|then|hence|leaving|which)\b)(?:[^.!?\n]|\.\d))*"
+_REASON = re.compile(
+    r",? (?:because|since|as (?:she|he|they|it|we|you|there|the)|denn|weil|porque)\b"
+    rf"{_NO_CONCLUSION}"
+    r"(?=[.!?\n]|\Z)"
+    r"|,? (?:by|from|after) [a-z]+ing\b"
+    r"(?:(?![=,]|\b(?:we|you|it|she|he|they|is|are|has|have|gets?|gives?|makes?)\b)(?:[^.!?\n]|\.\d))*"
+    r"(?=[.!?\n]|\Z)"
+)
+
+
+def without_reasons(text: str) -> str:
+    """Without clauses that say why, where a figure of their sentence stands before them.
+
+    >>> without_reasons("7 are left, since she ate 3.").split()
+    ['7', 'are', 'left', '.']
+    """
+
+    def left_out(clause: re.Match[str]) -> str:
+        begin = max(text.rfind(mark, 0, clause.start()) for mark in ("\n", ". ", "! ", "? "))
+        told = text[max(0, begin) : clause.start()]
+        return " " * len(clause[0]) if any(map(str.isdecimal, told)) else clause[0]
+
+    return _REASON.sub(left_out, text)
+
+
+# --- Numbers in words.
+
+Spelled = tuple[int, int, tuple[Fraction, ...]]  # where it starts and ends, and what it may mean
+
+_WORD_VALUES = {word: value for value, word in enumerate(UNITS)} | {
+    word: 10 * value for value, word in enumerate(TENS, 2)
+}
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
+_PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "eig": 8, "ten": 10}
+_SMALL = "|".join((*UNITS[::-1], *TENS))
+_LARGE = "dozen|hundred|thousand|million|billion"
+_NUMBER_WORDS = re.compile(
+    rf"(?<![\w-])(?P<sign>-\s?)?(?:(?P<words>(?:{_SMALL}|an?(?= (?:{_LARGE})\b))\b"
+    rf"(?:,?[ -](?:and (?!one[- ]half))?(?:{_SMALL}|{_LARGE})\b)*)"
+    r"|an?(?= (?:half|third|quarter)\b)|(?=half\b))"
+    rf"(?: point(?P<digits>(?: (?:{'|'.join(UNITS[:10])})\b)+))?"
+    r"(?:[- ]?(?P<part>half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|eighths?|tenths?)\b)?"
+    rf"(?P<half> and (?:a|one)[- ]half\b)?(?:(?: an?)? (?P<scale>{_LARGE})\b)?"
+    r"(?P<percent>\s?(?:%|(?:percent|per cent|pct)\b))?(?!-\w)"
+)
+_WORDS_JOINED = re.compile(r"[ -](?:(?:to|or|and|point|times|plus|minus|over)[ -])?|\s?[-+*/×]\s?")
+_ONE_STANDS_ALONE = 5  # "one" is a number only in a text of so few words
+
+
+def number_words(text: str) -> list[Spelled]:
+    """Numbers in English words of a readable text; those joined to another by words are none.
+
+    >>> [list(map(str, values)) for _, _, values in number_words("one hundred and five, then half")]
+    [['105'], ['1/2']]
+    """
+    matches = list(_NUMBER_WORDS.finditer(text))
+    short = len(text.split()) <= _ONE_STANDS_ALONE
+    found = []
+    for at, match in enumerate(matches):
+        before = text[matches[at - 1].end() : match.start()] if at else ","
+        after = text[match.end() : matches[at + 1].start()] if at + 1 < len(matches) else ","
+        joined = _WORDS_JOINED.fullmatch(before) or _WORDS_JOINED.fullmatch(after)
+        if not joined and (short or match[0] != "one") and (values := _spelled(match)):
+            found.append((match.start(), match.end(), values))
+    return found
+
+
+def _spelled(match: re.Match[str]) -> tuple[Fraction, ...]:
+    value = _whole(re.findall(r"[a-z]+", match["words"])) if match["words"] else Fraction(1)
+    if value is None:
+        return ()
+    if match["digits"]:
+        value += Fraction("0." + "".join(str(UNITS.index(d)) for d in match["digits"].split()))
+    if match["part"]:
+        value /= _PARTS[match["part"][:3]]
+    value += Fraction(1, 2) if match["half"] else 0
+    if match["scale"]:
+        value *= {"dozen": 12, "hundred": 100, **_SCALES}[match["scale"]]
+    value = -value if match["sign"] else value
+    return (value, value / 100) if match["percent"] else (value,)
+
+
+def _whole(words: Sequence[str]) -> Fraction | None:
+    """One number in words; `None` for several side by side, such as "five and six"."""
+    total, part, last_scale, free = 0, 0, 10**12, 10**12  # `free`: what comes next is below it
+    for word in words:
+        if word in _SCALES:
+            if not part or _SCALES[word] >= last_scale:
+                return None
+            total, part, last_scale, free = total + part * _SCALES[word], 0, _SCALES[word], 10**3
+        elif word in ("hundred", "dozen"):
+            part, free = part * (100 if word == "hundred" else 12), 100
+        elif word != "and":
+            value = 1 if word in ("a", "an") else _WORD_VALUES[word]
+            if value >= free:
+                return None
+            part, free = part + value, 10 if word in TENS else 0
+    return Fraction(total + part)
+
+
+def chinese_number(text: str) -> list[Spelled]:
+    """Where a text is nothing but a Chinese or Japanese number and its counting word."""
+    match = _CHINESE.fullmatch(text.strip(" .!:*$"))
+    if not match:
+        return []
+    total = section = digit = 0
+    for sign in match[2]:
+        if sign in _CHINESE_DIGITS:
+            digit = _CHINESE_DIGITS[sign]
+        elif sign in _CHINESE_UNITS:
+            section += (digit or 1) * _CHINESE_UNITS[sign]
+            digit = 0
+        else:
+            total += (section + digit) * _CHINESE_SCALES[sign]
+            section = digit = 0
+    value = Fraction(total + section + digit) * (-1 if match[1] else 1)
+    return [(0, len(text), (value, value / 100) if text.startswith("百分之") else (value,))]
+
+
+_CHINESE_DIGITS = dict(
+    zip("零〇一二两兩三四五六七八九", (0, 0, 1, 2, 2, 2, *range(3, 10)), strict=True)
+)
+_CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000}
+_CHINESE_SCALES = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
+_CHINESE = re.compile(
+    "(?:百分之)?([负負])?([零〇一二两兩三四五六七八九十百千万萬亿億]+)[个個只元人天年岁歲块塊本条條张張次円です]{0,3}"
+)

@@ -5,7 +5,7 @@ import doctest
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.tasks.rewards import REWARDS, documents, figures, programs, words
+from t2local.tasks.rewards import REWARDS, documents, figures, math_worker, programs, words
 from t2local.tasks.rewards.programs import extract_program
 
 
@@ -207,7 +207,7 @@ def test_a_row_that_cannot_be_scored_gives_none(name):
     assert REWARDS[name](["?", "?"], ["2", "2"], answer=[None, None]) == [None, None]
 
 
-@pytest.mark.parametrize("module", [documents, figures, programs, words])
+@pytest.mark.parametrize("module", [documents, figures, math_worker, programs, words])
 def test_the_examples_in_docstrings_hold(module):
     failed, attempted = doctest.testmod(module)
     assert (failed, attempted > 0) == (0, True)
