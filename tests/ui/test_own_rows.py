@@ -28,9 +28,11 @@ from t2local.ui.evaluate.layout import create_evaluate_tab
 from t2local.ui.own_rows import FOUND, RowsEvents, chosen, create_rows, rows_html
 from t2local.ui.train.events import TrainEvents
 from t2local.ui.train.layout import create_train_tab
+from tests.ui.conftest import PHONE, open_tab
 from tests.ui.fake_engine import FakeEngine
 
 MAILS = [(f"Parcel {i} did not arrive", ("billing", "shipping")[i % 2]) for i in range(12)]
+SUMS = [(f"What is {i} and 3?", f"{2 * i}") for i in range(9)]
 UNCLEAR = [(f"{word}x", f"x{word}") for word in ["ab", "cd", "ef", "gh", "ij", "kl", "mn", "op"]]
 
 
@@ -301,3 +303,17 @@ def test_a_letter_stands_with_the_choice_that_it_names(tmp_path):
 
 def test_the_rows_as_they_are_say_how_many_they_are(unclear):
     assert "The first 5 of 8 rows" in rows_html(look_at(unclear), [])
+
+
+def test_a_table_without_a_header_is_mended_on_a_phone(open_page, tmp_path):
+    path = table(tmp_path / "sums.csv", rows=SUMS)
+    page = open_page(PHONE)
+    open_tab(page, "Adapt")
+    button = page.locator("#adapt-use-paste").bounding_box()
+    assert button["height"] >= 28, "a finger can hit it"
+    page.set_input_files("#adapt-file input[type=file]", str(path))
+    page.wait_for_selector("#adapt-problem [role=alert] >> text=looks like a row")
+    page.get_by_label("The first row is no header").locator("visible=true").check()
+    page.wait_for_selector("#adapt-rows .example >> text=What is 2 and 3?")
+    assert page.locator("#adapt-problem [role=alert]").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
