@@ -179,6 +179,7 @@ def _as_json(look: Look) -> dict[str, Any]:
         "reward": reward,
         "reason": reason,
         "trial": [row._asdict() for row in trial.rows],
+        "sample": trial.sample,
         "problem": trial.problem,
     }
 
@@ -198,8 +199,7 @@ def _reward_text(examples: Sequence[Example]) -> Iterator[str]:
     for words, gold in (("right answers earn", True), ("wrong ones", False)):
         if tried := [row.reward for row in trial.rows if row.gold == gold]:
             yield f"  {words} " + " ".join("none" if v is None else f"{v:+g}" for v in tried)
-    if trial.problem:
-        yield f"  {trial.problem}"
+    yield from (f"  {sentence}" for sentence in (trial.sample, trial.problem) if sentence)
 
 
 def _example(example: Example) -> dict[str, Any]:

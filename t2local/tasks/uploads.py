@@ -28,8 +28,9 @@ from t2local.tasks.files import (
     read_examples,
 )
 from t2local.tasks.rewards import (
-    ALL_ROWS,
     MOST_CHOICES,
+    MOST_ODD,
+    MOST_TRIED,
     REWARDS,
     Reward,
     check_reward,
@@ -135,8 +136,8 @@ class Suggestion(NamedTuple):
 def suggest_reward(examples: Sequence[Example]) -> Suggestion:
     """The reward that fits the examples best, with the reason as a sentence.
 
-    Of those that fit, the surest under which the rows' own answers earn +1; programs are not run
-    to find out.
+    Of those that fit, the surest under which nearly all of the rows' own answers earn +1; programs
+    are not run to find out.
 
     >>> suggest_reward([Example("2 + 2?", "4"), Example("3 + 5?", "8")]).reward
     'numeric'
@@ -156,14 +157,14 @@ def suggest_reward(examples: Sequence[Example]) -> Suggestion:
 
 
 def _earns(reward: str, examples: Sequence[Example]) -> bool:
-    """Whether the answers earn +1; a reward that refuses the rows will say why when it is used."""
+    """Whether nearly all answers earn +1; one that refuses the rows says why when it is used."""
     if REWARDS[reward].runs_programs:
         return True
     try:
         gold = _gold_answers(reward, _ready(reward, examples))
     except T2LocalError:
         return True
-    return all(tried.reward == 1.0 for tried in gold)
+    return sum(tried.reward != 1.0 for tried in gold) <= MOST_ODD * len(gold)
 
 
 def with_choices(examples: Sequence[Example]) -> list[Example]:
@@ -215,19 +216,40 @@ class Trial:
     where nobody knows what is right or wrong (`regex`: the pattern is no answer).
 
     `problem`: a sentence where right answers do not earn +1, or wrong ones do; "" for none.
+    `sample`: says that not all rows were tried, where they were not.
     """
 
     rows: tuple[Tried, ...]
     problem: str = ""
+    sample: str = ""
+
+
+MOST_TRIALS_KEPT = 16
+_trials: OrderedDict[tuple[str, str], Trial] = OrderedDict()
+_trials_lock = threading.Lock()  # guards them; it is not held while a reward is tried
 
 
 def try_reward(reward: str, examples: Sequence[Example]) -> Trial:
     """What the rows' own answers earn, and what wrong ones do: another row's, another choice.
 
-    All rows' answers are tried, or some where each takes its time (`math`, `code`). Raises
-    `T2LocalError` where the reward does not fit the rows, or runs programs and may not.
+    Of very many rows some are tried, fewer where each takes its time (`math`, `code`); equal rows
+    are tried once. Raises `T2LocalError` where the reward does not fit the rows, or runs programs
+    and may not.
     """
     check_reward(reward, rows := _ready(reward, examples))
+    key = reward, content_hash(rows)
+    with _trials_lock:
+        trial = _trials.get(key)
+    trial = trial or _trial(reward, rows)
+    with _trials_lock:
+        _trials[key] = trial
+        _trials.move_to_end(key)
+        while len(_trials) > MOST_TRIALS_KEPT:
+            _trials.popitem(last=False)
+    return trial
+
+
+def _trial(reward: str, rows: Sequence[Example]) -> Trial:
     gold = _gold_answers(reward, rows)
     wrong = _wrong_answers(reward, rows)
     missed = [tried for tried in gold if tried.reward != 1.0]
@@ -249,7 +271,9 @@ def try_reward(reward: str, examples: Sequence[Example]) -> Trial:
         )
         wrong.sort(key=lambda tried: tried.reward != 1.0)
     gold.sort(key=lambda tried: tried.reward == 1.0)
-    return Trial((*gold[:SHOWN], *wrong[:SHOWN]), problem)
+    most = min(_tried(reward), len(rows))
+    sample = f"{most:,} of {len(rows):,} rows were tried." if gold and most < len(rows) else ""
+    return Trial((*gold[:SHOWN], *wrong[:SHOWN]), problem, sample)
 
 
 def _ready(reward: str, examples: Sequence[Example]) -> list[Example]:
@@ -277,7 +301,7 @@ def _wrong_answers(reward: str, rows: Sequence[Example]) -> list[Tried]:
     parts, most = _parts(reward), _tried(reward)
     others = {_meant(row.answer): row.answer for row in _spread(rows, SUGGESTED_BY) if row.answer}
     said = []
-    for number, row in enumerate(_spread(rows, WRONG if most == ALL_ROWS else SHOWN)):
+    for number, row in enumerate(_spread(rows, WRONG if most == MOST_TRIED else SHOWN)):
         if _gold(reward, row) and any(part.tells_apart(row) for part in parts):
             own = [text for part in parts for text in part.wrong(row)]
             wrong = own[:1] or _another(row, others, number)

@@ -322,6 +322,7 @@ def trial_html(reward: str, examples: Sequence[Example]) -> tuple[str, str]:
         gold=[_tried(row) for row in trial.rows if row.gold],
         wrong=[_tried(row) for row in trial.rows if not row.gold],
         problem=trial.problem,
+        sample=trial.sample,
     )
     return shown_rows, trial.problem
 

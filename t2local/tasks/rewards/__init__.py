@@ -28,9 +28,19 @@ from t2local.errors import T2LocalError
 from t2local.tasks.rewards.documents import json
 from t2local.tasks.rewards.figures import numeric, plain_number
 from t2local.tasks.rewards.math_worker import math
-from t2local.tasks.rewards.normal import UNSPACED
+from t2local.tasks.rewards.normal import UNSPACED, spelled_number
 from t2local.tasks.rewards.programs import TEST_COLUMNS, code, code_partial, runnable_tests
-from t2local.tasks.rewards.words import choice, contains, exact, length, regex, tidy
+from t2local.tasks.rewards.words import (
+    choice,
+    contains,
+    exact,
+    length,
+    other_choices,
+    own_length,
+    regex,
+    right_choice,
+    tidy,
+)  # fmt: skip
 from t2local.tasks.rows import Example, as_columns, shown
 from t2local.tasks.sandbox import check_allowed
 
@@ -41,9 +51,10 @@ Gold = Callable[[Example], str]  # what a right answer to a row says, "" where n
 MOST_CHOICES = 12
 ROWS_A_CHOICE = 3  # on average: fewer, and the answers are no kinds that repeat
 SHORT_WORDS = 5
+MOST_ODD = 0.05  # of the answers, for which the reward suggested for the others is no use
 CHARACTERS_A_TOKEN, TOKENS_A_WORD = 3, 1.5
 JSON_CHARACTERS_A_TOKEN = 1.5  # models spread it over lines
-ALL_ROWS = 2**31
+MOST_TRIED = 10_000  # rows, evenly from first to last: a second, and few faults are rarer
 _TERM = re.compile(r"(?:(\d{1,6}(?:\.\d{1,6})?)\s*\*\s*)?([a-z_]+)")
 
 
@@ -70,7 +81,7 @@ class Reward:
 
     How it is tried on a person's rows (`t2local.tasks.uploads.try_reward`): `gold`; `wrong`, wrong
     answers that a row itself lists; `tells_apart`, whether another row's answer must not earn +1;
-    `tried`, on how many rows at most, where each takes its time.
+    `tried`, on how many rows at most, fewer where each takes its time.
     """
 
     name: str
@@ -83,7 +94,7 @@ class Reward:
     gold: Gold = operator.attrgetter("answer")
     wrong: Callable[[Example], Sequence[str]] = lambda example: ()
     tells_apart: Callable[[Example], bool] = lambda example: True
-    tried: int = ALL_ROWS
+    tried: int = MOST_TRIED
 
     @property
     def __name__(self) -> str:
@@ -106,6 +117,17 @@ def every_answer(fits: Callable[[str], object], reason: str) -> Reason:
     return lambda rows: (
         reason if all(row.answers and all(map(fits, _stripped(row))) for row in rows) else ""
     )
+
+
+def nearly_every_answer(fits: Callable[[str], object], reason: str) -> Reason:
+    """`reason` where all answers fit, or all of many but for a few, which are counted."""
+
+    def why(rows: Sequence[Example]) -> str:
+        odd = [row.answer for row in rows if not (row.answers and all(map(fits, _stripped(row))))]
+        few = f"All but {len(odd)} of {len(rows)} answers" if odd else "All answers"
+        return f"{few} {reason}" if len(odd) <= MOST_ODD * len(rows) else ""
+
+    return why
 
 
 def some_and_every(
@@ -168,6 +190,11 @@ _GROUPED = r"(?:\d{1,3}(?:[.,'’ \u00a0\u202f]\d{2,3})+|\d+)"
 _AMOUNT = re.compile(
     rf"[+\-−–]?\s?[$€£¥₹]?\s?[+\-−–]?{_GROUPED}(?:[.,]\d+)?\s?(?:[$€£¥₹%°]|[^\W\d_]{{1,12}}[.]?)?"
 )
+_NAME = re.compile(  # with capitals, as in 12 Monkeys; German writes units so
+    r"\d\s+(?!(?:Euros?|Dollars?|Cents?|Celsius|Fahrenheit|Prozent|Grad|Uhr|Stück|Liter|Kilo\w*|\w*[mM]eter"
+    r"|\w*[gG]ramm|Sekunden?|Minuten?|Stunden?|Tagen?|Wochen?|Monaten?|Jahren?|Personen|Menschen"
+    r"|Million\w*|Milliard\w*|Kinder|Mal)\b)[^\W\d_a-z][a-zäöüß]{2,}"
+)
 _ZERO_FIRST = re.compile(r"\+?0\d[\d\s/().-]*")
 _GROUPS_OF_DIGITS = re.compile(r"\+?[\d(][\d\s/().-]*\d")
 _FEWEST_CODE_DIGITS, _FEWEST_TELEPHONE_DIGITS = 5, 8
@@ -217,7 +244,9 @@ def digit_code(answer: str) -> bool:
 
 
 def amount(answer: str) -> bool:
-    """A number in any country's grouping, with a currency or one word after it."""
+    """A number in any country's grouping, with a currency or one word after it; no 2 Kings."""
+    if _NAME.search(answer):
+        return False
     return plain_number(answer) or (_AMOUNT.fullmatch(answer) is not None and not date(answer))
 
 
@@ -265,26 +294,6 @@ def _no_words_to_compare(rows: Sequence[Example]) -> str:
 # --- What a right answer says, and what a wrong one.
 
 
-def _right_choice(example: Example) -> str:
-    choices, label = example.columns.get("choices") or (), example.columns.get("label")
-    if isinstance(label, int) and 0 <= label < len(choices):
-        return str(choices[label])
-    return example.answer
-
-
-def _other_choices(example: Example) -> list[str]:
-    """The texts of the choices that the answer names neither by text nor by letter."""
-    choices = list(map(str, example.columns.get("choices") or ()))
-    given = {tidy(_right_choice(example)), tidy(example.answer)}
-    at = [i for i, choice in enumerate(choices) if {tidy(choice), chr(97 + i)} & given]
-    return [choice for i, choice in enumerate(choices) if i not in at]
-
-
-def _own_length(example: Example) -> str:
-    """An answer that is no number of words is as long as is allowed."""
-    return "" if re.fullmatch(r"[\d\s–-]*", example.answer) else example.answer
-
-
 def _text_tokens(answer: str) -> float:
     return len(answer) / CHARACTERS_A_TOKEN
 
@@ -319,18 +328,23 @@ REWARDS: dict[str, Reward] = {
         ),
         Reward(
             "contains", contains, "the answer stands in what it says",
-            suggested=((Sure.SHORT, every_answer(
-                short, "The answers are short: they must stand in what it says."
+            suggested=((Sure.SHORT, lambda rows: (
+                "The answers are short: they must stand in what it says."
+                if all(any(map(short, _stripped(row))) for row in rows) else ""
             )),),
         ),
         Reward(
             "numeric", numeric, "its final number is the answer",
             suggested=(
-                (Sure.FORM, every_answer(
-                    amount, "All answers are numbers: the final number must agree."
+                (Sure.FORM, nearly_every_answer(
+                    amount, "are numbers: the final number must agree."
                 )),
-                (Sure.FORM, every_answer(
-                    stated_number, "All answers end in a number: the final number must agree."
+                (Sure.FORM, some_and_every(
+                    amount, lambda answer: amount(answer) or spelled_number(answer),
+                    "All answers are numbers, also in words: the final number must agree.",
+                )),
+                (Sure.FORM, nearly_every_answer(
+                    stated_number, "end in a number: the final number must agree."
                 )),
             ),
         ),
@@ -342,7 +356,7 @@ REWARDS: dict[str, Reward] = {
                 )),
                 (Sure.KINDS, _few_kinds),
             ),
-            gold=_right_choice, wrong=_other_choices,
+            gold=right_choice, wrong=other_choices,
         ),
         Reward(
             "regex", regex, "a pattern in the answer column matches",
@@ -389,7 +403,7 @@ REWARDS: dict[str, Reward] = {
                 )),
                 (Sure.ANYTHING, _no_words_to_compare),
             ),
-            gold=_own_length, tells_apart=lambda example: False,
+            gold=own_length, tells_apart=lambda example: False,
         ),
     )
 }  # fmt: skip

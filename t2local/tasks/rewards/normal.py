@@ -420,6 +420,11 @@ def number_words(text: str) -> list[Spelled]:
     return found
 
 
+def spelled_number(answer: str) -> bool:
+    """Whether it is a number in words and nothing else."""
+    return any(end - start == len(answer) for start, end, _ in number_words(readable(answer)))
+
+
 def _spelled(match: re.Match[str]) -> tuple[Fraction, ...]:
     value = _whole(re.findall(r"[a-z]+", match["words"])) if match["words"] else Fraction(1)
     if value is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from t2local.errors import T2LocalError
 from t2local.tasks.rewards.normal import ANSWER, IS, UNSPACED, last_boxed, plain, stands_in, tidy
+from t2local.tasks.rows import Example
 from t2local.thinking import bare_answer, split_thinking
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -287,6 +288,27 @@ def _right_choice(answer: str, tidied: Sequence[str], labels: Sequence[str]) -> 
 
 def _of_letter(name: str) -> int:
     return _LETTERS.find(name.upper()) if len(name) == 1 else -1
+
+
+def right_choice(example: Example) -> str:
+    """What names the right choice of a row: its text where `label` points at it."""
+    choices, label = example.columns.get("choices") or (), example.columns.get("label")
+    if isinstance(label, int) and 0 <= label < len(choices):
+        return str(choices[label])
+    return example.answer
+
+
+def other_choices(example: Example) -> list[str]:
+    """The texts of the choices that the answer names neither by text nor by letter."""
+    choices = list(map(str, example.columns.get("choices") or ()))
+    given = {tidy(right_choice(example)), tidy(example.answer)}
+    at = [i for i, choice in enumerate(choices) if {tidy(choice), chr(97 + i)} & given]
+    return [choice for i, choice in enumerate(choices) if i not in at]
+
+
+def own_length(example: Example) -> str:
+    """An answer that is no number of words is as long as is allowed."""
+    return "" if re.fullmatch(r"[\d\s–-]*", example.answer) else example.answer
 
 
 # --- Lengths.

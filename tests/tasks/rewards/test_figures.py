@@ -465,37 +465,13 @@ def test_a_plain_number_is_one_and_nothing_else(text, wanted):
     assert plain_number(text) is wanted
 
 
+# fmt: off
 HOSTILE = [
-    "1",
-    "1,234",
-    "the answer is ",
-    "(",
-    "1/",
-    "\\boxed{",
-    "one ",
-    "$",
-    "5 - ",
-    "2^",
-    "<<",
-    "**",
-    "\\frac{",
-    " ",
-    "\n",
-    "答案是",
-    "` ",
-    "*a ",
-    "not 5 ",
-    "answer: 5. ",
-    "123 ",
-    "7 of ",
-    "7 out of ",
-    "5 because ",
-    "1, ",
-    "one hundred ",
-    "7 by doing ",
-    "**1** ",
-    "... ",
+    "1", "1,234", "the answer is ", "(", "1/", "\\boxed{", "one ", "$", "5 - ", "2^", "<<", "**",
+    "\\frac{", " ", "\n", "答案是", "` ", "*a ", "not 5 ", "answer: 5. ", "123 ", "7 of ",
+    "7 out of ", "5 because ", "1, ", "one hundred ", "7 by doing ", "**1** ", "... ",
 ]
+# fmt: on
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
