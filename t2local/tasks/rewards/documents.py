@@ -1,6 +1,10 @@
-"""The reward `json`: is it JSON, and does it have the shape or the values asked for?"""
+"""The reward `json`: is it JSON, and does it have the shape or the values asked for?
+
+Also how a completion fences blocks, as `code` reads them.
+"""
 
 import json as json_text
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,3 +135,47 @@ def _comparisons(found: Any, wanted: Any) -> list[bool]:
         same = [name in found and found[name] == value for name, value in wanted.items()]
         return same + [False] * len(set(found) - set(wanted))
     return [type(found) is type(wanted) and found == wanted]
+
+
+# --- Fences: in lists and quotes, of any length, never closed, closed at the end of a line.
+
+_FENCE = re.compile(
+    r"(?P<lead>(?:[ \t]*(?:>|[-*+]|\d{1,3}[.)]))*[ \t]*)(?P<mark>`{3,}|~{3,})(?P<info>.*)"
+)
+_QUOTE = re.compile(r"[ \t]*> ?")
+_LANGUAGE = re.compile(r"[{.\s]*([\w+#.-]*)")
+
+
+def fenced_blocks(text: str) -> list[tuple[str, str]]:
+    """Blocks as (language, content), without the marks of the lists and quotes they stand in.
+
+    A fence with nothing after it opens none; one that is never closed goes to the end.
+    """
+    found: list[tuple[str, str]] = []
+    lines, at = text.split("\n"), 0
+    while at < len(lines):
+        fence = _FENCE.fullmatch(lines[at])
+        at += 1
+        if fence is None or (fence["mark"][0] == "`" and "`" in fence["info"]):
+            continue
+        content, at = _content(lines, at, fence)
+        if content.strip():
+            found.append((_LANGUAGE.match(fence["info"])[1].lower(), content))
+    return found
+
+
+def _content(lines: Sequence[str], at: int, fence: re.Match[str]) -> tuple[str, int]:
+    """What stands between an opening fence and its end, and the number of the line after it."""
+    mark, width = fence["mark"], len(re.sub(r".*>\s?", "", fence["lead"]))
+    ending = re.compile(rf"([^{mark[0]}]*){mark[0]}{{{len(mark)},}}[ \t]*")
+    content: list[str] = []
+    while at < len(lines):
+        line, at = lines[at], at + 1
+        for _ in range(fence["lead"].count(">")):
+            line = _QUOTE.sub("", line, count=1)
+        end = ending.fullmatch(line)
+        line = end[1] if end else line
+        content.append(line if line[:width].strip() else line[width:])
+        if end:
+            break
+    return "\n".join(content), at

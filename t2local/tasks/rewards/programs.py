@@ -18,6 +18,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+from t2local.tasks.rewards.documents import fenced_blocks
 from t2local.tasks.rewards.words import column, said
 from t2local.tasks.sandbox import TestResult, run_tests
 
@@ -27,7 +28,8 @@ PARSES_NOT, PARSES, DEFINES = -1.0, -0.5, -0.2
 TEST_COLUMNS = ("tests", "test", "test_list")  # as ours, HumanEval's and MBPP's are called
 SETUP_COLUMNS = ("test_setup", "test_setup_code", "test_imports")
 
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
 
 
 def code(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
@@ -90,18 +92,13 @@ def _tested(prompt: Any, completion: Any, row: Mapping[str, Any]) -> TestResult 
         return None
     entry_point = row["entry_point"] or ""
     prefix = row["prefix"] or _own_prefix(prompt, entry_point)
-    program = extract_program(said(completion), entry_point, prefix, _asked_for(tests, setup))
+    asked_for = _asked_for(tests, setup)
+    program = extract_program(said(completion), entry_point, prefix, asked_for)
+    program += "".join(_callable(program, {entry_point} if entry_point else asked_for))
     if not program.strip():
         return TestResult(False, False, (False,) * len(tests), error="no program was found")
-    return run_tests(
-        program,
-        tests,
-        setup=setup,
-        trusted=prefix,
-        entry_point=entry_point,
-        timeout_s=TIMEOUT_S,
-        cpu_s=CPU_S,
-    )
+    limits = {"timeout_s": TIMEOUT_S, "cpu_s": CPU_S}
+    return run_tests(program, tests, setup=setup, trusted=prefix, entry_point=entry_point, **limits)
 
 
 def _own_prefix(prompt: Any, entry_point: str) -> str:
@@ -222,6 +219,44 @@ def _last_function(source: str) -> str:
     return next((n.name for n in reversed(nodes) if isinstance(n, ast.FunctionDef)), "")
 
 
+# --- What tests call as a bare function.
+
+_METHOD = "\n\n\n{name} = {owner}().{name}\n"
+# Without an event loop, which needs sockets: what only awaits runs to its end.
+_COROUTINE = """
+
+
+def {name}(*args, _begin={name}, **kwargs):
+    running = _begin(*args, **kwargs)
+    try:
+        while True:
+            running.send(None)
+    except StopIteration as done:
+        return done.value
+"""
+
+
+def _callable(program: str, wanted: set[str]) -> Iterator[str]:
+    """What makes a method of a class, or an `async def`, the function that is asked for."""
+    nodes = getattr(_parsed(program), "body", ())
+    functions = {node.name: node for node in nodes if isinstance(node, _FUNCTIONS)}
+    owned = {
+        node.name: (owner.name, node)
+        for owner in nodes
+        if isinstance(owner, ast.ClassDef) and owner.name not in wanted
+        for node in owner.body
+        if isinstance(node, _FUNCTIONS)
+    }
+    have = _names(nodes)
+    for name in sorted(wanted):
+        node = functions.get(name)
+        if name not in have and name in owned:
+            owner, node = owned[name]
+            yield _METHOD.format(name=name, owner=owner)
+        if isinstance(node, ast.AsyncFunctionDef):
+            yield _COROUTINE.format(name=name)
+
+
 # --- The program in a completion.
 
 
@@ -272,7 +307,7 @@ def _indented(body: str) -> tuple[str, str]:
 
 def _program_of(text: str, fenced: Sequence[str], wanted: set[str]) -> str:
     """From the fences, else from runs of lines, first within them and then in all of the text."""
-    blocks = [source for content in fenced if (source := _mended(content)) is not None]
+    blocks = [_without_words(one) for one in map(_mended, fenced) if one is not None]
     if chosen := _chosen(blocks, wanted):
         return chosen
     if not fenced and (whole := _mended(text)) is not None and _defines(whole, wanted or None):
@@ -348,51 +383,9 @@ def _is_loaded(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
 
 
-# --- Fences: in lists and quotes, of any length, never closed, closed at the end of a line.
-
-_FENCE = re.compile(
-    r"(?P<lead>(?:[ \t]*(?:>|[-*+]|\d{1,3}[.)]))*[ \t]*)(?P<mark>`{3,}|~{3,})(?P<info>.*)"
-)
 _FENCE_LINE = re.compile(r"(?m)^[> \t]*(?:`{3,}|~{3,})[^`\n]*$")
 _INLINE = re.compile(r"`{1,3}(?:python[\d.]* |py )? *([^`\n]+?) *`{1,3}")
-_QUOTE = re.compile(r"[ \t]*> ?")
-_LANGUAGE = re.compile(r"[{.\s]*([\w+#.-]*)")
 _PYTHON = re.compile(r"(?:i?python|py)[\d.]*|python-?repl|pycon|")
-
-
-def fenced_blocks(text: str) -> list[tuple[str, str]]:
-    """Blocks as (language, content), without the marks of the lists and quotes they stand in.
-
-    A fence with nothing after it opens none; one that is never closed goes to the end.
-    """
-    found: list[tuple[str, str]] = []
-    lines, at = text.split("\n"), 0
-    while at < len(lines):
-        fence = _FENCE.fullmatch(lines[at])
-        at += 1
-        if fence is None or (fence["mark"][0] == "`" and "`" in fence["info"]):
-            continue
-        content, at = _content(lines, at, fence)
-        if content.strip():
-            found.append((_LANGUAGE.match(fence["info"])[1].lower(), content))
-    return found
-
-
-def _content(lines: Sequence[str], at: int, fence: re.Match[str]) -> tuple[str, int]:
-    """What stands between an opening fence and its end, and the number of the line after it."""
-    mark, width = fence["mark"], len(re.sub(r".*>\s?", "", fence["lead"]))
-    ending = re.compile(rf"([^{mark[0]}]*){mark[0]}{{{len(mark)},}}[ \t]*")
-    content: list[str] = []
-    while at < len(lines):
-        line, at = lines[at], at + 1
-        for _ in range(fence["lead"].count(">")):
-            line = _QUOTE.sub("", line, count=1)
-        end = ending.fullmatch(line)
-        line = end[1] if end else line
-        content.append(line if line[:width].strip() else line[width:])
-        if end:
-            break
-    return "\n".join(content), at
 
 
 def _is_code(language: str, content: str) -> bool:
@@ -486,10 +479,13 @@ def _run_from(lines: Sequence[str], start: int) -> tuple[str, int]:
     return "", start
 
 
+_WORD = re.compile(r"\w*[^\W\d]\w*|\[[A-Z]+\]")
+
+
 def _without_words(source: str) -> str:
-    """Without words of prose that happen to parse, such as "Done" on a line of its own."""
+    """Without words that happen to parse, such as "Done" or "[DONE]" on a line of its own."""
     body = ast.parse(source).body
-    kept = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Name))]
+    kept = [n for n in body if not (isinstance(n, ast.Expr) and _WORD.fullmatch(ast.unparse(n)))]
     return source if len(kept) == len(body) else ast.unparse(ast.Module(kept, []))
 
 

@@ -207,7 +207,7 @@ def test_tests_that_test_nothing_are_never_passed(name):
     assert reward(GOOD, tests=NOTHING[name]) is None
     rows = [Example("Add one.", "", {"tests": NOTHING[name]})]
     with pytest.raises(T2LocalError, match=r"needs a column 'tests'|test nothing"):
-        check_reward("code", rows)
+        check_reward(rows)
 
 
 def test_a_program_may_bear_a_builtins_name():
@@ -231,7 +231,7 @@ def test_rows_with_humanevals_own_columns_are_read_and_suggested():
     assert reward("    return x\n", prompt, **row) == -1.0
     rows = [Example(prompt, "    return x + 1\n", row)] * 2
     assert suggest_reward(rows).reward == "code"
-    check_reward("code", rows)
+    check_reward(rows)
 
 
 def test_a_text_of_many_broken_lines_is_given_up_soon():
@@ -239,3 +239,35 @@ def test_a_text_of_many_broken_lines_is_given_up_soon():
         text = f"{line}\n" * 3_000
         assert isinstance(extract_program(text, "f"), str)
         assert isinstance(fenced_blocks(text), list)
+
+
+TWO = {"tests": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]}
+METHOD = """```python
+class Solution:
+    def helper(self, a):
+        return a
+
+    {kind}def add(self, a, b):
+        return self.helper(a) {sign} b
+```"""
+
+
+@pytest.mark.parametrize("asked", [TWO, {**TWO, "entry_point": "add"}])
+@pytest.mark.parametrize("kind", ["", "async "])
+def test_a_method_of_a_class_counts_as_the_function_that_tests_call(kind, asked):
+    assert reward(METHOD.format(kind=kind, sign="+"), **asked) == 1
+    assert reward(METHOD.format(kind=kind, sign="-"), **asked) == -1
+    own = {"tests": ["assert Solution().helper(1) == 1"]}
+    assert reward(METHOD.format(kind="", sign="+"), **own) == 1
+
+
+def test_a_coroutine_function_is_run_to_its_end():
+    awaits = "async def one(x):\n    return x\n\nasync def add(a, b):\n    return await one(a) {} b"
+    assert reward(awaits.format("+"), **TWO) == 1
+    assert reward(awaits.format("-"), **TWO) == -1
+
+
+@pytest.mark.parametrize("around", ["```\npython\n{}\n```", "[BEGIN]\n{}\n[DONE]", "{}\nDone"])
+def test_words_that_happen_to_parse_are_no_part_of_a_program(around):
+    assert reward(around.format("def add(a, b):\n    return a + b"), **TWO) == 1
+    assert reward(around.format("def add(a, b):\n    return a - b"), **TWO) == -1
