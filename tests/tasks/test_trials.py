@@ -26,7 +26,7 @@ def test_a_trial_shows_three_gold_answers_and_three_of_other_rows():
 def test_gold_that_does_not_earn_one_is_named_and_shown_first():
     trial = try_reward("numeric", rows([*map(str, range(300)), "a handful"]))
     assert trial.problem == (
-        "1 of 301 gold answers does not earn +1 under 'numeric', the first is 'a handful' "
+        "1 of 301 answers in your rows does not earn +1 under 'numeric', the first is 'a handful' "
         "(asked 'question 300?'); choose another reward or mend them."
     )
     assert (trial.rows[0].said, trial.rows[0].reward) == ("a handful", None)
@@ -75,7 +75,7 @@ def test_a_program_is_tried_by_its_tests():
 
     examples = programs("")
     assert [t.reward for t in try_reward("code", examples).rows] == [1.0] * 3 + [-1.0] * 3
-    assert "4 of 4 gold answers do not earn" in try_reward("code", programs("9")).problem
+    assert "4 of 4 answers in your rows do not earn" in try_reward("code", programs("9")).problem
     assert try_reward("code", [replace(e, answer="") for e in examples]) == Trial(())
 
 

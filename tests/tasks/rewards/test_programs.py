@@ -207,7 +207,7 @@ def test_tests_that_test_nothing_are_never_passed(name):
     assert reward(GOOD, tests=NOTHING[name]) is None
     rows = [Example("Add one.", "", {"tests": NOTHING[name]})]
     with pytest.raises(T2LocalError, match=r"needs a column 'tests'|test nothing"):
-        check_reward(rows)
+        check_reward("code", rows)
 
 
 def test_a_program_may_bear_a_builtins_name():
@@ -231,7 +231,7 @@ def test_rows_with_humanevals_own_columns_are_read_and_suggested():
     assert reward("    return x\n", prompt, **row) == -1.0
     rows = [Example(prompt, "    return x + 1\n", row)] * 2
     assert suggest_reward(rows).reward == "code"
-    check_reward(rows)
+    check_reward("code", rows)
 
 
 def test_a_text_of_many_broken_lines_is_given_up_soon():
