@@ -190,6 +190,8 @@ def stands_in(words: str, text: str) -> bool:
 def _begins(words: str, before: str) -> bool:
     first, last = words[0], before[-1:]
     if first.isdigit() or (first in "-." and words[1:2].isdigit()):
+        if first == "-" and _of_a_word(last):
+            return False  # 10-5 is a difference, or a range
         grouped = _GROUP_BEFORE.search(before) and re.match(r"\d{3}(?!\d)", words)
         return not (_joined(last, first) or _NUMBER_BEFORE.search(before) or grouped)
     if "\u0620" <= first <= "\u06d3":

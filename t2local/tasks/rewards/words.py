@@ -101,12 +101,12 @@ _STATEMENT = re.compile(
     rf"(?:(?:{ANSWER}|\b(?:option|choice|opción|opção)\b|选项|選項|вариант)"
     rf"(?:\s+(?:to|for|of)\b[^.\n:]{{0,60}}?)?(?:[*_\s]*(?:{IS}|\bto be\b|选|選|-))*"
     r"|\b(?:choose|chose|pick|select|going? with|wähle|choisis|elijo|escolho|scelgo|выбираю)\b"
-    r"|选择?|選択?|선택)\s*(?:the\s+)?(?:option|choice|answer|letter|选项|選項)?[\s*_\"'(\[\\${]*",
+    r"|(?<!不)选择?|選択?|선택)\s*(?:the\s+)?(?:option|choice|answer|letter|选项|選項)?[\s*_\"'(\[\\${]*",
     re.IGNORECASE,
 )
 _FURTHER = r"\s*(?:,|/|&|\bor\b|\band\b|oder|und|\bou\b|\bet\b|или|或者?|和|또는|か)\s*[(*_\"']*"
 _NOT = (
-    r"(?:\bnot|n't|\bneither|\bnor|\bnicht|\bkeine?|\bpas|\bне|不是|不选|不選|rather than"
+    r"(?:\bnot|n't|\bnever|\bhardly|\bneither|\bnor|\bnicht|\bkeine?|\bpas|\bне|不是|不选|不選|rather than"
     r"|instead of)\s*(?:the |an? |option |choice )*"
 )
 _NEGATED = re.compile(_NOT + r"[*_\"'(\[]*\Z", re.IGNORECASE)
@@ -247,7 +247,7 @@ def _worded(text: str, tidied: Sequence[str]) -> set[int]:
     found = [i for i, one in enumerate(tidied) if one and stands_in(one, text)]
     longest = {i for i in found if not any(i != j and tidied[i] in tidied[j] for j in found)}
     if len(longest) > 1 and _POLAR.issuperset(tidied):  # "Yes, there is no doubt."
-        first = re.match(r"\w+", text)
+        first = re.match(r"\w+(?!\s*(?:/|or\b|and\b|oder\b|und\b|ou\b|et\b|или\b)\s*\w)\b", text)
         return {i for i in longest if first and tidied[i] == first[0]} or longest
     return longest
 

@@ -6,6 +6,8 @@ from t2local.tasks.rewards import REWARDS
 
 # fmt: off
 WORDS = [
+    ('contains', '-5', '10-5', -1),
+    ('contains', '-5', 'It is -5.', 1),
     ('contains', 'cat', 'concatenate', -1),
     ('contains', 'Paris', "Paris's streets", 1),
     ('contains', 'Paris', 'Parisian', -1),
@@ -267,3 +269,18 @@ def test_any_accepted_answer_is_right(name):
     assert reward(name, "Oslo", answer="Paris", answers=["Paris", "Oslo"], **row) == 1
     assert reward(name, "Oslo", answer=None, answers={"text": ["Oslo"]}, **row) == 1
     assert reward(name, "Oslo", answer=["", None], **row) is None
+
+
+@pytest.mark.parametrize(
+    ("choices", "right", "completion", "worth"),
+    [
+        (["yes", "no"], "yes", "yes or no", -1),
+        (["yes", "no"], "yes", "yes/no", -1),
+        (["yes", "no"], "yes", "Yes, there is no doubt.", 1),
+        (["positive", "negative"], "positive", "never positive", -1),
+        (["猫", "鸟"], "B", "不选B", -1),
+        (["猫", "鸟"], "B", "我选B", 1),
+    ],
+)
+def test_what_is_denied_or_left_open_is_no_choice(choices, right, completion, worth):
+    assert REWARDS["choice"](["?"], [completion], choices=[choices], answer=[right]) == [worth]
