@@ -106,8 +106,8 @@ _STATEMENT = re.compile(
 )
 _FURTHER = r"\s*(?:,|/|&|\bor\b|\band\b|oder|und|\bou\b|\bet\b|или|或者?|和|또는|か)\s*[(*_\"']*"
 _NOT = (
-    r"(?:\bnot|n't|\bnever|\bhardly|\bneither|\bnor|\bnicht|\bkeine?|\bpas|\bне|不是|不选|不選|rather than"
-    r"|instead of)\s*(?:the |an? |option |choice )*"
+    r"(?:\bnot|n't|\bnever|\bhardly|\bneither|\bnor|\bnicht|\bkeine?|\bpas|\bне|不是|不选|不選"
+    r"|rather than|instead of)\s*(?:the |an? |option |choice )*"
 )
 _NEGATED = re.compile(_NOT + r"[*_\"'(\[]*\Z", re.IGNORECASE)
 _WRONG = re.compile(
