@@ -326,8 +326,9 @@ def test_one_odd_answer_among_many_numbers_is_counted_and_named(odd):
     suggestion = suggest_reward(examples)
     assert suggestion.reward == "numeric"
     assert suggestion.reason.startswith("All but 1 of 41 answers are numbers")
-    assert f"1 of 41 answers in your rows does not earn +1 under 'numeric', the first is '{odd}'" in (
-        try_reward("numeric", examples).problem
+    assert (
+        f"1 of 41 answers in your rows does not earn +1 under 'numeric', the first is '{odd}'"
+        in (try_reward("numeric", examples).problem)
     )
     assert suggest_reward(rows(["1", "2", odd])).reward != "numeric"
 
