@@ -4,13 +4,13 @@ First the text becomes values: one document, an object a line, or several docume
 other, with the small faults that people's files have (a comma too many, Python's notation). Then
 values become rows: a list of objects, columns of values, a table under a name, SQuAD's paragraphs.
 What had to be decided on the way is said in the note. Departures from JSON: `NaN` is an empty cell,
-and a number too large for a float stays as it is written.
+and a number of more digits than a float has is the text of it.
 """
 
 import ast
 import json
-import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -103,7 +103,7 @@ class _Reader:
     def __init__(self) -> None:
         self._notes: dict[str, None] = {}
         self._decoder = json.JSONDecoder(
-            object_pairs_hook=self._object, parse_constant=_constant, parse_float=_decimal
+            object_pairs_hook=self._object, parse_constant=_constant, parse_float=_number
         )
 
     def value(self, text: str) -> Any:
@@ -150,9 +150,20 @@ def _constant(name: str) -> float | None:
     return None if name == "NaN" else float(name)
 
 
-def _decimal(written: str) -> float | str:
-    value = float(written)
-    return written if math.isinf(value) else value
+def _number(text: str) -> float | str:
+    """A number; as it is written where a float would lose some of its digits.
+
+    >>> _number("2.5"), _number("1e400"), _number("3.14159265358979323846")
+    (2.5, '1e400', '3.14159265358979323846')
+    """
+    value = float(text)
+    if len(text) <= sys.float_info.dig and "e" not in text and "E" not in text:
+        return value
+    return value if _digits(repr(value)) == _digits(text) else text
+
+
+def _digits(number: str) -> str:
+    return re.sub(r"[eE].*|[-.]", "", number).strip("0")
 
 
 def _literal(text: str) -> Any:
@@ -195,7 +206,11 @@ class _Damaged(str):
 
 
 def _why(error: Exception) -> str:
-    return "nested too deep" if isinstance(error, RecursionError) else shown(str(error), 120)
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if not isinstance(error, json.JSONDecodeError):
+        return f"a number has more than {sys.get_int_max_str_digits():,} digits"
+    return shown(str(error), 120)
 
 
 def _fault_of(error: Exception, text: str) -> str:

@@ -148,6 +148,27 @@ def test_long_numbers_keep_all_their_digits(tmp_path):
     assert read_examples(written(tmp_path, text)).examples[0].answer == str(2**70)
 
 
+@pytest.mark.parametrize(
+    "number", ["1e400", "-1E+999", "1e-400", "3.14159265358979323846", "1234567890123456.789"]
+)
+def test_a_number_that_no_float_can_hold_stays_as_it_is_written(tmp_path, number):
+    text = f'{{"question": "Which one?", "answer": {number}}}\n' * 2
+    assert [e.answer for e in read_examples(written(tmp_path, text)).examples] == [number] * 2
+
+
+@pytest.mark.parametrize("number", ["2.5", "-0.1", "0.30000000000000004", "1e5", "0.0", "1.50"])
+def test_every_other_number_is_a_number(tmp_path, number):
+    text = f'{{"question": "Which one?", "answer": {number}}}\n' * 2
+    assert read_rows(written(tmp_path, text)).rows[0].cells["answer"] == float(number)
+
+
+def test_a_number_that_is_too_long_to_read_is_named_as_that(tmp_path):
+    text = f'{{"a": {"7" * 5000}}}\n' + lines(ROWS)
+    assert read_rows(written(tmp_path, text)).bad == [
+        (1, "no valid JSON (a number has more than 4,300 digits)")
+    ]
+
+
 def test_a_damaged_object_is_named_by_its_line_and_the_others_are_read(tmp_path):
     texts = [json.dumps(row, indent=2) for row in ROWS]
     texts[2] = texts[2].replace('"answer":', "answer:")
