@@ -228,7 +228,12 @@ def _fault_of(error: Exception, text: str) -> str:
 
 _HOLDERS = ("data", "rows", "examples", "records", "items", "instances", "train", "questions")
 _SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
+_HEADERS = ("columns", "header", "headers", "fields")
+_CELLS = ("data", "rows", "values", "records")
 _VIEWER = {"row", "row_idx", "truncated_cells"}  # of a row as the Hub's dataset viewer gives it
+_ASKING = {*PROMPT_NAMES, *CHAT_NAMES}
+_MOST_PARTS = 50  # of a document that holds rows under one of their names
+_DEEPEST_PART = 5  # documents inside one another around the rows
 _LONGEST_NAME = 60  # characters of a column's name
 _FEWEST_PAIRS = 5  # of questions with their answers in one object
 
@@ -236,15 +241,16 @@ _FEWEST_PAIRS = 5  # of questions with their answers in one object
 def _rows_of(name: str, value: Any) -> RowsRead:
     """Rows of one document. Raises `T2LocalError`."""
     if isinstance(value, list):
-        return _listed(name, list(enumerate(value, 1)))
+        return _listed(name, list(enumerate(_squad(value) or value, 1)))
     if not isinstance(value, dict):
         return objects([(1, value)])
-    if _is_split(value):  # pandas: orient="split"
-        return objects(_by_header(name, value["columns"], enumerate(value["data"], 1)))
+    if split := _split(value):
+        header, cells = split
+        return objects(_by_header(name, header, enumerate(cells, 1)))
     if (held := _holder(value)) is not None:
         key, inside = held
-        read = _rows_of(name, _squad(inside) or inside)
-        others = [n for n, part in value.items() if n != key and isinstance(part, list | dict)]
+        read = _rows_of(name, inside)
+        others = [other for other in value if other != key and _holds_rows(value[other])]
         if key.lower() not in _SPLITS or not others:
             return read
         listed = ", ".join(f"'{shown(n, 30)}'" for n in others)
@@ -257,6 +263,7 @@ def _rows_of(name: str, value: Any) -> RowsRead:
 
 def _listed(name: str, values: Sequence[Numbered]) -> RowsRead:
     """Objects as they are; lists under the names that the first of them gives."""
+    values = _spread(values)
     first = next((value for _, value in values if value is not None), None)
     if isinstance(first, list) and all(isinstance(value, list) for _, value in values):
         (_, header), *rest = values
@@ -267,6 +274,18 @@ def _listed(name: str, values: Sequence[Numbered]) -> RowsRead:
     read = objects(good)
     damaged = [(n, f"no valid JSON ({v})") for n, v in values if isinstance(v, _Damaged)]
     return RowsRead(read.rows, sorted([*read.bad, *damaged]), read.note)
+
+
+def _spread(values: Sequence[Numbered]) -> Sequence[Numbered]:
+    """Lists of objects, one after the other, as one: of turns each is a row, else each object is.
+
+    Objects count on from list to list.
+    """
+    if not values or not all(isinstance(v, list) and _all_objects(v) for _, v in values):
+        return values
+    if all(is_conversation(v) for _, v in values):
+        return [(number, {"messages": turns}) for number, turns in values]
+    return list(enumerate((row for _, rows in values for row in rows), 1))
 
 
 def _by_header(name: str, header: Any, values: Any) -> Iterator[Numbered]:
@@ -285,48 +304,60 @@ def _by_header(name: str, header: Any, values: Any) -> Iterator[Numbered]:
             yield number, cells
 
 
-def _is_split(value: Mapping[str, Any]) -> bool:
-    columns, cells = value.get("columns"), value.get("data")
-    listed = isinstance(columns, list) and isinstance(cells, list) and bool(columns)
-    return listed and all(isinstance(row, list) for row in cells)
+def _split(value: Mapping[str, Any]) -> tuple[list[Any], list[Any]] | None:
+    """The names and the rows of a table that gives them apart, as pandas' orient="split"."""
+    named = {plain(key): value[key] for key in value}
+    header = next((named[n] for n in _HEADERS if isinstance(named.get(n), list)), None)
+    cells = next((named[n] for n in _CELLS if isinstance(named.get(n), list)), None)
+    if not header or cells is None or not all(isinstance(row, list) for row in cells):
+        return None
+    return [n.get("name", n.get("id")) if isinstance(n, dict) else n for n in header], cells
 
 
-def _holder(value: Mapping[str, Any]) -> tuple[str, Any] | None:
+def _holder(value: Mapping[str, Any], levels: int = _DEEPEST_PART) -> tuple[str, Any] | None:
     """The name and the value of the part that holds the rows, None where the object is a row."""
-    named = {key.lower(): key for key in value}
+    if len(value) > _MOST_PARTS:
+        return None
+    named = {plain(key): key for key in value}
+    asks = _asks(value)
     for wanted in (*_HOLDERS, *_SPLITS):
-        key = named.get(wanted)
-        if key is None:
-            continue
-        inside = value[key]
-        rows = isinstance(inside, list) and inside and all(
-            isinstance(row, dict | list) for row in inside
-        )  # fmt: skip
-        nested = isinstance(inside, dict) and _holder(inside) is not None
-        if rows or nested or _are_columns(inside):
-            return key, inside
-    if len(value) == 1:
-        ((key, inside),) = value.items()
-        if isinstance(inside, dict) and _holder(inside) is not None:
-            return key, inside
-    lists = [key for key, inside in value.items() if _are_objects(inside)]
-    others = all(not isinstance(value[key], list | dict) for key in value if key not in lists)
-    asks = not named.keys().isdisjoint((*PROMPT_NAMES, *CHAT_NAMES))
-    if len(lists) == 1 and others and not asks and not is_conversation(value[lists[0]]):
-        return lists[0], value[lists[0]]
-    return None
+        inside = value.get(named.get(wanted, ""))
+        listed = isinstance(inside, list) and all(isinstance(row, dict | list) for row in inside)
+        if inside and (listed or (not asks and _holds_rows(inside, levels))):
+            return named[wanted], inside
+    held = [key for key, inside in value.items() if _all_objects(inside) and len(inside) > 1]
+    held = held or [key for key, inside in value.items() if _is_nested(inside, levels)]
+    others = (inside for key, inside in value.items() if key not in held)
+    if len(held) != 1 or asks or any(isinstance(other, list | dict) and other for other in others):
+        return None
+    inside = value[held[0]]
+    return None if is_conversation(inside) else (held[0], inside)
 
 
-def _are_columns(value: Any) -> bool:
-    """Whether it is columns of equally many cells, under names that do not count rows."""
-    if not isinstance(value, dict) or len(value) < 2 or _counts(value) or _one_row(value):
+def _holds_rows(value: Any, levels: int = _DEEPEST_PART) -> bool:
+    """Whether a part of a document is a table, in any of its shapes."""
+    if isinstance(value, list):
+        return True
+    if not isinstance(value, dict):
         return False
     cells = list(value.values())
-    return all(isinstance(c, list) and c for c in cells) and len({len(c) for c in cells}) == 1
+    objects = all(isinstance(cell, dict) and cell for cell in cells)
+    return _is_nested(value, levels) or (len(cells) > 1 and (_are_columns(value) or objects))
 
 
-def _are_objects(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(v, dict) for v in value)
+def _is_nested(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict) or not levels:
+        return False
+    return (_split(value) or _holder(value, levels - 1)) is not None
+
+
+def _asks(value: Mapping[str, Any]) -> bool:
+    """Whether one of the names is that of a prompt or of a talk."""
+    return any(plain(name) in _ASKING for name in value)
+
+
+def _all_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
 def _squad(value: Any) -> list[dict[str, Any]]:
@@ -347,15 +378,16 @@ def _squad(value: Any) -> list[dict[str, Any]]:
 def _columns(name: str, value: Mapping[str, Any]) -> RowsRead | None:
     """Columns, each with its cells, or rows by a name of their own; None for a single row."""
     cells = list(value.values())
-    if len(cells) > 1 and all(isinstance(c, list) for c in cells) and not _one_row(value):
-        lengths = {len(c) for c in cells}
-        if len(lengths) > 1:
-            listed = ", ".join(f"'{shown(n, 20)}' {len(c)}" for n, c in islice(value.items(), 5))
-            raise T2LocalError(
-                f"'{name}' has columns of different lengths ({listed}); give all the same."
-            )
-        rows = ([*value], *(list(row) for row in zip(*cells, strict=True)))
-        return objects((n, dict(zip(rows[0], r, strict=True))) for n, r in enumerate(rows[1:], 1))
+    if _are_columns(value):
+        columns = {key: cells for key, cells in value.items() if isinstance(cells, list)}
+        _check_lengths(name, columns)
+        table = (
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        )
+        read = objects(enumerate(table, 1))
+        once = ", ".join(f"'{shown(key, 30)}'" for key in value if key not in columns)
+        note = f"What stands once beside the columns is left out: {once}." if once else ""
+        return RowsRead(read.rows, read.bad, note)
     if (len(cells) > 1 or _counts(value)) and all(isinstance(c, dict) and c for c in cells):
         return objects(enumerate(_turned(value) if _is_by_column(value) else _by_name(value), 1))
     if _are_pairs(value):
@@ -365,9 +397,26 @@ def _columns(name: str, value: Mapping[str, Any]) -> RowsRead | None:
     return None
 
 
-def _one_row(value: Mapping[str, Any]) -> bool:
-    """Whether lists are what a single row has: turns, choices, several right answers."""
-    return any(_are_objects(cell) and is_conversation(cell) for cell in value.values())
+def _are_columns(value: Mapping[str, Any]) -> bool:
+    """Whether lists are columns, and not what a single row has: turns, choices, right answers.
+
+    Beside other values they are where the prompts, too, are a list.
+    """
+    columns = {key: cells for key, cells in value.items() if isinstance(cells, list)}
+    if len(columns) < 2 or any(is_conversation(cells) for cells in columns.values()):
+        return False
+    asked = [cells for key, cells in columns.items() if plain(key) in _ASKING]
+    several = any(len(cells) > 1 and all(isinstance(c, str) for c in cells) for cells in asked)
+    return several or len(columns) == len(value)
+
+
+def _check_lengths(name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Raise `T2LocalError` for columns that end at different rows."""
+    if len({len(cells) for cells in columns.values()}) > 1:
+        listed = ", ".join(f"'{shown(n, 20)}' {len(c)}" for n, c in islice(columns.items(), 5))
+        raise T2LocalError(
+            f"'{name}' has columns of different lengths ({listed}); give all the same."
+        )
 
 
 def _is_by_column(value: Mapping[str, Mapping[str, Any]]) -> bool:

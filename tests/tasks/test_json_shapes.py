@@ -27,6 +27,29 @@ SHAPES = {
     "a list over lines": json.dumps(ROWS, indent=2),
     "a list under a name": json.dumps({"version": 1, "data": ROWS}),
     "a list under a name of its own": json.dumps({"version": "2", "quiz": ROWS}),
+    "pandas' default under a name": json.dumps(
+        {"data": {"question": by_place(QUESTIONS), "answer": by_place(ANSWERS)}}
+    ),
+    "rows by an id under a name": json.dumps({"data": {f"q{n}": r for n, r in enumerate(ROWS)}}),
+    "an answer of a server": json.dumps({"status": "ok", "result": {"data": ROWS}}),
+    "a list five names down": json.dumps({"a": {"b": {"c": {"d": {"edges": ROWS}}}}}),
+    "names and rows apart": json.dumps({"header": LISTS[0], "rows": LISTS[1:]}),
+    "names of fields and rows apart": json.dumps(
+        {"fields": [{"id": "question"}, {"id": "answer"}], "records": LISTS[1:]}
+    ),
+    "columns beside a title": json.dumps(
+        {"title": "Legs", "about": {"year": 2}, "question": QUESTIONS, "answer": ANSWERS}
+    ),
+    "columns of dates": json.dumps(
+        {
+            "question": {f"2024-01-0{n}": q for n, q in enumerate(QUESTIONS)},
+            "answer": {f"2024-01-0{n}": a for n, a in enumerate(ANSWERS)},
+        }
+    ),
+    "lists one after the other": json.dumps(ROWS[:2]) + json.dumps(ROWS[2:]),
+    "lists over lines": json.dumps(ROWS[:2], indent=1) + "\n" + json.dumps(ROWS[2:], indent=1),
+    "a list of objects a line": lines([ROWS[:3], ROWS[3:]]),
+    "a list of one a line": lines([[row] for row in ROWS]),
     "a list two names down": json.dumps({"data": {"rows": ROWS}}),
     "one row": lines(ROWS),
     "windows ends": lines(ROWS, "\r\n"),
@@ -103,7 +126,29 @@ def test_paragraphs_give_a_row_a_question_with_its_passage(tmp_path):
     assert "The inn has 3 rooms." in file.examples[3].prompt
 
 
+def test_paragraphs_without_a_version_are_the_same(tmp_path):
+    file = read_examples(written(tmp_path, json.dumps(SQUAD["data"])))
+    assert [e.answer for e in file.examples] == [str(n) for n in range(6)]
+
+
+def test_lists_of_turns_are_a_talk_each(tmp_path):
+    talks = [
+        [{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in PAIRS
+    ]
+    for text in (lines(talks), json.dumps(talks)):
+        file = read_examples(written(tmp_path, text))
+        assert [(e.prompt, e.answer) for e in file.examples] == PAIRS
+
+
+@pytest.mark.parametrize("key", ["data", "part"])
+def test_rows_far_inside_of_a_document_are_refused_at_once(tmp_path, key):
+    text = f'{{"{key}": ' * 900 + json.dumps(ROWS) + "}" * 900
+    with pytest.raises(T2LocalError):
+        read_examples(written(tmp_path, text))
+
+
 NOTED = {
+    "beside": ("columns beside a title", "left out: 'title', 'about'"),
     "comma": ("a comma too many", "left out"),
     "python": ("python's objects", "Python's notation"),
     "pairs": ("questions with their answers", "as a prompt"),
@@ -119,6 +164,14 @@ def test_of_several_parts_the_one_to_train_on_is_read_and_the_others_are_named(t
     text = json.dumps({"test": ROWS[:2], "train": ROWS[2:]})
     read = read_rows(written(tmp_path, text))
     assert [row.cells for row in read.rows] == ROWS[2:]
+    assert read.note == "Only the part 'train' is read, not 'test'."
+
+
+@pytest.mark.parametrize("others", [ROWS[:2], {"question": QUESTIONS[:2], "answer": ANSWERS[:2]}])
+def test_parts_may_be_columns(tmp_path, others):
+    text = json.dumps({"train": {"question": QUESTIONS, "answer": ANSWERS}, "test": others})
+    read = read_rows(written(tmp_path, text))
+    assert [row.cells for row in read.rows] == ROWS
     assert read.note == "Only the part 'train' is read, not 'test'."
 
 
