@@ -334,7 +334,12 @@ def _is_long(name: str, below: Sequence[str]) -> bool:
     return len(name) > _LONG and _most((len(cell) > _LONG for cell in below), len(below))
 
 
-_LIKE = (_ends_alike, _repeats, _begins_alike, _is_long)
+def _holds_object(name: str, below: Sequence[str]) -> bool:
+    """What is left of an object of JSON that has a number or a time before it in its line."""
+    return '{"' in name and _most(('{"' in cell for cell in below), len(below))
+
+
+_LIKE = (_ends_alike, _repeats, _begins_alike, _is_long, _holds_object)
 
 
 def _header(cells: Sequence[str]) -> tuple[list[str], str]:

@@ -137,6 +137,14 @@ def test_a_first_row_that_is_a_row_is_no_header(tmp_path, rows):
     assert file.columns == ("column 1", "column 2")
 
 
+@pytest.mark.parametrize("before", ["{}: ", "{}\t", "2024-01-0{} INFO "])
+def test_objects_with_something_before_them_have_no_header(tmp_path, before):
+    texts = [f'{{"prompt": "How many legs have {n} cats?", "answer": "{n}"}}' for n in range(1, 7)]
+    rows = [before.format(n) + text for n, text in enumerate(texts, 1)]
+    with pytest.raises(T2LocalError, match="looks like a row"):
+        read_examples(written(tmp_path, "\n".join(rows)))
+
+
 def test_anki_notes_have_no_header(tmp_path):
     notes = "#separator:tab\n#html:true\n" + table([("cat", "Katze"), ("dog", "Hund")], "\t")
     read = read_rows(written(tmp_path, notes))
