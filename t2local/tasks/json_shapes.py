@@ -25,9 +25,18 @@ Numbered = tuple[int, Any]  # a line of a file of lines, else the place of an el
 _FIRST_LINES = 20
 _MOST_LITERAL = 2**24  # characters that are read in Python's notation, which takes much memory
 _STRING_OR_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[\]}])')
-_BETWEEN = re.compile(r"[\s,;\ufeff\x1e\0]*")
+_BETWEEN = re.compile(r"[\s,;\ufeff\x1e\0\x1a]*")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NEXT_VALUE = re.compile(r"^[ \t]*[{\[]", re.MULTILINE)
+# What may stand above a document: remarks, a Markdown fence, a script's assignment or call.
+_BEFORE = re.compile(
+    r"""\s*(?://[^\r\n]*|\#[^\r\n]*|/\*[^*]*\*+(?:[^/*][^*]*\*+)*/|```\w{0,20}|export\ default\b|
+    (?:(?:var|let|const)\ )?[A-Za-z_$][\w.$]{0,60}\ ?[=(])\s*""",
+    re.VERBOSE,
+)
+_AFTER = " \t\r\n\0\x1a;)`"
+_LOOKS_JSON = re.compile(r"[{\[]\s*[{\[\"'\]}]")
+_SIGNS_NOTE = "Line ends and tabs that stand in texts as they are were taken as part of them."
 _COMMA_NOTE = "Commas before a closing bracket were left out."
 _PYTHON_NOTE = "It is written in Python's notation, with single quotes, and was read as that."
 
@@ -37,7 +46,7 @@ def json_rows(name: str, text: str) -> RowsRead:
 
     Raises `T2LocalError` for a damaged list, or one without columns.
     """
-    text = text.strip("\ufeff\0 \t\r\n")
+    text = text.strip("\ufeff\0\x1a \t\r\n")
     reader = _Reader()
     first, _, last = text.partition("\n")
     if last and _is_object(first) and _is_object(last[last.rfind("\n") + 1 :]):
@@ -51,10 +60,32 @@ def json_rows(name: str, text: str) -> RowsRead:
             return reader.noted(_listed(name, several))
         if text.startswith("{"):
             return reader.noted(RowsRead([], [(1, f"no valid JSON ({_fault_of(error, text)})")]))
-        raise T2LocalError(
-            f"'{name}' is no valid JSON ({_fault_of(error, text)}); mend it there."
-        ) from error
+        fault = _fault_of(error, text)
+        raise T2LocalError(f"'{name}' is no valid JSON ({fault}); mend it there.") from error
     return reader.noted(_rows_of(name, value))
+
+
+def json_inside(name: str, text: str) -> RowsRead | None:
+    """Rows of JSON that stands in other text; None for text that is no JSON.
+
+    Raises `T2LocalError` where it is there, but cannot be told from what surrounds it.
+    """
+    at = 0
+    while found := _BEFORE.match(text, at):
+        at = found.end()
+    inside, above = text[at:].rstrip(_AFTER), shown(text[:at], 30)
+    if not (at and _LOOKS_JSON.match(inside)):
+        return json_lines(text) if holds_json_lines(text) else None
+    reader = _Reader()
+    try:
+        value = reader.value(inside)
+    except (ValueError, RecursionError) as error:
+        if holds_json_lines(text):
+            return json_lines(text)
+        fault = f"{_fault_of(error, inside)}, counted from below '{above}'"
+        raise T2LocalError(f"'{name}' is no valid JSON ({fault}); mend it there.") from error
+    read = reader.noted(_rows_of(name, value))
+    return _noted(read, f"What stands around the JSON is left out ('{above}').")
 
 
 def json_lines(text: str) -> RowsRead:
@@ -67,7 +98,7 @@ def json_lines(text: str) -> RowsRead:
     bad: list[Bad] = []
     lines = text.split("\n") if "\n" in text else text.split("\r")
     for number, line in enumerate(lines, 1):
-        line = line.strip("\ufeff\x1e\0 \t\r,")
+        line = line.strip("\ufeff\x1e\0\x1a \t\r,")
         if not line:
             continue
         try:
@@ -97,14 +128,18 @@ def _is_object(line: str) -> bool:
 # --- Text to values.
 
 
+def _noted(read: RowsRead, *notes: str) -> RowsRead:
+    return RowsRead(read.rows, read.bad, " ".join(note for note in (read.note, *notes) if note))
+
+
 class _Reader:
     """Reads values, and remembers what it had to overlook for the note."""
 
     def __init__(self) -> None:
         self._notes: dict[str, None] = {}
-        self._decoder = json.JSONDecoder(
-            object_pairs_hook=self._object, parse_constant=_constant, parse_float=_number
-        )
+        hooks = {"parse_constant": _constant, "parse_float": _number}
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, **hooks)
+        self._lenient = json.JSONDecoder(object_pairs_hook=self._object, strict=False, **hooks)
 
     def value(self, text: str) -> Any:
         """The value that a text is. Raises `ValueError`, `RecursionError`."""
@@ -119,9 +154,14 @@ class _Reader:
         except ValueError as error:
             whole = error
         mended = _STRING_OR_COMMA.sub(lambda found: found[1] or "", text)
-        for other, note in ((mended, _COMMA_NOTE), (None, _PYTHON_NOTE)):
+        ways = (
+            (self._lenient.decode, text, _SIGNS_NOTE),
+            (self._decoder.decode, mended, _COMMA_NOTE),
+            (_literal, text, _PYTHON_NOTE),
+        )
+        for read, other, note in ways:
             try:
-                value = _literal(text) if other is None else self._decoder.decode(other)
+                value = read(other)
             except (ValueError, SyntaxError, MemoryError):
                 continue
             self._notes[note] = None
@@ -130,11 +170,15 @@ class _Reader:
 
     def next(self, text: str, at: int) -> tuple[Any, int]:
         """The value that begins there, and where it ends. Raises `ValueError`, `RecursionError`."""
-        return self._decoder.raw_decode(text, at)
+        try:
+            return self._decoder.raw_decode(text, at)
+        except ValueError:
+            found = self._lenient.raw_decode(text, at)
+        self._notes[_SIGNS_NOTE] = None
+        return found
 
     def noted(self, read: RowsRead) -> RowsRead:
-        notes = [note for note in (read.note, *self._notes) if note]
-        return RowsRead(read.rows, read.bad, " ".join(notes))
+        return _noted(read, *self._notes)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -202,8 +246,6 @@ def _several(reader: _Reader, text: str) -> list[Numbered]:
 class _Damaged(str):
     """Why a value could not be read."""
 
-    __slots__ = ()
-
 
 def _why(error: Exception) -> str:
     if isinstance(error, RecursionError):
@@ -245,8 +287,7 @@ def _rows_of(name: str, value: Any) -> RowsRead:
     if not isinstance(value, dict):
         return objects([(1, value)])
     if split := _split(value):
-        header, cells = split
-        return objects(_by_header(name, header, enumerate(cells, 1)))
+        return objects(_by_header(name, split[0], enumerate(split[1], 1)))
     if (held := _holder(value)) is not None:
         key, inside = held
         read = _rows_of(name, inside)
@@ -254,8 +295,7 @@ def _rows_of(name: str, value: Any) -> RowsRead:
         if key.lower() not in _SPLITS or not others:
             return read
         listed = ", ".join(f"'{shown(n, 30)}'" for n in others)
-        note = f"Only the part '{shown(key, 30)}' is read, not {listed}."
-        return RowsRead(read.rows, read.bad, f"{read.note} {note}".strip())
+        return _noted(read, f"Only the part '{shown(key, 30)}' is read, not {listed}.")
     if columns := _columns(name, value):
         return columns
     return objects([(1, value)])
@@ -336,10 +376,8 @@ def _holder(value: Mapping[str, Any], levels: int = _DEEPEST_PART) -> tuple[str,
 
 def _holds_rows(value: Any, levels: int = _DEEPEST_PART) -> bool:
     """Whether a part of a document is a table, in any of its shapes."""
-    if isinstance(value, list):
-        return True
     if not isinstance(value, dict):
-        return False
+        return isinstance(value, list)
     cells = list(value.values())
     objects = all(isinstance(cell, dict) and cell for cell in cells)
     return _is_nested(value, levels) or (len(cells) > 1 and (_are_columns(value) or objects))
@@ -379,15 +417,18 @@ def _columns(name: str, value: Mapping[str, Any]) -> RowsRead | None:
     """Columns, each with its cells, or rows by a name of their own; None for a single row."""
     cells = list(value.values())
     if _are_columns(value):
-        columns = {key: cells for key, cells in value.items() if isinstance(cells, list)}
-        _check_lengths(name, columns)
+        columns = _lists(value)
+        if len({len(cells) for cells in columns.values()}) > 1:
+            listed = ", ".join(f"'{shown(n, 20)}' {len(c)}" for n, c in islice(columns.items(), 5))
+            raise T2LocalError(
+                f"'{name}' has columns of different lengths ({listed}); give all the same."
+            )
         table = (
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
         )
-        read = objects(enumerate(table, 1))
         once = ", ".join(f"'{shown(key, 30)}'" for key in value if key not in columns)
         note = f"What stands once beside the columns is left out: {once}." if once else ""
-        return RowsRead(read.rows, read.bad, note)
+        return _noted(objects(enumerate(table, 1)), note)
     if (len(cells) > 1 or _counts(value)) and all(isinstance(c, dict) and c for c in cells):
         return objects(enumerate(_turned(value) if _is_by_column(value) else _by_name(value), 1))
     if _are_pairs(value):
@@ -402,7 +443,7 @@ def _are_columns(value: Mapping[str, Any]) -> bool:
 
     Beside other values they are where the prompts, too, are a list.
     """
-    columns = {key: cells for key, cells in value.items() if isinstance(cells, list)}
+    columns = _lists(value)
     if len(columns) < 2 or any(is_conversation(cells) for cells in columns.values()):
         return False
     asked = [cells for key, cells in columns.items() if plain(key) in _ASKING]
@@ -410,13 +451,8 @@ def _are_columns(value: Mapping[str, Any]) -> bool:
     return several or len(columns) == len(value)
 
 
-def _check_lengths(name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Raise `T2LocalError` for columns that end at different rows."""
-    if len({len(cells) for cells in columns.values()}) > 1:
-        listed = ", ".join(f"'{shown(n, 20)}' {len(c)}" for n, c in islice(columns.items(), 5))
-        raise T2LocalError(
-            f"'{name}' has columns of different lengths ({listed}); give all the same."
-        )
+def _lists(value: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {key: cells for key, cells in value.items() if isinstance(cells, list)}
 
 
 def _is_by_column(value: Mapping[str, Mapping[str, Any]]) -> bool:

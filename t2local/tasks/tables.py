@@ -22,7 +22,7 @@ from t2local.pictures import data_uri, picture_kind
 from t2local.tasks.cell_formats import BUILT_IN, is_format, shown_number
 from t2local.tasks.delimited import named_rows, table_rows
 from t2local.tasks.encodings import decoded
-from t2local.tasks.json_shapes import holds_json_lines, json_lines, json_rows
+from t2local.tasks.json_shapes import json_inside, json_rows
 from t2local.tasks.rewards.math_worker import held_bytes
 from t2local.tasks.rows import Row, RowsRead, check_columns, objects, shown, uncollected
 from t2local.tasks.sandbox import bare_environment
@@ -94,8 +94,8 @@ def _content(name: str, path: Path) -> bytes:
 def _text_rows(name: str, text: str, without_header: bool) -> RowsRead:
     if text.lstrip()[:1] in ("{", "["):
         return json_rows(name, text)
-    if holds_json_lines(text):
-        return json_lines(text)
+    if (read := json_inside(name, text)) is not None:
+        return read
     return table_rows(name, text, without_header)
 
 

@@ -147,6 +147,70 @@ def test_rows_far_inside_of_a_document_are_refused_at_once(tmp_path, key):
         read_examples(written(tmp_path, text))
 
 
+ABOVE = {
+    "a remark": ("// quiz of today, [1]\n", ""),
+    "remarks": ("# mine\n/* and\n * theirs **/\n", "\n"),
+    "a fence": ("```json\n", "\n```\n"),
+    "a variable": ("data = ", ""),
+    "a constant": ("const quiz = ", ";\n"),
+    "a module": ("module.exports = ", ";"),
+    "a default": ("export default ", ";\n"),
+    "a call": ("callback(", ");"),
+}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize(("above", "below"), ABOVE.values(), ids=ABOVE)
+def test_what_stands_around_a_document_is_left_out_and_said(tmp_path, above, below, indent):
+    file = read_examples(written(tmp_path, above + json.dumps(ROWS, indent=indent) + below))
+    assert [(e.prompt, e.answer) for e in file.examples] == PAIRS
+    assert "around the JSON is left out" in file.note
+
+
+def test_damage_below_a_remark_is_refused_as_damage(tmp_path):
+    text = "// mine\n" + json.dumps(ROWS, indent=1)[:-30]
+    with pytest.raises(T2LocalError, match=r"the middle of .*, counted from below '// mine'"):
+        read_rows(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_objects_in_a_fence_are_counted_by_their_lines(tmp_path, end):
+    read = read_rows(written(tmp_path, "```\n" + lines(ROWS) + "\n```" + end))
+    assert [row.number for row in read.rows] == [2, 3, 4, 5, 6, 7]
+    assert [row.cells for row in read.rows] == ROWS
+
+
+@pytest.mark.parametrize("text", ["# [1]\nquestion,answer\nx,y\n", "f(x) = ,g\n[1],y\n"])
+def test_a_table_below_a_remark_is_a_table(tmp_path, text):
+    assert [list(row.cells.values())[-1] for row in read_rows(written(tmp_path, text)).rows] == [
+        "y"
+    ]
+
+
+@pytest.mark.parametrize("sign", ["\n", "\t", "\r\n"])
+@pytest.mark.parametrize("between", ["\n", ",\n"])
+def test_line_ends_and_tabs_inside_of_texts_are_part_of_them(tmp_path, sign, between):
+    pairs = [(f"first{sign}second {n}", f"a{n}") for n in range(6)]
+    objects = between.join(f'{{"question": "{q}", "answer": "{a}"}}' for q, a in pairs)
+    for text in (objects, f"[{objects}]" if "," in between else objects):
+        file = read_examples(written(tmp_path, text))
+        assert [(e.prompt, e.answer) for e in file.examples] == pairs
+        assert "were taken as part of them" in file.note
+
+
+def test_a_text_that_is_never_closed_takes_no_other_row_in(tmp_path):
+    texts = [json.dumps(row, indent=1) for row in ROWS]
+    texts[2] = texts[2].replace('cats?"', "cats?")
+    read = read_rows(written(tmp_path, "\n".join(texts)))
+    assert [row.cells for row in read.rows] == ROWS[:2] + ROWS[3:]
+    assert [number for number, _ in read.bad] == [9]
+
+
+def test_the_end_of_file_of_old_systems_is_no_row(tmp_path):
+    read = read_rows(written(tmp_path, lines(ROWS) + "\n\x1a"))
+    assert ([row.cells for row in read.rows], read.bad) == (ROWS, [])
+
+
 NOTED = {
     "beside": ("columns beside a title", "left out: 'title', 'about'"),
     "comma": ("a comma too many", "left out"),
