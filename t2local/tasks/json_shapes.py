@@ -9,6 +9,7 @@ and a number of more digits than a float has is the text of it.
 
 import ast
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,15 +50,20 @@ def json_rows(name: str, text: str) -> RowsRead:
     text = text.strip("\ufeff\0\x1a \t\r\n")
     reader = _Reader()
     first, _, last = text.partition("\n")
+    ways: list[RowsRead] = []
     if last and _is_object(first) and _is_object(last[last.rfind("\n") + 1 :]):
-        return json_lines(text)  # at once: the whole is long, and no value
+        ways = [json_lines(text)]  # at once: the whole is long, and no value
+        if _mostly_read(ways[0]):
+            return ways[0]
     try:
         value = reader.value(text)
     except (ValueError, RecursionError) as error:
-        if holds_json_lines(text):
-            return json_lines(text)
-        if several := _several(reader, text):
-            return reader.noted(_listed(name, several))
+        if not ways and holds_json_lines(text):
+            ways = [json_lines(text)]
+        if not (ways and _mostly_read(ways[0])) and (several := _several(reader, text)):
+            ways.append(reader.noted(_listed(name, several)))
+        if ways:
+            return max(ways, key=lambda read: len(read.rows))
         if text.startswith("{"):
             return reader.noted(RowsRead([], [(1, f"no valid JSON ({_fault_of(error, text)})")]))
         fault = _fault_of(error, text)
@@ -115,6 +121,10 @@ def holds_json_lines(text: str) -> bool:
     return any(_is_object(line) for line in islice(lines, _FIRST_LINES))
 
 
+def _mostly_read(read: RowsRead) -> bool:
+    return len(read.bad) <= len(read.rows)
+
+
 def _is_object(line: str) -> bool:
     line = line.strip("\ufeff\x1e \t\r,")
     if not line.startswith("{"):
@@ -137,7 +147,8 @@ class _Reader:
 
     def __init__(self) -> None:
         self._notes: dict[str, None] = {}
-        hooks = {"parse_constant": _constant, "parse_float": _number}
+        others = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
+        hooks = {"parse_constant": others.get, "parse_float": _number}
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object, **hooks)
         self._lenient = json.JSONDecoder(object_pairs_hook=self._object, strict=False, **hooks)
 
@@ -188,10 +199,6 @@ class _Reader:
             note = f"The name '{shown(twice, 30)}' stands twice in a row; the last one counts."
             self._notes[note] = None
         return found
-
-
-def _constant(name: str) -> float | None:
-    return None if name == "NaN" else float(name)
 
 
 def _number(text: str) -> float | str:
@@ -296,9 +303,7 @@ def _rows_of(name: str, value: Any) -> RowsRead:
             return read
         listed = ", ".join(f"'{shown(n, 30)}'" for n in others)
         return _noted(read, f"Only the part '{shown(key, 30)}' is read, not {listed}.")
-    if columns := _columns(name, value):
-        return columns
-    return objects([(1, value)])
+    return _columns(name, value) or objects([(1, value)])
 
 
 def _listed(name: str, values: Sequence[Numbered]) -> RowsRead:
@@ -384,9 +389,8 @@ def _holds_rows(value: Any, levels: int = _DEEPEST_PART) -> bool:
 
 
 def _is_nested(value: Any, levels: int) -> bool:
-    if not isinstance(value, dict) or not levels:
-        return False
-    return (_split(value) or _holder(value, levels - 1)) is not None
+    inside = isinstance(value, dict) and levels > 0
+    return inside and (_split(value) or _holder(value, levels - 1)) is not None
 
 
 def _asks(value: Mapping[str, Any]) -> bool:
@@ -417,7 +421,7 @@ def _columns(name: str, value: Mapping[str, Any]) -> RowsRead | None:
     """Columns, each with its cells, or rows by a name of their own; None for a single row."""
     cells = list(value.values())
     if _are_columns(value):
-        columns = _lists(value)
+        columns = {key: cells for key, cells in value.items() if isinstance(cells, list)}
         if len({len(cells) for cells in columns.values()}) > 1:
             listed = ", ".join(f"'{shown(n, 20)}' {len(c)}" for n, c in islice(columns.items(), 5))
             raise T2LocalError(
@@ -443,16 +447,12 @@ def _are_columns(value: Mapping[str, Any]) -> bool:
 
     Beside other values they are where the prompts, too, are a list.
     """
-    columns = _lists(value)
+    columns = {key: cells for key, cells in value.items() if isinstance(cells, list)}
     if len(columns) < 2 or any(is_conversation(cells) for cells in columns.values()):
         return False
     asked = [cells for key, cells in columns.items() if plain(key) in _ASKING]
     several = any(len(cells) > 1 and all(isinstance(c, str) for c in cells) for cells in asked)
     return several or len(columns) == len(value)
-
-
-def _lists(value: Mapping[str, Any]) -> dict[str, list[Any]]:
-    return {key: cells for key, cells in value.items() if isinstance(cells, list)}
 
 
 def _is_by_column(value: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -198,6 +198,13 @@ def test_line_ends_and_tabs_inside_of_texts_are_part_of_them(tmp_path, sign, bet
         assert "were taken as part of them" in file.note
 
 
+@pytest.mark.parametrize("short", [[0], [3], [0, 5], [1, 2]])
+def test_objects_over_lines_are_read_though_some_stand_in_one(tmp_path, short):
+    texts = [json.dumps(row, indent=None if n in short else 2) for n, row in enumerate(ROWS)]
+    read = read_rows(written(tmp_path, "\n".join(texts)))
+    assert ([row.cells for row in read.rows], read.bad) == (ROWS, [])
+
+
 def test_a_text_that_is_never_closed_takes_no_other_row_in(tmp_path):
     texts = [json.dumps(row, indent=1) for row in ROWS]
     texts[2] = texts[2].replace('cats?"', "cats?")
