@@ -44,8 +44,7 @@ from t2local.tasks.tables import MOST_BYTES
 from t2local.untrusted import check_encodes
 
 CHOICE = "choice"
-MOST_KEPT = 4
-MOST_KEPT_BYTES = 64 * 2**20  # of their files, beside the newest
+MOST_KEPT, MOST_KEPT_BYTES = 4, 64 * 2**20  # of their files, beside the newest
 
 
 @dataclass(frozen=True)
