@@ -105,10 +105,10 @@ R1 = (  # its template opens the thinking itself, so that an answer only closes 
 )
 
 
-def test_thinking_that_the_template_opens_and_nobody_closes_is_no_answer(tiny_loaded):
+def test_thinking_that_the_template_opens_and_nobody_closes_is_no_answer(tiny_loaded, monkeypatch):
     """Where the model was cut off in it, no word of it is right."""
     loaded = tiny_loaded("llama")
-    loaded.tokenizer.chat_template = R1
+    monkeypatch.setattr(loaded.tokenizer, "chat_template", R1)
     (answer,) = answer_examples(loaded, [Example("Say a!", "")], TOKENS)
     assert answer.text.startswith("<think>\n")
     assert rewards_of("regex", [Example("Say a!", ".*")], [answer.text]) == [-1.0]
