@@ -459,6 +459,8 @@ def _read_otherwise(path: Path, wanted: Wanted) -> tuple[Table | None, str]:
             read = read_rows(path, other.encoding, other.without_header)
         except T2LocalError:
             continue
+        if len(read.rows) < 2:  # a header and nothing else is none that another choice mends
+            continue
         columns = tuple(dict.fromkeys(column for row in read.rows for column in row.cells))
         return Table(columns, tuple(read.rows), read.encoding, note=read.note), asks
     return None, ""

@@ -187,3 +187,12 @@ def test_an_evaluation_measures_on_columns_that_were_chosen(mails):
     assert plan.tasks[0] == "gsm8k"
     questions = question_set(plan.tasks[1]).questions
     assert [question.user for question in questions] == [mail for mail, _ in MAILS]
+
+
+def test_a_header_alone_is_not_said_to_be_a_row(tmp_path, capsys):
+    path = tmp_path / "head.csv"
+    path.write_text("prompt,answer\n")
+    assert main(["rows", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "'head.csv' has no rows" in said
+    assert "--no-header" not in said
