@@ -15,8 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from transformers import DynamicCache
 
 from t2local.errors import T2LocalError
+from t2local.models.decode.compiled_steps import (
+    Branch,
+    CompiledSteps,
+    Deltas,
+    RowCache,
+    compiled_problem,
+)
 from t2local.models.decode.cuda_graphs import GraphSteps, Variant
 from t2local.models.decode.generate import Around, Quick
 from t2local.models.decode.int8 import Int8Model, Int8Steps, Packer
@@ -63,6 +71,36 @@ class GraphMixtures:
             self._svf.fill(buffer, z)
             self._filled[name] = key
         return Variant(self.steps, name, lambda: self._svf.using_buffer(buffer))
+
+
+# --- Compiled steps under a mixture: nothing is prepared for one but its `z − 1`.
+
+
+@dataclass(frozen=True)
+class CompiledVariant:
+    """The compiled steps of a single row under one `z`, as `Decoder.quickly` takes them."""
+
+    steps: CompiledSteps
+    deltas: Deltas
+
+    def begin(self, ordinary: DynamicCache, n_tokens: int) -> RowCache:
+        """Take the cache over; it grows by itself."""
+        return RowCache.of(ordinary)
+
+    def step(self, cache: RowCache, tokens: torch.Tensor) -> torch.Tensor:
+        """Next-token logits `[1, V]` after one more token `[1]`."""
+        return self.steps.step([cache], tokens, self.deltas)
+
+
+def compiled_steps(loaded: LoadedModel, svf: SVFModel) -> CompiledSteps | str:
+    """The compiled steps of a model, or why there are none, in a few words."""
+    layers, bases = svf.base_layers, {name: layer.basis for name, layer in svf.layers.items()}
+    if problem := compiled_problem(loaded.model):
+        return problem
+    if any(basis.vectors.dtype != torch.int8 for basis in bases.values()):
+        return "its bases are not int8"
+    branches = {name: Branch(basis.vectors, basis.side) for name, basis in bases.items()}
+    return CompiledSteps(loaded.model, layers, branches, loaded.context_length)
 
 
 NEUTRAL = Gains()
@@ -119,7 +157,7 @@ class Applier:
 
     `mixable`: the experts that people may mix (None: all); a classifier only decides. `packer`:
     packs mixtures that stay in 8 bits (None: every answer is exact). `graphs`: the CUDA
-    graphs of a model on a GPU (None: the forward itself).
+    graphs of a model on a GPU, `compiled`: the steps of one on a CPU (None: the forward itself).
 
     Guarded by the model's lock (`SVFModel.lock`): whoever calls a method holds it. `check`, `key`,
     `z_of`, `packs` and `copies_bytes` are for any thread: what they read is exchanged whole.
@@ -133,6 +171,7 @@ class Applier:
         mixable: Collection[str] | None = None,
         packer: Packer | None = None,
         graphs: GraphMixtures | None = None,
+        compiled: CompiledSteps | None = None,
     ) -> None:
         self.svf = svf
         self._mixable = tuple(experts if mixable is None else mixable)
@@ -140,7 +179,7 @@ class Applier:
         self.experts = {name: self._on_device(z) for name, z in experts.items()}
         self._limit = rebuild_limit
         self._rebuilt: OrderedDict[MixtureKey, dict[str, torch.Tensor]] = OrderedDict()
-        self._graphs = graphs
+        self._graphs, self._compiled = graphs, compiled
         self._matrices = {matrix for z in self.experts.values() for matrix in z}
         self._packer = packer
         self._packed: OrderedDict[MixtureKey, Int8Model] = OrderedDict()
@@ -211,6 +250,8 @@ class Applier:
         }
         if before._packer is not None and self._packer is not None:
             self._packer = before._packer  # what it has prepared fits: the model is the same
+        if before._compiled is not None and self._compiled is not None:
+            self._compiled = before._compiled
         if before._graphs is not None and self._graphs is not None:
             self._graphs = before._graphs
         for kept, taken in ((before._rebuilt, self._rebuilt), (before._packed, self._packed)):
@@ -228,6 +269,11 @@ class Applier:
         self._last_applied = key
 
     @property
+    def compiles(self) -> bool:
+        """Whether steps are compiled, exact under any mixture."""
+        return self._compiled is not None
+
+    @property
     def packs(self) -> bool:
         """Whether quick steps, where there are any, come from 8-bit copies."""
         return self._packer is not None
@@ -241,6 +287,8 @@ class Applier:
 
         None: not at all. `may_pack`: 8-bit copies may serve. Ask again before every step.
         """
+        if self._compiled is not None:
+            return CompiledVariant(self._compiled, self.svf.deltas(self.z_of(mixture)))
         packed = self.packed(mixture) if may_pack else None
         if packed is not None:
             return Int8Steps(packed)

@@ -12,7 +12,7 @@ from math import ceil
 from typing import Any
 
 AUTO = "auto"  # leaves the choice to this machine's memory
-NONE, INT8, NF4 = "none", "int8", "nf4"
+NONE, INT8, NF4, GGUF = "none", "int8", "nf4", "gguf"
 FP32, BF16 = "fp32", "bf16"
 
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # numbers that share a scale, scales that share a scale
@@ -32,6 +32,12 @@ def nf4_bytes(out_features: int, in_features: int) -> int:
     return ceil(numbers / 2) + blocks + 4 * ceil(blocks / NF4_NESTED_BLOCK) + NF4_TABLES
 
 
+def grouped_bytes(out_features: int, in_features: int) -> int:
+    """Bytes of a matrix `[m, n]` of a GGUF, unpacked: at most 8 bits a number, with a float16 scale
+    for 32 of them (`models.groups.codes`)."""
+    return out_features * in_features + 2 * out_features * ceil(in_features / 32)
+
+
 @dataclass(frozen=True)
 class Quantization:
     """A way to hold a model's weights.
@@ -40,8 +46,9 @@ class Quantization:
     `bits` of a rounded number, 0 where numbers keep the type that the model computes in.
     `matrix_bytes`: of a matrix `[m, n]`; None as `bits` 0. `bitsandbytes`: the options by which
     transformers asks for it, and by which a checkpoint that is stored so is recognised; empty
-    where that library is not needed. `automatic`: whether "auto" may choose it. `no_graphs`: why
-    a decoding step cannot be captured as a CUDA graph, "" where it can.
+    where that library is not needed. `automatic`: whether "auto" may choose it for any checkpoint.
+    `of_gguf`: whether it is how a `.gguf` file holds its weights, and for those alone. `no_graphs`:
+    why a decoding step cannot be captured as a CUDA graph, "" where it can.
     """
 
     name: str
@@ -51,6 +58,7 @@ class Quantization:
     matrix_bytes: Callable[[int, int], int] | None = None
     bitsandbytes: Mapping[str, Any] = field(default_factory=dict)
     automatic: bool = False
+    of_gguf: bool = False
     no_graphs: str = ""
 
     def words(self, dtype: str) -> str:
@@ -69,6 +77,10 @@ QUANTIZATIONS: dict[str, Quantization] = {
         Quantization(
             NF4, "4 bits", "4-bit weights (NF4)", 4, nf4_bytes,
             {"load_in_4bit": True, "bnb_4bit_quant_type": NF4}, automatic=True,
+        ),
+        Quantization(
+            GGUF, "as in the GGUF file", "as in the GGUF file", 0, grouped_bytes, of_gguf=True,
+            no_graphs="grouped weights are multiplied on the CPU",
         ),
     )
 }  # fmt: skip

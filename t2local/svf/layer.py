@@ -217,8 +217,9 @@ def weight_as_used(layer: nn.Module) -> torch.Tensor:
     with in_place(layer):
         if is_conv1d(layer):
             return layer.weight.detach().T
-        if not is_quantised(layer):
-            return layer.weight.detach()
+        weight = layer.weight
+        if weight.is_floating_point() and weight.shape == (layer.out_features, layer.in_features):
+            return weight.detach()
         return _applied_to_identity(layer)
 
 

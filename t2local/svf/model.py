@@ -165,6 +165,13 @@ class SVFModel:
         """The `z` of the base model: matrix name -> ones `[r]` float32."""
         return {name: torch.ones_like(layer.basis.sigma) for name, layer in self._layers.items()}
 
+    def deltas(self, z: Z) -> Z:
+        """What the branch multiplies by: `z − 1`, times the squared scale of an int8 basis.
+
+        `[r]`, or `[B, 1, r]` for rows. Raises `T2LocalError` like `using`.
+        """
+        return self._deltas(z)
+
     @contextmanager
     def using(self, z: Z) -> Iterator[None]:
         """Adapt the model by `z` inside the block; restores what was in force before.
@@ -351,7 +358,7 @@ def attaching(
         if bases[name] is None:
             bases[name] = rounded(decompose(weight), dtype)
             cache.save(key, dtype, bases[name])
-        if layer.weight.is_meta:
+        if any(number.is_meta for number in layer.parameters()):
             bases[name] = replace(bases[name], vectors=bases[name].vectors.cpu())
         del weight  # before the next one is dequantised
     yield Progress(stage, len(layers), len(layers), "matrices")

@@ -94,7 +94,7 @@ def predictor_states(
     before row b, plus k.
     """
     _check_window(model, packed)
-    device = model.get_input_embeddings().weight.device
+    device = model.device
     floor = torch.finfo(model.dtype).min
     mask = torch.where(packed.allowed, 0.0, floor).to(device, model.dtype)[:, None]  # [B, 1, T, T]
     hidden = model.base_model(

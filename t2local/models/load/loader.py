@@ -25,7 +25,8 @@ from t2local.errors import T2LocalError
 from t2local.models.fit.anatomy import TARGETS, anatomy
 from t2local.models.fit.automatic import choose_basis
 from t2local.models.fit.memory import free_bytes
-from t2local.models.load import devices, embedded, load_errors, quantized
+from t2local.models.groups.layer import kernels_problem
+from t2local.models.load import devices, embedded, grouped, load_errors, quantized
 from t2local.models.load.devices import (
     blocks_returned_when_freed,
     choose_device,
@@ -39,13 +40,14 @@ from t2local.models.load.gguf import (
     write_checkpoint,
 )
 from t2local.models.load.load_errors import quiet_transformers
-from t2local.models.storage import QUANTIZATIONS, asked_for
+from t2local.models.storage import AUTO, GGUF, INT8, NONE, QUANTIZATIONS, asked_for
 from t2local.models.vision import Pictures, auto_class, pictures_for
 from t2local.progress import CancelToken, Progress
 
 EMBEDDED = "embedded"
 UNKNOWN_CONTEXT_LENGTH = 2048
 STAGE = "loading the model"
+COMPILING = "compiling for this processor"
 BASE_NOTE = (
     "This is a base model: it has no chat template, so it is given the chat as plain text, goes on "
     "with it, and may wander off. Load an instruct model for answers to questions."
@@ -107,9 +109,19 @@ def load_model(
         where, name = str(path), path.stem if path.is_file() else path.name
     cancel.raise_if_cancelled()
     yield Progress(STAGE, 0, 2)
+    kind = _kind_of_gguf(Path(where), quantization) if where.endswith(".gguf") else quantization
+    if kind == GGUF:
+        for progress in (unpacking := _Returning(grouped.unpacked(Path(where)))):
+            cancel.raise_if_cancelled()
+            yield progress
     with quiet_transformers(), blocks_returned_when_freed():
-        load = _load_gguf if where.endswith(".gguf") else _load_checkpoint
-        model, tokenizer, kind = load(where, quantization)
+        if kind == GGUF:
+            yield Progress(COMPILING, 0, 1)  # a moment, but for the first time
+            kernels_problem()
+            model, tokenizer = grouped.open_unpacked(unpacking.result)
+        else:
+            load = _load_gguf if where.endswith(".gguf") else _load_checkpoint
+            model, tokenizer, kind = load(where, kind)
         pictures, unseen = pictures_for(where, model, tokenizer)
     cancel.raise_if_cancelled()
     yield Progress(STAGE, 1, 2)
@@ -181,6 +193,11 @@ def _load_checkpoint(
     where: str, quantization: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """A folder or Hub id, with its tokenizer and the quantisation it ended up with."""
+    if quantization == GGUF:
+        raise T2LocalError(
+            f"'{where}' is no `.gguf` file, and `--quantize gguf` is for those; choose nf4, "
+            "int8 or none."
+        )
     with load_errors.translated(where):
         config = load_errors.read_config(where)
         n_parameters = count_parameters(config)
@@ -210,6 +227,23 @@ def _load_checkpoint(
     if QUANTIZATIONS[kind].bitsandbytes:
         quantized.keep_weights_as_loaded(model)
     return model, tokenizer, kind
+
+
+def _kind_of_gguf(path: Path, asked: str) -> str:
+    """What "auto" means for a `.gguf` file: its own bits on a CPU, where its order allows it.
+
+    Raises `T2LocalError` where that was asked for and cannot be.
+    """
+    if asked not in (AUTO, GGUF) or (asked == AUTO and torch.cuda.is_available()):
+        return asked
+    problem = grouped.problem(path)
+    if asked == GGUF and torch.cuda.is_available():
+        problem = "a GPU is in use, and grouped weights are multiplied on the CPU"
+    if problem and asked == GGUF:
+        raise T2LocalError(
+            f"'{path.name}' cannot be run from its own bits ({problem}); use `--quantize none`."
+        )
+    return NONE if problem else GGUF
 
 
 def _load_gguf(
@@ -291,6 +325,8 @@ def basis_for(loaded: LoadedModel, asked: str = "auto", targets: str = "all") ->
     """
     if asked != "auto":
         return asked
+    if loaded.quantization == GGUF:
+        return INT8  # what compiled steps read
     device = "cuda" if loaded.device.startswith("cuda") else "cpu"
     kind = targets if targets in TARGETS else "all"
     parts = anatomy(loaded.model.config)

@@ -1,0 +1,260 @@
+"""The next tokens of some rows by compiled loops: a Llama-like model of grouped weights on a CPU.
+
+A step is one call a thread (`models.groups.model_step`): norms, products, attention and the SVF
+branches of a `z` that may be another for each row, in float32 throughout. Nothing is rounded beyond
+what the file and the int8 bases hold. Rows have caches of their own length, so that they come and
+go. Prompts are read by the ordinary forward.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from t2local.models.fit.anatomy import positions_problem
+from t2local.models.groups.codes import LANES
+from t2local.models.groups.layer import (
+    WORKERS,
+    GroupedEmbedding,
+    GroupedLinear,
+    kernels_problem,
+    matrix_line,
+)
+
+FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
+MATRICES = (
+    *(f"self_attn.{part}_proj" for part in "qkvo"),
+    *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
+)
+ROOM = 256  # tokens that a cache grows by at least
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Where a matrix takes its `z`: int8 `vectors` `[r, r]` at its "in" or "out" side."""
+
+    vectors: Tensor
+    side: str
+
+
+def compiled_problem(model: PreTrainedModel) -> str:
+    """Why this model's steps are not compiled, in a few words; "" when they are."""
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if not isinstance(head, GroupedLinear) or not isinstance(table, GroupedEmbedding):
+        return "its weights are not those of a GGUF file"
+    config, family = model.config, type(model).__name__
+    if family not in FAMILIES or config.hidden_act != "silu":
+        return f"{family} is not among the families whose steps are compiled"
+    if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
+        return "its matrices have biases"
+    return positions_problem(config) or kernels_problem()
+
+
+class RowCache:
+    """Keys and values of one sequence, a layer each `[kv, capacity, d]`, with room to grow."""
+
+    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Take over what was read: `[kv, T, d]` each."""
+        self.length = keys[0].shape[1]
+        self.capacity = self.length
+        self.keys, self.values = list(keys), list(values)
+
+    @classmethod
+    def of(cls, ordinary: DynamicCache, row: int = 0, padding: int = 0) -> "RowCache":
+        """One row of transformers' cache, without its padding on the left."""
+        parts = [
+            [
+                getattr(layer, kind)[row, :, padding:].float().contiguous()
+                for layer in ordinary.layers
+            ]
+            for kind in ("keys", "values")
+        ]
+        return cls(*parts)
+
+    def get_seq_length(self) -> int:
+        """Tokens read so far, by the name that transformers' caches use."""
+        return self.length
+
+    def make_room(self) -> None:
+        """See that one more token fits."""
+        if self.length < self.capacity:
+            return
+        self.capacity = max(self.length + ROOM, self.length * 3 // 2)
+        self.keys = [self._grown(old) for old in self.keys]
+        self.values = [self._grown(old) for old in self.values]
+
+    def ordinary(self) -> DynamicCache:
+        """The same as transformers' cache."""
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            cache.update(keys[None, :, : self.length], values[None, :, : self.length], index)
+        return cache
+
+    def copy(self) -> "RowCache":
+        """Another row that goes on from here."""
+        kept = [
+            [part[:, : self.length].clone() for part in parts] for parts in (self.keys, self.values)
+        ]
+        return RowCache(*kept)
+
+    def _grown(self, old: Tensor) -> Tensor:
+        new = old.new_empty(old.shape[0], self.capacity, old.shape[2])
+        new[:, : self.length] = old[:, : self.length]
+        return new
+
+
+Deltas = Mapping[str, Tensor]  # matrix name -> `z − 1` times the basis' squared scale, float32
+
+
+class CompiledSteps:
+    """The steps of one model. `layers`: matrix name -> its grouped layer; `branches`: its basis.
+
+    Guarded by the model's lock, which the caller of `step` holds: its buffers serve one at a time.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layers: Mapping[str, GroupedLinear],
+        branches: Mapping[str, Branch],
+        context_length: int,
+    ) -> None:
+        from t2local.models.groups import kernels, model_step
+
+        config, self._kernels, self._loops = model.config, kernels, model_step
+        self._branches = dict(branches)
+        self._table, self._head = model.get_input_embeddings(), model.get_output_embeddings()
+        self._names = [
+            [f"model.layers.{index}.{name}" for name in MATRICES]
+            for index in range(config.num_hidden_layers)
+        ]
+        self._width = model.model.layers[0].self_attn.head_dim
+        self._heads, self._kv = config.num_attention_heads, config.num_key_value_heads
+        self._inner, self._hidden = config.intermediate_size, config.hidden_size
+        self._epsilon = np.array([config.rms_norm_eps], np.float32)
+        self._norms = [
+            (block.input_layernorm.weight, block.post_attention_layernorm.weight)
+            for block in model.model.layers
+        ]
+        self._last_norm = model.model.norm.weight
+        self._lines = np.stack(
+            [[self._line(layers[name], name) for name in names] for names in self._names]
+        )
+        self._line_of_head = matrix_line(self._head.groups)[None]
+        self._others = np.array(
+            [self._beside(i, layers) for i in range(len(self._names))], np.int64
+        )
+        positions = torch.arange(context_length)[None]
+        cosines, sines = model.model.rotary_emb(self._last_norm, positions)  # [1, T, d]
+        self._cosines, self._sines = (np.ascontiguousarray(t[0].numpy()) for t in (cosines, sines))
+        self._buffers: _Buffers | None = None
+
+    @torch.no_grad()
+    def step(self, caches: Sequence[RowCache], tokens: Tensor, deltas: Deltas) -> Tensor:
+        """Next-token logits `[B, V]` after `tokens` `[B]`, which join the caches.
+
+        `deltas`: `[r]` for all rows, or `[B, 1, r]`; a missing name is the base model's.
+        """
+        rows = len(caches)
+        buffers = self._buffers_for(rows)
+        buffers.states[:, : self._hidden] = self._table(tokens)
+        matrices, held = self._with(deltas, rows)
+        for cache in caches:
+            cache.make_room()
+        places = np.array(
+            [
+                [(c.keys[i].data_ptr(), c.values[i].data_ptr()) for c in caches]
+                for i in range(len(self._names))
+            ],
+            np.int64,
+        )
+        lengths = np.array([cache.length for cache in caches], np.int64)
+        capacities = np.array([cache.capacity for cache in caches], np.int64)
+        buffers.counters[:] = 0
+
+        WORKERS.together(
+            self._loops.step_of,
+            (
+                len(self._names), rows, *self._cosines.T.shape, matrices.ctypes.data,
+                self._others.ctypes.data, self._line_of_head.ctypes.data,
+                self._last_norm.data_ptr(), self._epsilon.ctypes.data, places.ctypes.data,
+                lengths.ctypes.data, capacities.ctypes.data, self._cosines.ctypes.data,
+                self._sines.ctypes.data, buffers.sizes.ctypes.data, buffers.places.ctypes.data,
+                buffers.barrier.ctypes.data, buffers.counters.ctypes.data,
+            ),
+        )  # fmt: skip
+        del held
+        for cache in caches:
+            cache.length += 1
+        return torch.from_numpy(buffers.logits.numpy()[:, : self._head.out_features].copy())
+
+    def _line(self, layer: GroupedLinear, name: str) -> np.ndarray:
+        line, kernels = matrix_line(layer.groups), self._kernels
+        if branch := self._branches.get(name):
+            line[kernels.BASIS] = branch.vectors.data_ptr()
+            line[kernels.SIDE] = 1 if branch.side == "in" else 2
+        return line
+
+    def _beside(self, index: int, layers: Mapping[str, GroupedLinear]) -> list[int]:
+        """Addresses of a layer's norms and biases, as `kernels.step` takes them."""
+        biases = [layers[name].bias for name in self._names[index][:3]]
+        found = [norm.data_ptr() for norm in self._norms[index]]
+        return found + [0 if bias is None else bias.data_ptr() for bias in biases]
+
+    def _with(self, deltas: Deltas, rows: int) -> tuple[np.ndarray, list[Tensor]]:
+        """The matrices' lines with a `z`, and the tensors that must live as long."""
+        if not deltas:
+            return self._lines, []
+        kernels, lines, held = self._kernels, self._lines.copy(), []
+        for i, names in enumerate(self._names):
+            for j, name in enumerate(names):
+                if name not in deltas:
+                    continue
+                delta = deltas[name].detach().float().contiguous()  # [r], or [B, 1, r]
+                assert delta.dim() == 1 or len(delta) == rows, (name, delta.shape, rows)
+                held.append(delta)
+                lines[i, j, kernels.DELTAS] = delta.data_ptr()
+                lines[i, j, kernels.APART] = 0 if delta.dim() == 1 else 4 * delta.shape[-1]
+        return lines, held
+
+    def _buffers_for(self, rows: int) -> "_Buffers":
+        threads = WORKERS.count
+        if self._buffers is None or self._buffers.states.shape[0] != rows:
+            loops = self._loops
+            widest = max(self._inner, self._hidden, self._heads * self._width)
+            stride = -(-widest // LANES) * LANES
+            sizes = (
+                len(self._names), rows, self._hidden, self._heads, self._kv, self._width,
+                self._inner, stride, -(-self._head.out_features // LANES) * LANES,
+            )  # fmt: skip
+            n_counters = (4 * len(self._names) + 1) * loops.COUNTERS
+            self._buffers = _Buffers.made(sizes, threads, n_counters, loops.MOST)
+        return self._buffers
+
+
+@dataclass
+class _Buffers:
+    """What a step writes to. `sizes`, `places`: as `kernels` counts them."""
+
+    states: Tensor  # [B, stride]
+    logits: Tensor
+    sizes: np.ndarray
+    places: np.ndarray
+    barrier: np.ndarray
+    counters: np.ndarray
+    others: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def made(cls, sizes: tuple[int, ...], threads: int, n_counters: int, most: int) -> "_Buffers":
+        rows, stride, wide = sizes[1], sizes[7], sizes[8]
+        states, normed, heard = (torch.zeros(rows, stride) for _ in range(3))
+        beside, found, changed = (torch.zeros(most, rows, stride) for _ in range(3))
+        scratch = torch.zeros(threads, most, rows, stride)
+        sums, logits = torch.zeros(threads, rows, stride), torch.zeros(rows, wide)
+        all_ = [states, normed, heard, beside, found, changed, scratch, sums, logits]
+        places = np.array([tensor.data_ptr() for tensor in all_], np.int64)
+        counters, barrier = np.zeros(n_counters, np.int64), np.zeros(1, np.int64)
+        return cls(states, logits, np.array(sizes, np.int64), places, barrier, counters, all_)

@@ -1,0 +1,336 @@
+"""A GGUF's model in the bits that it came in: unpacked once into a cache, mapped from then on.
+
+The cache lies beside the bases, in a folder named by the file's SHA-256: configuration, tokenizer
+and, tensor by tensor, codes and scales as `models.groups` runs them. It is renamed into place when
+it is whole. A file's hash is remembered with its size and time: a start reads nothing of the file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import init_empty_weights
+from gguf import GGUFReader, dequantize
+from gguf.gguf_reader import ReaderTensor
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.modeling_gguf_pytorch_utils import (
+    TENSOR_PROCESSORS,
+    TensorProcessor,
+    get_gguf_hf_weights_map,
+    load_gguf_checkpoint,
+)
+
+from t2local import paths
+from t2local.errors import DiskFull, T2LocalError
+from t2local.models.groups.codes import FLOATS, LANES, READERS, Groups, from_gguf
+from t2local.models.groups.layer import GroupedEmbedding, GroupedLinear
+from t2local.models.load.gguf import gguf_config, read_gguf_tokenizer, readable
+from t2local.models.load.load_errors import quiet_transformers
+from t2local.progress import Progress
+from t2local.untrusted import read_document, typed
+
+LAYOUT = "1"  # of the cache; another one is written anew
+MANIFEST = "t2local.json"
+STAGE = "unpacking the model, once"
+PARTS = ("codes", "scales", "offsets")
+BITS = {4: 0.5, 8: 1.0}  # bytes a code
+
+
+def problem(path: Path) -> str:
+    """Why a `.gguf` file is not run from its own bits, in a few words; "" where it is."""
+    if _is_complete(_cache_dir() / file_hash(path)):
+        return ""
+    with readable(path):
+        architecture = _architecture(GGUFReader(path))
+        processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
+        if processor.__name__ not in PLAIN:
+            return f"the tensors of {architecture} models are stored in an order of their own"
+    return ""
+
+
+PLAIN = {"TensorProcessor", "LlamaTensorProcessor"}  # tensors as they are, or with rows in turn
+
+
+def cache_bytes(path: Path) -> int:
+    """Bytes that the unpacked file takes."""
+    with readable(path):
+        return sum(_unpacked_bytes(tensor) for tensor in GGUFReader(path).tensors)
+
+
+def unpacked(path: Path) -> Generator[Progress, None, Path]:
+    """The folder of the unpacked file, written when it is not there yet.
+
+    Raises `T2LocalError` for a file that cannot be read or is quantised in an unknown way, and
+    `DiskFull` before anything is written. Closing the generator leaves nothing behind.
+    """
+    folder = _cache_dir() / file_hash(path)
+    if _is_complete(folder):
+        return folder
+    with readable(path):
+        reader = GGUFReader(path)
+        _check_types(path, reader)
+        needed = sum(_unpacked_bytes(tensor) for tensor in reader.tensors)
+        staging = _room_for(path, folder, needed)
+        try:
+            yield Progress(f"{STAGE} ({needed / 1e9:.1f} GB on the disk)", 0, len(reader.tensors))
+            with quiet_transformers():
+                gguf_config(path).save_pretrained(staging)
+                read_gguf_tokenizer(path).save_pretrained(staging)
+                index = {}
+                for done, found in enumerate(_converted(path, reader), 1):
+                    _write(staging, done, found, index)
+                    yield Progress(
+                        f"{STAGE} ({needed / 1e9:.1f} GB on the disk)", done, len(reader.tensors)
+                    )
+            _finish(staging, index)
+            _into_place(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
+    """The model and tokenizer of a folder from `unpacked`, its tensors mapped from the disk."""
+    config = AutoConfig.from_pretrained(folder)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    tensors = dict(_read(folder))
+    for name, module in list(model.named_modules()):
+        if f"{name}.codes" not in tensors:
+            continue
+        parts = [tensors.pop(f"{name}.{part}", None) for part in PARTS]
+        groups = Groups(*parts, *module.weight.shape)
+        if isinstance(module, nn.Embedding):
+            new = GroupedEmbedding(groups)
+        else:
+            new = GroupedLinear(groups, module.bias)
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, new)
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if isinstance(head, nn.Linear) and not isinstance(head, GroupedLinear):  # tied to the table
+        model.set_output_embeddings(GroupedLinear(table.groups))
+    missing, unknown = model.load_state_dict(tensors, strict=False, assign=True)
+    left = [name for name in missing if name.rpartition(".")[2] not in PARTS]
+    assert not [*left, *unknown], (left, unknown)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+# --- Hashes.
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, remembered while its size and time stay."""
+    memory = _cache_dir() / "hashes.json"
+    status = path.stat()
+    mark = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    known = _known(memory)
+    if mark not in known:
+        with path.open("rb") as file:
+            known[mark] = hashlib.file_digest(file, "sha256").hexdigest()
+        with paths.atomic_write(memory) as temporary:
+            temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    return known[mark]
+
+
+def _known(memory: Path) -> dict[str, str]:
+    try:
+        return typed(dict[str, str], read_document(memory))
+    except (OSError, ValueError):
+        return {}
+
+
+def _cache_dir() -> Path:
+    return paths.basis_dir() / "gguf"
+
+
+# --- Conversion.
+
+
+def _check_types(path: Path, reader: GGUFReader) -> None:
+    for tensor in reader.tensors:
+        if len(tensor.shape) == 2 and tensor.tensor_type not in (*FLOATS, *READERS):
+            from_gguf(np.zeros((1, 1), np.uint8), tensor.tensor_type, path.name)  # says so
+
+
+def _converted(path: Path, reader: GGUFReader) -> Iterator[dict[str, Tensor]]:
+    """The tensors that each of the file's becomes, by transformers' names, in the file's order."""
+    parsed = load_gguf_checkpoint(path, return_tensors=False)
+    config = gguf_config(path)
+    processor = TENSOR_PROCESSORS.get(_architecture(reader), TensorProcessor)(
+        config=parsed["config"]
+    )
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    names = get_gguf_hf_weights_map(empty, processor)
+
+    def convert(stored: ReaderTensor) -> dict[str, Tensor]:
+        return _one(stored, processor, names, path.name)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from _in_order(pool, convert, reader.tensors)
+
+
+def _in_order(pool: ThreadPoolExecutor, work, items: Iterable) -> Iterator:
+    """`pool.map` that never runs far ahead of who takes the results."""
+    waiting, rest = [], iter(items)
+    for item in islice(rest, 2 * (os.cpu_count() or 1)):
+        waiting.append(pool.submit(work, item))
+    while waiting:
+        yield waiting.pop(0).result()
+        waiting += [pool.submit(work, item) for item in islice(rest, 1)]
+
+
+def _one(
+    stored: ReaderTensor, processor: TensorProcessor, names: dict[str, str], where: str
+) -> dict[str, Tensor]:
+    matrix = _is_matrix(stored)
+    # Some architectures store rows in another order: their numbers are put in order as rows are.
+    numbers = np.arange(stored.shape[1])[:, None] if matrix else None
+    found = processor.process(
+        weights=numbers if matrix else dequantize(stored.data, stored.tensor_type),
+        name=stored.name,
+        tensor_key_mapping=names,
+        parsed_parameters={"tensors": {}},
+    )
+    if found.name not in names:
+        return {}
+    name = names[found.name]
+    if not matrix:
+        values = np.require(found.weights, np.float32, ["C", "W"])
+        return {name: torch.from_numpy(values)}
+    data = np.asarray(stored.data).reshape(int(stored.shape[1]), -1)
+    order = found.weights[:, 0]
+    if not np.array_equal(order, np.arange(len(order))):
+        data = data[order]
+    groups = from_gguf(data, stored.tensor_type, where)
+    owner = name.removesuffix(".weight")
+    parts = zip(PARTS, (groups.codes, groups.scales, groups.offsets), strict=True)
+    return {f"{owner}.{part}": tensor for part, tensor in parts if tensor is not None}
+
+
+def _is_matrix(stored: ReaderTensor) -> bool:
+    return len(stored.shape) == 2
+
+
+def _architecture(reader: GGUFReader) -> str:
+    return reader.fields["general.architecture"].contents()
+
+
+def _unpacked_bytes(stored: ReaderTensor) -> int:
+    """Bytes of a tensor in the cache; its rows are made up to whole blocks."""
+    if not _is_matrix(stored):
+        return 4 * prod(map(int, stored.shape))
+    columns, rows = map(int, stored.shape)
+    rows += -rows % LANES
+    small, offsets, group = KINDS.get(stored.tensor_type.name, (False, False, 32))
+    scales = 2 * rows * (columns // group) * (2 if offsets else 1)
+    return int(rows * columns * (0.5 if small else 1)) + scales
+
+
+KINDS = {  # 4 bits? offsets? group
+    "Q4_0": (True, True, 32), "Q4_1": (True, True, 32), "Q4_K": (True, True, 32),
+    "Q5_1": (False, True, 32), "Q5_K": (False, True, 32), "Q6_K": (False, False, 16),
+}  # fmt: skip
+
+
+# --- The cache's files.
+
+
+def _room_for(path: Path, folder: Path, needed: int) -> Path:
+    """An empty temporary folder beside `folder`. Raises `DiskFull`."""
+    paths.make_folder(folder.parent)
+    paths.drop_stale(folder.parent, ".*.part")
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise DiskFull(
+            f"Unpacking '{path.name}' takes {needed / 1e9:.1f} GB in '{folder.parent}', where "
+            f"{free / 1e9:.1f} GB are free; make room there, or set T2LOCAL_HOME to another disk."
+        )
+    staging = paths.part_beside(folder)
+    paths.make_folder(staging)
+    return staging
+
+
+def _write(folder: Path, number: int, tensors: dict[str, Tensor], index: dict[str, str]) -> None:
+    if not tensors:
+        return
+    file = f"tensors-{number:05d}.safetensors"
+    try:
+        save_file(tensors, folder / file)
+    except (OSError, SafetensorError) as error:
+        raise DiskFull(f"'{folder}' cannot be written ({error}); make room there.") from error
+    index |= dict.fromkeys(tensors, file)
+
+
+def _finish(folder: Path, index: dict[str, str]) -> None:
+    for file in folder.iterdir():
+        paths.sync_file(file)
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    manifest = {"layout": LAYOUT, "sizes": sizes, "tensors": index}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    paths.keep_private(folder)
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        manifest = read_document(folder / MANIFEST)
+        sizes = typed(dict[str, int], manifest["sizes"])
+        whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
+        return manifest["layout"] == LAYOUT and whole
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _into_place(staging: Path, folder: Path) -> None:
+    """Rename what is whole; another process may have been quicker, what is damaged goes."""
+    if folder.exists() and not _is_complete(folder):
+        paths.move(folder, staging / "damaged")
+    try:
+        paths.move(staging, folder)
+    except OSError:
+        if not _is_complete(folder):
+            raise
+
+
+def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """All tensors, in one piece of memory: in large pages, which are read twice as fast."""
+    files = sorted(folder.glob("tensors-*.safetensors"))
+    sizes = [-(-file.stat().st_size // ALIGN) * ALIGN for file in files]
+    memory = np.empty(sum(sizes) + ALIGN, np.uint8)
+    start = -memory.ctypes.data % ALIGN
+    for file, size in zip(files, sizes, strict=True):
+        with file.open("rb", buffering=0) as stream:
+            stream.readinto(memory[start : start + size])
+        yield from _tensors(memory[start : start + size])
+        start += size
+
+
+def _tensors(memory: np.ndarray) -> Iterator[tuple[str, Tensor]]:
+    """What a safetensors file in memory holds, without a copy."""
+    length = int(memory[:8].view(np.uint64)[0])
+    header = json.loads(memory[8 : 8 + length].tobytes())
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        first, last = (8 + length + offset for offset in entry["data_offsets"])
+        part = torch.from_numpy(memory[first:last])
+        yield name, part.view(DTYPES[entry["dtype"]]).view(entry["shape"])
+
+
+DTYPES = {"I8": torch.int8, "U8": torch.uint8, "F16": torch.float16, "F32": torch.float32}
+ALIGN = 64
+
+
+__all__ = ["T2LocalError", "cache_bytes", "open_unpacked", "problem", "unpacked"]
