@@ -198,11 +198,11 @@ def _trial_step(
     policy = policy_for(loaded, svf, rows, reward, config)
     rollout = policy.rollout(rows, sampling_seed(config, 0), work)
     rewards, terms = policy.rewards(rollout, work), []
-    for loss, part in policy.losses(rollout, policy.advantages(rewards), work):
-        with work.clock("backward"), work.hold():
-            loss.backward()
+    advantages = policy.advantages(rewards, policy.penalties(rollout, work))
+    for loss, part in policy.losses(rollout, advantages, work):
+        work.backward(loss)
         terms.append(part)
-    return time.perf_counter() - started, policy.statistics(rewards, terms, work)
+    return time.perf_counter() - started, policy.statistics(rollout, rewards, terms, work)
 
 
 def _refusal(loaded, svf, source: Dataset, reward: str, config: TrainConfig) -> str:

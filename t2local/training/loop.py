@@ -27,6 +27,7 @@ from t2local.training.config import (
     change_by_layer,
     method_for,
     overall_change,
+    sampler_for,
 )
 from t2local.training.dry_run import dry_run
 from t2local.training.policies import policy_for, sampling_seed
@@ -112,7 +113,8 @@ def train(
             with clock("forward"):
                 hold = method.holding(flat)
             prompts = [batch[i] for i in share]
-            work = StepWork(step, hold, clock, share.start, len(batch))
+            sampler = sampler_for(loaded, config, hold)
+            work = StepWork(step, hold, clock, share, len(batch), sampler)
             policy = policy_for(
                 loaded, svf, examples, reward, replace(config, rows_per_forward=rows_per_forward)
             )
@@ -120,14 +122,14 @@ def train(
             # expected reward. Imitated answers are given, with reward 1.
             rollout = policy.rollout(prompts, sampling_seed(config, step), work)
             rewards = policy.rewards(rollout, work)  # [B][A], of each prompt's actions
-            advantages = policy.advantages(rewards)  # [B][A]
+            penalties = policy.penalties(rollout, work)  # λ KL, [B, A], or in the loss
+            advantages = policy.advantages(rewards, penalties)  # [B][A]
             terms = []
             with gradient_checkpointing(loaded.model, checkpointing):  # which has no KV cache
                 for loss, part in policy.losses(rollout, advantages, work):  # a slice each
-                    with clock("backward"), work.hold():  # checkpoints compute blocks again
-                        loss.backward()
+                    work.backward(loss)
                     terms.append(part)
-            statistics = policy.statistics(rewards, terms, work)
+            statistics = policy.statistics(rollout, rewards, terms, work)
         return processes.combine(flat.grad, statistics), max(0, clock.most_bytes - before)
 
     stopped = "all steps done"

@@ -84,6 +84,7 @@ def combined(shares: Sequence[BatchStatistics]) -> BatchStatistics:
         kl_policy_from_base=mean(lambda s: s.kl_policy_from_base),
         entropy=mean(lambda s: s.entropy),
         equal_groups=mean(lambda s: s.equal_groups),
+        sampler_gap=mean(lambda s: s.sampler_gap),
         tokens=sum(share.tokens for share in shares),
         weight=weight,
     )

@@ -20,7 +20,8 @@ class BatchStatistics:
 
     `equal_groups`: share of prompts whose actions all earn the same (nothing to learn there).
     `seconds`: keys sampling, forward, backward. `weight`: of how many the means are taken: prompts,
-    or tokens where answers are imitated.
+    or tokens where answers are imitated. KL, entropy and `sampler_gap` (mean |log π − log μ| a
+    token, 0 where the sampler is exact) are those of the answers that the loss looks at.
     """
 
     reward_mean: float
@@ -31,6 +32,7 @@ class BatchStatistics:
     tokens: int
     seconds: Mapping[str, float]
     weight: int = 1
+    sampler_gap: float = 0.0
 
 
 @dataclass(frozen=True)

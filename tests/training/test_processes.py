@@ -64,7 +64,7 @@ def test_shares_add_up_to_the_whole_batch(loaded, svf, colours, texts, config):
     def gradient(share):
         flat = method.start().requires_grad_()
         policy = policy_for(loaded, svf, rows, reward, config)
-        work = StepWork(1, method.holding(flat), first=share.start, total=len(rows))
+        work = StepWork(1, method.holding(flat), places=share, total=len(rows))
         return accumulate(policy, [rows[i] for i in share], work, seed=1), flat.grad
 
     whole, expected = gradient(range(len(rows)))
