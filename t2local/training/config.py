@@ -22,12 +22,14 @@ KL_ESTIMATORS = ("sampled", "full")
 POLICY_GRADIENT, NEXT_TOKEN = OBJECTIVES = ("policy-gradient", "next-token")
 SVF, LORA = METHODS = ("svf", "lora")
 QUICK, EXACT = ROLLOUTS = ("quick", "exact")
+BY_PASS_RATE, IN_TURN = PROMPT_ORDERS = ("by-pass-rate", "in-turn")
 ONE_OF = {
     "method": METHODS,
     "objective": OBJECTIVES,
     "baseline": BASELINES,
     "kl_estimator": KL_ESTIMATORS,
     "rollouts": ROLLOUTS,
+    "prompt_order": PROMPT_ORDERS,
 }
 
 
@@ -42,6 +44,9 @@ class TrainConfig:
     steps: int = 40  # ours: where ARC-Easy stops gaining on the embedded model
     prompts_per_step: int = 8  # ours: the paper's 256 is hours a step on a laptop
     samples_per_prompt: int = 8  # ours: groups make the leave-one-out baseline; the paper has 1
+    prompt_order: str = BY_PASS_RATE  # ours, of sampled text: prompts that teach come more often
+    redraws: float = 1.0  # ours: other prompts for those whose samples all earn the same, at most
+    # this many times the batch in a step; 0: none (dynamic sampling, DAPO, arXiv 2503.14476)
     learning_rate: float = 2e-3  # paper, Table 6
     clip: float = 1.0  # gradient norm; ours: the paper's 1e-3 goes with its batch of 256
     kl_coefficient: float = 0.0  # λ; paper: searched over 0, 0.1, 0.2, 0.3
@@ -69,6 +74,10 @@ class TrainConfig:
                 raise T2LocalError(
                     f"Training option {name} is {getattr(self, name)}; it must be above 0."
                 )
+        if not self.redraws >= 0:
+            raise T2LocalError(
+                f"Training option redraws is {self.redraws}; it must be 0 (none) or above."
+            )
         if not 0 < self.held_out_share < 1:
             raise T2LocalError(
                 f"Training option held_out_share is {self.held_out_share}; "
@@ -97,6 +106,8 @@ class TrainConfig:
             kl_estimator="full",
             baseline="none",
             rollouts=EXACT,
+            prompt_order=IN_TURN,
+            redraws=0.0,
         )
 
 

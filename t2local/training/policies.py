@@ -88,6 +88,7 @@ class Policy(Protocol):
     """
 
     svf: SVFModel
+    samples: bool  # whether chance decides the actions
 
     def rollout(self, examples: Sequence[Example], seed: int, work: StepWork) -> Rollout:
         """The actions of each example, under what `work.hold` puts in force."""
@@ -116,6 +117,8 @@ class Policy(Protocol):
 
 class TextPolicy:
     """REINFORCE on sampled completions, one group of samples a prompt."""
+
+    samples = True
 
     def __init__(self, loaded: LoadedModel, svf: SVFModel, reward: str, config: TrainConfig):
         self.loaded, self.svf, self.reward, self.config = loaded, svf, reward, config
@@ -315,6 +318,8 @@ class NextTokenPolicy(TextPolicy):
     summed over the vocabulary. `reward_mean` reports the mean log-likelihood a token.
     """
 
+    samples = False
+
     def __init__(self, loaded: LoadedModel, svf: SVFModel, config: TrainConfig):
         own = replace(
             config, samples_per_prompt=1, baseline="none", temperature=1.0, kl_estimator="full"
@@ -360,6 +365,8 @@ class NextTokenPolicy(TextPolicy):
 
 class ChoicePolicy:
     """Exact expected reward over the listed choices of each example."""
+
+    samples = False
 
     def __init__(self, loaded: LoadedModel, svf: SVFModel, reward: str, config: TrainConfig):
         self.loaded, self.svf, self.reward, self.config = loaded, svf, reward, config
@@ -449,9 +456,9 @@ def policy_for(
     return kind(loaded, svf, reward, config)
 
 
-def sampling_seed(config: TrainConfig, step: int) -> int:
-    """A seed for each step, also where runs of neighbouring seeds are compared."""
-    return config.seed * 100_003 + step
+def sampling_seed(config: TrainConfig, step: int, drawing: int = 0) -> int:
+    """One for each step and drawing in it, also where runs of neighbouring seeds are compared."""
+    return config.seed * 100_003 + step + drawing * 1_000_000_000_039
 
 
 def _scored(reward: str, rollout: Rollout) -> Rewards:
