@@ -3,7 +3,8 @@
 AdamW on one flat vector (paper, section 3.1: `z` by SVF and policy gradient), gradient norm
 clipped, the best checkpoint by validation kept (Table 6). Departures: the trainable number is `z`
 itself, started at 1, not the reference repository's logit; the nuclear norm is not rescaled, so
-z = 1 is the base model exactly; no weight decay, which would pull z to 0 and not to the base model.
+z = 1 is the base model exactly; no weight decay, which would pull z to 0 and not to the base model;
+sampled prompts that teach nothing are drawn again, and those that teach come more often (below).
 """
 
 import random
