@@ -48,7 +48,10 @@ class TrainConfig:
     redraws: float = 1.0  # ours: other prompts for those whose samples all earn the same, at most
     # this many times the batch in a step; 0: none (dynamic sampling, DAPO, arXiv 2503.14476)
     learning_rate: float = 2e-3  # paper, Table 6
-    clip: float = 1.0  # gradient norm; ours: the paper's 1e-3 goes with its batch of 256
+    clip: float = 1.0  # gradient norm; ours: the paper's 1e-3 goes with its batch of 256. It acts
+    # at every step of free text (norms of 6.6 to 10 on the embedded model) and at some of choices
+    # (0.9); after it Adam's steps are of one size anyhow, and on a tiny model 1, 0.01 and none
+    # learn alike (mean reward 0.156, 0.146, 0.148, six seeds, sd 0.04)
     kl_coefficient: float = 0.0  # λ; paper: searched over 0, 0.1, 0.2, 0.3
     kl_estimator: str = "sampled"  # ours: k1 in the reward; the paper's code sums the vocabulary
     baseline: str = "leave-one-out"  # ours; the paper has none

@@ -200,7 +200,7 @@ class TextPolicy:
         for number, places in enumerate(parts):
             packed, log_mu = self._packed(rollout, places, advantages.shape[1])
             with_kl = measures_kl(self._kl_in_loss, number, len(parts), work.step)
-            with torch.set_grad_enabled(bool(taught)):
+            with torch.set_grad_enabled(bool(taught) and torch.is_grad_enabled()):
                 loss, terms = self._loss(packed, log_mu, weights[places], work, with_kl)
             yield loss / scale, terms
 
