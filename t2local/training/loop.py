@@ -234,8 +234,9 @@ def _with_rates(state: TrainState, tried: Sequence[tuple[int, float]], examples:
     """`tried`: (place among the examples, pass rate)."""
     if not tried:
         return state
-    draws = list(state.draws) or [0] * examples
-    passed = list(state.passed) or [0.0] * examples
+    known = len(state.draws) == examples  # else this is the first step, or the file was changed
+    draws = list(state.draws) if known else [0] * examples
+    passed = list(state.passed) if known else [0.0] * examples
     for i, rate in tried:
         draws[i] += 1
         passed[i] += rate
@@ -290,7 +291,7 @@ def prompt_order(
 
 
 def _turn(state: TrainState, i: int) -> int:
-    if not state.draws or not state.draws[i]:
+    if i >= len(state.draws) or not state.draws[i]:
         return 0
     (low, high), rate = MIDDLING, round(state.passed[i] / state.draws[i], 6)
     return state.draws[i] * (1 if low <= rate <= high else WAIT)

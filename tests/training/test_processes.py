@@ -37,6 +37,8 @@ TRAIN = [
     "0.02",
     "--validate-every",
     "2",
+    "--seed",
+    "5",  # of which a checkpoint is better than the base, and prompts are drawn again
     "--name",
     "many",
     "--json",
@@ -154,5 +156,7 @@ def test_two_processes_train_what_one_would_have(tiny_folder, tmp_path):
     assert two["reward_curve"] == pytest.approx(one["reward_curve"], abs=1e-5)
     assert two["held_out"] == one["held_out"]
     folder = tmp_path / "two" / "runs" / two["run"]
-    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert sum(m["event"] == "StepReport" for m in steps) == 3  # written once, by one process
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [e["batch"] for e in events if e["event"] == "StepReport"]
+    assert len(steps) == 3  # written once, by one process
+    assert any(batch["drawn_again"] for batch in steps)
