@@ -98,7 +98,10 @@ class TrainConfig:
             )
 
     def paper(self) -> "TrainConfig":
-        """The paper's own setting: one sample, no baseline, full KL, Table 6's batch and clip."""
+        """The paper's own setting: one sample, no baseline, full KL, Table 6's batch and clip.
+
+        Prompts come in turn, none is drawn again, and the model itself samples.
+        """
         return replace(
             self,
             prompts_per_step=256,

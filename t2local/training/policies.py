@@ -175,7 +175,8 @@ class TextPolicy:
 
         A sample whose row cannot be scored (None) counts as its group's mean: advantage 0.
         """
-        grouped = torch.tensor([[float("nan") if r is None else r for r in g] for g in rewards])
+        scored = [[float("nan") if r is None else r for r in group] for group in rewards]
+        grouped = torch.tensor(scored, dtype=torch.float64)
         if self.config.baseline != "none":
             mean = grouped.nanmean(1, keepdim=True)
             grouped = torch.where(grouped.isnan(), mean, grouped)
@@ -183,9 +184,9 @@ class TextPolicy:
         if penalties is not None:
             grouped = grouped - penalties
         if self.config.baseline == "none":
-            return grouped
-        others = grouped.sum(1, keepdim=True) - grouped
-        return grouped - others / (grouped.shape[1] - 1)
+            return grouped.float()
+        others = (grouped.sum(1, keepdim=True) - grouped) / (grouped.shape[1] - 1)
+        return (grouped - others).round(decimals=9).float()  # what is equal gives 0 exactly
 
     def losses(self, rollout: Rollout, advantages: torch.Tensor, work: StepWork) -> Losses:
         """`−Σ A w log π / samples`, and λ KL where `kl_estimator` is full; w: see `token_weights`.

@@ -93,6 +93,7 @@ def test_leave_one_out_advantages_sum_to_zero_in_every_group(loaded, svf):
     assert advantages[0].tolist() == pytest.approx([2.0, -2 / 3, -2 / 3, -2 / 3])
     assert not advantages[1].any()  # equal rewards teach nothing
     assert advantages[2, 0] == 0  # a row that cannot be scored
+    assert not policy.advantages([[0.1] * 4, [0.7] * 4, [None, 0.1, 0.3, 0.7]])[:, 0].any()
 
 
 def thirds(prompts, completions, **columns):
