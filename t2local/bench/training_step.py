@@ -126,6 +126,8 @@ def cost_of_steps(loaded: LoadedModel, svf: SVFModel, work: Workload, steps: int
         prompts_per_step=len(work.questions),
         samples_per_prompt=work.samples_per_prompt,
         max_new_tokens=work.completion_tokens,
+        baseline="none",  # every answer is read, also where all earn the same
+        redraws=0.0,
         rows_per_forward=work.rows_per_forward,
         validate_every=steps + 2,
         checkpoint_every=1,

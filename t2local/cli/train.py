@@ -143,7 +143,8 @@ def log_event(event) -> None:
             log(
                 f"step {event.step}/{event.steps} reward {batch.reward_mean:+.3f} "
                 f"kl {batch.kl_policy_from_base:.4f} entropy {batch.entropy:.3f} "
-                f"equal {batch.equal_groups:.2f} change {event.change:.4f} {seconds}"
+                f"equal {batch.equal_groups:.2f} again {batch.drawn_again} "
+                f"gap {batch.sampler_gap:.4f} change {event.change:.4f} {seconds}"
             )
         case Validation():
             mark = " best" if event.best else ""

@@ -107,7 +107,7 @@ def plot_runs(runs: Sequence[tuple[str, Curves]]) -> go.Figure:
 
 
 def plot_vitals(curves: Curves) -> go.Figure:
-    """KL to the base, entropy, share of equal groups and rms of z − 1: four small curves."""
+    """KL to the base, entropy, equal groups, rms of z − 1, prompts drawn again, sampler's gap."""
     if not curves.steps:
         return theme.empty("The curves begin with the first step", 260)
     panels = {
@@ -115,12 +115,15 @@ def plot_vitals(curves: Curves) -> go.Figure:
         "entropy": curves.entropy,
         "equal groups": curves.equal_groups,
         "z − 1, rms": curves.change,
+        "drawn again": curves.drawn_again,
+        "sampler's gap": curves.sampler_gap,
     }
-    figure, colours = go.Figure(), (theme.NEGATIVE, theme.PALETTE[1], theme.INK, theme.PALETTE[0])
-    theme.style(figure, 300)
+    colours = (theme.NEGATIVE, theme.PALETTE[1], theme.INK, theme.PALETTE[0])
+    figure, colours = go.Figure(), (*colours, theme.INK, theme.PALETTE[1])
+    theme.style(figure, 420)
     for i, ((name, values), colour) in enumerate(zip(panels.items(), colours, strict=True), 1):
         column, row = (i - 1) % 2, (i - 1) // 2
-        x, y = [0.56 * column, 0.44 + 0.56 * column], [0.58 - 0.58 * row, 0.92 - 0.56 * row]
+        x, y = [0.56 * column, 0.44 + 0.56 * column], [0.74 - 0.37 * row, 0.95 - 0.37 * row]
         figure.add_scatter(
             x=list(curves.steps), y=list(values), xaxis=f"x{i}", yaxis=f"y{i}", name=name,
             line={"color": colour, "width": 2}, hovertemplate="step %{x}: %{y:.3g}<extra></extra>",

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from t2local.adapt.answering import CHOICE, action_of, answer_examples, choice_tokens, prompt_ids
 from t2local.adapt.applier import holding
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
@@ -191,18 +193,36 @@ def in_words(seconds: float) -> str:
 def _trial_step(
     loaded: LoadedModel, svf: SVFModel, rows: Sequence, reward: str, config: TrainConfig
 ) -> tuple[float, BatchStatistics]:
-    """Seconds of one step on `rows`, and what it gave."""
+    """Seconds that a step on `rows` is expected to take in training, and what one gave."""
     method = method_for(loaded, svf, config)
     started = time.perf_counter()
     work = StepWork(0, method.holding(method.start().requires_grad_()))
     policy = policy_for(loaded, svf, rows, reward, config)
     rollout = policy.rollout(rows, sampling_seed(config, 0), work)
     rewards, terms = policy.rewards(rollout, work), []
-    for loss, part in policy.losses(rollout, policy.advantages(rewards), work):
-        with work.clock("backward"), work.hold():
-            loss.backward()
+    advantages = policy.advantages(rewards, policy.penalties(rollout, work))
+    if policy.samples:
+        advantages = torch.ones_like(advantages)  # all is read, and its time is known
+    for loss, part in policy.losses(rollout, advantages, work):
+        work.backward(loss)
         terms.append(part)
-    return time.perf_counter() - started, policy.statistics(rewards, terms, work)
+    statistics = policy.statistics(rollout, rewards, terms, work)
+    seconds = time.perf_counter() - started
+    if policy.samples:
+        seconds = expected_seconds(seconds, statistics, config)
+    return seconds, statistics
+
+
+def expected_seconds(whole_s: float, trial: BatchStatistics, config: TrainConfig) -> float:
+    """Of a step in training, from one whose every answer was read in `whole_s`.
+
+    Prompts whose answers all earn the same are not read, and others are sampled in their place. How
+    many they are is guessed from the few of the trial (Laplace's rule of succession).
+    """
+    equal = (trial.equal_groups * trial.weight + 1) / (trial.weight + 2)
+    again = min(config.redraws, equal + equal**2)  # two rounds
+    sampling = trial.seconds.get("sampling", 0.0)
+    return sampling * (1 + again) + (whole_s - sampling) * min(1.0, (1 - equal) * (1 + again))
 
 
 def _refusal(loaded, svf, source: Dataset, reward: str, config: TrainConfig) -> str:

@@ -3,14 +3,14 @@
 AdamW on one flat vector (paper, section 3.1: `z` by SVF and policy gradient), gradient norm
 clipped, the best checkpoint by validation kept (Table 6). Departures: the trainable number is `z`
 itself, started at 1, not the reference repository's logit; the nuclear norm is not rescaled, so
-z = 1 is the base model exactly; no weight decay, which would pull z to 0 and not to the base model.
+z = 1 is the base model exactly; no weight decay, which would pull z to 0 and not to the base model;
+sampled prompts that teach nothing are drawn again, and those that teach come more often (below).
 """
 
 import random
 from collections import Counter
-from collections.abc import Generator, Sequence
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -21,17 +21,21 @@ from t2local.progress import CancelToken
 from t2local.svf import SVFModel
 from t2local.tasks.rows import Example
 from t2local.training.config import (
+    BY_PASS_RATE,
+    MOST_WEIGHT,
     POLICY_GRADIENT,
     Method,
     TrainConfig,
     change_by_layer,
     method_for,
     overall_change,
+    sampler_for,
 )
 from t2local.training.dry_run import dry_run
-from t2local.training.policies import policy_for, sampling_seed
+from t2local.training.policies import Rewards, Rollout, policy_for, sampling_seed
 from t2local.training.processes import Processes
 from t2local.training.reports import (
+    GAP_LIMIT,
     Answers,
     BatchStatistics,
     Checkpoint,
@@ -52,6 +56,10 @@ from t2local.training.step_memory import (
 )
 from t2local.training.validation import Scored, score_greedy
 
+GAP_WORDS = (
+    "The quick sampler's answers are {:.2f} nats a token off the model's own on average: they are "
+    "weighted for it, up to {:g}, and some of that is lost; choose exact rollouts to be safe."
+)
 ANSWERS_SHOWN = 3  # validation prompts whose answers are shown beside the base model's
 
 Event = DryRun | StepReport | Validation | Answers | Notice | Checkpoint
@@ -98,45 +106,56 @@ def train(
     _restore(optimiser, flat, state)
 
     def gradient(
-        batch: Sequence[Example], step: int, rows_per_forward: int
-    ) -> tuple[BatchStatistics, int]:
+        batch: Sequence[int], spare: Sequence[int], step: int, rows_per_forward: int
+    ) -> tuple[BatchStatistics, list[tuple[int, float]], int]:
         """`−∂J` of the batch in `flat.grad`: each process does its share of the prompts.
 
-        Gives the statistics of all, and the bytes that this process took for its share. A function
-        of its own so that a step for which memory runs out leaves no tensor behind.
+        Gives the statistics of all, each drawn example's pass rate, and the bytes that this process
+        took for its share. A function of its own so that a step for which memory runs out leaves no
+        tensor behind.
         """
         flat.grad, before = torch.zeros_like(flat), held_bytes(loaded.device)
         clock, statistics = Clock(lambda: held_bytes(loaded.device)), None
         share = processes.share(batch)
-        if share:
-            with clock("forward"):
-                hold = method.holding(flat)
-            prompts = [batch[i] for i in share]
-            work = StepWork(step, hold, clock, share.start, len(batch))
-            policy = policy_for(
-                loaded, svf, examples, reward, replace(config, rows_per_forward=rows_per_forward)
-            )
+        with clock("forward"):
+            hold = method.holding(flat)
+        work = StepWork(step, hold, clock, share, len(batch), sampler_for(loaded, config, hold))
+        policy = policy_for(
+            loaded, svf, examples, reward, replace(config, rows_per_forward=rows_per_forward)
+        )
+
+        def draw(own: Sequence[int], work: StepWork, drawing: int = 0) -> Drawn:
             # Text is sampled: REINFORCE. Choices are all listed, and their loss is minus the exact
             # expected reward. Imitated answers are given, with reward 1.
-            rollout = policy.rollout(prompts, sampling_seed(config, step), work)
-            rewards = policy.rewards(rollout, work)  # [B][A], of each prompt's actions
-            advantages = policy.advantages(rewards)  # [B][A]
+            prompts = [examples[i] for i in own]
+            rollout = policy.rollout(prompts, sampling_seed(config, step, drawing), work)
+            return Drawn.of(own, rollout, policy.rewards(rollout, work))
+
+        drawn = draw([batch[i] for i in share], work)
+        if policy.samples:  # where all answers earn the same there is nothing to learn
+            drawn = without_equal_groups(drawn, spare, draw, work, processes)
+        if share:
+            rollout, rewards = drawn.rollout, drawn.rewards  # [B][A], of each prompt's actions
+            penalties = policy.penalties(rollout, work)  # λ KL, [B, A], or in the loss
+            advantages = policy.advantages(rewards, penalties)  # [B][A]
             terms = []
             with gradient_checkpointing(loaded.model, checkpointing):  # which has no KV cache
                 for loss, part in policy.losses(rollout, advantages, work):  # a slice each
-                    with clock("backward"), work.hold():  # checkpoints compute blocks again
-                        loss.backward()
+                    work.backward(loss)
                     terms.append(part)
-            statistics = policy.statistics(rewards, terms, work)
-        return processes.combine(flat.grad, statistics), max(0, clock.most_bytes - before)
+            statistics = drawn.counted(policy.statistics(rollout, rewards, terms, work))
+        tried = processes.gather(list(drawn.tried)) if policy.samples else []
+        taken_bytes = max(0, clock.most_bytes - before)
+        return processes.combine(flat.grad, statistics), tried, taken_bytes
 
-    stopped = "all steps done"
-    batches = islice(_batches(examples, config), state.step, None)
+    stopped, samples = "all steps done", policy_for(loaded, svf, examples, reward, config).samples
     while state.step < config.steps:
-        step, batch = state.step + 1, next(batches)
+        step = state.step + 1
+        batch, others = prompt_order(examples, config, state, samples)
+        spare = others[: round(config.redraws * len(batch))]
         while True:
             try:
-                gathered, taken_bytes = gradient(batch, step, state.rows_per_forward)
+                gathered, tried, taken_bytes = gradient(batch, spare, step, state.rows_per_forward)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
@@ -152,6 +171,10 @@ def train(
             overall_change(change), change_by_layer(change), taken_bytes,
         )  # fmt: skip
         state = _after(state, step, flat, optimiser, gathered)
+        state = _with_rates(state, tried, len(examples))
+        if gathered.sampler_gap > GAP_LIMIT and not state.gap_told:
+            state = replace(state, gap_told=True)
+            yield Notice(step, GAP_WORDS.format(gathered.sampler_gap, MOST_WEIGHT))
         last = step == config.steps or (cancel is not None and cancel.cancelled)
         if step % config.validate_every == 0 or last:
             state, *events = _validated(state, score(state.flat), validation)
@@ -207,6 +230,19 @@ def _after(
     )
 
 
+def _with_rates(state: TrainState, tried: Sequence[tuple[int, float]], examples: int) -> TrainState:
+    """`tried`: (place among the examples, pass rate)."""
+    if not tried:
+        return state
+    known = len(state.draws) == examples  # else this is the first step, or the file was changed
+    draws = list(state.draws) if known else [0] * examples
+    passed = list(state.passed) if known else [0.0] * examples
+    for i, rate in tried:
+        draws[i] += 1
+        passed[i] += rate
+    return replace(state, draws=tuple(draws), passed=tuple(passed))
+
+
 def _validated(
     state: TrainState, scored: Scored, rows: Sequence[Example]
 ) -> tuple[TrainState, Validation, Answers]:
@@ -223,11 +259,124 @@ def _idle_validations(state: TrainState) -> int:
     return sum(1 for v in state.validations if state.best and v.step > state.best.step)
 
 
-def _batches(examples: Sequence[Example], config: TrainConfig):
-    """Shuffled passes over the examples, without end; a batch never crosses into a short rest."""
-    rng = random.Random(config.seed)
-    size = min(config.prompts_per_step, len(examples))
-    while True:
-        order = rng.sample(range(len(examples)), len(examples))
-        for start in range(0, len(order) - size + 1, size):
-            yield [examples[i] for i in order[start : start + size]]
+# --- Which prompts a step takes.
+
+MIDDLING = (0.2, 0.8)  # pass rates from which much is learnt
+WAIT = 4  # times as long until another prompt comes again
+ROUNDS = 2  # of drawing again in a step
+
+
+def prompt_order(
+    examples: Sequence[Example], config: TrainConfig, state: TrainState, samples: bool
+) -> tuple[list[int], list[int]]:
+    """Places among the examples: the next step's prompts, and those that may replace them.
+
+    By pass rate, where answers are sampled: the prompts of the lowest turn, in an order drawn from
+    seed and step. A prompt's turn is how often it was drawn, times 4 where its pass rate so far is
+    outside 0.2 to 0.8. So all come once before any comes twice, those that teach come more often
+    then, and none waits for ever. In turn: shuffled passes, none of which ends in a short batch.
+    """
+    n = len(examples)
+    size, step = min(config.prompts_per_step, n), state.step
+    shuffled = random.Random(f"{config.seed} {step}").sample(range(n), n)
+    if samples and config.prompt_order == BY_PASS_RATE:
+        order = sorted(shuffled, key=lambda i: _turn(state, i))
+        return order[:size], order[size:]
+    rng, batches = random.Random(config.seed), n // size
+    for _ in range(step // batches + 1):
+        order = rng.sample(range(n), n)
+    start = step % batches * size
+    batch = order[start : start + size]
+    return batch, [i for i in shuffled if i not in batch]
+
+
+def _turn(state: TrainState, i: int) -> int:
+    if i >= len(state.draws) or not state.draws[i]:
+        return 0
+    (low, high), rate = MIDDLING, round(state.passed[i] / state.draws[i], 6)
+    return state.draws[i] * (1 if low <= rate <= high else WAIT)
+
+
+def pass_rate(rewards: Sequence[float | None]) -> float:
+    """Share of right answers where rewards are ±1; of partial credit the mean, from 0 to 1."""
+    return sum((max(-1.0, min(1.0, r or 0.0)) + 1) / 2 for r in rewards) / len(rewards)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a process's share of a step's prompts came to, `rollout` and its `rewards` [B][A].
+
+    `tried`: (place among the examples, pass rate) of all that were drawn; `first`: the rewards of
+    those drawn first; `thrown`: tokens of answers that the step does not use.
+    """
+
+    rollout: Rollout
+    rewards: Rewards
+    tried: tuple[tuple[int, float], ...]
+    first: Rewards
+    thrown: int = 0
+
+    @classmethod
+    def of(cls, own: Sequence[int], rollout: Rollout, rewards: Rewards) -> "Drawn":
+        """Of the examples at the places `own`."""
+        tried = tuple((i, pass_rate(group)) for i, group in zip(own, rewards, strict=True))
+        return cls(rollout, rewards, tried, rewards)
+
+    @property
+    def equal(self) -> list[int]:
+        """Which groups teach nothing, for all their answers earn the same."""
+        return [i for i, group in enumerate(self.rewards) if len({r or 0.0 for r in group}) == 1]
+
+    def replaced(self, at: Sequence[int], other: "Drawn") -> "Drawn":
+        """The groups at these places given to `other`'s."""
+        parts = {f.name: list(getattr(self.rollout, f.name)) for f in fields(Rollout)}
+        rewards, thrown = list(self.rewards), self.thrown
+        for place, i in zip(at, range(len(at)), strict=True):
+            thrown += sum(map(len, self.rollout.token_ids[place]))
+            rewards[place] = other.rewards[i]
+            for name, part in parts.items():
+                if part:
+                    part[place] = getattr(other.rollout, name)[i]
+        rollout, tried = Rollout(**parts), self.tried + other.tried
+        return replace(self, rollout=rollout, rewards=rewards, tried=tried, thrown=thrown)
+
+    def counted(self, statistics: BatchStatistics) -> BatchStatistics:
+        """The step's statistics with what was drawn again in them."""
+        if len(self.tried) == len(self.first):
+            return statistics
+        rewards = torch.tensor([[r or 0.0 for r in group] for group in self.first])
+        return replace(
+            statistics,
+            reward_mean=float(rewards.mean()),
+            reward_sd=float(rewards.std(correction=0)),
+            tokens=statistics.tokens + self.thrown,
+            drawn_again=len(self.tried) - len(self.first),
+        )
+
+
+def without_equal_groups(
+    drawn: Drawn,
+    spare: Sequence[int],
+    draw: Callable[[Sequence[int], StepWork, int], Drawn],
+    work: StepWork,
+    processes: Processes,
+) -> Drawn:
+    """Groups that teach nothing replaced by other prompts, as far as `spare` reaches, in 2 rounds.
+
+    `draw(own, work, round)`: of the examples at the places `own`. A prompt's place in the batch of
+    all processes decides which other prompt it is given and with which random numbers, so the
+    result does not depend on how many processes there are.
+    """
+    for number in range(1, ROUNDS + 1):
+        places = sorted(processes.gather([work.places[i] for i in drawn.equal]))
+        given = dict(zip(places, spare, strict=False))
+        spare = spare[len(given) :]
+        at = [i for i, place in enumerate(work.places) if place in given]
+        if at:
+            own = [work.places[i] for i in at]
+            drawn = drawn.replaced(
+                at, draw([given[p] for p in own], replace(work, places=own), number)
+            )
+        if not spare:
+            break
+    return drawn

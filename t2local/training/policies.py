@@ -1,8 +1,10 @@
 """Rollout, rewards, advantages and loss of a training step, for three kinds of action.
 
 *Text*: REINFORCE (paper, section 3.1) on sampled completions. Departures, each selectable back in
-`TrainConfig`: groups of samples with a leave-one-out baseline instead of one sample without;
-KL(π_z ‖ π_base) from sampled tokens instead of the sum over the vocabulary.
+`TrainConfig`: groups of samples with a leave-one-out baseline instead of one sample without; λ KL
+as a part of the reward instead of a sum over the vocabulary at each token, whose gradient leaves
+out that a token decides which ones come after it. Both are KL(π_z ‖ π_base), as the paper writes
+it; its code computes the other direction, `F.kl_div(log π_z, log π_base)` = KL(π_base ‖ π_z).
 *Choices*: nothing is sampled. The policy is the softmax of the choices' scores over `temperature`,
 expected reward and KL are exact sums, and a baseline would cancel. Single-token labels want a
 temperature above 1: at 1 the base is sure and wrong, and its gradient vanishes.
@@ -25,7 +27,7 @@ from t2local.adapt.answering import (
     score_choices,
 )
 from t2local.models.chat_format import answer_text, encode_text, end_of_turn, opening_of
-from t2local.models.decode.generate import Sampling, generate_batch
+from t2local.models.decode.generate import Sampling
 from t2local.models.decode.scoring import (
     PackedChoices,
     log_probabilities,
@@ -38,7 +40,7 @@ from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.tasks.rewards import rewards_of
 from t2local.tasks.rows import Example
-from t2local.training.config import NEXT_TOKEN, TrainConfig
+from t2local.training.config import NEXT_TOKEN, TrainConfig, sampler_for, token_weights
 from t2local.training.reports import BatchStatistics
 from t2local.training.step_memory import StepWork, measures_kl, slices
 
@@ -51,11 +53,13 @@ class Rollout:
 
     `texts` `[B][A]`; `token_ids` `[B][A]`: the same with the end of turn, which is an action too
     unless a sample was cut at the limit. Choices have no token ids: all are listed, none sampled.
+    `log_mu` `[B][A]`: log μ of each token under the sampler; empty where that is π_z itself.
     """
 
     examples: Sequence[Example]
     texts: Sequence[Sequence[str]]
     token_ids: Sequence[Sequence[list[int]]] = ()
+    log_mu: Sequence[Sequence[list[float]]] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class SliceTerms:
     """What the loss of one slice was made of; sums over tokens, or a value a prompt (choices).
 
     `kl_count`: of how many tokens or prompts the KL was measured. `expected`: rewards (choices).
+    `gap`: |log π − log μ|.
     """
 
     kl: Sequence[float]
@@ -70,6 +75,7 @@ class SliceTerms:
     entropy: Sequence[float]
     tokens: int
     expected: Sequence[float] = ()
+    gap: float = 0.0
 
 
 Losses = Iterator[tuple[torch.Tensor, SliceTerms]]
@@ -82,6 +88,7 @@ class Policy(Protocol):
     """
 
     svf: SVFModel
+    samples: bool  # whether chance decides the actions
 
     def rollout(self, examples: Sequence[Example], seed: int, work: StepWork) -> Rollout:
         """The actions of each example, under what `work.hold` puts in force."""
@@ -89,22 +96,29 @@ class Policy(Protocol):
     def rewards(self, rollout: Rollout, work: StepWork) -> Rewards:
         """`[B][A]`."""
 
-    def advantages(self, rewards: Rewards) -> Sequence[torch.Tensor]:
+    def penalties(self, rollout: Rollout, work: StepWork) -> torch.Tensor | None:
+        """`[B, A]`, by which rewards are reduced; None where λ KL is no part of them."""
+
+    def advantages(
+        self, rewards: Rewards, penalties: torch.Tensor | None = None
+    ) -> Sequence[torch.Tensor]:
         """A tensor `[A]` a prompt."""
 
     def losses(
         self, rollout: Rollout, advantages: Sequence[torch.Tensor], work: StepWork
     ) -> Losses:
-        """A slice's part of `−J` at a time; call `backward` before the next one is computed."""
+        """A slice's part of `−J` at a time; `work.backward` it before the next one is computed."""
 
     def statistics(
-        self, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
+        self, rollout: Rollout, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
     ) -> BatchStatistics:
         """Of the whole step."""
 
 
 class TextPolicy:
     """REINFORCE on sampled completions, one group of samples a prompt."""
+
+    samples = True
 
     def __init__(self, loaded: LoadedModel, svf: SVFModel, reward: str, config: TrainConfig):
         self.loaded, self.svf, self.reward, self.config = loaded, svf, reward, config
@@ -122,63 +136,109 @@ class TextPolicy:
         size, tokenizer = self.config.samples_per_prompt, self.loaded.tokenizer
         with work.clock("sampling"):
             prompts = [prompt_ids(self.loaded, e) for e in examples for _ in range(size)]
-            token_ids = generate_batch(
-                self.loaded,
-                prompts,
-                sampling,
-                around=work.hold,
-                keep_end=True,
-                among=(work.first * size, (work.total or len(examples)) * size),
-            )
+            sample = work.sample or sampler_for(self.loaded, self.config, work.hold)
+            token_ids, log_mu = sample(prompts, sampling, work.among(len(examples), size))
             return_freed_memory()  # of the KV cache, before activations take as much
         # Whole, also where a sample was cut: every token that is made likelier was looked at.
         texts = [
             opening_of(tokenizer, prompt) + answer_text(tokenizer, ids)
             for prompt, ids in zip(prompts, token_ids, strict=True)
         ]
-        return Rollout(examples, _grouped(texts, size), _grouped(token_ids, size))
+        return Rollout(examples, *(_grouped(part, size) for part in (texts, token_ids, log_mu)))
 
     def rewards(self, rollout: Rollout, work: StepWork) -> Rewards:
         with work.clock("sampling"):  # running programs takes as long as writing them
             return _scored(self.reward, rollout)
 
-    def advantages(self, rewards: Rewards) -> torch.Tensor:
-        """`[B, A]`: reward minus the mean of the group's other samples.
+    @torch.no_grad()
+    def penalties(self, rollout: Rollout, work: StepWork) -> torch.Tensor | None:
+        """`[B, A]`: λ (log π_z − log π_base) of each answer, the sum over its tokens (k1).
+
+        The policy gradient of this reward is unbiased for λ KL(π_z ‖ π_base) over whole answers.
+        That of ½ (log π_z − log π_base)² at each token (k2) sees a token's own KL only.
+        """
+        if self.config.kl_coefficient == 0 or self._kl_in_loss:
+            return None
+        model, size, found = self.loaded.model, self.config.samples_per_prompt, []
+        for places in slices(range(sum(map(len, rollout.texts))), self.config.rows_per_forward):
+            packed, _ = self._packed(rollout, places, size)
+            with work.clock("forward"):
+                with work.hold():
+                    states, targets, slots = predictor_states(model, packed)
+                    own = log_probabilities(model, states, targets, self.config.temperature)
+                base = self._base_log_probs(packed, targets)
+            found.append(answer_kl(own, base, slots, len(places)).cpu())
+        return self.config.kl_coefficient * torch.cat(found).view(-1, size)
+
+    def advantages(self, rewards: Rewards, penalties: torch.Tensor | None = None) -> torch.Tensor:
+        """`[B, A]`: reward less penalty, minus the mean of that of the group's other samples.
 
         A sample whose row cannot be scored (None) counts as its group's mean: advantage 0.
         """
-        grouped = torch.tensor([[float("nan") if r is None else r for r in g] for g in rewards])
+        scored = [[float("nan") if r is None else r for r in group] for group in rewards]
+        grouped = torch.tensor(scored, dtype=torch.float64)
+        if self.config.baseline != "none":
+            mean = grouped.nanmean(1, keepdim=True)
+            grouped = torch.where(grouped.isnan(), mean, grouped)
+        grouped = grouped.nan_to_num(0.0)
+        if penalties is not None:
+            grouped = grouped - penalties
         if self.config.baseline == "none":
-            return grouped.nan_to_num(0.0)
-        mean = grouped.nanmean(1, keepdim=True)
-        grouped = torch.where(grouped.isnan(), mean, grouped).nan_to_num(0.0)
-        others = grouped.sum(1, keepdim=True) - grouped
-        return grouped - others / (grouped.shape[1] - 1)
+            return grouped.float()
+        others = (grouped.sum(1, keepdim=True) - grouped) / (grouped.shape[1] - 1)
+        return (grouped - others).round(decimals=9).float()  # what is equal gives 0 exactly
 
     def losses(self, rollout: Rollout, advantages: torch.Tensor, work: StepWork) -> Losses:
-        """`(−Σ A log π + λ KL) / samples`; a prompt is read once for its samples in a slice."""
-        size = advantages.shape[1]
+        """`−Σ A w log π / samples`, and λ KL where `kl_estimator` is full; w: see `token_weights`.
+
+        A prompt is read once for its samples in a slice. A sample of advantage 0 has no gradient
+        and is not read. Where all are, one slice is, without a gradient, for KL and entropy.
+        """
         weights, scale = advantages.flatten(), self._scale(rollout)
-        parts = slices(range(len(weights)), self.config.rows_per_forward)
+        taught = range(len(weights)) if self._kl_in_loss else weights.nonzero()[:, 0].tolist()
+        shown = taught or range(len(weights))[: self.config.rows_per_forward]
+        parts = slices(shown, self.config.rows_per_forward)
         for number, places in enumerate(parts):
-            groups = [list(group) for _, group in groupby(places, key=lambda i: i // size)]
-            packed = pack_choices(
-                [prompt_ids(self.loaded, rollout.examples[group[0] // size]) for group in groups],
-                [[rollout.token_ids[i // size][i % size] for i in group] for group in groups],
-                self.loaded.tokenizer.pad_token_id or 0,
-            )
-            with_kl = measures_kl(self.config, number, len(parts), work.step)
-            yield self._loss(packed, weights[places], scale, work, with_kl)
+            packed, log_mu = self._packed(rollout, places, advantages.shape[1])
+            with_kl = measures_kl(self._kl_in_loss, number, len(parts), work.step)
+            with torch.set_grad_enabled(bool(taught) and torch.is_grad_enabled()):
+                loss, terms = self._loss(packed, log_mu, weights[places], work, with_kl)
+            yield loss / scale, terms
 
     def statistics(
-        self, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
+        self, rollout: Rollout, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
     ) -> BatchStatistics:
         values = [[0.0 if r is None else r for r in group] for group in rewards]
         kl, kl_tokens, entropy, tokens = _totals(terms)
-        return _statistics(
+        statistics = _statistics(
             [r for group in values for r in group], kl / kl_tokens, [entropy / tokens],
-            [max(group) - min(group) for group in values], tokens, work,
+            [max(group) - min(group) for group in values], _tokens(rollout), work,
         )  # fmt: skip
+        return replace(statistics, sampler_gap=sum(part.gap for part in terms) / tokens)
+
+    @property
+    def _kl_in_loss(self) -> bool:
+        """Whether the KL is differentiated, token by token, and not a part of the reward."""
+        return self.config.kl_coefficient > 0 and self.config.kl_estimator == "full"
+
+    def _packed(
+        self, rollout: Rollout, places: Sequence[int], size: int
+    ) -> tuple[PackedChoices, torch.Tensor | None]:
+        """The samples at `places` for one forward, log μ of their tokens `[N]` (None: it is π_z).
+
+        A place counts the samples of all prompts in order, `size` of them a prompt.
+        """
+        groups = [list(group) for _, group in groupby(places, key=lambda i: i // size)]
+        packed = pack_choices(
+            [prompt_ids(self.loaded, rollout.examples[group[0] // size]) for group in groups],
+            [[rollout.token_ids[i // size][i % size] for i in group] for group in groups],
+            self.loaded.tokenizer.pad_token_id or 0,
+        )
+        if not rollout.log_mu:
+            return packed, None
+        return packed, torch.tensor(
+            [v for i in places for v in rollout.log_mu[i // size][i % size]]
+        )
 
     def _scale(self, rollout: Rollout) -> int:
         """Of what the loss is a mean: samples."""
@@ -187,8 +247,8 @@ class TextPolicy:
     def _loss(
         self,
         packed: PackedChoices,
+        log_mu: torch.Tensor | None,
         advantages: torch.Tensor,
-        scale: int,
         work: StepWork,
         with_kl: bool,
     ) -> tuple[torch.Tensor, SliceTerms]:
@@ -202,33 +262,54 @@ class TextPolicy:
                 log_probs = log_probabilities(model, states, targets, self.config.temperature)
                 kl = torch.zeros_like(log_probs)
         weights = advantages.to(log_probs.device)[slots]  # [N], a token's action's
-        loss = -(weights * log_probs).sum() + self.config.kl_coefficient * kl.sum()
+        gap = 0.0
+        if log_mu is not None:
+            log_mu = log_mu.to(log_probs.device)
+            weights = weights * token_weights(log_probs.detach(), log_mu)
+            gap = (log_probs.detach() - log_mu).abs().sum().item()
+        loss = -(weights * log_probs).sum()
+        if self._kl_in_loss:
+            loss = loss + self.config.kl_coefficient * kl.sum()
         count, entropy = len(targets), -log_probs.detach().sum().item()
-        terms = SliceTerms([kl.sum().item()], count if with_kl else 0, [entropy], count)
-        return loss / scale, terms
+        terms = SliceTerms([kl.sum().item()], count if with_kl else 0, [entropy], count, gap=gap)
+        return loss, terms
 
     def _with_kl(self, packed, states, targets):
         """Log-probabilities and KL to the base model, a token each `[N]`."""
         model, temperature = self.loaded.model, self.config.temperature
-        with torch.no_grad(), self.svf.using({}):
-            base_states, _, _ = predictor_states(model, packed)
         if self.config.kl_estimator == "full":
+            with torch.no_grad(), self.svf.using({}):
+                base_states, _, _ = predictor_states(model, packed)
             return log_probabilities_and_kl(model, states, base_states, targets, temperature)
         log_probs = log_probabilities(model, states, targets, temperature)
-        with torch.no_grad():
-            base_log_probs = log_probabilities(model, base_states, targets, temperature)
-        return log_probs, sampled_kl(log_probs, base_log_probs)
+        return log_probs, sampled_kl(log_probs.detach(), self._base_log_probs(packed, targets))
+
+    @torch.no_grad()
+    def _base_log_probs(self, packed: PackedChoices, targets: torch.Tensor) -> torch.Tensor:
+        """log π_base `[N]`."""
+        with self.svf.using({}):
+            states, _, _ = predictor_states(self.loaded.model, packed)
+        return log_probabilities(self.loaded.model, states, targets, self.config.temperature)
 
 
 def sampled_kl(log_probs: torch.Tensor, base_log_probs: torch.Tensor) -> torch.Tensor:
-    """KL(π_z ‖ π_base) a token `[N]` on the policy's own samples.
+    """KL(π_z ‖ π_base) a token `[N]` on the policy's own samples, to be reported.
 
-    The value is k3 = r − 1 − log r with r = π_base / π_z, unbiased and never below 0. The gradient
-    is that of k2 = ½ (log r)²: differentiating k3 would give the gradient of KL(π_base ‖ π_z).
+    k3 = r − 1 − log r with r = π_base / π_z: unbiased, and never below 0. Its gradient would be
+    that of KL(π_base ‖ π_z).
     """
     log_ratio = base_log_probs - log_probs
-    k2, k3 = log_ratio.square() / 2, log_ratio.exp() - 1 - log_ratio
-    return k2 + (k3 - k2).detach()
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def answer_kl(
+    log_probs: torch.Tensor, base_log_probs: torch.Tensor, slots: torch.Tensor, answers: int
+) -> torch.Tensor:
+    """k1 of each answer `[answers]`: Σ (log π_z − log π_base) over its tokens, those of its slot.
+
+    `log_probs`, `base_log_probs`, `slots` `[N]`. Unbiased for KL(π_z ‖ π_base) of whole answers.
+    """
+    return log_probs.new_zeros(answers).index_add(0, slots, log_probs - base_log_probs)
 
 
 class NextTokenPolicy(TextPolicy):
@@ -237,6 +318,8 @@ class NextTokenPolicy(TextPolicy):
     The loss is −log π_z(answer | prompt), a token's mean over the batch, plus λ · KL(π_z ‖ π_base),
     summed over the vocabulary. `reward_mean` reports the mean log-likelihood a token.
     """
+
+    samples = False
 
     def __init__(self, loaded: LoadedModel, svf: SVFModel, config: TrainConfig):
         own = replace(
@@ -253,7 +336,7 @@ class NextTokenPolicy(TextPolicy):
         return [[1.0] for _ in rollout.examples]
 
     def statistics(
-        self, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
+        self, rollout: Rollout, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
     ) -> BatchStatistics:
         kl, kl_tokens, entropy, tokens = _totals(terms)
         likelihood = -entropy / tokens
@@ -284,6 +367,8 @@ class NextTokenPolicy(TextPolicy):
 class ChoicePolicy:
     """Exact expected reward over the listed choices of each example."""
 
+    samples = False
+
     def __init__(self, loaded: LoadedModel, svf: SVFModel, reward: str, config: TrainConfig):
         self.loaded, self.svf, self.reward, self.config = loaded, svf, reward, config
 
@@ -294,7 +379,12 @@ class ChoicePolicy:
     def rewards(self, rollout: Rollout, work: StepWork) -> Rewards:
         return _scored(self.reward, rollout)
 
-    def advantages(self, rewards: Rewards) -> list[torch.Tensor]:
+    def penalties(self, rollout: Rollout, work: StepWork) -> None:
+        """None: the KL is an exact sum in the loss."""
+
+    def advantages(
+        self, rewards: Rewards, penalties: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
         """The rewards themselves, `[K]` a prompt: in an exact expectation a baseline cancels."""
         return [torch.tensor([0.0 if r is None else r for r in row]) for row in rewards]
 
@@ -304,14 +394,14 @@ class ChoicePolicy:
         """`(−Σ π A + λ KL) / prompts`, sums over the choices: minus the expected reward."""
         parts = slices(range(len(rollout.examples)), self.config.rows_per_forward)
         for number, places in enumerate(parts):
-            with_kl = measures_kl(self.config, number, len(parts), work.step)
+            with_kl = measures_kl(self.config.kl_coefficient > 0, number, len(parts), work.step)
             part = [rollout.examples[i] for i in places]
             base = self._base_log_policy(part, work) if with_kl else None
             loss, terms = self._loss(part, [advantages[i] for i in places], base, work)
             yield loss / len(rollout.examples), terms
 
     def statistics(
-        self, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
+        self, rollout: Rollout, rewards: Rewards, terms: Sequence[SliceTerms], work: StepWork
     ) -> BatchStatistics:
         kls = [kl for part in terms for kl in part.kl]
         return _statistics(
@@ -367,9 +457,9 @@ def policy_for(
     return kind(loaded, svf, reward, config)
 
 
-def sampling_seed(config: TrainConfig, step: int) -> int:
-    """A seed for each step, also where runs of neighbouring seeds are compared."""
-    return config.seed * 100_003 + step
+def sampling_seed(config: TrainConfig, step: int, drawing: int = 0) -> int:
+    """One for each step and drawing in it, also where runs of neighbouring seeds are compared."""
+    return config.seed * 100_003 + step + drawing * 1_000_000_000_039
 
 
 def _scored(reward: str, rollout: Rollout) -> Rewards:
@@ -377,6 +467,10 @@ def _scored(reward: str, rollout: Rollout) -> Rewards:
     rows = [e for e, said in zip(rollout.examples, rollout.texts, strict=True) for _ in said]
     found = iter(rewards_of(reward, rows, [text for said in rollout.texts for text in said]))
     return [[next(found) for _ in said] for said in rollout.texts]
+
+
+def _tokens(rollout: Rollout) -> int:
+    return sum(len(ids) for group in rollout.token_ids for ids in group)
 
 
 def _grouped(values: Sequence, size: int) -> list[Sequence]:

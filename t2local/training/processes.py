@@ -45,8 +45,11 @@ class Processes:
     def each(self, work: Callable[[Sequence[Any]], list[Any]], rows: Sequence[Any]) -> list[Any]:
         """`work` of all rows, a result a row, done in shares; every process gets the whole list."""
         share = self.share(rows)
-        part = work([rows[i] for i in share]) if share else []
-        return part if self.count == 1 else gather_object(part)
+        return self.gather(work([rows[i] for i in share]) if share else [])
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        """The values of all processes, in their order; each of them has to call this."""
+        return values if self.count == 1 else gather_object(values)
 
     def from_main(self, value: Any) -> Any:
         """The main process's `value`, in every process."""
@@ -84,6 +87,8 @@ def combined(shares: Sequence[BatchStatistics]) -> BatchStatistics:
         kl_policy_from_base=mean(lambda s: s.kl_policy_from_base),
         entropy=mean(lambda s: s.entropy),
         equal_groups=mean(lambda s: s.equal_groups),
+        sampler_gap=mean(lambda s: s.sampler_gap),
         tokens=sum(share.tokens for share in shares),
+        drawn_again=sum(share.drawn_again for share in shares),
         weight=weight,
     )

@@ -18,9 +18,12 @@ MEASURING_FORGOTTEN = "Measuring what was forgotten"
 class BatchStatistics:
     """Sums and means of one step's rollouts, before the optimiser moves `z`.
 
-    `equal_groups`: share of prompts whose actions all earn the same (nothing to learn there).
+    `equal_groups`: share of prompts whose actions all earn the same (nothing to learn there), when
+    `drawn_again` others have been tried in the place of such prompts. Rewards are those of the
+    prompts that were drawn first: the curve does not rise because others took their place.
     `seconds`: keys sampling, forward, backward. `weight`: of how many the means are taken: prompts,
-    or tokens where answers are imitated.
+    or tokens where answers are imitated. KL, entropy and `sampler_gap` (mean |log π − log μ| a
+    token, 0 where the sampler is exact) are those of the answers that the loss looks at.
     """
 
     reward_mean: float
@@ -31,6 +34,8 @@ class BatchStatistics:
     tokens: int
     seconds: Mapping[str, float]
     weight: int = 1
+    sampler_gap: float = 0.0
+    drawn_again: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class TrainState:
     AdamW's moments, the same shape; `best_flat`: those of the best validation. Data order and
     sampling follow from seed and step, so there is no random state to keep. `curve`: mean reward a
     step. `base_answers`: to the prompts of `Answers`. `rows_per_forward`: as memory allows.
+    `draws`, `passed`: of each training example, how often it was drawn and the sum of its pass
+    rates then; empty where prompts come in turn. `gap_told`: the sampler's gap was warned of.
     """
 
     step: int
@@ -101,6 +108,9 @@ class TrainState:
     tokens: int = 0
     base_answers: tuple[str, ...] = ()
     rows_per_forward: int = 0
+    draws: tuple[int, ...] = ()
+    passed: tuple[float, ...] = ()
+    gap_told: bool = False
 
     @classmethod
     def start(cls, flat: torch.Tensor, rows_per_forward: int) -> "TrainState":
@@ -154,6 +164,7 @@ FALL = 0.1  # reward, of a scale from −1 to +1
 KL_LIMIT = 1.0  # nats an action: the policy is hardly the base model any more
 ENTROPY_SHARE = 0.1  # of what it was at the start
 UNMOVED = 0.9  # share of groups with equal rewards
+GAP_LIMIT = 0.1  # nats a token: importance weights are a tenth off 1 on average
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,8 @@ class Curves:
     kl: Sequence[float] = ()
     entropy: Sequence[float] = ()
     equal_groups: Sequence[float] = ()
+    drawn_again: Sequence[int] = ()
+    sampler_gap: Sequence[float] = ()
     change: Sequence[float] = ()
     tokens_per_s: Sequence[float] = ()
     checks: Sequence[Check] = ()
@@ -201,6 +214,8 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> Curves:
         kl=[batch.kl_policy_from_base for batch in batches],
         entropy=[batch.entropy for batch in batches],
         equal_groups=[batch.equal_groups for batch in batches],
+        drawn_again=[batch.drawn_again for batch in batches],
+        sampler_gap=[batch.sampler_gap for batch in batches],
         change=[step.change for step in steps],
         tokens_per_s=[b.tokens / max(sum(b.seconds.values()), 1e-9) for b in batches],
         checks=[

@@ -230,6 +230,9 @@ class _Kept:
     tokens: int
     base_answers: tuple[str, ...]
     rows_per_forward: int
+    draws: tuple[int, ...] = ()
+    passed: tuple[float, ...] = ()
+    gap_told: bool = False
 
 
 def _kept(file: Any) -> _Kept:

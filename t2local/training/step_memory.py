@@ -24,7 +24,7 @@ from t2local.models.decode.out_of_memory import free_memory
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.tasks.rows import Example
-from t2local.training.config import NEXT_TOKEN, TrainConfig
+from t2local.training.config import NEXT_TOKEN, Sampler, TrainConfig
 from t2local.training.reports import Notice, TrainState
 
 # Numbers kept a token and layer, fitted to steps of the embedded model: 1.2 GiB more for 512 tokens
@@ -134,15 +134,30 @@ class Clock:
 class StepWork:
     """`hold()` puts the trained numbers in force for a forward.
 
-    `first` of `total`: where the prompts stand in the batch of all processes, whose random numbers
-    they take. `clock`: where the seconds of the step are counted.
+    `places` of `total`: where the prompts stand in the batch of all processes, whose random numbers
+    they take (None: they are the batch). `clock`: where the seconds of the step are counted.
+    `sample`: how answers are sampled (None: by the model's own forward).
     """
 
     step: int
     hold: Around
     clock: Clock = field(default_factory=Clock)
-    first: int = 0
+    places: Sequence[int] | None = None
     total: int | None = None
+    sample: Sampler | None = None
+
+    def among(self, prompts: int, samples: int) -> tuple[list[int], int]:
+        """Where each prompt's samples stand among all samples, and how many those are."""
+        places = range(prompts) if self.places is None else self.places
+        assert len(places) == prompts, (len(places), prompts)
+        own = [place * samples + i for place in places for i in range(samples)]
+        return own, (self.total or prompts) * samples
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the loss's gradient; one that has none costs nothing."""
+        if loss.requires_grad:
+            with self.clock("backward"), self.hold():  # checkpoints compute blocks again
+                loss.backward()
 
 
 def slices(order: Sequence[int], rows_per_forward: int) -> list[list[int]]:
@@ -151,12 +166,12 @@ def slices(order: Sequence[int], rows_per_forward: int) -> list[list[int]]:
     return [list(order[start : start + rows_per_forward]) for start in starts]
 
 
-def measures_kl(config: TrainConfig, number: int, count: int, step: int) -> bool:
+def measures_kl(in_loss: bool, number: int, count: int, step: int) -> bool:
     """Whether slice `number` of `count` also runs the base model.
 
     All do where the KL is in the loss. Else it is only reported: another slice each step.
     """
-    return config.kl_coefficient > 0 or number == step % count
+    return in_loss or number == step % count
 
 
 # --- Out of memory.

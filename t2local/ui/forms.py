@@ -27,13 +27,20 @@ from t2local.training.config import (
     LORA,
     NEXT_TOKEN,
     POLICY_GRADIENT,
+    PROMPT_ORDERS,
+    ROLLOUTS,
     SVF,
     TrainConfig,
 )
 from t2local.ui.style import PAGE
 from t2local.untrusted import DEEPEST, encodes, typed, word
 
-CHOICES = {"baseline": BASELINES, "kl_estimator": KL_ESTIMATORS}
+CHOICES = {
+    "baseline": BASELINES,
+    "kl_estimator": KL_ESTIMATORS,
+    "rollouts": ROLLOUTS,
+    "prompt_order": PROMPT_ORDERS,
+}
 WAYS = {  # the paper's comparison: method, objective
     "SVF by reward": (SVF, POLICY_GRADIENT),
     "SVF by imitation": (SVF, NEXT_TOKEN),
@@ -44,6 +51,9 @@ USUAL = next(iter(WAYS))
 INFO = {
     "steps": "used with 'the steps below'",
     "samples_per_prompt": "answers to each prompt, compared with each other",
+    "prompt_order": "by pass rate: prompts that are right now and then come more often",
+    "redraws": "other prompts for those whose answers all earn the same; 0 for none",
+    "rollouts": "quick: answers may come from rounded weights, and are weighted for it",
     "learning_rate": "how far each step moves z",
     "kl_coefficient": "above 0 keeps it near the base model",
     "max_new_tokens": "longest answer in training",

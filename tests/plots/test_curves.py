@@ -10,6 +10,8 @@ RUN = Curves(
     entropy=[1.0, 0.9, 0.8],
     equal_groups=[0.0, 0.1, 0.2],
     change=[0.0, 0.01, 0.02],
+    drawn_again=[0, 2, 1],
+    sampler_gap=[0.01, 0.01, 0.02],
     tokens_per_s=[9.0, 9.0, 9.0],
     checks=[Check(2, 0.5, 10, True)],
 )
@@ -37,12 +39,15 @@ def test_the_validation_has_its_interval_on_the_right_axis():
     assert 0.2 < check.error_y.array[0] < 0.5
 
 
-def test_the_vitals_are_four_panels():
+def test_the_vitals_are_six_panels():
     figure = plot_vitals(RUN)
-    assert [list(trace.y) for trace in figure.data] == [
-        list(values) for values in (RUN.kl, RUN.entropy, RUN.equal_groups, RUN.change)
-    ]
-    assert {trace.yaxis for trace in figure.data} == {"y", "y2", "y3", "y4"}
+    shown = (RUN.kl, RUN.entropy, RUN.equal_groups, RUN.change, RUN.drawn_again, RUN.sampler_gap)
+    assert [list(trace.y) for trace in figure.data] == list(map(list, shown))
+    axes = [figure.layout[trace.yaxis.replace("y", "yaxis")].domain for trace in figure.data]
+    assert len(set(axes)) == 3  # rows that do not overlap
+    (top, middle, bottom) = sorted(set(axes), reverse=True)
+    assert top[0] > middle[1] > middle[0] > bottom[1]
+    assert bottom[0] == 0
 
 
 def test_layers_are_bars_and_nothing_moved_is_said():

@@ -51,11 +51,11 @@ def accumulate(policy, examples, work, seed=0):
     """The gradient of one step, as the loop leaves it; its statistics."""
     rollout = policy.rollout(examples, seed, work)
     rewards, terms = policy.rewards(rollout, work), []
-    for loss, part in policy.losses(rollout, policy.advantages(rewards), work):
-        with work.hold():
-            loss.backward()
+    advantages = policy.advantages(rewards, policy.penalties(rollout, work))
+    for loss, part in policy.losses(rollout, advantages, work):
+        work.backward(loss)
         terms.append(part)
-    return policy.statistics(rewards, terms, work)
+    return policy.statistics(rollout, rewards, terms, work)
 
 
 @pytest.fixture

@@ -14,6 +14,10 @@ from t2local.training.config import TrainConfig
         ({"method": "qlora"}, "method is 'qlora'; choose svf or lora"),
         ({"held_out_share": 1.0}, "held_out_share is 1.0"),
         ({"samples_per_prompt": 1}, "at least 2 samples"),
+        ({"rollouts": "fast"}, "rollouts is 'fast'; choose quick or exact"),
+        ({"prompt_order": "random"}, "prompt_order is 'random'"),
+        ({"redraws": -1.0}, "redraws is -1.0; it must be 0"),
+        ({"redraws": float("nan")}, "redraws is nan"),
     ],
 )
 def test_bad_options_are_named(change, word):
@@ -26,3 +30,4 @@ def test_the_papers_setting_is_table_6():
     assert (paper.prompts_per_step, paper.samples_per_prompt) == (256, 1)
     assert (paper.learning_rate, paper.clip) == (2e-3, 1e-3)
     assert (paper.baseline, paper.kl_estimator) == ("none", "full")
+    assert (paper.rollouts, paper.prompt_order, paper.redraws) == ("exact", "in-turn", 0.0)

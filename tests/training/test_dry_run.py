@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from t2local.adapt.answering import prompt_ids
@@ -14,6 +16,7 @@ from t2local.training.dry_run import (
     Forecast,
     base_known,
     check_lengths,
+    expected_seconds,
     fitting,
     other_seconds,
     with_fitting,
@@ -188,3 +191,20 @@ def test_a_runs_first_event_says_what_it_has_to_do_and_the_last_that_nothing_is_
     assert isinstance(events[0], Agenda)
     assert (events[0].validation, events[0].held_out) == (1, 3)
     assert forecast.remaining_s == pytest.approx(3 * 0.5), "the trained one's answers"
+
+
+def test_a_steps_time_counts_what_is_drawn_again_and_leaves_out_what_is_not_read():
+    trial = BatchStatistics(
+        0, 0, 0, 0, equal_groups=0.0, tokens=1, seconds={"sampling": 4.0}, weight=2
+    )
+    found = {
+        (equal, redraws): expected_seconds(
+            10.0, replace(trial, equal_groups=equal), TrainConfig(redraws=redraws)
+        )
+        for equal in (0.0, 1.0)
+        for redraws in (0.0, 1.0)
+    }
+    assert found[0.0, 0.0] == pytest.approx(4 + 6 * 0.75)
+    assert found[1.0, 0.0] == pytest.approx(4 + 6 * 0.25)
+    assert found[1.0, 1.0] == pytest.approx(4 * 2 + 6 * 0.5)
+    assert found[0.0, 1.0] == pytest.approx(4 * (1 + 0.25 + 0.25**2) + 6 * 0.75 * 1.3125)

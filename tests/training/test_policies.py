@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ from t2local.models.decode.scoring import log_probabilities, pack_choices, predi
 from t2local.progress import drain
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rows import Example
-from t2local.training.config import NEXT_TOKEN, TrainConfig
+from t2local.training.config import EXACT, NEXT_TOKEN, QUICK, TrainConfig, sampler_for
 from t2local.training.loop import train
 from t2local.training.policies import (
     ChoicePolicy,
     NextTokenPolicy,
     TextPolicy,
+    answer_kl,
     policy_for,
     sampled_kl,
 )
@@ -91,6 +93,99 @@ def test_leave_one_out_advantages_sum_to_zero_in_every_group(loaded, svf):
     assert advantages[0].tolist() == pytest.approx([2.0, -2 / 3, -2 / 3, -2 / 3])
     assert not advantages[1].any()  # equal rewards teach nothing
     assert advantages[2, 0] == 0  # a row that cannot be scored
+    assert not policy.advantages([[0.1] * 4, [0.7] * 4, [None, 0.1, 0.3, 0.7]])[:, 0].any()
+
+
+def thirds(prompts, completions, **columns):
+    """One prompt's answers earn the same, the others' differ and hold zeros."""
+    return [0.0 if "0" in p else [1, -1, 0][i % 3] for i, p in enumerate(prompts)]
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+def test_answers_of_advantage_zero_cost_no_forward_and_change_no_gradient(
+    loaded, svf, texts, work_on, monkeypatch, rows
+):
+    monkeypatch.setitem(REWARDS, "thirds", thirds)
+    config = TrainConfig(
+        samples_per_prompt=3, max_new_tokens=6, rows_per_forward=rows, rollouts=EXACT
+    )
+    policy, z = TextPolicy(loaded, svf, "thirds", config), ones(svf)
+    statistics = accumulate(policy, texts[:3], work_on(z))
+    found = torch.cat([row.grad for row in z.values()])
+
+    fresh, read = ones(svf), []
+    rollout = policy.rollout(texts[:3], 0, work_on(fresh))
+    advantages = policy.advantages(policy.rewards(rollout, work_on(fresh)))
+    packed, _ = policy._packed(rollout, range(9), 3)
+    with svf.using(fresh):
+        states, targets, slots = predictor_states(loaded.model, packed)
+    log_probs = log_probabilities(loaded.model, states, targets)
+    (-(advantages.flatten()[slots] * log_probs).sum() / 9).backward()
+    assert torch.allclose(found, torch.cat([row.grad for row in fresh.values()]), atol=1e-6)
+    assert found.any()
+
+    pack = policy._packed
+    policy._packed = lambda rollout, places, size: (
+        read.extend(places) or pack(rollout, places, size)
+    )
+    list(policy.losses(rollout, advantages, work_on(ones(svf))))
+    assert read == advantages.flatten().nonzero()[:, 0].tolist()
+    assert 0 < len(read) < 9
+    assert statistics.tokens == sum(len(ids) for group in rollout.token_ids for ids in group)
+    assert statistics.reward_mean == 0.0
+
+
+def test_a_step_that_teaches_nothing_still_reports(loaded, svf, texts, work_on):
+    config = TrainConfig(samples_per_prompt=4, max_new_tokens=6)
+    policy, z = TextPolicy(loaded, svf, "contains", config), ones(svf)
+    statistics = accumulate(policy, [replace(e, answer="zzzz") for e in texts[:2]], work_on(z))
+    assert statistics.equal_groups == 1.0
+    assert statistics.entropy > 0
+    assert all(row.grad is None for row in z.values())
+
+
+def test_quick_rollouts_of_an_exact_sampler_give_the_exact_gradient(
+    loaded, svf, texts, parity, work_on
+):
+    found = {}
+    for rollouts in (QUICK, EXACT):
+        z = ones(svf)
+        config = TrainConfig(samples_per_prompt=4, max_new_tokens=8, rollouts=rollouts)
+        statistics = accumulate(TextPolicy(loaded, svf, parity, config), texts[:3], work_on(z))
+        found[rollouts] = torch.cat([row.grad for row in z.values()]), statistics.sampler_gap
+    assert torch.allclose(found[QUICK][0], found[EXACT][0], atol=1e-6)
+    assert 0 < found[QUICK][1] < 1e-4
+    assert found[EXACT][1] == 0.0
+
+
+def test_answers_of_another_sampler_are_weighted_by_their_own_tokens(
+    loaded, svf, texts, parity, work_on
+):
+    """A sampler that draws from another z and says so: π / μ a token, 2 at most."""
+    config = TrainConfig(samples_per_prompt=4, max_new_tokens=8)
+    generator = torch.Generator().manual_seed(0)
+    other = {n: row + 0.5 * torch.randn(row.shape, generator=generator) for n, row in
+             svf.identity().items()}  # fmt: skip
+    z, policy = ones(svf), TextPolicy(loaded, svf, parity, config)
+    sampler = sampler_for(loaded, config, lambda: svf.using(other))
+    work = replace(work_on(z), sample=sampler)
+    statistics = accumulate(policy, texts[:2], work)
+    found = torch.cat([row.grad for row in z.values()])
+
+    fresh = ones(svf)
+    rollout = policy.rollout(texts[:2], 0, work)
+    advantages = policy.advantages(policy.rewards(rollout, work))
+    packed, _ = policy._packed(rollout, range(8), 4)
+    with svf.using(fresh):
+        states, targets, slots = predictor_states(loaded.model, packed)
+    log_probs = log_probabilities(loaded.model, states, targets)
+    with torch.no_grad(), svf.using(other):
+        log_mu = log_probabilities(loaded.model, predictor_states(loaded.model, packed)[0], targets)
+    ratio = (log_probs.detach() - log_mu).exp()
+    (-(advantages.flatten()[slots] * ratio.clamp(max=2.0) * log_probs).sum() / 8).backward()
+    assert (ratio > 2).any()
+    assert torch.allclose(found, torch.cat([row.grad for row in fresh.values()]), atol=1e-5)
+    assert statistics.sampler_gap > 0.05
 
 
 def test_without_a_baseline_the_advantage_is_the_reward(loaded, svf):
@@ -114,18 +209,68 @@ def test_kl_is_zero_at_the_base_and_positive_away_from_it(
     assert away.kl_policy_from_base > 1e-4
 
 
-def test_the_sampled_kls_gradient_is_that_of_kl_from_policy_to_base():
-    """Its expectation over a small vocabulary, enumerated: k3 alone would give the other KL's."""
+def test_a_sampled_kl_is_unbiased_and_never_negative():
+    """Its expectation over a small vocabulary, enumerated."""
     generator = torch.Generator().manual_seed(0)
-    base = torch.randn(6, generator=generator).log_softmax(0)
-    logits = torch.randn(6, generator=generator).requires_grad_()
-    log_policy = logits.log_softmax(0)
-    exact = (log_policy.exp() * (log_policy - base)).sum()
+    base, own = torch.randn(2, 6, generator=generator).log_softmax(1)
+    found = sampled_kl(own, base)
+    assert (found >= 0).all()
+    assert (own.exp() * found).sum() == pytest.approx(float((own.exp() * (own - base)).sum()))
+
+
+# Two tokens of two kinds: `logits` [3, 2] of the first token, and of the second after each first.
+SAID = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
+
+
+def log_probs_of(logits):
+    """log π `[4, 2]` of both tokens of all that can be said."""
+    first, second = logits[0].log_softmax(0), logits[1:].log_softmax(1)
+    return torch.stack([first[SAID[:, 0]], second[SAID[:, 0], SAID[:, 1]]], dim=1)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_the_kl_in_the_reward_has_the_gradient_of_kl_over_whole_answers(loaded, svf, samples):
+    """All groups of samples enumerated; k2 at each token misses what a token leads to."""
+    generator = torch.Generator().manual_seed(3)
+    base = log_probs_of(torch.randn(3, 2, generator=generator))
+    logits = torch.randn(3, 2, generator=generator).requires_grad_()
+    own = log_probs_of(logits)
+    total, chance = own.sum(1), own.detach().sum(1).exp()
+    exact = (total.exp() * (own - base).sum(1)).sum()
     (expected,) = torch.autograd.grad(exact, logits, retain_graph=True)
-    estimate = (log_policy.exp().detach() * sampled_kl(log_policy, base)).sum()
-    (found,) = torch.autograd.grad(estimate, logits)
-    assert torch.allclose(found, expected, atol=1e-6)
-    assert torch.allclose(estimate, exact, atol=1e-6)
+
+    baseline = "leave-one-out" if samples > 1 else "none"
+    config = TrainConfig(samples_per_prompt=samples, baseline=baseline)
+    policy = TextPolicy(loaded, svf, "exact", config)
+    estimate = torch.zeros_like(logits)
+    for group in map(list, product(range(4), repeat=samples)):
+        flat = own.detach()[group].flatten(), base[group].flatten()
+        kl = answer_kl(*flat, torch.arange(samples).repeat_interleave(2), samples)
+        (advantages,) = policy.advantages([[0.0] * samples], kl[None])
+        loss = -(advantages * total[group]).sum() / samples
+        (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        estimate += chance[group].prod() * gradient
+    assert torch.allclose(estimate, expected, atol=1e-6)
+
+    k2 = (chance[:, None] * (own - base).square() / 2).sum()
+    (found,) = torch.autograd.grad(k2, logits)
+    assert not torch.allclose(found, expected, atol=1e-2)
+
+
+def test_a_kl_coefficient_keeps_the_policy_near_the_base(loaded, svf, texts, work_on):
+    """Where all rewards are equal only the KL is left: its gradient leads back."""
+    texts = [replace(example, answer="zzzz") for example in texts[:4]]
+    config = TrainConfig(
+        samples_per_prompt=48, max_new_tokens=8, kl_coefficient=1.0, rows_per_forward=64
+    )
+    generator = torch.Generator().manual_seed(0)
+    z = {n: row + 0.3 * torch.randn(row.shape, generator=generator) for n, row in ones(svf).items()}
+    z = {n: row.detach().requires_grad_() for n, row in z.items()}
+    policy = TextPolicy(loaded, svf, "contains", config)
+    before = accumulate(policy, texts, work_on(z)).kl_policy_from_base
+    size = torch.cat([row.grad for row in z.values()]).norm()
+    nearer = {n: (row - row.grad / size).detach().requires_grad_() for n, row in z.items()}
+    assert accumulate(policy, texts, work_on(nearer)).kl_policy_from_base < before
 
 
 def test_a_step_against_the_gradient_raises_expected_reward(loaded, svf, colours, work_on):

@@ -6,7 +6,7 @@ conversation's prefix is not read again.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from t2local.models.chat_format import Ends, answer_text, stop_strings, stop_tokens
-from t2local.models.decode.sampling import Sampling, choose
+from t2local.models.decode.sampling import Sampling, choose, log_probability
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 
@@ -211,7 +211,8 @@ def generate_batch(
     around_rows: AroundRows | None = None,
     begun: Batch | None = None,
     keep_end: bool = False,
-    among: tuple[int, int] | None = None,
+    among: tuple[Sequence[int], int] | None = None,
+    log_mu: list[list[float]] | None = None,
 ) -> list[list[int]]:
     """One completion (token ids, without the end token) for each prompt; callers repeat prompts.
 
@@ -220,15 +221,16 @@ def generate_batch(
     in the batch: finished rows leave it. Without it, equal prompts are read once. `begun`: the
     prompts as they have been read already. A row's random numbers do not depend on the others.
     `keep_end`: what ended a row, a token or the next speaker's name, belongs to its completion.
-    `among`: (first, total): the prompts are a part of a larger batch and get its random numbers.
-    Raises `Cancelled` between tokens.
+    `among`: (places, total): the prompts stand at these places of a larger batch and get its random
+    numbers. `log_mu`: an empty list, for log μ of each token that is kept, as it was drawn (with
+    `keep_end`). Raises `Cancelled` between tokens.
     """
     if not prompts:
         return []
+    assert log_mu is None or keep_end, "log μ is of whole completions"
     cancel = cancel or CancelToken()
-    ends = _ends(loaded)
-    generator = sampling.generator()
-    first, total = among or (0, len(prompts))
+    ends, generator = _ends(loaded), sampling.generator()
+    own, total = among or (range(len(prompts)), len(prompts))
     said: list[list[int]] = [[] for _ in prompts]
     running = dict.fromkeys(range(len(prompts)))  # rows that still speak, in order
 
@@ -242,14 +244,14 @@ def generate_batch(
     n_steps = most_tokens(loaded, batch.ids.shape[1], sampling)
     for step in range(n_steps):
         cancel.raise_if_cancelled()
-        uniform = torch.rand(total, generator=generator, dtype=torch.float64)[first:]
+        uniform = torch.rand(total, generator=generator, dtype=torch.float64)[list(own)]
         tokens = choose(batch.logits, batch.ids, sampling, uniform[batch.rows])  # [b]
+        if log_mu is not None:
+            _note(log_mu, batch, sampling, tokens, running)
         for row, token in zip(batch.rows, tokens.tolist(), strict=True):
-            if row not in running:
-                continue
-            if token not in ends.tokens or keep_end:
+            if row in running and (token not in ends.tokens or keep_end):
                 said[row].append(token)
-            if token in ends.tokens or ends.named(said[row]):
+            if row in running and (token in ends.tokens or ends.named(said[row])):
                 del running[row]
         if not running or step == n_steps - 1:
             break
@@ -259,6 +261,21 @@ def generate_batch(
         with held():
             batch.step()
     return said if keep_end else [ends.without_name(ids) for ids in said]
+
+
+def _note(
+    log_mu: list[list[float]],
+    batch: Batch,
+    sampling: Sampling,
+    tokens: Tensor,
+    running: Collection[int],
+) -> None:
+    """Append log μ of the tokens [b] of those rows that still speak."""
+    log_mu += [[] for _ in range(max(batch.rows) + 1 - len(log_mu))]
+    values = log_probability(batch.logits, batch.ids, sampling, tokens)
+    for row, value in zip(batch.rows, values.tolist(), strict=True):
+        if row in running:
+            log_mu[row].append(value)
 
 
 def most_tokens(loaded: LoadedModel, prompt_tokens: int, sampling: Sampling) -> int:

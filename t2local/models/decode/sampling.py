@@ -73,11 +73,32 @@ def choose(logits: Tensor, ids: Tensor, sampling: Sampling, uniform: Tensor) -> 
 
     `logits`: [B, V]; `ids`: [B, T], all tokens so far, for the penalty; `uniform`: [B] in [0, 1).
     """
+    scores = scores_of(logits, ids, sampling)
+    return scores.argmax(-1) if sampling.temperature == 0 else draw(scores, uniform)
+
+
+def scores_of(logits: Tensor, ids: Tensor, sampling: Sampling) -> Tensor:
+    """What a token is drawn by, `[B, V]` float32: its softmax is the distribution of the draw.
+
+    Penalty, temperature, top-k, top-p; at temperature 0 the penalised logits.
+    """
     scores = penalise(logits.float(), ids, sampling.repetition_penalty)  # [B, V]
     if sampling.temperature == 0:
-        return scores.argmax(-1)
-    scores = keep_top_k(scores / sampling.temperature, int(sampling.top_k))
-    return draw(keep_top_p(scores, sampling.top_p), uniform)
+        return scores
+    return keep_top_p(
+        keep_top_k(scores / sampling.temperature, int(sampling.top_k)), sampling.top_p
+    )
+
+
+def log_probability(logits: Tensor, ids: Tensor, sampling: Sampling, tokens: Tensor) -> Tensor:
+    """log μ `[B]`: how likely `choose` was to take `tokens` `[B]`; 0 at temperature 0.
+
+    Shapes as in `choose`.
+    """
+    if sampling.temperature == 0:
+        return torch.zeros(len(tokens), device=logits.device)
+    scores = scores_of(logits, ids, sampling)
+    return scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(-1)
 
 
 def penalise(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:

@@ -118,6 +118,8 @@ def _facts(report: RunReport) -> list[tuple[str, str, str]]:
     if run.steps:
         facts.append(("reward ", plus_minus(run.reward[-1], 2), ""))
         facts.append((f"{run.tokens_per_s[-1]:.0f} tokens/s", "", ""))
+    if again := sum(run.drawn_again):
+        facts.append((f"{again} prompts drawn again", "", ""))
     if run.memory_bytes:
         facts.append((f"{gib(run.memory_bytes)} beside the model", "", ""))
     if run.checks:

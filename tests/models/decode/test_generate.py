@@ -8,6 +8,7 @@ import torch
 from t2local.errors import Cancelled
 from t2local.models.chat_format import render_chat
 from t2local.models.decode.generate import Batch, Decoder, PrefixCache, Sampling, generate_batch
+from t2local.models.decode.sampling import keep_top_p
 from t2local.progress import CancelToken
 from tests.conftest import FAMILIES
 
@@ -86,6 +87,31 @@ def test_a_seed_repeats_and_rows_do_not_disturb_each_other(tiny_loaded):
     assert len({tuple(said) for said in first}) > 1  # each row has its own numbers
     mixed = generate_batch(loaded, [PROMPTS[0], PROMPTS[1], PROMPTS[2], PROMPTS[0]], sampling)
     assert (mixed[0], mixed[3]) == (first[0], first[3])
+
+
+def test_a_part_of_a_batch_says_what_it_says_in_the_whole(tiny_loaded):
+    loaded, sampling = tiny_loaded(), Sampling(temperature=1.0, seed=11, max_new_tokens=10)
+    whole = generate_batch(loaded, [PROMPTS[0]] * 5, sampling)
+    part = generate_batch(loaded, [PROMPTS[0]] * 2, sampling, among=([1, 3], 5))
+    assert part == [whole[1], whole[3]]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_log_mu_is_the_log_probability_of_each_token_that_was_drawn(tiny_loaded, top_p):
+    loaded, noted = tiny_loaded(), []
+    loaded.model.generation_config.eos_token_id = list(range(0, 256, 4))  # ends soon
+    sampling = Sampling(
+        temperature=1.5, top_p=top_p, repetition_penalty=1.0, seed=1, max_new_tokens=8
+    )
+    said = generate_batch(loaded, PROMPTS * 3, sampling, keep_end=True, log_mu=noted)
+    plain = generate_batch(loaded, PROMPTS * 3, sampling, keep_end=True)
+    assert said == plain
+    assert len({len(ids) for ids in said}) > 1
+    for prompt, ids, values in zip(PROMPTS * 3, said, noted, strict=True):
+        logits = loaded.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        scores = keep_top_p(logits.float() / 1.5, top_p).log_softmax(-1)
+        expected = scores.gather(1, torch.tensor(ids)[:, None])[:, 0]
+        assert torch.allclose(torch.tensor(values), expected, atol=1e-4)
 
 
 def test_gradients_are_possible_afterwards(tiny_loaded):
