@@ -30,6 +30,7 @@ from t2local.models.decode.generate import Around, Quick
 from t2local.models.decode.int8 import Int8Model, Int8Steps, Packer
 from t2local.models.fit.estimate import INT8_COPIES, REBUILD_BYTES
 from t2local.models.load.loader import LoadedModel
+from t2local.models.storage import GGUF
 from t2local.svf import Gains, Mixture, SVFModel, Z, compose
 from t2local.svf.fused import ZBuffer
 
@@ -92,15 +93,25 @@ class CompiledVariant:
         return self.steps.step([cache], tokens, self.deltas)
 
 
-def compiled_steps(loaded: LoadedModel, svf: SVFModel) -> CompiledSteps | str:
-    """The compiled steps of a model, or why there are none, in a few words."""
+def with_compiled_steps(loaded: LoadedModel, svf: SVFModel) -> LoadedModel:
+    """`loaded` with compiled steps, or with a note that says why there are none."""
+    if loaded.quantization != GGUF:
+        return loaded
     layers, bases = svf.base_layers, {name: layer.basis for name, layer in svf.layers.items()}
     if problem := compiled_problem(loaded.model):
-        return problem
+        return _noting(loaded, problem)
     if any(basis.vectors.dtype != torch.int8 for basis in bases.values()):
-        return "its bases are not int8"
+        return _noting(loaded, "compiled steps read int8 bases")
     branches = {name: Branch(basis.vectors, basis.side) for name, basis in bases.items()}
-    return CompiledSteps(loaded.model, layers, branches, loaded.context_length)
+    steps = CompiledSteps(
+        loaded.model, layers, branches, loaded.context_length, lambda: svf.deltas_in_force
+    )
+    return replace(loaded, steps=steps)
+
+
+def _noting(loaded: LoadedModel, problem: str) -> LoadedModel:
+    words = f"Answers are slower than they could be: {problem}."
+    return replace(loaded, notes=(*loaded.notes, words))
 
 
 NEUTRAL = Gains()

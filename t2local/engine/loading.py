@@ -6,7 +6,6 @@ the memory.
 """
 
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 
 from t2local import paths
-from t2local.adapt.applier import Applier, GraphMixtures, compiled_steps, may_rebuild
+from t2local.adapt.applier import Applier, GraphMixtures, may_rebuild, with_compiled_steps
 from t2local.adapt.context import check_length, check_messages, fit
 from t2local.adapt.two_pass import PACK_AFTER, Workshop, peek
 from t2local.engine.requests import EngineStatus, NextTokens
@@ -34,13 +33,11 @@ from t2local.models.fit.estimate import PACK_BYTES, REBUILT_COPIES, Estimate, Pl
 from t2local.models.fit.memory import Machine
 from t2local.models.load.hub import LocalModel, local_models
 from t2local.models.load.loader import LoadedModel, basis_for, choose_quantization, load_model
-from t2local.models.storage import AUTO, BASES, GGUF, QUANTIZATIONS
+from t2local.models.storage import AUTO, BASES, QUANTIZATIONS
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Mixture, SVFModel, attaching
 from t2local.svf.basis import DTYPES
 from t2local.untrusted import read_document, typed
-
-LOG = logging.getLogger(__name__)
 
 # --- The likeliest next tokens, base beside adapted, after the words so far.
 #
@@ -273,6 +270,7 @@ def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Prog
     folder = paths.basis_dir() / loaded.slug
     basis = basis_for(loaded, choice.basis, choice.targets)
     svf = yield from attaching(loaded.model, choice.targets, basis, folder, cancel)
+    loaded = with_compiled_steps(loaded, svf)
     shelf = Shelf.read(loaded, svf)
     workshop = Workshop(
         loaded,
@@ -295,11 +293,7 @@ def _adapter(choice: Choice, loaded: LoadedModel, svf: SVFModel, shelf: Shelf) -
     packer = None if _why_not_int8(choice, loaded) else Packer(loaded)
     steps = cuda_graphs.GraphSteps(loaded) if not cuda_graphs.why_not(loaded) else None
     mixtures = GraphMixtures(svf, steps) if steps else None
-    compiled = compiled_steps(loaded, svf) if loaded.quantization == GGUF else None
-    if isinstance(compiled, str):
-        LOG.warning("Steps are not compiled: %s.", compiled)
-        compiled = None
-    return Applier(svf, experts, copies, shelf.mixable, packer, mixtures, compiled)
+    return Applier(svf, experts, copies, shelf.mixable, packer, mixtures, loaded.steps)
 
 
 def _why_not_int8(choice: Choice, loaded: LoadedModel) -> str:

@@ -172,6 +172,12 @@ class SVFModel:
         """
         return self._deltas(z)
 
+    @property
+    def deltas_in_force(self) -> Mapping[str, torch.Tensor] | None:
+        """The `deltas` that the layers obey now; None where they obey something else."""
+        now = self._in_force
+        return None if now.matrices or now.instead else now.deltas
+
     @contextmanager
     def using(self, z: Z) -> Iterator[None]:
         """Adapt the model by `z` inside the block; restores what was in force before.

@@ -6,7 +6,7 @@ what the file and the int8 bases hold. Rows have caches of their own length, so 
 go. Prompts are read by the ordinary forward.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,6 +111,7 @@ Deltas = Mapping[str, Tensor]  # matrix name -> `z − 1` times the basis' squar
 
 class CompiledSteps:
     """The steps of one model. `layers`: matrix name -> its grouped layer; `branches`: its basis.
+    `in_force()`: the deltas that the model's own forward obeys; None: something else.
 
     Guarded by the model's lock, which the caller of `step` holds: its buffers serve one at a time.
     """
@@ -121,11 +122,12 @@ class CompiledSteps:
         layers: Mapping[str, GroupedLinear],
         branches: Mapping[str, Branch],
         context_length: int,
+        in_force: Callable[[], Deltas | None],
     ) -> None:
         from t2local.models.groups import kernels, model_step
 
         config, self._kernels, self._loops = model.config, kernels, model_step
-        self._branches = dict(branches)
+        self._branches, self._in_force = dict(branches), in_force
         self._table, self._head = model.get_input_embeddings(), model.get_output_embeddings()
         self._names = [
             [f"model.layers.{index}.{name}" for name in MATRICES]
@@ -151,6 +153,15 @@ class CompiledSteps:
         cosines, sines = model.model.rotary_emb(self._last_norm, positions)  # [1, T, d]
         self._cosines, self._sines = (np.ascontiguousarray(t[0].numpy()) for t in (cosines, sines))
         self._buffers: _Buffers | None = None
+
+    @property
+    def deltas(self) -> Deltas | None:
+        """What adapts the model's own forward now; None where steps here cannot do the same."""
+        return self._in_force()
+
+    def row(self, ordinary: DynamicCache, row: int, padding: int) -> RowCache:
+        """A row of transformers' cache, without its padding on the left, for `step`."""
+        return RowCache.of(ordinary, row, padding)
 
     @torch.no_grad()
     def step(self, caches: Sequence[RowCache], tokens: Tensor, deltas: Deltas) -> Tensor:

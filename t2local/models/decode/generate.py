@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from t2local.models.chat_format import Ends, answer_text, stop_strings, stop_tokens
 from t2local.models.decode.sampling import Sampling, choose, log_probability
-from t2local.models.load.loader import LoadedModel
+from t2local.models.load.loader import LoadedModel, Steps
 from t2local.progress import CancelToken
 
 __all__ = [
@@ -106,6 +106,8 @@ class Batch:
     cache: DynamicCache
     logits: Tensor | None = None
     rows: list[int] = field(default_factory=list)
+    steps: Steps | None = None  # quicker ones than the forward, which then keep their own caches
+    caches: list[Any] | None = None
 
     def __post_init__(self) -> None:
         self.rows = self.rows or list(range(len(self.ids)))
@@ -120,6 +122,7 @@ class Batch:
         assert longest < loaded.context_length, (longest, loaded.context_length)
         device = loaded.model.device
         batch = cls(loaded.model, ids.to(device), mask.to(device), DynamicCache())
+        batch.steps = loaded.steps
         batch._forward(batch.ids, (batch.mask.cumsum(-1) - 1).clamp(min=0))
         if len(distinct) < len(rows):
             batch._select([distinct.index(row) for row in rows])
@@ -138,7 +141,7 @@ class Batch:
             cache.update(keys, values, place)
         columns = ([p.ids for p in parts], [p.mask for p in parts], [p.logits for p in parts])
         ids, mask, logits = map(torch.cat, columns)
-        return cls(parts[0].model, ids, mask, cache, logits)
+        return cls(parts[0].model, ids, mask, cache, logits, steps=parts[0].steps)
 
     def append(self, tokens: Tensor) -> None:
         """Add chosen tokens [b]; `step` reads them."""
@@ -152,12 +155,24 @@ class Batch:
 
     def step(self) -> None:
         """Next-token logits after the tokens appended last."""
+        deltas = self.steps.deltas if self.steps else None
+        if deltas is not None and self.caches is None:
+            padding = (self.mask == 0).sum(dim=1).tolist()
+            self.caches = [self.steps.row(self.cache, i, n) for i, n in enumerate(padding)]
+            self.cache = DynamicCache()
+        if self.caches is not None:
+            assert deltas is not None, "another kind of adaptation than the rows began under"
+            self.logits = self.steps.step(self.caches, self.ids[:, -1], deltas)
+            return
         self._forward(self.ids[:, -1:], self.mask.sum(-1, keepdim=True) - 1)
 
     def _select(self, places: list[int]) -> None:
         index = torch.tensor(places, device=self.ids.device)
         self.ids, self.mask, self.logits = self.ids[index], self.mask[index], self.logits[index]
-        self.cache.batch_select_indices(index)
+        if self.caches is None:
+            self.cache.batch_select_indices(index)
+        else:
+            self.caches = [self.caches[place] for place in places]
 
     def _forward(self, ids: Tensor, positions: Tensor) -> None:
         self.logits = self.model(

@@ -8,13 +8,16 @@ is told in one sentence (`load_errors`).
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoTokenizer,
+    DynamicCache,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -56,6 +59,20 @@ GGUF_FOLDER = "gguf-"  # how the name of a temporary one begins
 LOG = logging.getLogger(__name__)
 
 
+class Steps(Protocol):
+    """A quicker way than the forward to the next tokens of some rows (`decode.compiled_steps`)."""
+
+    @property
+    def deltas(self) -> Mapping[str, Tensor] | None:
+        """What adapts the model now, `[r]` or `[B, 1, r]`; None: in a way that is not for these."""
+
+    def row(self, ordinary: DynamicCache, row: int, padding: int) -> Any:
+        """A cache for `step` with what one row of transformers' cache holds."""
+
+    def step(self, caches: Sequence[Any], tokens: Tensor, deltas: Mapping[str, Tensor]) -> Tensor:
+        """Next-token logits `[B, V]` after `tokens` `[B]`, which join the caches."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model ready to answer: evaluation mode, no parameter asks for a gradient."""
@@ -70,6 +87,7 @@ class LoadedModel:
     context_length: int  # tokens
     resident_bytes: int
     pictures: Pictures | None = None  # of a vision-language model; None: it reads text only
+    steps: Steps | None = None  # compiled ones, once the bases are there; None: by the forward
     notes: tuple[str, ...] = ()  # how it runs here, where that is not as one would expect
 
     @property
