@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import DynamicCache
 
+from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.models.decode.compiled_steps import (
     Branch,
@@ -31,7 +32,8 @@ from t2local.models.decode.int8 import Int8Model, Int8Steps, Packer
 from t2local.models.fit.estimate import INT8_COPIES, REBUILD_BYTES
 from t2local.models.load.loader import LoadedModel
 from t2local.models.storage import GGUF
-from t2local.svf import Gains, Mixture, SVFModel, Z, compose
+from t2local.progress import CancelToken, Progress
+from t2local.svf import Gains, Mixture, SVFModel, Z, attaching, compose
 from t2local.svf.fused import ZBuffer
 
 # --- CUDA graphs under mixtures: a changed `z` is copied to where the graphs read it.
@@ -91,6 +93,15 @@ class CompiledVariant:
     def step(self, cache: RowCache, tokens: torch.Tensor) -> torch.Tensor:
         """Next-token logits `[1, V]` after one more token `[1]`."""
         return self.steps.step([cache], tokens, self.deltas)
+
+
+def adapting(
+    loaded: LoadedModel, targets: str, basis: str, cancel: CancelToken | None = None
+) -> Generator[Progress, None, tuple[LoadedModel, SVFModel]]:
+    """Attach SVF to a loaded model, and have its steps compiled where they can be."""
+    folder = paths.basis_dir() / loaded.slug
+    svf = yield from attaching(loaded.model, targets, basis, folder, cancel)
+    return with_compiled_steps(loaded, svf), svf
 
 
 def with_compiled_steps(loaded: LoadedModel, svf: SVFModel) -> LoadedModel:

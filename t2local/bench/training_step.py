@@ -21,13 +21,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from t2local import paths
 from t2local.adapt.answering import prompt_ids
+from t2local.adapt.applier import adapting
 from t2local.models.chat_format import stop_tokens
 from t2local.models.fit.memory import peak_memory_bytes
 from t2local.models.load.loader import LoadedModel, load_model
 from t2local.progress import CancelToken, drain
-from t2local.svf import SVFModel, attaching
+from t2local.svf import SVFModel
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rows import Example
 from t2local.training.config import SVFMethod, TrainConfig
@@ -104,7 +104,7 @@ def step_cost(
     Raises `T2LocalError` when the model cannot be loaded.
     """
     loaded = drain(load_model(source, quantization))
-    svf = drain(attaching(loaded.model, "all", basis, paths.basis_dir() / loaded.slug))
+    loaded, svf = drain(adapting(loaded, "all", basis))
     work = workload(loaded, sequences, sequence_tokens, rows_per_forward)
     return cost_of_steps(loaded, svf, work, steps)
 

@@ -6,11 +6,11 @@ What the commands share stands here: opening a model, logging on stderr.
 import argparse
 import sys
 
-from t2local import paths
+from t2local.adapt.applier import adapting
 from t2local.models.load.loader import LoadedModel, basis_for, load_model
 from t2local.models.storage import AUTO, BASES, QUANTIZATIONS, asked_for
 from t2local.progress import Progress, drain
-from t2local.svf import SVFModel, attaching
+from t2local.svf import SVFModel
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.sandbox import add_consent_argument
 
@@ -45,10 +45,8 @@ def open_model(
 ) -> tuple[LoadedModel, SVFModel]:
     """Load the model and attach SVF, with progress on stderr."""
     loaded = drain(load_model(source, quantization), log_progress)
-    folder = paths.basis_dir() / loaded.slug
     stored = basis_for(loaded, basis, targets)
-    svf = drain(attaching(loaded.model, targets, stored, folder), log_progress)
-    return loaded, svf
+    return drain(adapting(loaded, targets, stored), log_progress)
 
 
 def log(line: str) -> None:

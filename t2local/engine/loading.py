@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from t2local import paths
-from t2local.adapt.applier import Applier, GraphMixtures, may_rebuild, with_compiled_steps
+from t2local.adapt.applier import Applier, GraphMixtures, adapting, may_rebuild
 from t2local.adapt.context import check_length, check_messages, fit
 from t2local.adapt.two_pass import PACK_AFTER, Workshop, peek
 from t2local.engine.requests import EngineStatus, NextTokens
@@ -35,7 +35,7 @@ from t2local.models.load.hub import LocalModel, local_models
 from t2local.models.load.loader import LoadedModel, basis_for, choose_quantization, load_model
 from t2local.models.storage import AUTO, BASES, QUANTIZATIONS
 from t2local.progress import CancelToken, Progress
-from t2local.svf import Mixture, SVFModel, attaching
+from t2local.svf import Mixture, SVFModel
 from t2local.svf.basis import DTYPES
 from t2local.untrusted import read_document, typed
 
@@ -267,10 +267,8 @@ def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Prog
     Raises `T2LocalError` for whatever stands in the way, `Cancelled`.
     """
     loaded = yield from load_model(choice.source, choice.quantize, cancel)
-    folder = paths.basis_dir() / loaded.slug
     basis = basis_for(loaded, choice.basis, choice.targets)
-    svf = yield from attaching(loaded.model, choice.targets, basis, folder, cancel)
-    loaded = with_compiled_steps(loaded, svf)
+    loaded, svf = yield from adapting(loaded, choice.targets, basis, cancel)
     shelf = Shelf.read(loaded, svf)
     workshop = Workshop(
         loaded,

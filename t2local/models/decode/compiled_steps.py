@@ -6,7 +6,7 @@ what the file and the int8 bases hold. Rows have caches of their own length, so 
 go. Prompts are read by the ordinary forward.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,7 +50,16 @@ def compiled_problem(model: PreTrainedModel) -> str:
         return f"{family} is not among the families whose steps are compiled"
     if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
         return "its matrices have biases"
+    if any(size % LANES for size in _sizes(model)):
+        return "its matrices are not made of whole blocks"
     return positions_problem(config) or kernels_problem()
+
+
+def _sizes(model: PreTrainedModel) -> Iterator[int]:
+    """Inputs and outputs of all matrices in a model's layers."""
+    for module in model.modules():
+        if isinstance(module, GroupedLinear):
+            yield from (module.in_features, module.out_features)
 
 
 class RowCache:
@@ -110,7 +119,8 @@ Deltas = Mapping[str, Tensor]  # matrix name -> `z − 1` times the basis' squar
 
 
 class CompiledSteps:
-    """The steps of one model. `layers`: matrix name -> its grouped layer; `branches`: its basis.
+    """The steps of one model. `layers`: matrix name -> its grouped layer, where the
+    model has another in its place; `branches`: its basis.
     `in_force()`: the deltas that the model's own forward obeys; None: something else.
 
     Guarded by the model's lock, which the caller of `step` holds: its buffers serve one at a time.
@@ -142,6 +152,11 @@ class CompiledSteps:
             for block in model.model.layers
         ]
         self._last_norm = model.model.norm.weight
+        layers = {
+            name: layers.get(name) or model.get_submodule(name)
+            for names in self._names
+            for name in names
+        }
         self._lines = np.stack(
             [[self._line(layers[name], name) for name in names] for names in self._names]
         )

@@ -17,8 +17,6 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from torch import Tensor
 
-from t2local.errors import T2LocalError
-
 LANES = 16  # rows of a block, side by side
 LARGEST = 127
 
@@ -114,16 +112,10 @@ def rounded(weight: Tensor, group: int = 32) -> Groups:
 # --- Out of a GGUF's blocks.
 
 
-def from_gguf(data: np.ndarray, kind: GGMLQuantizationType, where: str) -> Groups:
-    """The matrix of a GGUF tensor's bytes `[m, bytes]`. Raises `T2LocalError` for unknown types."""
+def from_gguf(data: np.ndarray, kind: GGMLQuantizationType) -> Groups:
+    """The matrix of a GGUF tensor's bytes `[m, bytes]`, of a type in `FLOATS` or `READERS`."""
     if kind in FLOATS:
         return rounded(torch.from_numpy(dequantize(data, kind)))
-    if kind not in READERS:
-        known = ", ".join(k.name for k in (*FLOATS, *READERS))
-        raise T2LocalError(
-            f"'{where}' is quantised as {kind.name}, which is not read here; fetch a version in "
-            f"one of these: {known} (Q4_K_M and Q8_0 are the usual ones)."
-        )
     rows, (_, block_bytes) = len(data), GGML_QUANT_SIZES[kind]
     blocks = data.reshape(-1, block_bytes)
     codes, scales, offsets, bits = READERS[kind](blocks)

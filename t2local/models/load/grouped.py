@@ -41,11 +41,11 @@ from t2local.models.load.load_errors import quiet_transformers
 from t2local.progress import Progress
 from t2local.untrusted import read_document, typed
 
+GROUP = 32  # inputs that rows consist of
 LAYOUT = "1"  # of the cache; another one is written anew
 MANIFEST = "t2local.json"
 STAGE = "unpacking the model, once"
 PARTS = ("codes", "scales", "offsets")
-BITS = {4: 0.5, 8: 1.0}  # bytes a code
 
 
 def problem(path: Path) -> str:
@@ -53,7 +53,12 @@ def problem(path: Path) -> str:
     if _is_complete(_cache_dir() / file_hash(path)):
         return ""
     with readable(path):
-        architecture = _architecture(GGUFReader(path))
+        reader = GGUFReader(path)
+        matrices = [tensor for tensor in reader.tensors if _is_matrix(tensor)]
+        floats = sum(t.n_elements for t in matrices if t.tensor_type in FLOATS)
+        if 2 * floats > sum(tensor.n_elements for tensor in matrices):
+            return "its weights are floats, which would be rounded"
+        architecture = _architecture(reader)
         processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
         if processor.__name__ not in PLAIN:
             return f"the tensors of {architecture} models are stored in an order of their own"
@@ -122,6 +127,7 @@ def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
     if isinstance(head, nn.Linear) and not isinstance(head, GroupedLinear):  # tied to the table
         model.set_output_embeddings(GroupedLinear(table.groups))
     missing, unknown = model.load_state_dict(tensors, strict=False, assign=True)
+    model.generation_config.eos_token_id = config.eos_token_id
     left = [name for name in missing if name.rpartition(".")[2] not in PARTS]
     assert not [*left, *unknown], (left, unknown)
     return model, AutoTokenizer.from_pretrained(folder)
@@ -160,8 +166,14 @@ def _cache_dir() -> Path:
 
 def _check_types(path: Path, reader: GGUFReader) -> None:
     for tensor in reader.tensors:
-        if len(tensor.shape) == 2 and tensor.tensor_type not in (*FLOATS, *READERS):
-            from_gguf(np.zeros((1, 1), np.uint8), tensor.tensor_type, path.name)  # says so
+        known = (*FLOATS, *READERS)
+        if _is_matrix(tensor) and (tensor.tensor_type not in known or tensor.shape[0] % GROUP):
+            names = ", ".join(kind.name for kind in known)
+            raise T2LocalError(
+                f"'{path.name}' holds '{tensor.name}' as {tensor.tensor_type.name} in rows of "
+                f"{tensor.shape[0]}, which is not run from its own bits; use `--quantize none`, or "
+                f"fetch a version in one of these: {names} (Q4_K_M and Q8_0 are the usual ones)."
+            )
 
 
 def _converted(path: Path, reader: GGUFReader) -> Iterator[dict[str, Tensor]]:
@@ -176,7 +188,7 @@ def _converted(path: Path, reader: GGUFReader) -> Iterator[dict[str, Tensor]]:
     names = get_gguf_hf_weights_map(empty, processor)
 
     def convert(stored: ReaderTensor) -> dict[str, Tensor]:
-        return _one(stored, processor, names, path.name)
+        return _one(stored, processor, names)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from _in_order(pool, convert, reader.tensors)
@@ -193,7 +205,7 @@ def _in_order(pool: ThreadPoolExecutor, work, items: Iterable) -> Iterator:
 
 
 def _one(
-    stored: ReaderTensor, processor: TensorProcessor, names: dict[str, str], where: str
+    stored: ReaderTensor, processor: TensorProcessor, names: dict[str, str]
 ) -> dict[str, Tensor]:
     matrix = _is_matrix(stored)
     # Some architectures store rows in another order: their numbers are put in order as rows are.
@@ -214,7 +226,7 @@ def _one(
     order = found.weights[:, 0]
     if not np.array_equal(order, np.arange(len(order))):
         data = data[order]
-    groups = from_gguf(data, stored.tensor_type, where)
+    groups = from_gguf(data, stored.tensor_type)
     owner = name.removesuffix(".weight")
     parts = zip(PARTS, (groups.codes, groups.scales, groups.offsets), strict=True)
     return {f"{owner}.{part}": tensor for part, tensor in parts if tensor is not None}
@@ -331,6 +343,3 @@ def _tensors(memory: np.ndarray) -> Iterator[tuple[str, Tensor]]:
 
 DTYPES = {"I8": torch.int8, "U8": torch.uint8, "F16": torch.float16, "F32": torch.float32}
 ALIGN = 64
-
-
-__all__ = ["T2LocalError", "cache_bytes", "open_unpacked", "problem", "unpacked"]

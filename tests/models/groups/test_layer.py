@@ -1,0 +1,96 @@
+"""A grouped layer is the linear layer of its dense weight, whatever computes it."""
+
+import threading
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from t2local.models.groups import layer as grouped
+from t2local.models.groups.codes import READERS, from_gguf
+from t2local.models.groups.layer import GroupedEmbedding, GroupedLinear, dense, multiplied
+from tests.models.groups.blocks import random_blocks
+
+ROWS, COLUMNS = 200, 512
+KINDS = pytest.mark.parametrize("kind", READERS, ids=lambda kind: kind.name)
+
+
+def groups_of(kind, rows=ROWS):
+    return from_gguf(random_blocks(kind, rows, COLUMNS), kind)
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def way(request, monkeypatch):
+    """With compiled loops, and as on a machine that has none."""
+    if request.param == "plain":
+        monkeypatch.setattr(grouped, "kernels_problem", lambda: "not wanted here")
+    return request.param
+
+
+def distance(found, meant):
+    return float((found.double() - meant).norm() / meant.norm())
+
+
+@KINDS
+@pytest.mark.parametrize("inputs", [1, 3, 4, 70])
+def test_products_are_those_of_the_dense_matrix(kind, inputs, way):
+    groups, x = groups_of(kind), torch.randn(inputs, COLUMNS)
+    assert distance(multiplied(x, groups), x.double() @ groups.dense().double().T) < 1e-6
+
+
+@KINDS
+def test_dense_numbers_are_the_same_to_the_bit(kind, way):
+    groups = groups_of(kind)
+    assert torch.equal(dense(groups), groups.dense())
+    assert torch.equal(dense(groups, 3, 7), groups.dense(3, 7))
+    assert torch.equal(dense(groups, 10, 70), groups.dense(10, 70))
+
+
+@KINDS
+def test_inputs_get_the_gradient_of_the_dense_layer(kind, way):
+    layer = GroupedLinear(groups_of(kind), torch.randn(ROWS))
+    x = torch.randn(2, 5, COLUMNS, requires_grad=True)
+    layer(x).square().sum().backward()
+    found, x.grad = x.grad, None
+    F.linear(x, layer.weight, layer.bias).square().sum().backward()
+    assert distance(found, x.grad.double()) < 1e-5
+
+
+def test_more_rows_change_no_row():
+    groups, x = groups_of(next(iter(READERS))), torch.randn(9, COLUMNS)
+    alone = torch.cat([multiplied(row[None], groups) for row in x])
+    assert distance(multiplied(x, groups), alone.double()) < 1e-6
+
+
+def test_an_embedding_gives_rows():
+    table = GroupedEmbedding(groups_of(next(iter(READERS))))
+    ids = torch.tensor([[5, 199, 0]])
+    assert torch.equal(table(ids), table.weight[ids])
+
+
+def test_threads_that_ask_at_once_each_get_their_own():
+    groups = groups_of(next(iter(READERS)), rows=4000)
+    inputs = [torch.randn(2, COLUMNS) for _ in range(8)]
+    found = [None] * len(inputs)
+
+    def work(place):
+        for _ in range(20):
+            found[place] = multiplied(inputs[place], groups)
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for x, y in zip(inputs, found, strict=True):
+        assert distance(y, x.double() @ groups.dense().double().T) < 1e-6
+
+
+def test_a_pool_of_threads_does_the_same_where_openmp_is_not_gnus(monkeypatch):
+    from t2local.models.groups import kernels
+
+    groups, x = groups_of(next(iter(READERS)), rows=4000), torch.randn(3, COLUMNS)
+    meant = multiplied(x, groups)
+    monkeypatch.setattr(kernels, "OPENMP", None)
+    monkeypatch.setattr(grouped.Workers, "count", 2)
+    assert distance(multiplied(x, groups), meant.double()) < 1e-6
