@@ -16,11 +16,11 @@ from transformers import DynamicCache, PreTrainedModel
 
 from t2local.models.fit.anatomy import positions_problem
 from t2local.models.groups.codes import LANES
-from t2local.models.groups.layer import (
+from t2local.models.groups.linear import (
     WORKERS,
     GroupedEmbedding,
     GroupedLinear,
-    kernels_problem,
+    compiling_problem,
     matrix_line,
 )
 
@@ -52,7 +52,7 @@ def compiled_problem(model: PreTrainedModel) -> str:
         return "its matrices have biases"
     if any(size % LANES for size in _sizes(model)):
         return "its matrices are not made of whole blocks"
-    return positions_problem(config) or kernels_problem()
+    return positions_problem(config) or compiling_problem()
 
 
 def _sizes(model: PreTrainedModel) -> Iterator[int]:
@@ -134,9 +134,9 @@ class CompiledSteps:
         context_length: int,
         in_force: Callable[[], Deltas | None],
     ) -> None:
-        from t2local.models.groups import kernels, model_step
+        from t2local.models.groups import model_step, products
 
-        config, self._kernels, self._loops = model.config, kernels, model_step
+        config, self._products, self._loops = model.config, products, model_step
         self._branches, self._in_force = dict(branches), in_force
         self._table, self._head = model.get_input_embeddings(), model.get_output_embeddings()
         self._names = [
@@ -218,14 +218,14 @@ class CompiledSteps:
         return torch.from_numpy(buffers.logits.numpy()[:, : self._head.out_features].copy())
 
     def _line(self, layer: GroupedLinear, name: str) -> np.ndarray:
-        line, kernels = matrix_line(layer.groups), self._kernels
+        line, products = matrix_line(layer.groups), self._products
         if branch := self._branches.get(name):
-            line[kernels.BASIS] = branch.vectors.data_ptr()
-            line[kernels.SIDE] = 1 if branch.side == "in" else 2
+            line[products.BASIS] = branch.vectors.data_ptr()
+            line[products.SIDE] = 1 if branch.side == "in" else 2
         return line
 
     def _beside(self, index: int, layers: Mapping[str, GroupedLinear]) -> list[int]:
-        """Addresses of a layer's norms and biases, as `kernels.step` takes them."""
+        """Addresses of a layer's norms and biases, as `products.step` takes them."""
         biases = [layers[name].bias for name in self._names[index][:3]]
         found = [norm.data_ptr() for norm in self._norms[index]]
         return found + [0 if bias is None else bias.data_ptr() for bias in biases]
@@ -234,7 +234,7 @@ class CompiledSteps:
         """The matrices' lines with a `z`, and the tensors that must live as long."""
         if not deltas:
             return self._lines, []
-        kernels, lines, held = self._kernels, self._lines.copy(), []
+        products, lines, held = self._products, self._lines.copy(), []
         for i, names in enumerate(self._names):
             for j, name in enumerate(names):
                 if name not in deltas:
@@ -242,8 +242,8 @@ class CompiledSteps:
                 delta = deltas[name].detach().float().contiguous()  # [r], or [B, 1, r]
                 assert delta.dim() == 1 or len(delta) == rows, (name, delta.shape, rows)
                 held.append(delta)
-                lines[i, j, kernels.DELTAS] = delta.data_ptr()
-                lines[i, j, kernels.APART] = 0 if delta.dim() == 1 else 4 * delta.shape[-1]
+                lines[i, j, products.DELTAS] = delta.data_ptr()
+                lines[i, j, products.APART] = 0 if delta.dim() == 1 else 4 * delta.shape[-1]
         return lines, held
 
     def _buffers_for(self, rows: int) -> "_Buffers":
@@ -263,7 +263,7 @@ class CompiledSteps:
 
 @dataclass
 class _Buffers:
-    """What a step writes to. `sizes`, `places`: as `kernels` counts them."""
+    """What a step writes to. `sizes`, `places`: as `products` counts them."""
 
     states: Tensor  # [B, stride]
     logits: Tensor

@@ -1,14 +1,14 @@
 """The next tokens of some rows of a Llama-like model of grouped weights, compiled.
 
 One call a thread makes a whole step: norms, products, rotary positions, attention over each row's
-own cache, and the SVF branches of a `z` that may be another for each row. `kernels` has the
+own cache, and the SVF branches of a `z` that may be another for each row. `products` has the
 products and says what a matrix's line is. Addresses are int64; nothing is checked here.
 """
 
 import numpy as np
 from numba import carray, cfunc
 
-from t2local.models.groups.kernels import (
+from t2local.models.groups.products import (
     APART,
     BASIS,
     COLUMNS,

@@ -1,4 +1,4 @@
-"""The few loops that LLVM does not find by itself, as its vectors: what `kernels` is built from.
+"""The few loops that LLVM does not find by itself, as its vectors: what `products` is built from.
 
 A matrix `[m, n]` lies in blocks of 16 rows; for each input k stand the 16 rows' numbers side by
 side, so that one vector holds a number of each row and a group's scales are one vector as well.

@@ -35,7 +35,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 from t2local import paths
 from t2local.errors import DiskFull, T2LocalError
 from t2local.models.groups.codes import FLOATS, LANES, READERS, Groups, from_gguf
-from t2local.models.groups.layer import GroupedEmbedding, GroupedLinear
+from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear
 from t2local.models.load.gguf import gguf_config, read_gguf_tokenizer, readable
 from t2local.models.load.load_errors import quiet_transformers
 from t2local.progress import Progress

@@ -28,7 +28,7 @@ from t2local.errors import T2LocalError
 from t2local.models.fit.anatomy import TARGETS, anatomy
 from t2local.models.fit.automatic import choose_basis
 from t2local.models.fit.memory import free_bytes
-from t2local.models.groups.layer import kernels_problem
+from t2local.models.groups.linear import compiling_problem
 from t2local.models.load import devices, embedded, grouped, load_errors, quantized
 from t2local.models.load.devices import (
     blocks_returned_when_freed,
@@ -135,7 +135,7 @@ def load_model(
     with quiet_transformers(), blocks_returned_when_freed():
         if kind == GGUF:
             yield Progress(COMPILING, 0, 1)  # a moment, but for the first time
-            kernels_problem()
+            compiling_problem()
             model, tokenizer = grouped.open_unpacked(unpacking.result)
         else:
             load = _load_gguf if where.endswith(".gguf") else _load_checkpoint

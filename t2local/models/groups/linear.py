@@ -1,7 +1,7 @@
 """Linear layers and embeddings that hold grouped matrices and compute from them.
 
 `GroupedLinear` is to PyTorch an `nn.Linear` whose `weight` is made anew when somebody asks for it.
-Products run by compiled loops (`kernels`) on all threads that PyTorch uses; where those cannot be
+Products run by compiled loops (`products`) on all threads that PyTorch uses; where those cannot be
 had, and in a backward pass, a few rows of the matrix at a time become floats.
 """
 
@@ -99,8 +99,8 @@ class _Product(torch.autograd.Function):
 def multiplied(x: Tensor, groups: Groups) -> Tensor:
     """`W x`: float32 `[..., n]` -> `[..., m]`."""
     flat = x.detach().reshape(-1, groups.columns).contiguous()
-    if not kernels_problem():
-        return _by_kernels(flat, groups).view(*x.shape[:-1], groups.rows)
+    if not compiling_problem():
+        return _compiled(flat, groups).view(*x.shape[:-1], groups.rows)
     parts = [
         F.linear(flat, groups.dense(first, first + BLOCKS))
         for first in range(0, len(groups.codes), BLOCKS)
@@ -110,33 +110,33 @@ def multiplied(x: Tensor, groups: Groups) -> Tensor:
 
 def dense(groups: Groups, first: int = 0, last: int | None = None) -> Tensor:
     """`Groups.dense`, the same to the bit, quickly."""
-    if kernels_problem():
+    if compiling_problem():
         return groups.dense(first, last)
-    from t2local.models.groups import kernels
+    from t2local.models.groups import products
 
     last = min(len(groups.codes), len(groups.codes) if last is None else last)
     out = torch.empty((last - first) * LANES, groups.columns)
-    counters = np.zeros(kernels.REGIONS, np.int64)
+    counters = np.zeros(products.REGIONS, np.int64)
     line = matrix_line(groups)
     WORKERS.together(
-        kernels.dense_of,
+        products.dense_of,
         (line.ctypes.data, first, last, out.data_ptr(), counters.ctypes.data, 0, 0, 0),
     )
     return out[: groups.rows - first * LANES]
 
 
-def _by_kernels(x: Tensor, groups: Groups) -> Tensor:
-    from t2local.models.groups import kernels
+def _compiled(x: Tensor, groups: Groups) -> Tensor:
+    from t2local.models.groups import products
 
     rows = len(x)
     out = torch.empty(rows, len(groups.codes) * LANES)
     sums = torch.empty(0)
     if groups.offsets is not None:
         sums = x.view(rows, -1, groups.group).sum(dim=2)  # [rows, groups]
-    counters = np.zeros((rows // kernels.TILE + 1) * kernels.REGIONS, np.int64)
+    counters = np.zeros((rows // products.TILE + 1) * products.REGIONS, np.int64)
     line = matrix_line(groups)
     WORKERS.together(
-        kernels.product_of,
+        products.product_of,
         (
             line.ctypes.data, x.data_ptr(), 4 * x.shape[1], sums.data_ptr(), rows,
             out.data_ptr(), 4 * out.shape[1], counters.ctypes.data,
@@ -147,11 +147,11 @@ def _by_kernels(x: Tensor, groups: Groups) -> Tensor:
 
 
 def matrix_line(groups: Groups) -> np.ndarray:
-    """A matrix as `kernels` take it, without a branch; valid as long as its tensors are."""
-    from t2local.models.groups import kernels
+    """A matrix as `products` take it, without a branch; valid as long as its tensors are."""
+    from t2local.models.groups import products
 
-    line = np.zeros(kernels.MATRIX, np.int64)
-    line[: kernels.COLUMNS + 1] = (
+    line = np.zeros(products.MATRIX, np.int64)
+    line[: products.COLUMNS + 1] = (
         groups.bits, groups.group, groups.codes.data_ptr(), groups.scales.data_ptr(),
         0 if groups.offsets is None else groups.offsets.data_ptr(), groups.rows, groups.columns,
     )  # fmt: skip
@@ -159,7 +159,7 @@ def matrix_line(groups: Groups) -> np.ndarray:
 
 
 @lru_cache
-def kernels_problem() -> str:
+def compiling_problem() -> str:
     """Why products are not compiled here, "" where they are: tried once, and said once."""
     try:
         from t2local.models.groups import model_step  # noqa: F401
@@ -194,15 +194,15 @@ class Workers:
     def together(
         self, work: Callable[..., None], arguments: Sequence[int], most: int | None = None
     ) -> None:
-        """A function of `kernels` that takes int64 arguments, in `most` threads or in all."""
-        from t2local.models.groups import kernels
+        """A function of `products` that takes int64 arguments, in `most` threads or in all."""
+        from t2local.models.groups import products
 
         given, many = np.array(arguments, np.int64), min(self.count, most or self.count)
         if many == 1:
             work(given, 0, 1)
-        elif kernels.OPENMP:
-            kernels.OPENMP.GOMP_parallel(
-                ctypes.c_void_p(kernels.TEAM[work]), ctypes.c_void_p(given.ctypes.data), many, 0
+        elif products.OPENMP:
+            products.OPENMP.GOMP_parallel(
+                ctypes.c_void_p(products.TEAM[work]), ctypes.c_void_p(given.ctypes.data), many, 0
             )
         elif self._asking.acquire(blocking=False):
             try:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from t2local.models.groups import layer as grouped
+from t2local.models.groups import linear as grouped
 from t2local.models.groups.codes import READERS, from_gguf
-from t2local.models.groups.layer import GroupedEmbedding, GroupedLinear, dense, multiplied
+from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear, dense, multiplied
 from tests.models.groups.blocks import random_blocks
 
 ROWS, COLUMNS = 200, 512
@@ -23,7 +23,7 @@ def groups_of(kind, rows=ROWS):
 def way(request, monkeypatch):
     """With compiled loops, and as on a machine that has none."""
     if request.param == "plain":
-        monkeypatch.setattr(grouped, "kernels_problem", lambda: "not wanted here")
+        monkeypatch.setattr(grouped, "compiling_problem", lambda: "not wanted here")
     return request.param
 
 
@@ -87,10 +87,10 @@ def test_threads_that_ask_at_once_each_get_their_own():
 
 
 def test_a_pool_of_threads_does_the_same_where_openmp_is_not_gnus(monkeypatch):
-    from t2local.models.groups import kernels
+    from t2local.models.groups import products
 
     groups, x = groups_of(next(iter(READERS)), rows=4000), torch.randn(3, COLUMNS)
     meant = multiplied(x, groups)
-    monkeypatch.setattr(kernels, "OPENMP", None)
+    monkeypatch.setattr(products, "OPENMP", None)
     monkeypatch.setattr(grouped.Workers, "count", 2)
     assert distance(multiplied(x, groups), meant.double()) < 1e-6
