@@ -15,10 +15,10 @@ from t2local.models.fit.anatomy import TARGETS, Anatomy, anatomy_of
 from t2local.models.fit.automatic import Fit, Offer, best_fit, compute_dtype, offers
 from t2local.models.fit.estimate import GB, Estimate, Plan, estimate
 from t2local.models.fit.memory import Machine, named_card, this_machine
-from t2local.models.load.hub import FetchProgress, LocalModel, fetching, half_fetched, local_models
+from t2local.models.load.hub import LocalModel, fetching, half_fetched, local_models
 from t2local.models.storage import AUTO, BASES, QUANTIZATIONS
 from t2local.paths import folder_bytes
-from t2local.progress import Progress, drain
+from t2local.progress import FetchProgress, Progress, drain
 
 Report = Callable[[dict[str, Any]], None]
 

@@ -4,7 +4,7 @@ import pytest
 
 from t2local.cli.main import main
 from t2local.cli.models import fetching_line
-from t2local.models.load.hub import FetchProgress
+from t2local.progress import FetchProgress
 
 LLAMA_3_8B = "meta-llama/Meta-Llama-3-8B-Instruct"
 

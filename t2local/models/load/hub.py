@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from t2local.errors import DiskFull, T2LocalError
 from t2local.models.fit import catalogue
 from t2local.models.load import embedded, load_errors
 from t2local.models.load.load_errors import quiet_hub, shards_of
-from t2local.progress import CancelToken, Progress
+from t2local.progress import CancelToken, FetchProgress, Progress, Speed
 
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 UNWANTED = ("*/*", "consolidated*")  # other formats of the same weights
@@ -42,7 +41,6 @@ INDEX = "model.safetensors.index.json"
 ENDPOINT = constants.ENDPOINT  # HF_ENDPOINT, or the Hub
 SPARE_BYTES = 200_000_000  # that stay free on the disk
 POLL_S = 0.3
-SPEED_WINDOW_S = 8.0
 CHILD = """
 import sys
 from huggingface_hub import snapshot_download
@@ -51,18 +49,6 @@ snapshot_download(
     allow_patterns=sys.argv[5].split(), ignore_patterns=sys.argv[6].split(), max_workers=1,
 )
 """
-
-
-@dataclass(frozen=True)
-class FetchProgress(Progress):
-    """A download's progress in bytes. `bytes_per_s`: over the last seconds, 0 when unknown."""
-
-    bytes_per_s: float = 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """None while the speed is unknown."""
-        return (self.total - self.done) / self.bytes_per_s if self.bytes_per_s else None
 
 
 @dataclass(frozen=True)
@@ -156,7 +142,7 @@ def _downloading(order: Order, cancel: CancelToken) -> Generator[Progress, None,
     arguments += [" ".join(WANTED), " ".join(UNWANTED)]
     quiet = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONIOENCODING": "utf-8"}
     begun = order.total_bytes - order.missing_bytes
-    halves, before, speed = set(_halves(folder)), _bytes_in(folder), _Speed()
+    halves, before, speed = set(_halves(folder)), _bytes_in(folder), Speed()
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, *arguments], stdout=log, stderr=log, env=quiet
@@ -193,21 +179,6 @@ def _fetching_embedded(cancel: CancelToken) -> Generator[Progress, None, Path]:
                 return end.value
             cancel.raise_if_cancelled()
             yield event
-
-
-class _Speed:
-    """Bytes a second over the last few seconds."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def of(self, arrived: int) -> float:
-        now = time.monotonic()
-        self._seen.append((now, arrived))
-        while now - self._seen[0][0] > SPEED_WINDOW_S:
-            self._seen.popleft()
-        since, then = self._seen[0]
-        return (arrived - then) / (now - since) if now > since else 0.0
 
 
 def _order(model_id: str, files: Sequence[DryRunFileInfo], names: tuple[str, ...]) -> Order:
