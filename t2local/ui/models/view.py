@@ -118,7 +118,11 @@ def _state(source: str, title: str, chosen: str, loaded: str, ribbon: str = "") 
 
 
 def _to_fetch(entry: Entry, half: Sequence[str]) -> str:
-    return "half downloaded" if entry.id in half else f"download ≈ {size(2 * entry.parameters)}"
+    if entry.id in half:
+        return "half downloaded"
+    if entry.file:
+        return f"download {size(entry.file.size_bytes)}"
+    return f"download ≈ {size(2 * entry.parameters)}"
 
 
 def _advice(words: str) -> str:
