@@ -173,7 +173,10 @@ class Tab:
 
 
 def _bind_chat(room: Room) -> ChatEvents:
-    events = ChatEvents(room.engine, room.laid_out["Chat"])
+    account = room.page.account
+    owns = account is None or account.owns
+    events = ChatEvents(room.engine, room.laid_out["Chat"], owns)
+    events.offering.bind(room.timer)
     WheelEvents(room.engine, room.laid_out["Chat"]).bind(events.bind())
     return events
 

@@ -12,6 +12,7 @@ from t2local.engine.chats import Chat, Message
 from t2local.engine.doors import Doors
 from t2local.engine.job_record import JobStatus
 from t2local.engine.loading import sizing
+from t2local.engine.model_slot import Download
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.training import RunReport
 from t2local.evaluation.measure import Scored
@@ -77,6 +78,10 @@ def draw_chat() -> None:
         chat.line_html(status, 14.2, 90)
     for password in (None, "a password"):
         header_html(status, Doors(listens=True, password=password, root_path="/t2"), "a name")
+    offer = offers(named_card(12))[1]
+    for stage in (RUNNING, "done", "stopped", FAILED):
+        chat.offer_html(offer, Download(offer.entry.id, stage, 3, 9, 1e6, "a message"))
+    chat.offer_html(replace(offer, local=LocalModel("a", "b", "gguf", 9, Path("b"))), None)
     login_html("/login", "said")
     login_html("/login", "said", named=True)
     note_html("a note")
