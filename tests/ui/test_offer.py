@@ -6,6 +6,7 @@ import gradio as gr
 import pytest
 
 from t2local.engine.chats import ChatStore
+from t2local.engine.model_slot import DONE, RUNNING, Download
 from t2local.engine.requests import EngineStatus
 from t2local.errors import T2LocalError
 from t2local.models.fit.automatic import better, offers
@@ -88,6 +89,18 @@ def test_only_who_may_fetch_models_is_offered_one(owns, tmp_path, monkeypatch):
     if not owns:
         with pytest.raises(T2LocalError):
             offering.fetched({tab.chat_id: chat.id})
+
+
+def test_a_download_that_ends_while_it_is_looked_up_is_looked_up_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "this_machine", lambda: LAPTOP)
+    engine = Embedded(chats=ChatStore(tmp_path / "chats"))
+    with gr.Blocks():
+        tab = create_chat_tab(engine.status)
+    offering, values = events.OfferEvents(engine, tab, owns=True), {tab.chat_id: None}
+    offering.ticked(values)
+    stages = [RUNNING, DONE, DONE]  # as it begins to look, and after that
+    monkeypatch.setattr(engine.downloads, "of", lambda name: Download(name, stages.pop(0)))
+    assert offering.ticked(values)[tab.offer_timer].active
 
 
 # --- What is offered to whom.

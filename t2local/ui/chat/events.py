@@ -324,8 +324,7 @@ class OfferEvents:
             return {tab.offer: "", tab.offer_timer: gr.Timer(active=True)}
         if offer is None:
             return {tab.offer: "", tab.offer_timer: gr.Timer(active=False)}
-        download = self.engine.downloads.of(offer.entry.id)
-        running = download is not None and download.running
+        download, running = self.engine.downloads.of(offer.entry.id), self._is_fetched(offer)
         if running:
             self._taken_up = offer.entry.id
         seen = self._taken_up == offer.entry.id or not chat.messages
@@ -334,10 +333,14 @@ class OfferEvents:
 
     def ticked(self, values: dict) -> dict:
         """Look up what is better than the loaded model, and whether it is here by now."""
-        status, machine = self.engine.status, this_machine()
+        before, status, machine = self._found[1], self.engine.status, this_machine()
+        running = before is not None and self._is_fetched(before)
         if self.owns and status.ready:
             self._found = status.serial, better(offers(machine), status.source, machine.device)
-        return self._shown(values)
+        update = self._shown(values)
+        if running:  # it may have ended after what is here was looked at: once more
+            update[self.tab.offer_timer] = gr.Timer(active=True)
+        return update
 
     def fetched(self, values: dict) -> dict:
         entry = self._offer().entry
@@ -356,6 +359,11 @@ class OfferEvents:
         found = sizing(source, this_machine(), wish)
         self.engine.switch(source, found.quantize(wish), found.plan.basis, found.plan.targets)
         return {**self._shown(values), self.page_timer: gr.Timer(0.5, active=True)}
+
+    def _is_fetched(self, offer: Offer) -> bool:
+        """Whether it is on its way."""
+        download = self.engine.downloads.of(offer.entry.id)
+        return download is not None and download.running
 
     def _shown(self, values: dict) -> dict:
         return self.shown_beside(self.engine.chats.load_or_new(values[self.tab.chat_id]))
