@@ -232,8 +232,9 @@ def _offline_html() -> str:
         refuse_offline("A model")
     except T2LocalError:
         return note_html(
-            "HF_HUB_OFFLINE is set, so nothing is downloaded: only models that are on this machine "
-            "can be loaded. Unset it and start again to reach the Hub."
+            "HF_HUB_OFFLINE is set, so nothing is downloaded from the Hub: only models that are on "
+            "this machine can be loaded, and those fetched that pip can bring (Qwen2.5-Coder). "
+            "Unset it and start again to reach the Hub."
         )
     return ""
 
