@@ -13,8 +13,8 @@ from t2local.models.fit.automatic import better, offers
 from t2local.models.fit.catalogue import find
 from t2local.models.fit.memory import Machine, named_card
 from t2local.models.load import embedded
-from t2local.ui.chat import events
 from t2local.ui.chat.layout import create_chat_tab
+from t2local.ui.models import events
 from t2local.ui.page import build_app
 from tests.models.load.test_parts import CONTENT, NAME, PART_BYTES, file, wheels, write_wheel
 from tests.ui.conftest import DESKTOP, PHONE, ask, opened
@@ -76,19 +76,24 @@ def test_a_chat_that_was_begun_is_left_in_peace(open_page, offering):
     page.wait_for_selector(".offer [data-act=fetch_model]")
 
 
-@pytest.mark.parametrize("owns", [True, False])
-def test_only_who_may_fetch_models_is_offered_one(owns, tmp_path, monkeypatch):
+def test_no_chat_waits_until_it_is_known_what_to_offer(tmp_path, monkeypatch):
     monkeypatch.setattr(events, "this_machine", lambda: LAPTOP)
     engine = Embedded(chats=ChatStore(tmp_path / "chats"))
     with gr.Blocks():
         tab = create_chat_tab(engine.status)
-    offering, chat = events.OfferEvents(engine, tab, owns), engine.chats.new()
-    assert offering.shown_beside(chat)[tab.offer] == "", "looked up later: the chat does not wait"
-    html = offering.ticked({tab.chat_id: chat.id})[tab.offer]
-    assert ("writes working programs" in html) == owns
-    if not owns:
-        with pytest.raises(T2LocalError):
-            offering.fetched({tab.chat_id: chat.id})
+    offering, chat = events.OfferEvents(engine, tab), engine.chats.new()
+    first = offering.shown_beside(chat)
+    assert (first[tab.offer], first[tab.offer_timer].active) == ("", True)
+    assert "writes working programs" in offering.ticked({tab.chat_id: chat.id})[tab.offer]
+
+
+def test_a_button_that_the_page_does_not_show_does_nothing(tmp_path):
+    engine = Embedded(chats=ChatStore(tmp_path / "chats"))
+    with gr.Blocks():
+        tab = create_chat_tab(engine.status)
+    with pytest.raises(T2LocalError, match="reload the page"):
+        events.OfferEvents(engine, tab).switched({tab.chat_id: None})
+    assert engine.switched == []
 
 
 def test_a_download_that_ends_while_it_is_looked_up_is_looked_up_again(tmp_path, monkeypatch):
@@ -96,7 +101,7 @@ def test_a_download_that_ends_while_it_is_looked_up_is_looked_up_again(tmp_path,
     engine = Embedded(chats=ChatStore(tmp_path / "chats"))
     with gr.Blocks():
         tab = create_chat_tab(engine.status)
-    offering, values = events.OfferEvents(engine, tab, owns=True), {tab.chat_id: None}
+    offering, values = events.OfferEvents(engine, tab), {tab.chat_id: None}
     offering.ticked(values)
     stages = [RUNNING, DONE, DONE]  # as it begins to look, and after that
     monkeypatch.setattr(engine.downloads, "of", lambda name: Download(name, stages.pop(0)))

@@ -78,10 +78,6 @@ def draw_chat() -> None:
         chat.line_html(status, 14.2, 90)
     for password in (None, "a password"):
         header_html(status, Doors(listens=True, password=password, root_path="/t2"), "a name")
-    offer = offers(named_card(12))[1]
-    for stage in (RUNNING, "done", "stopped", FAILED):
-        chat.offer_html(offer, Download(offer.entry.id, stage, 3, 9, 1e6, "a message"))
-    chat.offer_html(replace(offer, local=LocalModel("a", "b", "gguf", 9, Path("b"))), None)
     login_html("/login", "said")
     login_html("/login", "said", named=True)
     note_html("a note")
@@ -183,6 +179,10 @@ def draw_models() -> None:
     models.progress_html("downloading", 0.5, " of 3 GB")
     local = LocalModel("folder", "model", "folder", 10**9, Path("folder"))
     models.catalogue_html(offers(named_card(12)), (local,), (LLAMA,), LLAMA, "folder")
+    offer = offers(named_card(12))[1]
+    for stage in (RUNNING, "done", "stopped", FAILED):
+        models.offer_html(offer, Download(offer.entry.id, stage, 3, 9, 1e6, "a message"))
+    models.offer_html(replace(offer, local=LocalModel("a", "b", "gguf", 9, Path("b"))), None)
     found = sizing(LLAMA, named_card(12))
     models.sizing_html(found, None)
     models.sizing_html(replace(found, source="folder"), local)

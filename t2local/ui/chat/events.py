@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -13,12 +13,7 @@ from t2local.engine.answers import How, Live, answer, carry_on, preview
 from t2local.engine.chats import Chat
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import JobStatus
-from t2local.engine.loading import Wish, sizing
 from t2local.errors import T2LocalError
-from t2local.models.fit.automatic import Offer, better, offers
-from t2local.models.fit.catalogue import find
-from t2local.models.fit.memory import this_machine
-from t2local.models.load.hub import refuse_offline
 from t2local.ui.chat.layout import ChatTab, drafted
 from t2local.ui.chat.view import (
     SHOWN,
@@ -26,12 +21,11 @@ from t2local.ui.chat.view import (
     hint_html,
     line_html,
     next_tokens_html,
-    offer_html,
     shown_rows,
     transcript_html,
 )
 from t2local.ui.chat.wheel import mixer_update
-from t2local.ui.messages import OTHER_THAN_A_PAGE, sent, shown
+from t2local.ui.messages import sent, shown
 
 EMPTY_MESSAGE = {"text": "", "files": []}
 FRAME_S = 0.04  # the transcript is redrawn at most this often
@@ -50,16 +44,18 @@ class ChatEvents:
     browser cannot be relied on to cancel it: of two streams that overlap it forgets one.)
     """
 
-    def __init__(self, engine: Engine, tab: ChatTab, owns: bool = True) -> None:
+    def __init__(
+        self, engine: Engine, tab: ChatTab, offered: Callable[[Chat], dict] | None = None
+    ) -> None:
         self.engine, self.tab, self.wheel = engine, tab, tab.wheel
-        self.offering = OfferEvents(engine, tab, owns)
+        self.offered = offered
         # By the page's session; only single reads and writes, so no lock.
         self._shown: dict[str, Following] = {}
         self.inputs = {tab.chat_id, tab.message, tab.compare, tab.listed, *tab.wheel.inputs}
         self.listing = [tab.chats, tab.listed]
         self.presented = [
             tab.chat_id, tab.last_chat, *self.listing, tab.transcript, tab.line, tab.send, tab.stop,
-            *self.offering.outputs,
+            tab.offer, tab.offer_timer,
         ]  # fmt: skip
         self.shown_chat = [*self.presented, tab.following]
 
@@ -234,7 +230,7 @@ class ChatEvents:
         """The conversation itself, as far as it is; `rows`: how many chats the list shows."""
         tab, live = self.tab, self.engine.answers.latest(chat.id)
         about = {tab.chat_id: chat.id, tab.last_chat: chat.id, **self._list(chat.id, rows)}
-        about |= self.offering.shown_beside(chat)
+        about |= self.offered(chat) if self.offered else {}
         if live is not None:
             return {**about, **self._live(live)}
         timing = (chat.last_answer.timing if chat.last_answer else None) or {}
@@ -282,97 +278,6 @@ class ChatEvents:
         if chat_id is not None:
             self.engine.answers.settle(chat_id)
         return self.engine.chats.load_or_new(chat_id)
-
-
-# --- A better model, offered above the message box: fetched while one chats, then put in the place
-# of the loaded one.
-
-
-class OfferEvents:
-    """Binds the offer of a `ChatTab` to an engine. `owns`: who sees the page may fetch and load.
-
-    The offer is there in an empty chat; once it was taken up, in all of this program's chats.
-    """
-
-    def __init__(self, engine: Engine, tab: ChatTab, owns: bool) -> None:
-        self.engine, self.tab, self.owns = engine, tab, owns
-        self.outputs = [tab.offer, tab.offer_timer]
-        self.page_timer: gr.Timer | None = None
-        # Only single reads and writes, so no lock: which model was loaded, and what it is told of.
-        self._found: tuple[int, Offer | None] = (-1, None)
-        self._taken_up = ""
-
-    def bind(self, page_timer: gr.Timer) -> None:
-        """`page_timer`: the page's own wait for the model."""
-        self.page_timer = page_timer
-        tab, known, quiet = self.tab, {self.tab.chat_id}, {"show_progress": "hidden"}
-        tab.offer_timer.tick(shown(self.ticked), known, self.outputs, **quiet)
-        tab.offer.fetch_model(shown(self.fetched), known, self.outputs, **quiet)
-        tab.offer.stop_fetching(shown(self.cancelled), known, self.outputs, **quiet)
-        tab.offer.switch_model(shown(self.switched), known, [*self.outputs, page_timer], **quiet)
-
-    def shown_beside(self, chat: Chat) -> dict:
-        """The offer for a page that shows `chat`; at the timer's next tick where it is not known.
-
-        Looking it up takes a second, which no chat should wait for.
-        """
-        tab, status = self.tab, self.engine.status
-        serial, offer = self._found
-        if not (self.owns and status.ready and find(status.source)):
-            return {tab.offer: "", tab.offer_timer: gr.Timer(active=False)}
-        if serial != status.serial:
-            return {tab.offer: "", tab.offer_timer: gr.Timer(active=True)}
-        if offer is None:
-            return {tab.offer: "", tab.offer_timer: gr.Timer(active=False)}
-        download, running = self.engine.downloads.of(offer.entry.id), self._is_fetched(offer)
-        if running:
-            self._taken_up = offer.entry.id
-        seen = self._taken_up == offer.entry.id or not chat.messages
-        html = offer_html(offer, download) if seen else ""
-        return {tab.offer: html, tab.offer_timer: gr.Timer(active=running)}
-
-    def ticked(self, values: dict) -> dict:
-        """Look up what is better than the loaded model, and whether it is here by now."""
-        before, status, machine = self._found[1], self.engine.status, this_machine()
-        running = before is not None and self._is_fetched(before)
-        if self.owns and status.ready:
-            self._found = status.serial, better(offers(machine), status.source, machine.device)
-        update = self._shown(values)
-        if running:  # it may have ended after what is here was looked at: once more
-            update[self.tab.offer_timer] = gr.Timer(active=True)
-        return update
-
-    def fetched(self, values: dict) -> dict:
-        entry = self._offer().entry
-        if entry.file is None:
-            refuse_offline(entry.id)
-        self.engine.downloads.start(entry.id)
-        self._taken_up = entry.id
-        return {**self._shown(values), self.tab.offer_timer: gr.Timer(active=True)}
-
-    def cancelled(self, values: dict) -> dict:
-        self.engine.downloads.cancel(self._offer().entry.id)
-        return {**self._shown(values), self.tab.offer_timer: gr.Timer(active=True)}
-
-    def switched(self, values: dict) -> dict:
-        source, wish = self._offer().entry.id, Wish()
-        found = sizing(source, this_machine(), wish)
-        self.engine.switch(source, found.quantize(wish), found.plan.basis, found.plan.targets)
-        return {**self._shown(values), self.page_timer: gr.Timer(0.5, active=True)}
-
-    def _is_fetched(self, offer: Offer) -> bool:
-        """Whether it is on its way."""
-        download = self.engine.downloads.of(offer.entry.id)
-        return download is not None and download.running
-
-    def _shown(self, values: dict) -> dict:
-        return self.shown_beside(self.engine.chats.load_or_new(values[self.tab.chat_id]))
-
-    def _offer(self) -> Offer:
-        offer = self._found[1]
-        if offer is None:
-            raise T2LocalError(OTHER_THAN_A_PAGE)
-        return offer
 
 
 def last_dispatch(chat: Chat) -> dict:

@@ -16,14 +16,12 @@ from markupsafe import Markup
 from t2local.adapt.dispatch import STRATEGIES
 from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
-from t2local.engine.model_slot import FAILED, STOPPED, Download
 from t2local.engine.requests import EngineStatus, NextTokens
-from t2local.html import percent, signed
-from t2local.models.fit.automatic import Offer
+from t2local.html import signed
 from t2local.thinking import THINKING_TAGS, Spoken, split_thinking
 from t2local.ui.markdown import render, split_end
 from t2local.ui.messages import EXAMPLES
-from t2local.ui.style import PAGE, quiet_html, size
+from t2local.ui.style import PAGE, quiet_html
 
 FILE = "chat.html"
 Bar = tuple[str, float, str, bool]  # name, share of the full width, number, whether it is below 0
@@ -133,34 +131,6 @@ def transcript_html(
 def welcome_html() -> str:
     """An empty chat: what this is, and six prompts that show the dispatcher off."""
     return PAGE.render(FILE, "welcome", examples=EXAMPLES)
-
-
-def offer_html(offer: Offer, download: Download | None) -> str:
-    """A model that is better than the loaded one: to be fetched, on its way, or to be loaded."""
-    entry, share = offer.entry, None
-    good_for = entry.good_for[:1].lower() + entry.good_for[1:]
-    n_bytes = entry.file.size_bytes if entry.file else 2 * entry.parameters
-    words, act, label = (
-        f"{good_for}; {size(n_bytes)}; {offer.fit.verdict}.",
-        "fetch_model",
-        "Fetch it",
-    )
-    if offer.local:
-        words, act, label = f"{good_for}; it is on this machine.", "switch_model", "Switch to it"
-    elif download is not None and download.running:
-        total = max(1, download.total_bytes)
-        share = min(1.0, download.done_bytes / total)
-        speed = f", {size(int(download.bytes_per_s))}/s" if download.bytes_per_s else ""
-        of = f"{percent(share)} of {size(download.total_bytes)}{speed}"
-        words = f"{of if download.total_bytes else 'asking for it'}; chat on meanwhile."
-        act, label = "stop_fetching", "Stop"
-    elif download is not None and download.stage == FAILED:
-        words, label = download.message, "Try again"
-    elif download is not None and download.stage == STOPPED:
-        words, label = "stopped; what has arrived is kept.", "Go on fetching"
-    return PAGE.render(
-        FILE, "offer", title=entry.title, words=words, act=act, label=label, share=share
-    )
 
 
 def steer_marks(message: Message) -> list[tuple[int, str]]:
