@@ -101,8 +101,8 @@ def fetch(arguments: argparse.Namespace, report: Report) -> None:
     if entry and entry.file and not is_here(entry.file):
         file, peak = entry.file, peak_bytes(entry.file)
         log(
-            f"{file.name}: {file.size_bytes / GB:.2f} GB; needs up to {peak / GB:.2f} GB of disk "
-            "while it is fetched"
+            f"{file.name}: {file.size_bytes / GB:.2f} GB; needs up to {peak / GB:.2f} GB more of "
+            "disk while it is fetched"
         )
     place = drain(fetching(arguments.model, origin=arguments.origin), _log_fetching)
     found = {"model": arguments.model, "folder": str(place), "size_bytes": folder_bytes(place)}

@@ -87,7 +87,7 @@ def test_a_short_name_is_fetched_and_listed(capsys, file, wheels):
     told = json.loads(out)
     assert (told["model"], told["size_bytes"]) == (NAME, len(CONTENT))
     assert told["file"].endswith(file.name)
-    assert "of disk while it is fetched" in err
+    assert "disk while it is fetched" in err
     _, out, _ = run(capsys, "list", "--json")
     (found,) = (model for model in json.loads(out)["models"] if model["id"] == NAME)
     assert found["local_bytes"] == len(CONTENT)
