@@ -5,6 +5,8 @@ page, the command line and the tests drive the same code. It knows nothing of wh
 """
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -30,6 +32,7 @@ NEXT = {  # stage -> the stages that may follow it
     INTERRUPTED: (QUEUED,),
 }
 ENDED = (FINISHED, FAILED, INTERRUPTED)
+SPEED_WINDOW_S = 8.0
 BUSY = tuple(stage for stage in NEXT if stage not in ENDED)
 
 
@@ -46,6 +49,34 @@ class Progress:
     def fraction(self) -> float:
         """Share done, 0 to 1; 0 while the total is unknown."""
         return self.done / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class FetchProgress(Progress):
+    """A download's progress in bytes. `bytes_per_s`: over the last seconds, 0 when unknown."""
+
+    bytes_per_s: float = 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None while the speed is unknown."""
+        return (self.total - self.done) / self.bytes_per_s if self.bytes_per_s else None
+
+
+class Speed:
+    """Bytes a second over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def of(self, arrived: int) -> float:
+        """The speed now that `arrived` bytes are here; 0 at first."""
+        now = time.monotonic()
+        self._seen.append((now, arrived))
+        while now - self._seen[0][0] > SPEED_WINDOW_S:
+            self._seen.popleft()
+        since, then = self._seen[0]
+        return (arrived - then) / (now - since) if now > since else 0.0
 
 
 class CancelToken:

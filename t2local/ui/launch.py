@@ -55,8 +55,9 @@ def parser() -> argparse.ArgumentParser:
     add = arguments.add_argument
     add(
         "--model",
-        help="a Hub id, a folder, a .gguf file, or 'embedded' (default: T2LOCAL_MODEL, "
-        "or the one chosen last in the page)",
+        help="a Hub id, a folder, a .gguf file, 'embedded', or a short name such as "
+        "qwen2.5-coder-0.5b, which is fetched (default: T2LOCAL_MODEL, or the one chosen last in "
+        "the page)",
     )
     add("--quantize", default=AUTO, choices=asked_for(QUANTIZATIONS))
     add("--basis", default=AUTO, choices=asked_for(BASES))

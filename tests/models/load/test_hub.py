@@ -17,7 +17,6 @@ from t2local.errors import Cancelled, DiskFull, T2LocalError
 from t2local.models.load import hub
 from t2local.models.load.embedded import NAME
 from t2local.models.load.hub import (
-    FetchProgress,
     fetching,
     half_fetched,
     is_complete,
@@ -25,7 +24,7 @@ from t2local.models.load.hub import (
     ordered,
 )
 from t2local.models.load.loader import load_model
-from t2local.progress import CancelToken, drain
+from t2local.progress import CancelToken, FetchProgress, drain
 from tests.engine.test_kills import killed
 from tests.models.fake_hub import COMMIT, MODEL, FakeHub, serving
 from tests.test_locks import another_process, hold
