@@ -353,7 +353,8 @@ def sizing(source: str, machine: Machine, wish: Wish | None = None) -> Sizing:
     parts = anatomy_of(source)
     fit = _best(parts, machine, wish)
     found = fit.estimate
-    ways = product(QUANTIZATIONS, BASES)
+    kinds = [k for k in QUANTIZATIONS if parts.grouped_bytes or not QUANTIZATIONS[k].of_gguf]
+    ways = product(kinds, BASES)
     plans = [replace(found.plan, quantization=kind, basis=basis) for kind, basis in ways]
     table = tuple(estimate(parts, plan, found.context) for plan in plans)
     return Sizing(source, parts, machine, fit, table)

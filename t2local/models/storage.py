@@ -62,7 +62,9 @@ class Quantization:
     no_graphs: str = ""
 
     def words(self, dtype: str) -> str:
-        """ "4-bit weights", or "bfloat16 weights" where numbers keep the model's type `dtype`."""
+        """ "4-bit weights", "bfloat16 weights" where numbers keep the model's type `dtype`."""
+        if self.of_gguf:
+            return "weights as in the GGUF file"
         return f"{self.bits}-bit weights" if self.bits else f"{dtype} weights"
 
 

@@ -4,7 +4,7 @@ The configuration comes from the catalogue, a folder, a GGUF file or the Hub. Al
 the model can be decoded in int8 or by CUDA graphs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -18,7 +18,7 @@ from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.models.fit import catalogue
 from t2local.models.fit.catalogue import architecture
-from t2local.models.load import load_errors
+from t2local.models.load import grouped, load_errors
 from t2local.models.load.gguf import first_line, gguf_config
 from t2local.models.load.load_errors import quiet_transformers
 from t2local.models.vision import auto_class
@@ -72,6 +72,7 @@ class Anatomy:
     head_width: int
     context_length: int  # tokens
     packable: bool = False  # in 8 bits, for decoding on a CPU
+    grouped_bytes: int = 0  # of a GGUF's weights in their own bits; 0: it is none, or has floats
 
     def adapted(self, targets: str = "all") -> tuple[Matrix, ...]:
         """The matrices of "all", "mlp" or "attention" that get a basis."""
@@ -150,7 +151,10 @@ def anatomy_of(source: str) -> Anatomy:
     path = paths.named(source)
     if not path.exists() and (entry := catalogue.find(source)):
         return _of_catalogue(entry.id)
-    return anatomy(config_of(source), source)
+    parts = anatomy(config_of(source), source)
+    if path.is_file() and not grouped.problem(path):
+        return replace(parts, grouped_bytes=grouped.cache_bytes(path))
+    return parts
 
 
 def config_of(source: str) -> PreTrainedConfig:
@@ -160,13 +164,16 @@ def config_of(source: str) -> PreTrainedConfig:
         load_errors.check_hub_id(source, path)
     with load_errors.translated(source), quiet_transformers():
         if path.is_file():
-            return gguf_config(path)
+            kept = grouped.kept_folder(path)
+            return load_errors.read_config(kept) if kept else gguf_config(path)
         return load_errors.read_config(path if path.is_dir() else source)
 
 
 @lru_cache(maxsize=64)
 def _of_catalogue(model_id: str) -> Anatomy:
-    return anatomy(architecture(model_id), model_id)
+    file = catalogue.find(model_id).file
+    parts = anatomy(architecture(model_id), model_id)
+    return replace(parts, grouped_bytes=file.unpacked_bytes) if file else parts
 
 
 # --- Whether a model can be decoded in int8 on a CPU, or by steps that know where they look.

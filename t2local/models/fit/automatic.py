@@ -11,7 +11,7 @@ from t2local.models.fit.catalogue import Entry, entries, find
 from t2local.models.fit.estimate import GB, Estimate, Plan, bases_bytes, estimate
 from t2local.models.fit.memory import Machine
 from t2local.models.load.hub import LocalModel, local_models
-from t2local.models.storage import AUTO, BASES, INT8, QUANTIZATIONS, leanest
+from t2local.models.storage import AUTO, BASES, GGUF, INT8, QUANTIZATIONS, leanest
 
 ROUNDED_ABOVE_PARAMETERS = 2_000_000_000  # on a GPU; smaller models fit in 16 bits
 BF16_ABOVE_PARAMETERS = 3_000_000_000  # on the CPU; smaller ones stay float32
@@ -77,6 +77,8 @@ def preferred_plans(
     dtype = compute_dtype(device, parts.parameters)
     automatic = (k for k in QUANTIZATIONS.values() if k.automatic and (k.bits or may_float))
     kinds = [kind.name for kind in automatic] if quantization == AUTO else [quantization]
+    if device == "cpu" and parts.grouped_bytes and quantization in (AUTO, GGUF):
+        kinds, basis = [GGUF], INT8 if basis == AUTO else basis
     for kind in kinds:
         for targets in TARGETS:
             for stored in basis_order(device, dtype) if basis == AUTO else (basis,):

@@ -136,11 +136,12 @@ class WholeFile:
 
     `repo`: where its publisher has it on the Hub. `parts`: the same bytes on a package index, in
     order, `part_bytes` each, the last one fewer. A part is trusted because of `sha256`, which is
-    the publisher's.
+    the publisher's. `unpacked_bytes`: what its weights take in memory on a CPU.
     """
 
     name: str
     size_bytes: int
+    unpacked_bytes: int
     sha256: str
     repo: str
     parts: tuple[Part, ...]
@@ -181,6 +182,7 @@ class Entry:
 CODER_HALF = WholeFile(
     "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
     491_400_064,
+    650_151_424,
     "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
     _parts(
@@ -200,6 +202,7 @@ CODER_HALF = WholeFile(
 CODER_ONE_AND_A_HALF = WholeFile(
     "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
     1_117_320_768,
+    1_326_946_304,
     "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
     _parts(

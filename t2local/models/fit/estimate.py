@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from t2local.models.fit.anatomy import TARGETS, Anatomy, eight_bit_products
-from t2local.models.storage import BASES, INT8, NONE, QUANTIZATIONS
+from t2local.models.storage import BASES, GGUF, INT8, NONE, QUANTIZATIONS
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -109,6 +109,8 @@ def estimate(parts: Anatomy, plan: Plan, context: int | None = None) -> Estimate
 
 def weights_bytes(parts: Anatomy, quantization: str, dtype: str) -> int:
     """Bytes of all parameters and buffers; quantised matrices with their scales."""
+    if quantization == GGUF and parts.grouped_bytes:
+        return parts.grouped_bytes
     matrix_bytes = QUANTIZATIONS[quantization].matrix_bytes
     packed = [m for m in parts.matrices if m.quantized and matrix_bytes]
     floats = parts.parameters - sum(m.numbers for m in packed)
@@ -165,8 +167,8 @@ def _chat_work_bytes(parts: Anatomy, plan: Plan) -> int:
 
 
 def _dequantised_bytes(parts: Anatomy, plan: Plan) -> int:
-    if QUANTIZATIONS[plan.quantization].matrix_bytes is None:
-        return 0
+    if QUANTIZATIONS[plan.quantization].matrix_bytes is None or plan.quantization == GGUF:
+        return 0  # of a grouped matrix some rows at a time
     largest = max((m.numbers for m in parts.matrices if m.quantized), default=0)
     return largest * FLOAT_BYTES[plan.dtype]
 

@@ -50,7 +50,7 @@ PARTS = ("codes", "scales", "offsets")
 
 def problem(path: Path) -> str:
     """Why a `.gguf` file is not run from its own bits, in a few words; "" where it is."""
-    if _is_complete(_cache_dir() / file_hash(path)):
+    if kept_folder(path):
         return ""
     with readable(path):
         reader = GGUFReader(path)
@@ -70,8 +70,16 @@ PLAIN = {"TensorProcessor", "LlamaTensorProcessor"}  # tensors as they are, or w
 
 def cache_bytes(path: Path) -> int:
     """Bytes that the unpacked file takes."""
+    if kept := kept_folder(path):
+        return sum(file.stat().st_size for file in kept.glob("tensors-*"))
     with readable(path):
         return sum(_unpacked_bytes(tensor) for tensor in GGUFReader(path).tensors)
+
+
+def kept_folder(path: Path) -> Path | None:
+    """Where the file has been unpacked before, None where it has not."""
+    folder = _cache_dir() / file_hash(path)
+    return folder if _is_complete(folder) else None
 
 
 def unpacked(path: Path) -> Generator[Progress, None, Path]:
@@ -223,7 +231,7 @@ def _one(
         values = np.require(found.weights, np.float32, ["C", "W"])
         return {name: torch.from_numpy(values)}
     data = np.asarray(stored.data).reshape(int(stored.shape[1]), -1)
-    order = found.weights[:, 0]
+    order = np.asarray(found.weights)[:, 0].astype(np.int64)
     if not np.array_equal(order, np.arange(len(order))):
         data = data[order]
     groups = from_gguf(data, stored.tensor_type)

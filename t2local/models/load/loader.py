@@ -132,7 +132,8 @@ def load_model(
         where, name = str(path), path.stem if path.is_file() else path.name
     cancel.raise_if_cancelled()
     yield Progress(STAGE, 0, 2)
-    kind = _kind_of_gguf(Path(where), quantization) if where.endswith(".gguf") else quantization
+    is_gguf = where.endswith(".gguf")
+    kind = _kind_of_gguf(Path(where), quantization) if is_gguf else _kind(where, quantization)
     if kind == GGUF:
         for progress in (unpacking := _Returning(grouped.unpacked(Path(where)))):
             cancel.raise_if_cancelled()
@@ -143,7 +144,7 @@ def load_model(
             compiling_problem()
             model, tokenizer = grouped.open_unpacked(unpacking.result)
         else:
-            load = _load_gguf if where.endswith(".gguf") else _load_checkpoint
+            load = _load_gguf if is_gguf else _load_checkpoint
             model, tokenizer, kind = load(where, kind)
         pictures, unseen = pictures_for(where, model, tokenizer)
     cancel.raise_if_cancelled()
@@ -217,11 +218,6 @@ def _load_checkpoint(
     where: str, quantization: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """A folder or Hub id, with its tokenizer and the quantisation it ended up with."""
-    if quantization == GGUF:
-        raise T2LocalError(
-            f"'{where}' is no `.gguf` file, and `--quantize gguf` is for those; choose nf4, "
-            "int8 or none."
-        )
     with load_errors.translated(where):
         config = load_errors.read_config(where)
         n_parameters = count_parameters(config)
@@ -251,6 +247,16 @@ def _load_checkpoint(
     if QUANTIZATIONS[kind].bitsandbytes:
         quantized.keep_weights_as_loaded(model)
     return model, tokenizer, kind
+
+
+def _kind(where: str, asked: str) -> str:
+    """`asked`. Raises `T2LocalError` where a GGUF file's own bits are asked for without one."""
+    if asked == GGUF:
+        raise T2LocalError(
+            f"'{where}' is no `.gguf` file, and `--quantize gguf` is for those; choose nf4, int8 "
+            "or none."
+        )
+    return asked
 
 
 def _kind_of_gguf(path: Path, asked: str) -> str:

@@ -1,0 +1,139 @@
+"""Compiled steps give the logits of the model's own forward, for any rows under any z."""
+
+from types import MappingProxyType
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from t2local.adapt.applier import adapting
+from t2local.models.decode.compiled_steps import RowCache, compiled_problem
+from t2local.models.decode.generate import Decoder, Sampling, generate_batch
+from t2local.models.groups.codes import rounded
+from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear
+from t2local.models.load.loader import describe
+from t2local.progress import drain
+from tests.conftest import build_tiny, byte_tokenizer
+
+PROMPTS = ([5, 80, 81, 82, 9], [7, 12, 30], [40, 41, 42, 43, 44, 45, 46])
+GREEDY = Sampling(0.0, repetition_penalty=1.0, max_new_tokens=6)
+
+
+def grouped(family, **changes):
+    """A tiny model with its weights in groups, its bases and its compiled steps."""
+    model = build_tiny(family, **changes) if changes else build_tiny(family)
+    for name, module in list(model.named_modules()):
+        new = None
+        if isinstance(module, torch.nn.Linear):
+            new = GroupedLinear(rounded(module.weight), module.bias)
+        elif isinstance(module, torch.nn.Embedding):
+            new = GroupedEmbedding(rounded(module.weight))
+        if new is not None:
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, new)
+    loaded = describe(model, byte_tokenizer(), f"tiny-{family}", "gguf")
+    return drain(adapting(loaded, "all", "int8"))
+
+
+def random_z(svf, seed, rows=None):
+    generator = torch.Generator().manual_seed(seed)
+    shape = () if rows is None else (rows,)
+    return {
+        name: 1 + 0.3 * torch.randn(*shape, r, generator=generator) for name, r in svf.ranks.items()
+    }
+
+
+def distance(found, meant):
+    return float((found - meant).norm() / meant.norm())
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("adapted", [False, True])
+@torch.no_grad()
+def test_a_row_s_steps_are_those_of_the_forward(family, adapted):
+    loaded, svf = grouped(family)
+    assert loaded.steps is not None
+    z = random_z(svf, 0) if adapted else {}
+    with svf.using(z):
+        cache = DynamicCache()
+        loaded.model(torch.tensor([PROMPTS[0]]), past_key_values=cache)
+        row = RowCache.of(cache)
+        for token in (3, 90, 17, 17, 60):
+            meant = loaded.model(torch.tensor([[token]]), past_key_values=cache).logits[:, -1]
+            found = loaded.steps.step([row], torch.tensor([token]), loaded.steps.deltas)
+            assert distance(found, meant) < 1e-5
+        again = loaded.model(torch.tensor([[8]]), past_key_values=row.ordinary()).logits[:, -1]
+        meant = loaded.model(torch.tensor([[8]]), past_key_values=cache).logits[:, -1]
+        assert distance(again, meant) < 1e-5
+
+
+@torch.no_grad()
+def test_rows_of_any_length_under_their_own_z_are_those_alone():
+    loaded, svf = grouped("qwen2")
+    z = random_z(svf, 1, rows=len(PROMPTS))
+    rows, alone, tokens = [], [], torch.tensor([3, 90, 17])
+    for place, prompt in enumerate(PROMPTS):
+        own = {name: row[place] for name, row in z.items()}
+        with svf.using(own):
+            cache = DynamicCache()
+            loaded.model(torch.tensor([prompt]), past_key_values=cache)
+            rows.append(RowCache.of(cache))
+            alone.append(
+                loaded.model(tokens[place].view(1, 1), past_key_values=cache).logits[0, -1]
+            )
+    found = loaded.steps.step(rows, tokens, svf.deltas(z))
+    assert distance(found, torch.stack(alone)) < 1e-5
+
+
+def test_one_row_of_z_is_the_base_model_bit_for_bit():
+    loaded, svf = grouped("llama")
+    z = random_z(svf, 2, rows=2)
+    ones = {name: torch.stack([row[0], torch.ones_like(row[0])]) for name, row in z.items()}
+    with torch.no_grad():
+        cache = DynamicCache()
+        loaded.model(torch.tensor([PROMPTS[0]]), past_key_values=cache)
+    base = loaded.steps.step([RowCache.of(cache)], torch.tensor([3]), MappingProxyType({}))
+    pair = [RowCache.of(cache), RowCache.of(cache)]
+    both = loaded.steps.step(pair, torch.tensor([3, 3]), svf.deltas(ones))
+    assert torch.equal(both[1], base[0])
+    assert not torch.equal(both[0], base[0])
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_batch_says_what_it_says_without_them(adapted):
+    from dataclasses import replace
+
+    loaded, svf = grouped("qwen2")
+    z = random_z(svf, 3) if adapted else {}
+
+    def said(which):
+        return generate_batch(which, PROMPTS, GREEDY, around=lambda: svf.using(z))
+
+    assert said(loaded) == said(replace(loaded, steps=None))
+
+
+def test_a_decoder_says_what_the_forward_says_and_gives_its_cache_back():
+    from t2local.adapt.applier import Applier
+    from t2local.svf import Mixture
+
+    loaded, svf = grouped("qwen2")
+    applier = Applier(svf, {"one": random_z(svf, 4)}, compiled=loaded.steps)
+    for mixture in (Mixture(), Mixture({"one": 1.0})):
+        quick, plain = Decoder(loaded, PROMPTS[0], GREEDY), Decoder(loaded, PROMPTS[0], GREEDY)
+        for decoder, way in ((quick, applier.quick(mixture, True)), (plain, None)):
+            while not decoder.done:
+                with applier.using(mixture):
+                    decoder.push(decoder.sample(decoder.logits(way)))
+        assert quick.said == plain.said
+        assert quick.n_quick == quick.n_tokens - 1
+        kept, other = quick.kept(), plain.kept()
+        assert kept.ids == other.ids
+        pairs = zip(kept.cache.layers, other.cache.layers, strict=True)
+        assert all(torch.allclose(a.keys, b.keys, atol=1e-4) for a, b in pairs)
+
+
+def test_matrices_that_are_not_adapted_have_no_branch():
+    loaded, _ = grouped("llama")
+    assert compiled_problem(loaded.model) == ""
+    model = build_tiny("llama")
+    assert "GGUF" in compiled_problem(model)

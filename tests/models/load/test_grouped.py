@@ -1,0 +1,112 @@
+"""A GGUF runs from its own bits: unpacked once, the same model, and nothing half-written."""
+
+import json
+
+import pytest
+import torch
+
+from t2local.errors import DiskFull, T2LocalError
+from t2local.models.fit.anatomy import anatomy_of
+from t2local.models.fit.automatic import best_fit
+from t2local.models.fit.estimate import estimate
+from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear
+from t2local.models.load import grouped
+from t2local.models.load.loader import load_model
+from t2local.progress import drain
+from tests.conftest import build_tiny, byte_tokenizer
+from tests.models.gguf_files import write_gguf
+
+IDS = torch.tensor([[5, 80, 81, 82, 9]])
+
+
+@pytest.fixture
+def gguf_file(tmp_path):
+    """A two-layer llama in 8 bits, with the byte tokenizer."""
+    return write_gguf(build_tiny("llama"), byte_tokenizer(), tmp_path / "Tiny-Llama.gguf", True)
+
+
+@torch.no_grad()
+def logits(loaded):
+    return loaded.model(IDS).logits
+
+
+def test_it_is_the_model_of_the_file_s_own_numbers(gguf_file):
+    """Rows of queries and keys stand in another order in the file; biases and norms are floats."""
+    loaded, floats = (drain(load_model(str(gguf_file), kind)) for kind in ("auto", "none"))
+    assert (loaded.quantization, floats.quantization) == ("gguf", "none")
+    assert isinstance(loaded.model.lm_head, GroupedLinear)
+    assert isinstance(loaded.model.get_input_embeddings(), GroupedEmbedding)
+    assert torch.allclose(logits(loaded), logits(floats), atol=1e-4)
+    assert (
+        loaded.model.generation_config.eos_token_id == floats.model.generation_config.eos_token_id
+    )
+    for name, layer in loaded.model.named_modules():
+        if isinstance(layer, GroupedLinear):
+            assert torch.equal(layer.weight, floats.model.get_submodule(name).weight), name
+
+
+def test_it_takes_the_memory_that_was_said(gguf_file):
+    loaded, parts = drain(load_model(str(gguf_file))), anatomy_of(str(gguf_file))
+    fit = best_fit(parts, 10**9, "cpu")
+    assert (fit.estimate.plan.quantization, fit.estimate.plan.basis) == ("gguf", "int8")
+    said = estimate(parts, fit.estimate.plan).weights_bytes
+    assert abs(said - loaded.resident_bytes) < 0.02 * said + 30_000  # headers, rotary frequencies
+    floats = drain(load_model(str(gguf_file), "none"))
+    assert loaded.resident_bytes < 0.35 * floats.resident_bytes
+
+
+def test_a_file_is_unpacked_once_and_a_changed_one_again(gguf_file, monkeypatch):
+    folder = drain(grouped.unpacked(gguf_file))
+    monkeypatch.setattr(grouped, "from_gguf", lambda *_: pytest.fail("unpacked again"))
+    assert drain(grouped.unpacked(gguf_file)) == folder
+    monkeypatch.undo()
+    other = build_tiny("llama")
+    with torch.no_grad():
+        other.model.norm.weight.mul_(2)
+    write_gguf(other, byte_tokenizer(), gguf_file, True)
+    assert drain(grouped.unpacked(gguf_file)) != folder
+
+
+def test_a_damaged_cache_is_written_anew(gguf_file):
+    before, folder = logits(drain(load_model(str(gguf_file)))), drain(grouped.unpacked(gguf_file))
+    tensors = next(folder.glob("tensors-*"))
+    tensors.write_bytes(tensors.read_bytes()[:-5])
+    assert torch.equal(logits(drain(load_model(str(gguf_file)))), before)
+    (folder / grouped.MANIFEST).write_text(json.dumps([]))
+    assert torch.equal(logits(drain(load_model(str(gguf_file)))), before)
+
+
+def test_giving_up_leaves_nothing_behind(gguf_file):
+    work = grouped.unpacked(gguf_file)
+    for _ in range(3):
+        next(work)
+    work.close()
+    kept = [path.name for path in (grouped._cache_dir()).iterdir()]
+    assert kept == ["hashes.json"]
+
+
+def test_a_full_disk_is_said_before_anything_is_written(gguf_file, monkeypatch):
+    usage = grouped.shutil.disk_usage(gguf_file.parent)._replace(free=1000)
+    monkeypatch.setattr(grouped.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DiskFull, match=r"Unpacking 'Tiny-Llama\.gguf' takes .* make room"):
+        drain(grouped.unpacked(gguf_file))
+
+
+def test_floats_are_not_rounded_unasked(tmp_path):
+    path = write_gguf(build_tiny("llama"), byte_tokenizer(), tmp_path / "Floats.gguf")
+    assert drain(load_model(str(path))).quantization == "none"
+    with pytest.raises(T2LocalError, match=r"'Floats\.gguf' cannot be run from its own bits"):
+        drain(load_model(str(path), "gguf"))
+
+
+def test_an_unknown_type_is_named_with_those_that_are_read(gguf_file, monkeypatch):
+    monkeypatch.setattr(grouped, "READERS", {})
+    with pytest.raises(T2LocalError, match=r"as Q8_0 .*use `--quantize none`.*Q4_K_M"):
+        drain(grouped.unpacked(gguf_file))
+
+
+def test_a_checkpoint_is_no_gguf_file(tmp_path):
+    build_tiny("llama").save_pretrained(tmp_path / "folder")
+    byte_tokenizer().save_pretrained(tmp_path / "folder")
+    with pytest.raises(T2LocalError, match=r"is no `\.gguf` file"):
+        drain(load_model(str(tmp_path / "folder"), "gguf"))
