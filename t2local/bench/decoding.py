@@ -4,32 +4,33 @@ Speeds are taken in turn within each round, greedy, without the prompt (a `gener
 taken off). What 8 bits cost is said beside the speed: the logits' distance from float32's after the
 same words, and from the change that an expert makes. Pure measurements.
 
-llama.cpp runs through its Python package in a process of its own: `python -m
-t2local.bench.decoding FILE TOKENS THREADS` prints its tokens/s, greedy and without the prompt.
-The package is no requirement of ours, since PyPI has its source only, which a compiler builds.
+llama.cpp runs through its Python package in a process of its own, `python -m t2local.bench.decoding
+FILE TOKENS THREADS`. The package is no requirement of ours.
 """
 
+import contextlib
 import importlib.util
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
 
 from t2local.adapt.applier import Applier
 from t2local.bench.table import Measured, Row, interleaved, ratio
 from t2local.errors import T2LocalError
+from t2local.models.decode.compiled_steps import RowCache
 from t2local.models.decode.generate import Decoder, Sampling
 from t2local.models.decode.int8 import Int8Model, Int8Steps, Packer
-from t2local.models.load import embedded
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture, SVFModel, Z
+from t2local.svf.basis import decompose
+from t2local.svf.layer import SVFLinear, weight_as_used
 
 NAME, EXPERT = "decode on the CPU", "expert"
 GENERATE, ONE = "transformers generate", "its first token"
@@ -157,49 +158,191 @@ def _errors(
     ]
 
 
-# --- The distance to llama.cpp: the same model's GGUF file decoded by it, with as many threads.
+# --- Compiled steps, from a GGUF's own bits.
 
-PACKAGE, INSTALL = "llama_cpp", "pip install llama-cpp-python"
-TIMEOUT_S = 300
-PROMPT = b"Why is the sky blue?"
+COMPILED = "decode from the file's bits"
+STAYS, SLIDERS, LLAMA_CPP = "an expert that stays", "while sliders move", "llama.cpp"
+OTHER_RMS = 0.01  # by which z moves with every token
 
 
-def llama_cpp_problem(model: str) -> str:
-    """Why llama.cpp cannot be measured on `model` here, with the way out; "" when it can."""
-    if model != embedded.NAME:
-        return "llama.cpp is measured beside the embedded model only"
+def compiled_decoding(
+    loaded: LoadedModel,
+    svf: SVFModel,
+    z: Z,
+    prompt: Sequence[int],
+    tokens: int,
+    rounds: int,
+    gguf: Path | None,
+) -> Measured:
+    """Tokens/s of the base model, with an expert, under a z that moves with every token.
+
+    `gguf`: the file for llama.cpp, in turn with ours; None leaves it out.
+    """
+    moved = [{n: row + OTHER_RMS * torch.randn_like(row) for n, row in z.items()} for _ in range(8)]
+    ways: dict[str, list[Z]] = {"base": [{}], STAYS: [z], SLIDERS: moved}
+    caches = {name: _read(loaded, svf, zs[0], prompt) for name, zs in ways.items()}
+
+    def decode(name: str) -> None:
+        steps, zs, token = loaded.steps, ways[name], torch.tensor([prompt[-1]])
+        still = svf.deltas(zs[0])
+        for place in range(tokens):
+            deltas = svf.deltas(zs[place % len(zs)]) if len(zs) > 1 else still
+            token = steps.step([caches[name]], token, deltas).argmax(-1)
+
+    actions: dict[str, Callable[[], None]] = {n: lambda n=n: decode(n) for n in ways}
+    with contextlib.ExitStack() as open_:
+        if gguf is not None:
+            peer = open_.enter_context(_LlamaCpp(gguf, tokens))
+            actions[LLAMA_CPP] = peer.decode
+        seconds = interleaved(actions, rounds)
+        if gguf is not None:
+            seconds[LLAMA_CPP] = peer.seconds[-rounds:]  # by its own clock, without the prompt
+    rows = [Row(COMPILED, n, tokens / statistics.median(t), "tokens/s") for n, t in seconds.items()]
+    ratios = {
+        "compiled_expert_over_base": ratio(seconds["base"], seconds[STAYS]),
+        "compiled_sliders_over_base": ratio(seconds["base"], seconds[SLIDERS]),
+    }
+    if gguf is not None:
+        ratios["compiled_base_over_llama_cpp"] = ratio(seconds[LLAMA_CPP], seconds["base"])
+    return Measured(rows, ratios)
+
+
+@torch.no_grad()
+def compiled_errors(
+    loaded: LoadedModel, svf: SVFModel, z: Z, words: Sequence[int], exact: PreTrainedModel
+) -> Measured:
+    """How far the steps' logits after `words` are from the dequantised file's, and the expert's
+    change of them from the one by exact bases.
+
+    `exact`: the file's numbers as float32.
+    """
+    base, adapted = (_stepwise(loaded, svf, under, words) for under in ({}, z))
+    meant = _centred(exact(torch.tensor([list(words)])).logits[0, 1:].float())
+    change, found = _exact_change(loaded, svf, z, words), adapted - base
+    rows = [
+        Row(COMPILED, "logits' error", _relative(base - meant, meant), "relative"),
+        Row(COMPILED, "the expert's change of the logits", _relative(change, base), "relative"),
+        Row(COMPILED, "lost of that change", _relative(found - change, change), "relative"),
+    ]
+    return Measured(rows, {})
+
+
+def _exact_change(loaded: LoadedModel, svf: SVFModel, z: Z, words: Sequence[int]) -> Tensor:
+    """What `z` changes of the logits `[T, V]` where W' is made in float64, matrix by matrix."""
+    ids, found = torch.tensor([list(words)]), []
+    stand_ins = {name: _exactly(layer, z[name]) for name, layer in svf.layers.items()}
+    for layers in ({}, stand_ins):
+        with svf.using_instead(layers):
+            found.append(_centred(loaded.model(ids).logits[0, 1:].float()))
+    return found[1] - found[0]
+
+
+def _exactly(layer: SVFLinear, z: Tensor) -> nn.Linear:
+    """A layer with `W' = U diag(σ z) Vᵀ` from a float64 decomposition of the weight as used."""
+    weight = weight_as_used(layer.base).double()
+    rows = decompose(weight).vectors.double()  # [r, r]
+    change = (z.double() - 1)[:, None] * rows
+    if layer.basis.side == "in":
+        moved = weight + (weight @ rows.T) @ change
+    else:
+        moved = weight + rows.T @ (change @ weight)
+    new = nn.Linear(*reversed(weight.shape), bias=layer.bias is not None, device="meta")
+    new.weight = nn.Parameter(moved.float(), requires_grad=False)
+    new.bias = None if layer.bias is None else nn.Parameter(layer.bias, requires_grad=False)
+    return new
+
+
+def _read(loaded: LoadedModel, svf: SVFModel, z: Z, ids: Sequence[int]) -> RowCache:
+    cache = DynamicCache()
+    with torch.no_grad(), svf.using(z):
+        loaded.model(torch.tensor([list(ids)]), past_key_values=cache, use_cache=True)
+    return RowCache.of(cache)
+
+
+def _stepwise(loaded: LoadedModel, svf: SVFModel, z: Z, words: Sequence[int]) -> Tensor:
+    """Centred logits `[T - 1, V]` of one step after the other, the first word read beforehand."""
+    cache, deltas = _read(loaded, svf, z, words[:1]), svf.deltas(z)
+    found = [loaded.steps.step([cache], torch.tensor([word]), deltas) for word in words[1:]]
+    return _centred(torch.cat(found))
+
+
+def _centred(logits: Tensor) -> Tensor:
+    return logits - logits.mean(dim=-1, keepdim=True)
+
+
+def _relative(part: Tensor, whole: Tensor) -> float:
+    return float(part.norm() / whole.norm())
+
+
+# --- llama.cpp on the same file with as many threads, in a process of its own.
+
+PACKAGE, INSTALL = "xllamacpp", "pip install xllamacpp"
+PROMPT = "Why is the sky blue?"
+
+
+def llama_cpp_problem() -> str:
+    """Why llama.cpp cannot be measured here, with the way out; "" when it can."""
     if importlib.util.find_spec(PACKAGE) is None:
-        return f"llama.cpp is not measured: `{INSTALL}` builds it with a C++ compiler"
+        return f"llama.cpp is not measured: `{INSTALL}` brings it"
     return ""
 
 
 def llama_cpp(gguf: Path, tokens: int, packed_tokens_per_s: float) -> Measured:
     """llama.cpp's tokens/s on `gguf`, and ours as a share of it. Raises `T2LocalError`."""
-    asked = [str(gguf), str(tokens), str(torch.get_num_threads())]
-    command = [sys.executable, "-m", "t2local.bench.decoding", *asked]
-    plain = {"encoding": "utf-8", "errors": "replace"}
-    ended = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, **plain)
-    if ended.returncode:
-        said = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise T2LocalError(f"llama.cpp could not decode '{gguf.name}' ({said[:200]}).")
-    speed = float(ended.stdout.splitlines()[-1])
+    with _LlamaCpp(gguf, tokens) as peer:
+        peer.decode()
+        peer.decode()
+    speed = tokens / peer.seconds[-1]
     ratios = {"decode_packed_over_llama_cpp": packed_tokens_per_s / speed}
-    return Measured([Row("decode on the CPU", "llama.cpp", speed, "tokens/s")], ratios)
+    return Measured([Row("decode on the CPU", LLAMA_CPP, speed, "tokens/s")], ratios)
 
 
-def _tokens_per_s(gguf: str, tokens: int, threads: int) -> float:
-    from llama_cpp import Llama
+class _LlamaCpp:
+    """A child process with the model loaded, which decodes when it is asked to.
 
-    model = Llama(
-        gguf, n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False, seed=0
-    )
-    model.eval(model.tokenize(PROMPT))
-    model.eval([model.sample(temp=0.0)])
-    started = time.perf_counter()
-    for _ in range(tokens):
-        model.eval([model.sample(temp=0.0)])
-    return tokens / (time.perf_counter() - started)
+    `seconds`: what each time took by its own clock, without the prompt.
+    """
+
+    def __init__(self, gguf: Path, tokens: int) -> None:
+        self._gguf, self._tokens, self.seconds = gguf, tokens, list[float]()
+
+    def __enter__(self) -> "_LlamaCpp":
+        asked = [str(self._gguf), str(self._tokens), str(torch.get_num_threads())]
+        command = [sys.executable, "-m", "t2local.bench.decoding", *asked]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._child = subprocess.Popen(
+            command, **pipes, stderr=subprocess.DEVNULL, encoding="utf-8", errors="replace"
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+        self._child.wait()
+
+    def decode(self) -> None:
+        """Raises `T2LocalError` where it gives no figure."""
+        self._child.stdin.write("\n")
+        self._child.stdin.flush()
+        for line in self._child.stdout:
+            if line.startswith(PACKAGE):
+                self.seconds.append(self._tokens / float(line.split()[1]))
+                return
+        raise T2LocalError(f"llama.cpp could not decode '{self._gguf.name}'.")
+
+
+def _serve(gguf: str, tokens: int, threads: int) -> None:
+    """A line of tokens/s on stdout for each on stdin."""
+    import xllamacpp
+
+    options = xllamacpp.CommonParams()
+    options.model.path, options.n_ctx, options.n_parallel = gguf, 2048, 1
+    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = threads
+    server = xllamacpp.Server(options)
+    wish = {"prompt": PROMPT, "n_predict": tokens, "temperature": 0, "ignore_eos": True}
+    for _ in sys.stdin:
+        found = server.handle_completions({**wish, "cache_prompt": False})
+        print(PACKAGE, found["timings"]["predicted_per_second"], flush=True)
 
 
 if __name__ == "__main__":
-    print(_tokens_per_s(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    _serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

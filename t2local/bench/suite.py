@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from t2local import paths
+from t2local.adapt.applier import adapting
 from t2local.bench import decoding, exactness, speed
 from t2local.bench.decoding import BASE as PACKED
 from t2local.bench.decoding import int8_decoding
@@ -42,9 +43,9 @@ from t2local.experts.expert import SKILL
 from t2local.models.chat_format import render_chat
 from t2local.models.decode.int8 import why_not
 from t2local.models.load import embedded
-from t2local.models.load.loader import LoadedModel, load_model
+from t2local.models.load.loader import LoadedModel, load_model, local_path
 from t2local.models.load.quantized import nf4_problem
-from t2local.models.storage import NF4
+from t2local.models.storage import GGUF, INT8, NF4
 from t2local.progress import Progress, Result
 from t2local.svf import SVFModel, attaching
 from t2local.training.config import TrainConfig
@@ -89,10 +90,11 @@ def measuring(opening: Opening, effort: Effort) -> Measuring[tuple[EngineStatus,
     step = yield from _training_step(opening, effort)
     start = yield from _second_start(opening)
     branch = yield from _svf(opening, effort)
+    compiled = yield from _compiled(opening, effort)
     status, waits = yield from _engine(opening, effort)
     programs = yield from _programs(effort)
     tables = yield from _tables(effort)
-    return status, joined([step, start, *branch, *waits, programs, tables])
+    return status, joined([step, start, *branch, compiled, *waits, programs, tables])
 
 
 def _training_step(opening: Opening, effort: Effort) -> Measuring[Measured]:
@@ -198,14 +200,39 @@ def _packed(
     z = next((e.z for e in skills if e.kind == SKILL), None) or random_z(svf, seed=0)
     tokens, rounds = effort.decode_tokens, effort.rounds
     own = int8_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
-    if problem := decoding.llama_cpp_problem(loaded.name):
+    if problem := decoding.llama_cpp_problem():
         yield problem
+        return own
+    if loaded.name != embedded.NAME:
         return own
     yield "measuring llama.cpp"
     with embedded.embedded_gguf() as gguf:
         here = next(row.value for row in own.rows if row.variant == PACKED)
         peer = decoding.llama_cpp(gguf, tokens, here)
     return joined([own, peer])
+
+
+def _compiled(opening: Opening, effort: Effort) -> Measuring[Measured]:
+    """A GGUF's model by compiled steps, beside llama.cpp on the same file where it is installed."""
+    source, quantize, _ = opening
+    yield "measuring decoding from the file's own bits"
+    loaded = yield from load_model(source, quantize)
+    if loaded.quantization != GGUF:
+        return Measured([], {})
+    loaded, svf = yield from adapting(loaded, "all", INT8)
+    z = random_z(svf, seed=0)
+    prompt = render_chat(loaded.tokenizer, [{"role": "user", "content": TEXT}])
+    if problem := decoding.llama_cpp_problem():
+        yield problem
+    entry = embedded.one_file(source)
+    gguf = embedded.place_of(entry.file) if entry else local_path(source)
+    found = decoding.compiled_decoding(
+        loaded, svf, z, prompt, effort.decode_tokens, effort.rounds, None if problem else gguf
+    )
+    words = loaded.tokenizer.encode(TEXT)[: effort.decode_tokens]
+    exact = yield from load_model(source, "none")
+    errors = decoding.compiled_errors(loaded, svf, z, words, exact.model)
+    return joined([found, errors])
 
 
 def _search(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring[Measured]:

@@ -14,6 +14,7 @@ from t2local.engine.people import read_accounts
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
 from t2local.models.fit.memory import DeviceReport, device_report
+from t2local.models.groups.linear import compiling_problem
 from t2local.models.load import embedded
 from t2local.models.load.loader import model_slug
 from t2local.svf.fused import branch_path
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         "page_with_--listen": _page(EVERYWHERE),
         "embedded_model": _embedded(),
         "caches": _caches(),
+        "grouped_weights": compiling_problem() or "compiled for this processor",
         "branch": branch_path("cuda") if device.gpus else "PyTorch products (no CUDA device)",
         "decode": engine.models.ready().decoding() if engine else NOT_HERE,
         "experts": _experts(engine, arguments),

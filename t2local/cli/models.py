@@ -18,7 +18,7 @@ from t2local.models.fit.estimate import GB, Estimate, Plan, estimate
 from t2local.models.fit.memory import Machine, named_card, this_machine
 from t2local.models.load.embedded import is_here, peak_bytes
 from t2local.models.load.hub import ORIGINS, LocalModel, fetching, half_fetched, local_models
-from t2local.models.storage import AUTO, BASES, QUANTIZATIONS
+from t2local.models.storage import AUTO, BASES, kinds_for
 from t2local.paths import folder_bytes
 from t2local.progress import FetchProgress, Progress, drain
 
@@ -72,7 +72,8 @@ def estimate_model(arguments: argparse.Namespace, report: Report) -> None:
     machine = this_machine() if arguments.vram is None else named_card(arguments.vram)
     parts = anatomy_of(arguments.model)
     dtype = compute_dtype(machine.device, parts.parameters)
-    kinds = QUANTIZATIONS if arguments.quantize == AUTO else (arguments.quantize,)
+    asked = arguments.quantize
+    kinds = kinds_for(bool(parts.grouped_bytes)) if asked == AUTO else (asked,)
     bases = BASES if arguments.basis == AUTO else (arguments.basis,)
     rows = [
         estimate(parts, Plan(kind, basis, targets, dtype, machine.device), arguments.context)

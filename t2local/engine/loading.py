@@ -33,7 +33,7 @@ from t2local.models.fit.estimate import PACK_BYTES, REBUILT_COPIES, Estimate, Pl
 from t2local.models.fit.memory import Machine
 from t2local.models.load.hub import LocalModel, local_models
 from t2local.models.load.loader import LoadedModel, basis_for, choose_quantization, load_model
-from t2local.models.storage import AUTO, BASES, QUANTIZATIONS
+from t2local.models.storage import AUTO, BASES, kinds_for
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Mixture, SVFModel
 from t2local.svf.basis import DTYPES
@@ -353,8 +353,7 @@ def sizing(source: str, machine: Machine, wish: Wish | None = None) -> Sizing:
     parts = anatomy_of(source)
     fit = _best(parts, machine, wish)
     found = fit.estimate
-    kinds = [k for k in QUANTIZATIONS if parts.grouped_bytes or not QUANTIZATIONS[k].of_gguf]
-    ways = product(kinds, BASES)
+    ways = product(kinds_for(bool(parts.grouped_bytes)), BASES)
     plans = [replace(found.plan, quantization=kind, basis=basis) for kind, basis in ways]
     table = tuple(estimate(parts, plan, found.context) for plan in plans)
     return Sizing(source, parts, machine, fit, table)

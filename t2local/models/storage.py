@@ -88,6 +88,11 @@ QUANTIZATIONS: dict[str, Quantization] = {
 }  # fmt: skip
 
 
+def kinds_for(is_gguf: bool) -> tuple[str, ...]:
+    """The names of those in which a model can be held that is, or is not, a `.gguf` file's."""
+    return tuple(name for name, kind in QUANTIZATIONS.items() if is_gguf or not kind.of_gguf)
+
+
 def leanest() -> Quantization:
     """What the automatic choice takes where memory is short."""
     return [kind for kind in QUANTIZATIONS.values() if kind.automatic][-1]

