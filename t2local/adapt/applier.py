@@ -30,6 +30,7 @@ from t2local.models.decode.cuda_graphs import GraphSteps, Variant
 from t2local.models.decode.generate import Around, Quick
 from t2local.models.decode.int8 import Int8Model, Int8Steps, Packer
 from t2local.models.fit.estimate import INT8_COPIES, REBUILD_BYTES
+from t2local.models.load.devices import blocks_returned_when_freed
 from t2local.models.load.loader import LoadedModel
 from t2local.models.storage import GGUF
 from t2local.progress import CancelToken, Progress
@@ -100,7 +101,8 @@ def adapting(
 ) -> Generator[Progress, None, tuple[LoadedModel, SVFModel]]:
     """Attach SVF to a loaded model, and have its steps compiled where they can be."""
     folder = paths.basis_dir() / loaded.slug
-    svf = yield from attaching(loaded.model, targets, basis, folder, cancel)
+    with blocks_returned_when_freed():  # each matrix once as floats
+        svf = yield from attaching(loaded.model, targets, basis, folder, cancel)
     return with_compiled_steps(loaded, svf), svf
 
 

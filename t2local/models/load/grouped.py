@@ -119,7 +119,8 @@ def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    tensors = dict(_read(folder))
+    table = next(n for n, m in model.named_modules() if m is model.get_input_embeddings())
+    tensors = dict(_read(folder, table))
     for name, module in list(model.named_modules()):
         if f"{name}.codes" not in tensors:
             continue
@@ -324,9 +325,16 @@ def _into_place(staging: Path, folder: Path) -> None:
             raise
 
 
-def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """All tensors, in one piece of memory: in large pages, which are read twice as fast."""
-    files = sorted(folder.glob("tensors-*.safetensors"))
+def _read(folder: Path, table: str) -> Iterator[tuple[str, Tensor]]:
+    """All tensors, in one piece of memory: in large pages, which are read twice as fast.
+
+    Of the `table` of embeddings few rows are ever looked at: it stays on the disk, mapped.
+    """
+    places = read_document(folder / MANIFEST)["tensors"]
+    mapped = {file for name, file in places.items() if name.startswith(f"{table}.")}
+    for file in mapped:
+        yield from _tensors(np.memmap(folder / file, np.uint8, mode="c"))
+    files = sorted(set(folder.glob("tensors-*.safetensors")) - {folder / file for file in mapped})
     sizes = [-(-file.stat().st_size // ALIGN) * ALIGN for file in files]
     memory = np.empty(sum(sizes) + ALIGN, np.uint8)
     start = -memory.ctypes.data % ALIGN
