@@ -13,7 +13,7 @@ import torch
 from t2local.errors import T2LocalError
 from t2local.models.fit.estimate import GB
 from t2local.models.load.quantized import problem
-from t2local.models.storage import QUANTIZATIONS
+from t2local.models.storage import NONE, QUANTIZATIONS
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "accelerate", "safetensors", "gradio")
 NOT_INSTALLED = "not installed"
@@ -55,7 +55,9 @@ def device_report() -> DeviceReport:
         gpus=tuple(_gpu(index) for index in range(torch.cuda.device_count())),
         packages={name: _version(name) for name in PACKAGES},
         quantizations={
-            name: problem(name) for name, kind in QUANTIZATIONS.items() if kind.bitsandbytes
+            name: problem(name)
+            for name, kind in QUANTIZATIONS.items()
+            if name != NONE and not kind.of_gguf
         },
     )
 

@@ -229,10 +229,13 @@ def look(_, counter):
 
 def _address_of_yield() -> int:
     """Where this system's function lies that lets another thread have the core."""
-    if sys.platform == "win32":
-        function = ctypes.windll.kernel32.SwitchToThread
-    else:
-        function = ctypes.CDLL(None).sched_yield
+    try:
+        windows = sys.platform == "win32"
+        function = (
+            ctypes.windll.kernel32.SwitchToThread if windows else ctypes.CDLL(None).sched_yield
+        )
+    except (AttributeError, OSError):
+        function = ctypes.pythonapi.Py_IsInitialized  # does not give way, and does no harm
     return ctypes.cast(function, ctypes.c_void_p).value
 
 
