@@ -4,13 +4,12 @@ from t2local.bench import decoding as bench
 from t2local.errors import T2LocalError
 from t2local.models.load import embedded
 
-needs_peer = pytest.mark.skipif(bool(bench.llama_cpp_problem(embedded.NAME)), reason=bench.INSTALL)
+needs_peer = pytest.mark.skipif(bool(bench.llama_cpp_problem()), reason=bench.INSTALL)
 
 
 def test_what_is_missing_is_said_with_the_command(monkeypatch):
     monkeypatch.setattr(bench, "PACKAGE", "a_package_that_does_not_exist")
-    assert "pip install llama-cpp-python" in bench.llama_cpp_problem(embedded.NAME)
-    assert "embedded model only" in bench.llama_cpp_problem("another")
+    assert "pip install xllamacpp" in bench.llama_cpp_problem()
 
 
 @needs_peer

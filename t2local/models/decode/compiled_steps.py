@@ -6,6 +6,7 @@ what the file and the int8 bases hold. Rows have caches of their own length, so 
 go. Prompts are read by the ordinary forward.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -123,7 +124,7 @@ class CompiledSteps:
     model has another in its place; `branches`: its basis.
     `in_force()`: the deltas that the model's own forward obeys; None: something else.
 
-    Guarded by the model's lock, which the caller of `step` holds: its buffers serve one at a time.
+    Its buffers serve one step at a time, whoever asks; the bases and weights are only read.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class CompiledSteps:
         cosines, sines = model.model.rotary_emb(self._last_norm, positions)  # [1, T, d]
         self._cosines, self._sines = (np.ascontiguousarray(t[0].numpy()) for t in (cosines, sines))
         self._buffers: _Buffers | None = None
+        self._buffers_lock = threading.Lock()  # guards what a step writes to
 
     @property
     def deltas(self) -> Deltas | None:
@@ -184,6 +186,13 @@ class CompiledSteps:
 
         `deltas`: `[r]` for all rows, or `[B, 1, r]`; a missing name is the base model's.
         """
+        with self._buffers_lock:
+            logits = self._made(caches, tokens, deltas)
+        for cache in caches:
+            cache.length += 1
+        return logits
+
+    def _made(self, caches: Sequence[RowCache], tokens: Tensor, deltas: Deltas) -> Tensor:
         rows = len(caches)
         buffers = self._buffers_for(rows)
         buffers.states[:, : self._hidden] = self._table(tokens)
@@ -199,8 +208,8 @@ class CompiledSteps:
         )
         lengths = np.array([cache.length for cache in caches], np.int64)
         capacities = np.array([cache.capacity for cache in caches], np.int64)
+        assert lengths.max() < len(self._cosines), (lengths.max(), len(self._cosines))
         buffers.counters[:] = 0
-
         WORKERS.together(
             self._loops.step_of,
             (
@@ -211,10 +220,9 @@ class CompiledSteps:
                 self._sines.ctypes.data, buffers.sizes.ctypes.data, buffers.places.ctypes.data,
                 buffers.barrier.ctypes.data, buffers.counters.ctypes.data,
             ),
+            buffers.threads,
         )  # fmt: skip
         del held
-        for cache in caches:
-            cache.length += 1
         return torch.from_numpy(buffers.logits.numpy()[:, : self._head.out_features].copy())
 
     def _line(self, layer: GroupedLinear, name: str) -> np.ndarray:
@@ -247,8 +255,8 @@ class CompiledSteps:
         return lines, held
 
     def _buffers_for(self, rows: int) -> "_Buffers":
-        threads = WORKERS.count
-        if self._buffers is None or self._buffers.states.shape[0] != rows:
+        threads, kept = WORKERS.count, self._buffers
+        if kept is None or (len(kept.states), kept.threads) != (rows, threads):
             loops = self._loops
             widest = max(self._inner, self._hidden, self._heads * self._width)
             stride = -(-widest // LANES) * LANES
@@ -271,6 +279,7 @@ class _Buffers:
     places: np.ndarray
     barrier: np.ndarray
     counters: np.ndarray
+    threads: int
     others: list[Tensor] = field(default_factory=list)
 
     @classmethod
@@ -283,4 +292,6 @@ class _Buffers:
         all_ = [states, normed, heard, beside, found, changed, scratch, sums, logits]
         places = np.array([tensor.data_ptr() for tensor in all_], np.int64)
         counters, barrier = np.zeros(n_counters, np.int64), np.zeros(1, np.int64)
-        return cls(states, logits, np.array(sizes, np.int64), places, barrier, counters, all_)
+        return cls(
+            states, logits, np.array(sizes, np.int64), places, barrier, counters, threads, all_
+        )

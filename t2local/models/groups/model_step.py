@@ -21,7 +21,6 @@ from t2local.models.groups.products import (
     VECTORS,
     compiled,
     group_sums,
-    next_piece,
     pieces,
     wait,
 )
@@ -42,7 +41,7 @@ X, NORMED, HEARD, BESIDE, FOUND, CHANGED, SCRATCH, SUMS, LOGITS = range(9)
 Q, K, V, OUT, GATE, UP, DOWN = range(7)
 MOST = 3  # matrices with one input
 ATTENTION_NORM, MLP_NORM, Q_BIAS, K_BIAS, V_BIAS = range(5)  # addresses, 0: none
-COUNTERS = 3 * MOST * REGIONS  # for each of a layer's four projections; and for the head
+COUNTERS = MOST * REGIONS  # for each of a layer's four projections; and for the head
 
 
 @compiled
@@ -77,27 +76,30 @@ def bends(matrix, side):
 
 
 @compiled
-def branches(matrix, x, stride, rows, mine, counters, thread, threads):
-    """This thread's part of a matrix's branch at `x` `[B, n]`, added to `mine` `[B, n]`."""
+def branches(matrix, x, stride, rows, mine, thread, threads):
+    """This thread's part of a matrix's branch at `x` `[B, n]`, added to `mine` `[B, n]`.
+
+    Always the same vectors: which thread adds what would else show in the last digits.
+    """
     r = matrix[COLUMNS] if matrix[SIDE] == 1 else matrix[ROWS]
-    while True:
-        first, last = next_piece(counters, thread, threads, r, VECTORS)
-        if first == r:
-            return
+    first, last = r * thread // threads, r * (thread + 1) // threads
+    while first < last:
+        piece = min(first + VECTORS, last)
         for t in range(rows):
             at, to = x + t * stride, mine + t * stride
             deltas = matrix[DELTAS] + t * matrix[APART]
             i = first
-            while i + 8 <= last:
+            while i + 8 <= piece:
                 branch_rows(8, matrix[BASIS] + i * r, r, at, deltas + 4 * i, to)
                 i += 8
-            while i < last:
+            while i < piece:
                 branch_rows(1, matrix[BASIS] + i * r, r, at, deltas + 4 * i, to)
                 i += 1
+        first = piece
 
 
 @compiled
-def adapted(matrices, side, x, apart, target, sizes, places, thread, threads, barrier, counters):
+def adapted(matrices, side, x, apart, target, sizes, places, thread, threads, barrier):
     """`target[j] = x[j] + branch_j(x[j])` for some matrices' lines; every thread calls it.
 
     `x`: address of the first's inputs, the next's `apart` bytes on; `target`: of all their results,
@@ -109,8 +111,7 @@ def adapted(matrices, side, x, apart, target, sizes, places, thread, threads, ba
         if bends(matrices[j], side):
             found = True
             mine = places[SCRATCH] + (thread * MOST + j) * rows * stride
-            own = counters + 8 * REGIONS * j
-            branches(matrices[j], x + j * apart, stride, rows, mine, own, thread, threads)
+            branches(matrices[j], x + j * apart, stride, rows, mine, thread, threads)
     if not found:
         return False
     wait(barrier, threads)
@@ -140,22 +141,18 @@ def project(matrices, x, sizes, places, thread, threads, barrier, counters):
     """
     rows, stride, count = sizes[BATCH], sizes[STRIDE] * 4, len(matrices)
     apart, sums = 0, places[SUMS] + thread * rows * stride
-    if adapted(
-        matrices, 1, x, 0, places[BESIDE], sizes, places, thread, threads, barrier, counters
-    ):  # fmt: skip
-        x, apart = places[BESIDE], rows * stride
+    beside, found, changed = places[BESIDE], places[FOUND], places[CHANGED]
+    if adapted(matrices, 1, x, 0, beside, sizes, places, thread, threads, barrier):
+        x, apart = beside, rows * stride
     for j in range(count):
         group_sums(matrices[j], x + j * apart, stride, rows, sums)
-        out = places[FOUND] + j * rows * stride
-        at, own = x + j * apart, counters + 8 * REGIONS * (MOST + j)
+        at, out, own = x + j * apart, found + j * rows * stride, counters + 8 * REGIONS * j
         pieces(matrices[j], at, stride, sums, rows, out, stride, own, thread, threads)
     wait(barrier, threads)
-    if adapted(
-        matrices, 2, places[FOUND], rows * stride, places[CHANGED], sizes, places,
-        thread, threads, barrier, counters + 8 * REGIONS * 2 * MOST,
-    ):  # fmt: skip
-        return places[CHANGED]
-    return places[FOUND]
+    apart = rows * stride
+    if adapted(matrices, 2, found, apart, changed, sizes, places, thread, threads, barrier):
+        return changed
+    return found
 
 
 @compiled

@@ -1,5 +1,6 @@
 """Compiled steps give the logits of the model's own forward, for any rows under any z."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 import pytest
@@ -137,3 +138,39 @@ def test_matrices_that_are_not_adapted_have_no_branch():
     assert compiled_problem(loaded.model) == ""
     model = build_tiny("llama")
     assert "GGUF" in compiled_problem(model)
+
+
+def test_threads_that_step_at_once_each_get_their_own_rows():
+    """To the bit, also adapted: what a seed gave once it gives again."""
+    loaded, svf = grouped("llama")
+    z = random_z(svf, 6)
+    with torch.no_grad(), svf.using(z):
+        cache = DynamicCache()
+        loaded.model(torch.tensor([PROMPTS[0]]), past_key_values=cache)
+    tokens, deltas = [3, 90, 17, 60], svf.deltas(z)
+
+    def logits(token):
+        return loaded.steps.step([RowCache.of(cache)], torch.tensor([token]), deltas)
+
+    meant = [logits(token) for token in tokens]
+    with ThreadPoolExecutor(len(tokens)) as pool:
+        for _ in range(20):
+            for found, wanted in zip(pool.map(logits, tokens), meant, strict=True):
+                assert torch.equal(found, wanted)
+
+
+def test_another_number_of_threads_says_the_same():
+    loaded, svf = grouped("qwen2")
+    z, before = random_z(svf, 5), torch.get_num_threads()
+    with torch.no_grad(), svf.using(z):
+        cache = DynamicCache()
+        loaded.model(torch.tensor([PROMPTS[0]]), past_key_values=cache)
+    found = []
+    try:
+        for threads in (1, 2, 3, before):
+            torch.set_num_threads(threads)
+            row = RowCache.of(cache)
+            found.append(loaded.steps.step([row], torch.tensor([3]), svf.deltas(z)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(distance(other, found[0]) < 1e-6 for other in found[1:])
