@@ -124,7 +124,7 @@ def test_a_cancelled_load_brings_the_old_model_back(engine, other, monkeypatch):
         go_on.wait(timeout=10)
         return (yield from attaching(*arguments))
 
-    monkeypatch.setattr("t2local.engine.loading.attaching", slowly)
+    monkeypatch.setattr("t2local.adapt.applier.attaching", slowly)
     engine.switch(other)
     assert begun.wait(timeout=10)
     with pytest.raises(T2LocalError, match="is being loaded"):
