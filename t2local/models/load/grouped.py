@@ -1,4 +1,4 @@
-"""A GGUF's model in the bits that it came in: unpacked once into a cache, mapped from then on.
+"""A GGUF's model in the bits that it came in: unpacked once into a cache, read from it later.
 
 The cache lies beside the bases, in a folder named by the file's SHA-256: configuration, tokenizer
 and, tensor by tensor, codes and scales as `models.groups` runs them. It is renamed into place when
@@ -115,7 +115,7 @@ def unpacked(path: Path) -> Generator[Progress, None, Path]:
 
 
 def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
-    """The model and tokenizer of a folder from `unpacked`, its tensors mapped from the disk."""
+    """The model and tokenizer of a folder from `unpacked`."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -326,7 +326,7 @@ def _into_place(staging: Path, folder: Path) -> None:
 
 
 def _read(folder: Path, table: str) -> Iterator[tuple[str, Tensor]]:
-    """All tensors, in one piece of memory: in large pages, which are read twice as fast.
+    """All tensors, in one piece of memory: in large pages, from which steps are 7 % faster.
 
     Of the `table` of embeddings few rows are ever looked at: it stays on the disk, mapped.
     """
