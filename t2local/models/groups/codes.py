@@ -19,6 +19,7 @@ from torch import Tensor
 
 LANES = 16  # rows of a block, side by side
 LARGEST = 127
+SIZES = (16, 32)  # of a group
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,23 @@ class Groups:
     def group(self) -> int:
         """Inputs that share a scale."""
         return self.columns // self.scales.shape[1]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all parts have the sizes that `rows` and `columns` ask for."""
+        blocks = -(-self.rows // LANES)
+        groups = self.scales.shape[1] if self.scales.dim() == 3 else 0
+        stored = self.columns if self.codes.dtype == torch.int8 else self.columns // 2
+        sizes = [
+            self.scales.shape,
+            self.scales.shape if self.offsets is None else self.offsets.shape,
+        ]
+        return (
+            self.codes.shape == (blocks, stored, LANES)
+            and groups in (self.columns / size for size in SIZES)
+            and all(size == (blocks, groups, LANES) for size in sizes)
+            and (self.bits == 8 or self.offsets is not None)
+        )
 
     @property
     def nbytes(self) -> int:

@@ -126,6 +126,11 @@ def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
             continue
         parts = [tensors.pop(f"{name}.{part}", None) for part in PARTS]
         groups = Groups(*parts, *module.weight.shape)
+        if not groups.whole:  # compiled loops check nothing
+            raise T2LocalError(
+                f"The weights of '{name}' do not have the size that the model's configuration "
+                f"says, {list(module.weight.shape)}; fetch the file again, or choose another model."
+            )
         if isinstance(module, nn.Embedding):
             new = GroupedEmbedding(groups)
         else:
@@ -138,7 +143,11 @@ def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
     missing, unknown = model.load_state_dict(tensors, strict=False, assign=True)
     model.generation_config.eos_token_id = config.eos_token_id
     left = [name for name in missing if name.rpartition(".")[2] not in PARTS]
-    assert not [*left, *unknown], (left, unknown)
+    if wrong := [*left, *unknown]:
+        raise T2LocalError(
+            f"The file lacks weights of its model, or has some that it does not know ('{wrong[0]}' "
+            f"and {len(wrong) - 1} others); fetch it again, or choose another model."
+        )
     return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 

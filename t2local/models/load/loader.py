@@ -142,7 +142,8 @@ def load_model(
         if kind == GGUF:
             yield Progress(COMPILING, 0, 1)  # a moment, but for the first time
             compiling_problem()
-            model, tokenizer = grouped.open_unpacked(unpacking.result)
+            with load_errors.translated(where):
+                model, tokenizer = grouped.open_unpacked(unpacking.result)
         else:
             load = _load_gguf if is_gguf else _load_checkpoint
             model, tokenizer, kind = load(where, kind)

@@ -99,6 +99,24 @@ def test_floats_are_not_rounded_unasked(tmp_path):
         drain(load_model(str(path), "gguf"))
 
 
+def test_weights_of_another_size_than_the_configuration_s_are_refused(gguf_file):
+    """Compiled loops would read and write beyond them."""
+    folder = drain(grouped.unpacked(gguf_file))
+    config = json.loads((folder / "config.json").read_text())
+    for name, size in (("intermediate_size", 128), ("hidden_size", 128), ("vocab_size", 4096)):
+        (folder / "config.json").write_text(json.dumps(config | {name: size}))
+        with pytest.raises(T2LocalError, match="do not have the size"):
+            grouped.open_unpacked(folder)
+
+
+def test_a_file_without_a_weight_is_refused_in_a_sentence(gguf_file):
+    folder = drain(grouped.unpacked(gguf_file))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(T2LocalError, match=r"lacks weights .*model\.layers\.2"):
+        grouped.open_unpacked(folder)
+
+
 def test_an_unknown_type_is_named_with_those_that_are_read(gguf_file, monkeypatch):
     monkeypatch.setattr(grouped, "READERS", {})
     with pytest.raises(T2LocalError, match=r"as Q8_0 .*use `--quantize none`.*Q4_K_M"):
