@@ -47,8 +47,8 @@ class Answer:
 
 
 def action_of(examples: Sequence[Example]) -> str:
-    """`CHOICE` when every example lists its choices, else `TEXT`."""
-    return CHOICE if all(e.columns.get("choices") for e in examples) else TEXT
+    """`CHOICE` when every example lists its choices, to be chosen from, else `TEXT`."""
+    return CHOICE if all(e.columns.get("choices") and not e.written for e in examples) else TEXT
 
 
 def prompt_ids(

@@ -244,12 +244,13 @@ class Example:
     program; `answers`, all that are right where there are several (`answer` is the first);
     `messages`, the turns before the prompt (`role`, `content`, `images` of an earlier question), a
     system turn among them; `image` and `images`, paths or data URIs; anything else a row brought
-    along.
+    along. `written`: its answer is to be written, though its choices are listed.
     """
 
     prompt: str
     answer: str
     columns: Mapping[str, Any] = field(default_factory=dict)
+    written: bool = False
 
     @property
     def pictures(self) -> tuple[str, ...]:
