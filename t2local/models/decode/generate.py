@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from t2local.models.chat_format import Ends, answer_text, stop_strings, stop_tokens
-from t2local.models.decode.sampling import Sampling, choose, log_probability
+from t2local.models.decode.sampling import Sampling, choose, choose_and_tell
 from t2local.models.load.loader import LoadedModel, Steps
 from t2local.progress import CancelToken
 
@@ -260,9 +260,7 @@ def generate_batch(
     for step in range(n_steps):
         cancel.raise_if_cancelled()
         uniform = torch.rand(total, generator=generator, dtype=torch.float64)[list(own)]
-        tokens = choose(batch.logits, batch.ids, sampling, uniform[batch.rows])  # [b]
-        if log_mu is not None:
-            _note(log_mu, batch, sampling, tokens, running)
+        tokens = _chosen(batch, sampling, uniform[batch.rows], running, log_mu)  # [b]
         for row, token in zip(batch.rows, tokens.tolist(), strict=True):
             if row in running and (token not in ends.tokens or keep_end):
                 said[row].append(token)
@@ -278,19 +276,23 @@ def generate_batch(
     return said if keep_end else [ends.without_name(ids) for ids in said]
 
 
-def _note(
-    log_mu: list[list[float]],
+def _chosen(
     batch: Batch,
     sampling: Sampling,
-    tokens: Tensor,
+    uniform: Tensor,
     running: Collection[int],
-) -> None:
-    """Append log μ of the tokens [b] of those rows that still speak."""
+    log_mu: list[list[float]] | None,
+) -> Tensor:
+    """The rows' next tokens [b]; log μ of those that still speak is appended to theirs."""
+    given = (batch.logits, batch.ids, sampling, uniform)
+    if log_mu is None:
+        return choose(*given)
+    tokens, likely = choose_and_tell(*given)
     log_mu += [[] for _ in range(max(batch.rows) + 1 - len(log_mu))]
-    values = log_probability(batch.logits, batch.ids, sampling, tokens)
-    for row, value in zip(batch.rows, values.tolist(), strict=True):
+    for row, value in zip(batch.rows, likely.tolist(), strict=True):
         if row in running:
             log_mu[row].append(value)
+    return tokens
 
 
 def most_tokens(loaded: LoadedModel, prompt_tokens: int, sampling: Sampling) -> int:

@@ -5,6 +5,7 @@ inverting the cumulative distribution at a given uniform number, so that two row
 number and the same distribution take the same token (common random numbers: base beside adapted).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ LIMITS = {  # lowest and highest value of each setting
     "seed": (0, 2**53),
 }
 WHOLE = ("top_k", "max_new_tokens", "seed")
+PART = 1024  # at most so many tokens are a part of the vocabulary
 FAST_TOP = 1024  # candidates looked at first for top-p; all are sorted only if they fall short
 
 
@@ -74,7 +76,21 @@ def choose(logits: Tensor, ids: Tensor, sampling: Sampling, uniform: Tensor) -> 
     `logits`: [B, V]; `ids`: [B, T], all tokens so far, for the penalty; `uniform`: [B] in [0, 1).
     """
     scores = scores_of(logits, ids, sampling)
-    return scores.argmax(-1) if sampling.temperature == 0 else draw(scores, uniform)
+    if sampling.temperature == 0:
+        return scores.argmax(-1)
+    return draw(scores.softmax(-1), uniform)
+
+
+def choose_and_tell(
+    logits: Tensor, ids: Tensor, sampling: Sampling, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`choose`, and log μ `[B]`: how likely it was to take these tokens; 0 at temperature 0."""
+    scores = scores_of(logits, ids, sampling)
+    if sampling.temperature == 0:
+        return scores.argmax(-1), torch.zeros(len(scores), device=scores.device)
+    probabilities = scores.softmax(-1)
+    tokens = draw(probabilities, uniform)
+    return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
 
 
 def scores_of(logits: Tensor, ids: Tensor, sampling: Sampling) -> Tensor:
@@ -85,20 +101,9 @@ def scores_of(logits: Tensor, ids: Tensor, sampling: Sampling) -> Tensor:
     scores = penalise(logits.float(), ids, sampling.repetition_penalty)  # [B, V]
     if sampling.temperature == 0:
         return scores
-    return keep_top_p(
-        keep_top_k(scores / sampling.temperature, int(sampling.top_k)), sampling.top_p
-    )
-
-
-def log_probability(logits: Tensor, ids: Tensor, sampling: Sampling, tokens: Tensor) -> Tensor:
-    """log μ `[B]`: how likely `choose` was to take `tokens` `[B]`; 0 at temperature 0.
-
-    Shapes as in `choose`.
-    """
-    if sampling.temperature == 0:
-        return torch.zeros(len(tokens), device=logits.device)
-    scores = scores_of(logits, ids, sampling)
-    return scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(-1)
+    if sampling.temperature != 1:
+        scores = scores / sampling.temperature
+    return keep_top_p(keep_top_k(scores, int(sampling.top_k)), sampling.top_p)
 
 
 def penalise(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
@@ -133,9 +138,27 @@ def keep_top_p(scores: Tensor, p: float) -> Tensor:
     return scores.masked_fill(probabilities < lowest, -torch.inf)
 
 
-def draw(scores: Tensor, uniform: Tensor) -> Tensor:
-    """Invert each row's cumulative distribution [B, V] at `uniform` [B]: tokens [B]."""
-    cumulative = scores.softmax(-1).double().cumsum(-1)
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Invert each row's cumulative distribution [B, V] at `uniform` [B]: tokens [B].
+
+    First among parts of the vocabulary, then in one part: a sum over all of it that is accurate to
+    the last token takes longer than the rest of a step.
+    """
+    rows, vocabulary = probabilities.shape
+    width = math.gcd(vocabulary, PART)
+    parts = probabilities.view(rows, -1, width)
+    cumulative = parts.sum(-1).double().cumsum(-1)  # [B, V / width]
     target = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
-    tokens = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    return tokens.clamp(max=scores.shape[-1] - 1)
+    part = _first_above(cumulative, target)  # [B, 1]
+    every = torch.arange(rows, device=part.device)
+    inside = parts[every, part[:, 0]].double().cumsum(-1)  # [B, width]
+    until = torch.nn.functional.pad(cumulative, (1, 0)).gather(1, part)
+    share = (target - until) / (cumulative.gather(1, part) - until)
+    token = _first_above(inside, share.clamp(0, 1) * inside[:, -1:])
+    return (part * width + token)[:, 0]
+
+
+def _first_above(rising: Tensor, target: Tensor) -> Tensor:
+    """The first place of each row [B, n] with a number above `target` [B, 1]; at most the last."""
+    found = torch.searchsorted(rising, target, right=True)
+    return found.clamp(max=rising.shape[-1] - 1)

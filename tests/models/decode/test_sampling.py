@@ -11,7 +11,16 @@ from transformers import (
 
 from t2local.errors import T2LocalError
 from t2local.models.decode import sampling as module
-from t2local.models.decode.sampling import Sampling, choose, draw, keep_top_k, keep_top_p, penalise
+from t2local.models.decode.sampling import (
+    Sampling,
+    choose,
+    choose_and_tell,
+    draw,
+    keep_top_k,
+    keep_top_p,
+    penalise,
+    scores_of,
+)
 
 
 @pytest.fixture
@@ -54,13 +63,13 @@ def test_all_filters_together_are_those_of_transformers(scores, ids):
     ):
         expected = warp(ids, expected)
     uniform = torch.linspace(0, 0.999, 5, dtype=torch.float64)
-    assert torch.equal(choose(scores, ids, sampling, uniform), draw(expected, uniform))
+    assert torch.equal(choose(scores, ids, sampling, uniform), draw(expected.softmax(-1), uniform))
 
 
 def test_a_draw_follows_the_distribution_and_never_takes_what_is_filtered():
     scores = torch.tensor([[0.5, 0.0, 0.2, 0.3]]).log()
     uniform = torch.linspace(0, 1 - 1e-9, 10_000, dtype=torch.float64)
-    tokens = draw(scores.expand(10_000, -1), uniform)
+    tokens = draw(scores.softmax(-1).expand(10_000, -1).contiguous(), uniform)
     share = tokens.bincount(minlength=4) / 10_000
     assert torch.allclose(share, torch.tensor([0.5, 0.0, 0.2, 0.3]), atol=1e-3)
 
@@ -105,3 +114,31 @@ def test_a_seed_is_a_sequence_and_none_is_another_each_time():
     assert not torch.equal(numbers[0], numbers[2])
     fresh = [torch.rand(4, generator=Sampling().generator()) for _ in range(2)]
     assert not torch.equal(*fresh)
+
+
+@pytest.mark.parametrize("vocabulary", [7, 1000, 4096, 5 * 1024])
+def test_a_draw_inverts_the_whole_distribution_in_any_number_of_parts(vocabulary):
+    generator = torch.Generator().manual_seed(vocabulary)
+    scores = 3 * torch.randn(200, vocabulary, generator=generator)
+    scores[:, ::3] = -torch.inf
+    probabilities, uniform = scores.softmax(-1), torch.rand(200, generator=generator).double()
+    exact = scores.double().softmax(-1)
+    tokens = draw(probabilities, uniform)
+    until = exact.cumsum(-1).gather(1, tokens[:, None])[:, 0]
+    taken = exact.gather(1, tokens[:, None])[:, 0]
+    assert (taken > 0).all()
+    assert (until > uniform - 1e-6).all()
+    assert (until - taken < uniform + 1e-6).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_what_is_told_of_a_choice_is_how_likely_it_was(scores, ids, temperature):
+    sampling = Sampling(temperature, top_k=20, top_p=0.9, repetition_penalty=1.2)
+    uniform = torch.linspace(0, 0.999, 5, dtype=torch.float64)
+    tokens, likely = choose_and_tell(scores, ids, sampling, uniform)
+    assert torch.equal(tokens, choose(scores, ids, sampling, uniform))
+    if temperature == 0:
+        assert torch.equal(likely, torch.zeros(5))
+    else:
+        meant = scores_of(scores, ids, sampling).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        assert torch.allclose(likely, meant, atol=1e-5)
