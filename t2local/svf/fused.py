@@ -34,9 +34,34 @@ def branch_path(device: torch.device | str) -> str:
 
 
 def plain_branch(v: torch.Tensor, delta: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """`Σ_i delta_i (v_i · v) v_i`: `v` `[B, T, n]`, `vectors` `[k, n]`, `delta` `[..., k]`."""
+    """`Σ_i delta_i (v_i · v) v_i`: `v` `[B, T, n]`, `vectors` `[k, n]`, `delta` `[..., k]`.
+
+    Rounded to bfloat16 where a gradient is wanted and PyTorch was told that its own products may.
+    """
+    wanted = delta.requires_grad and torch.is_grad_enabled()
+    if wanted and torch.backends.mkldnn.matmul.fp32_precision == "bf16" and not v.is_cuda:
+        return _RoundedBranch.apply(v, delta, vectors)
     rows = vectors.to(v.dtype)  # [k, n]; a view unless stored smaller
     return (F.linear(v, rows) * delta.to(v.dtype)) @ rows
+
+
+class _RoundedBranch(torch.autograd.Function):
+    """`plain_branch` with its gradients for `v` and `delta`, which keeps no rounded vectors."""
+
+    @staticmethod
+    def forward(ctx, v, delta, vectors):
+        rows = vectors.bfloat16()  # exact for an int8 basis
+        inside = F.linear(v.bfloat16(), rows)  # [B, T, k]
+        ctx.save_for_backward(inside, delta, vectors)
+        return ((inside * delta).bfloat16() @ rows).to(v.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):  # [B, T, n]
+        inside, delta, vectors = ctx.saved_tensors
+        rows = vectors.bfloat16()
+        back = F.linear(gradient.bfloat16(), rows)  # [B, T, k]
+        of_v = ((back * delta).bfloat16() @ rows).to(gradient.dtype)
+        return of_v, (back.float() * inside.float()).sum_to_size(delta.shape), None
 
 
 def add_branch(

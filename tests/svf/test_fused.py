@@ -5,6 +5,7 @@ import torch
 
 from t2local.errors import T2LocalError
 from t2local.svf import attach
+from t2local.svf.fused import plain_branch
 from tests.svf.support import logits, random_z
 
 
@@ -78,3 +79,28 @@ def test_a_foreign_z_is_refused_and_changes_nothing(svf):
     with pytest.raises(T2LocalError, match=r"2 rows.*one row"):
         svf.fill(buffer, random_z(svf, 2))
     assert all(torch.equal(before[name], delta) for name, delta in buffer.deltas.items())
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.int8])
+def test_a_branch_that_may_round_is_off_by_bfloat16_and_so_are_its_gradients(stored):
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(24, 48, generator=generator)
+    vectors = (20 * vectors).to(stored) if stored == torch.int8 else vectors
+    v = torch.randn(2, 5, 48, generator=generator, requires_grad=True)
+    delta = torch.randn(24, generator=generator, requires_grad=True)
+
+    def found():
+        v.grad = delta.grad = None
+        y = plain_branch(v, delta, vectors)
+        y.square().sum().backward()
+        return y.detach(), v.grad, delta.grad
+
+    exact, settings = found(), torch.backends.mkldnn.matmul
+    before, settings.fp32_precision = settings.fp32_precision, "bf16"
+    try:
+        rounded = found()
+    finally:
+        settings.fp32_precision = before
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.shape == other.shape
+        assert 1e-5 < float((one - other).norm() / other.norm()) < 0.02

@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from t2local.errors import T2LocalError
+from t2local.models.groups.linear import GroupedLinear
+from t2local.models.groups.linear import log_probabilities as grouped_log_probabilities
 
 CHUNK_POSITIONS = 32  # positions × vocabulary × 4 bytes: 6 MB for 49,152 entries, some copies of it
 
@@ -141,8 +143,12 @@ def choice_scores(
 def head(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Float32 logits `[N, vocabulary]` of hidden states `[N, d]`."""
     logits = model.get_output_embeddings()(hidden).float()
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2
+    cap = _softcap(model)
     return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _softcap(model: PreTrainedModel) -> float | None:
+    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2
 
 
 def log_probabilities(
@@ -151,10 +157,13 @@ def log_probabilities(
     targets: torch.Tensor,
     temperature: float = 1.0,
 ) -> torch.Tensor:
-    """log p `[N]` of `targets` `[N]` after the states `hidden` `[N, d]`, chunk by chunk.
+    """log p `[N]` of `targets` `[N]` after the states `hidden` `[N, d]`, some at a time.
 
     `temperature`: that of the distribution, as in sampling.
     """
+    last = model.get_output_embeddings()
+    if isinstance(last, GroupedLinear) and last.bias is None and _softcap(model) is None:
+        return grouped_log_probabilities(hidden, targets, last.groups, temperature)
 
     def chunk(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         return -F.cross_entropy(head(model, states) / temperature, wanted, reduction="none")

@@ -68,6 +68,13 @@ class Groups:
         offsets = 0 if self.offsets is None else self.offsets.nbytes
         return self.codes.nbytes + self.scales.nbytes + offsets
 
+    def blocks(self, first: int, last: int) -> "Groups":
+        """The rows of some blocks of 16, as a matrix of their own on the same memory."""
+        part = slice(first, last)
+        offsets = None if self.offsets is None else self.offsets[part]
+        rows = min(self.rows, last * LANES) - first * LANES
+        return Groups(self.codes[part], self.scales[part], offsets, rows, self.columns)
+
     def dense(self, first: int = 0, last: int | None = None) -> Tensor:
         """The numbers, float32 `[rows, columns]`; of the blocks from `first` to `last` alone."""
         part = slice(first, last)

@@ -8,8 +8,9 @@ had, and in a backward pass, a few rows of the matrix at a time become floats.
 import ctypes
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +20,8 @@ from torch.nn import functional as F
 
 from t2local.models.groups.codes import LANES, Groups
 
-BLOCKS = 64  # of 16 rows that are floats at a time
+BLOCKS = 64  # of 16 rows that are floats at a time, where loops are not compiled
+STRIP = 320  # the same in a training step: a whole matrix of a small model
 LITTLE = 2**18  # numbers of a matrix times rows of input that are not worth a second thread
 
 
@@ -78,22 +80,129 @@ class GroupedEmbedding(nn.Module):
         return self.groups.row(input)
 
 
+# --- In a training step: products that round, where that is quick.
+#
+# Whether they may is what PyTorch is told of its own products of float32 matrices on a CPU, and is
+# asked when a gradient is wanted: inputs, weights and results become bfloat16 (0.4 % each), sums
+# stay float32.
+
+
+def rounds() -> bool:
+    """Whether float32 products may round to bfloat16 at this moment."""
+    return torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+
+
+@lru_cache
+def rounds_quickly() -> bool:
+    """Whether this processor multiplies bfloat16 by instructions of its own."""
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+@lru_cache
+def rounds_in_pairs() -> bool:
+    """Whether it has the one instruction that compiled steps of bfloat16 are made of."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and not compiling_problem()
+
+
+@contextmanager
+def rounded_products() -> Iterator[None]:
+    """Inside the block `rounds()`, for the whole process: hold the model's lock."""
+    settings = torch.backends.mkldnn.matmul
+    before, settings.fp32_precision = settings.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
 class _Product(torch.autograd.Function):
     """The product with a gradient for its input alone."""
 
     @staticmethod
     def forward(ctx, x: Tensor, groups: Groups) -> Tensor:
-        ctx.groups = groups
-        return multiplied(x, groups)
+        ctx.groups, ctx.rounds = groups, rounds()
+        if not ctx.rounds:
+            return multiplied(x, groups)
+        parts = [_product(x, part, True) for _, part in _strips(groups)]
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # [..., m] -> [..., n]
-        groups, found = ctx.groups, 0
-        for first in range(0, len(groups.codes), BLOCKS):
-            rows = dense(groups, first, first + BLOCKS)
-            start = first * LANES
-            found = found + gradient[..., start : start + len(rows)] @ rows
-        return found, None
+        return _transposed(gradient, ctx.groups, ctx.rounds), None
+
+
+def _strips(groups: Groups) -> Iterator[tuple[int, Groups]]:
+    """A matrix some rows at a time, with the place of the first."""
+    for first in range(0, len(groups.codes), STRIP):
+        yield first * LANES, groups.blocks(first, first + STRIP)
+
+
+def _product(x: Tensor, groups: Groups, rounded: bool) -> Tensor:
+    """`W x`, float32 `[..., n]` -> `[..., m]`."""
+    if not rounded:
+        return multiplied(x, groups)
+    return (x.bfloat16() @ bfloat16_columns(groups)).float()
+
+
+def _transposed(gradient: Tensor, groups: Groups, rounded: bool) -> Tensor:
+    """`Wᵀ g`, float32 `[..., m]` -> `[..., n]`."""
+    found = gradient.new_zeros(*gradient.shape[:-1], groups.columns)
+    gradient = gradient.bfloat16() if rounded else gradient
+    for start, part in _strips(groups):
+        own = gradient[..., start : start + part.rows]
+        found += own @ (bfloat16_columns(part).T if rounded else dense(part))
+    return found
+
+
+class _LogProbabilities(torch.autograd.Function):
+    """See `log_probabilities`."""
+
+    @staticmethod
+    def forward(ctx, states, targets, groups, temperature):
+        rounded = ctx.needs_input_grad[0] and rounds()
+        most, total = (torch.full((len(states),), value) for value in (-torch.inf, 0.0))
+        wanted = torch.zeros(len(states))
+        for start, part in _strips(groups):
+            logits = _product(states, part, rounded) / temperature  # [N, rows]
+            top = torch.maximum(most, logits.amax(dim=1))
+            rows, columns = _among(targets, start, part)
+            wanted[rows] = logits[rows, columns]
+            total = total * (most - top).exp() + (logits - top[:, None]).exp_().sum(dim=1)
+            most = top
+        normaliser = most + total.log()
+        ctx.save_for_backward(states, targets, normaliser)
+        ctx.groups, ctx.temperature, ctx.rounded = groups, temperature, rounded
+        return wanted - normaliser
+
+    @staticmethod
+    def backward(ctx, gradient):  # [N]
+        states, targets, normaliser = ctx.saved_tensors
+        found, of_logits = torch.zeros_like(states), gradient / ctx.temperature
+        for start, part in _strips(ctx.groups):
+            logits = _product(states, part, ctx.rounded) / ctx.temperature
+            share = logits.sub_(normaliser[:, None]).exp_().mul_(-of_logits[:, None])
+            rows, columns = _among(targets, start, part)
+            share[rows, columns] += of_logits[rows]
+            found += _transposed(share, part, ctx.rounded)
+        return found, None, None, None
+
+
+def _among(targets: Tensor, start: int, part: Groups) -> tuple[Tensor, Tensor]:
+    """Which of the targets are among the rows of a strip, and which rows they are."""
+    rows = ((targets >= start) & (targets < start + part.rows)).nonzero()[:, 0]
+    return rows, targets[rows] - start
+
+
+def log_probabilities(
+    states: Tensor, targets: Tensor, groups: Groups, temperature: float = 1.0
+) -> Tensor:
+    """log p `[N]` of `targets` `[N]` under the softmax of `W states` `[N, V]` / temperature.
+
+    A strip of the vocabulary at a time for all states, and once more in the backward pass, so that
+    neither the logits nor the whole matrix are ever there (Wijmans et al. 2024, arXiv 2411.09009).
+    """
+    return _LogProbabilities.apply(states, targets, groups, temperature)
 
 
 def multiplied(x: Tensor, groups: Groups) -> Tensor:
@@ -108,21 +217,34 @@ def multiplied(x: Tensor, groups: Groups) -> Tensor:
     return torch.cat(parts, dim=1).view(*x.shape[:-1], groups.rows)
 
 
-def dense(groups: Groups, first: int = 0, last: int | None = None) -> Tensor:
+def dense(groups: Groups) -> Tensor:
     """`Groups.dense`, the same to the bit, quickly."""
     if compiling_problem():
-        return groups.dense(first, last)
+        return groups.dense()
     from t2local.models.groups import products
 
-    last = min(len(groups.codes), len(groups.codes) if last is None else last)
-    out = torch.empty((last - first) * LANES, groups.columns)
-    counters = np.zeros(products.REGIONS, np.int64)
-    line = matrix_line(groups)
-    WORKERS.together(
-        products.dense_of,
-        (line.ctypes.data, first, last, out.data_ptr(), counters.ctypes.data, 0, 0, 0),
-    )
-    return out[: groups.rows - first * LANES]
+    out = torch.empty(len(groups.codes) * LANES, groups.columns)
+    _filled(products.dense_of, groups, out)
+    return out[: groups.rows]
+
+
+def bfloat16_columns(groups: Groups) -> Tensor:
+    """The matrix transposed, bfloat16 `[n, m]`."""
+    if compiling_problem():
+        return groups.dense().bfloat16().T
+    from t2local.models.groups import products
+
+    out = torch.empty(groups.columns, len(groups.codes) * LANES, dtype=torch.bfloat16)
+    _filled(products.bfloat16_of, groups, out)
+    return out[:, : groups.rows]
+
+
+def _filled(work: Callable[..., None], groups: Groups, out: Tensor) -> None:
+    from t2local.models.groups import products
+
+    counters, line = np.zeros(products.REGIONS, np.int64), matrix_line(groups)
+    given = (line.ctypes.data, 0, len(groups.codes), out.data_ptr(), counters.ctypes.data, 0, 0, 0)
+    WORKERS.together(work, given)
 
 
 def _compiled(x: Tensor, groups: Groups) -> Tensor:

@@ -20,8 +20,8 @@ from t2local.models.groups.products import (
     TEAM,
     VECTORS,
     compiled,
-    group_sums,
     pieces,
+    prepare,
     wait,
 )
 from t2local.models.groups.vectors import (
@@ -145,7 +145,7 @@ def project(matrices, x, sizes, places, thread, threads, barrier, counters):
     if adapted(matrices, 1, x, 0, beside, sizes, places, thread, threads, barrier):
         x, apart = beside, rows * stride
     for j in range(count):
-        group_sums(matrices[j], x + j * apart, stride, rows, sums)
+        prepare(matrices[j], x + j * apart, stride, rows, sums)
         at, out, own = x + j * apart, found + j * rows * stride, counters + 8 * REGIONS * j
         pieces(matrices[j], at, stride, sums, rows, out, stride, own, thread, threads)
     wait(barrier, threads)
@@ -301,7 +301,7 @@ def step(
         onward(found, weight, epsilon, sizes, places, thread, threads)
         wait(barrier, threads)
     sums = places[SUMS] + thread * sizes[BATCH] * sizes[STRIDE] * 4
-    group_sums(head[0], places[NORMED], sizes[STRIDE] * 4, sizes[BATCH], sums)
+    prepare(head[0], places[NORMED], sizes[STRIDE] * 4, sizes[BATCH], sums)
     pieces(
         head[0], places[NORMED], sizes[STRIDE] * 4, sums, sizes[BATCH], places[LOGITS],
         sizes[LOGITS_STRIDE] * 4, counters + sizes[LAYERS] * 4 * COUNTERS * 8, thread, threads,

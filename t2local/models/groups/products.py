@@ -17,8 +17,11 @@ from t2local import paths
 from t2local.models.groups.vectors import (
     LANES,
     OPENMP,
+    bfloat16_group,
+    bfloat16_row,
     dense_group,
     dot_block,
+    dot_pairs,
     floats_at,
     give_way,
     integers_at,
@@ -35,9 +38,10 @@ def _cache_dir() -> str:
     return str(paths.home() / "compiled" / digest.hexdigest()[:16])
 
 
-# Columns of a matrix's line. `BASIS`: address of its int8 vectors `[r, r]`, 0: no branch; `SIDE`:
-# 1 at its input, 2 at its output. `DELTAS`: of its float32 `z − 1` `[B, r]`, 0: as the base;
-# `APART`: bytes from one row's to the next, 0: one for all.
+# Columns of a matrix's line. `BITS`: 4 or 8 of codes; 16 where `CODES` are pairs of bfloat16
+# (`vectors.dot_pairs`) and `GROUP` is 2. `BASIS`: address of its int8 vectors `[r, r]`, 0: no
+# branch; `SIDE`: 1 at its input, 2 at its output. `DELTAS`: of its float32 `z − 1` `[B, r]`, 0: as
+# the base; `APART`: bytes from one row's to the next, 0: one for all.
 BITS, GROUP, CODES, SCALES, OFFSETS, ROWS, COLUMNS = range(7)
 BASIS, SIDE, DELTAS, APART = range(7, 11)
 MATRIX = 11
@@ -50,6 +54,13 @@ TILE = 64  # inputs that go through a block before the next: they stay in the ca
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 config.CACHE_DIR = _cache_dir()
 compiled = njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+
+
+def pairs_line(address: int, rows: int, columns: int) -> np.ndarray:
+    """The line of a matrix of bfloat16 in pairs."""
+    line = np.zeros(MATRIX, np.int64)
+    line[: COLUMNS + 1] = (16, 2, address, 0, 0, rows, columns)
+    return line
 
 
 @compiled
@@ -66,6 +77,23 @@ def wait(barrier, everyone):
 
 
 @compiled
+def dots_of_pairs(weights, n, x, rows, out, o_stride):
+    """`dots` of a block of bfloat16; `x` `[rows, n]` likewise."""
+    t = 0
+    while t < rows:
+        at, to = x + t * n * 2, out + t * o_stride
+        if rows - t >= 16:
+            dot_pairs(16, weights, at, n, to, o_stride)
+            t += 16
+        elif rows - t >= 4:
+            dot_pairs(4, weights, at, n, to, o_stride)
+            t += 4
+        else:
+            dot_pairs(1, weights, at, n, to, o_stride)
+            t += 1
+
+
+@compiled
 def dots(matrix, block, x, x_stride, sums, rows, out, o_stride):
     """One block of 16 outputs for `rows` inputs."""
     bits, group, offsets = matrix[BITS], matrix[GROUP], matrix[OFFSETS]
@@ -76,6 +104,8 @@ def dots(matrix, block, x, x_stride, sums, rows, out, o_stride):
     if offsets != 0:
         offsets += block * groups * 2 * LANES
     out += block * 4 * LANES
+    if bits == 16:
+        return dots_of_pairs(matrix[CODES] + block * n * 2 * LANES, n, sums, rows, out, o_stride)
     t = 0
     while t < rows:
         at, to, of = x + t * x_stride, out + t * o_stride, sums + t * groups * 4
@@ -126,8 +156,15 @@ def dots(matrix, block, x, x_stride, sums, rows, out, o_stride):
 
 
 @compiled
-def group_sums(matrix, x, x_stride, rows, sums):
-    """The sums `[rows, groups]` of each group's inputs, where the matrix has offsets."""
+def prepare(matrix, x, x_stride, rows, sums):
+    """What `dots` needs beside `x`: sums `[rows, groups]` of each group's inputs for offsets.
+
+    For a matrix of bfloat16 `sums` are the inputs themselves, rounded.
+    """
+    if matrix[BITS] == 16:
+        for t in range(rows):
+            bfloat16_row(x + t * x_stride, matrix[COLUMNS], sums + t * matrix[COLUMNS] * 2)
+        return
     if matrix[OFFSETS] == 0:
         return
     group = matrix[GROUP]
@@ -225,6 +262,37 @@ def dense_of(given, thread, threads):
 
 
 @compiled
+def bfloat16_of(given, thread, threads):
+    """Some blocks of a matrix, transposed, as bfloat16 `[n, rows]`: as `dense_of`."""
+    matrix = carray(integers_at(given[0]), MATRIX)
+    first, last, counters = given[1], given[2], given[4]
+    n, group, bits = matrix[COLUMNS], matrix[GROUP], matrix[BITS]
+    apart = 2 * LANES * (last - first)
+    while True:
+        piece, end = next_piece(counters, thread, threads, last - first, PIECE)
+        if piece == last - first:
+            return
+        for block in range(first + piece, first + end):
+            out = given[3] + (block - first) * LANES * 2
+            for g in range(n // group):
+                place = block * (n // group) + g
+                offsets = matrix[OFFSETS] + place * 2 * LANES if matrix[OFFSETS] != 0 else 0
+                codes = matrix[CODES] + place * (group * LANES * bits // 8)
+                scales = matrix[SCALES] + place * 2 * LANES
+                to = out + g * group * apart
+                if bits == 4 and group == 32:
+                    bfloat16_group(4, 32, 1, codes, scales, offsets, to, apart)
+                elif bits == 4:
+                    bfloat16_group(4, 16, 1, codes, scales, offsets, to, apart)
+                elif group == 16:
+                    bfloat16_group(8, 16, 0, codes, scales, offsets, to, apart)
+                elif offsets != 0:
+                    bfloat16_group(8, 32, 1, codes, scales, offsets, to, apart)
+                else:
+                    bfloat16_group(8, 32, 0, codes, scales, offsets, to, apart)
+
+
+@compiled
 def product_of(given, thread, threads):
     """`product`, of its first eight arguments, the matrix by its address."""
     matrix = carray(integers_at(given[0]), MATRIX)
@@ -249,4 +317,13 @@ if OPENMP:
         """`dense_of` by each thread of a team of OpenMP's."""
         dense_of(carray(integers_at(address), ARGUMENTS), team_thread(), team_size())
 
-    TEAM |= {product_of: product_in_team.address, dense_of: dense_in_team.address}
+    @cfunc("void(int64)", cache=True)
+    def bfloat16_in_team(address):
+        """`bfloat16_of` by each thread of a team of OpenMP's."""
+        bfloat16_of(carray(integers_at(address), ARGUMENTS), team_thread(), team_size())
+
+    TEAM |= {
+        product_of: product_in_team.address,
+        dense_of: dense_in_team.address,
+        bfloat16_of: bfloat16_in_team.address,
+    }

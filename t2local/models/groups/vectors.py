@@ -25,7 +25,11 @@ INT8, INT32, INT64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 HALF, FLOAT = ir.HalfType(), ir.FloatType()
 INT8S, INT32S = ir.VectorType(INT8, LANES), ir.VectorType(INT32, LANES)
 HALVES, FLOATS = ir.VectorType(HALF, LANES), ir.VectorType(FLOAT, LANES)
+INT16S = ir.VectorType(ir.IntType(16), LANES)
 ZEROS = ir.Constant(FLOATS, [0.0] * LANES)
+
+
+llvmlite.binding.initialize_native_asmparser()  # for the one instruction that is named below
 
 
 @intrinsic(prefer_literal=True)
@@ -130,6 +134,105 @@ def _dense_group(b, bits, group, offset, codes, scales, offsets, out, stride):
             where = b.add(out, b.add(b.mul(stride, INT64(row)), INT64(4 * k)))
             number = b.extract_element(value, INT32(row))
             b.store(number, b.inttoptr(where, FLOAT.as_pointer())).align = 4
+
+
+@intrinsic(prefer_literal=True)
+def bfloat16_group(_, bits, group, offset, codes, scales, offsets, out, stride):
+    """A group of 16 rows, transposed, as bfloat16: `out` `[group, 16]`, `stride` bytes apart.
+
+    The nearest one, and of two as near the even one.
+    """
+    signature = types.void(bits, group, offset, *[types.int64] * 5)
+    kind = [value.literal_value for value in (bits, group, offset)]
+
+    def generate(context, builder, _signature, arguments):
+        _bfloat16_group(builder, *kind, *arguments[3:])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _bfloat16_group(b, bits, group, offset, codes, scales, offsets, out, stride):
+    scale = b.fpext(_load(b, scales, HALVES, 2), FLOATS)
+    shift = b.fpext(_load(b, offsets, HALVES, 2), FLOATS) if offset else None
+    for k, weight in _weights(b, bits, group, codes):
+        value = b.fmul(weight, scale)
+        value = b.fadd(value, shift) if offset else value
+        _store_bfloat16(b, value, b.add(out, b.mul(stride, INT64(k))))
+
+
+def _store_bfloat16(b, value, address):
+    def every(number):
+        return ir.Constant(INT32S, [number] * LANES)
+
+    value = b.bitcast(value, INT32S)
+    odd = b.and_(b.lshr(value, every(16)), every(1))
+    value = b.lshr(b.add(value, b.add(odd, every(0x7FFF))), every(16))
+    b.store(b.trunc(value, INT16S), b.inttoptr(address, INT16S.as_pointer())).align = 2
+
+
+@intrinsic
+def bfloat16_row(_, x, n, out):
+    """`n` float32 at address `x` as bfloat16 at `out`; n is a multiple of 16."""
+
+    def generate(context, b, _signature, arguments):
+        x, n, out = arguments
+
+        def body(place, _):
+            value = _load(b, b.add(x, b.mul(place, INT64(4))), FLOATS, 4)
+            _store_bfloat16(b, value, b.add(out, b.mul(place, INT64(2))))
+            return []
+
+        _looped(b, n, [], body)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic(prefer_literal=True)
+def dot_pairs(_, tile, weights, x, n, out, o_stride):
+    """`out[t] = W_block x[t]`, bfloat16: 16 rows of a matrix times `tile` inputs `[n]`.
+
+    `weights`: for each two inputs the 16 rows' two numbers `[n / 2, 16, 2]`; n is a multiple of 16.
+    One instruction of x86 multiplies and adds both to float32; call it only where that is.
+    """
+    signature = types.void(tile, *[types.int64] * 5)
+    count = tile.literal_value
+
+    def generate(context, builder, _signature, arguments):
+        _dot_pairs(builder, count, *arguments[1:])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _dot_pairs(b, tile, weights, x, n, out, o_stride):
+    chains = max(1, min(8, 16 // tile))  # pairs in a turn, each with its own sums
+    kind = ir.FunctionType(FLOATS, [FLOATS, INT32S, INT32S])
+    multiply_add = ir.InlineAsm(kind, "vdpbf16ps $3, $2, $0", "=v,0,v,v")
+    starts = [b.add(x, b.mul(n, INT64(2 * t))) for t in range(tile)]
+
+    def body(place, sums):  # 8 pairs
+        found = list(sums)
+        for pair in range(LANES // 2):
+            weight = _load(
+                b, b.add(weights, b.mul(b.add(place, INT64(2 * pair)), INT64(32))), INT32S, 4
+            )
+            beside = b.add(b.mul(place, INT64(2)), INT64(4 * pair))
+            for t, start in enumerate(starts):
+                value = _load(b, b.add(start, beside), INT32, 4)
+                one = b.insert_element(ir.Constant(INT32S, ir.Undefined), value, INT32(0))
+                both = b.shuffle_vector(one, one, ir.Constant(INT32S, [0] * LANES))
+                at = t * chains + pair % chains
+                found[at] = b.call(multiply_add, [found[at], weight, both])
+        return found
+
+    sums = _looped(b, n, [ZEROS] * (tile * chains), body)
+    for t in range(tile):
+        total = sums[t * chains]
+        for other in sums[t * chains + 1 : (t + 1) * chains]:
+            total = b.fadd(total, other)
+        _store(b, total, b.add(out, b.mul(o_stride, INT64(t))))
 
 
 @intrinsic(prefer_literal=True)

@@ -1,6 +1,7 @@
 """A grouped layer is the linear layer of its dense weight, whatever computes it."""
 
 import threading
+from contextlib import nullcontext, suppress
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from torch.nn import functional as F
 
 from t2local.models.groups import linear as grouped
 from t2local.models.groups.codes import READERS, from_gguf
-from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear, dense, multiplied
+from t2local.models.groups.linear import (
+    GroupedEmbedding,
+    GroupedLinear,
+    bfloat16_columns,
+    dense,
+    log_probabilities,
+    multiplied,
+    rounded_products,
+)
 from tests.models.groups.blocks import random_blocks
 
 ROWS, COLUMNS = 200, 512
@@ -42,8 +51,9 @@ def test_products_are_those_of_the_dense_matrix(kind, inputs, way):
 def test_dense_numbers_are_the_same_to_the_bit(kind, way):
     groups = groups_of(kind)
     assert torch.equal(dense(groups), groups.dense())
-    assert torch.equal(dense(groups, 3, 7), groups.dense(3, 7))
-    assert torch.equal(dense(groups, 10, 70), groups.dense(10, 70))
+    for first, last in ((3, 7), (10, 70)):
+        assert torch.equal(dense(groups.blocks(first, last)), groups.dense(first, last))
+    assert torch.equal(bfloat16_columns(groups).T, groups.dense().bfloat16())
 
 
 @KINDS
@@ -54,6 +64,57 @@ def test_inputs_get_the_gradient_of_the_dense_layer(kind, way):
     found, x.grad = x.grad, None
     F.linear(x, layer.weight, layer.bias).square().sum().backward()
     assert distance(found, x.grad.double()) < 1e-5
+
+
+@KINDS
+def test_a_product_that_may_round_is_off_by_bfloat16_and_so_is_its_gradient(kind, way):
+    layer, x = GroupedLinear(groups_of(kind)), torch.randn(6, COLUMNS, requires_grad=True)
+    direction = torch.randn(6, ROWS)
+
+    def found():
+        x.grad = None
+        y = layer(x)
+        (y * direction).sum().backward()
+        return y.detach(), x.grad
+
+    exact = found()
+    with rounded_products():
+        rounded = found()
+        if way == "compiled":  # loops of our own round only where a gradient is wanted
+            with torch.no_grad():
+                assert torch.equal(layer(x), exact[0])
+    for one, other in zip(rounded, exact, strict=True):
+        assert 1e-5 < distance(one, other.double()) < 0.01
+    assert torch.equal(found()[0], exact[0])
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_log_probabilities_are_those_of_all_logits_though_these_are_never_there(
+    way, rounds, monkeypatch
+):
+    monkeypatch.setattr(grouped, "STRIP", 5)  # 80 of the 200 rows at a time
+    groups = groups_of(next(iter(READERS)))
+    states = (0.1 * torch.randn(30, COLUMNS)).requires_grad_()
+    targets, weights = torch.randint(0, ROWS, (30,)), torch.randn(30)
+    with rounded_products() if rounds else nullcontext():
+        found = log_probabilities(states, targets, groups, 0.7)
+        (found * weights).sum().backward()
+    gradient, states.grad = states.grad, None
+    logits = F.linear(states, groups.dense()) / 0.7
+    meant = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    (meant * weights).sum().backward()
+    error = 0.02 if rounds else 1e-5
+    assert distance(found.detach(), meant.detach().double()) < error
+    assert distance(gradient, states.grad.double()) < error
+
+
+def test_leave_to_round_ends_with_its_block():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with suppress(ValueError), rounded_products():
+        assert grouped.rounds()
+        raise ValueError
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert not grouped.rounds()
 
 
 def test_more_rows_change_no_row():
