@@ -4,7 +4,8 @@ The command line and the form in the page are derived from these fields.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
@@ -12,8 +13,11 @@ import torch
 
 from t2local.adapt.applier import holding
 from t2local.errors import T2LocalError
+from t2local.models.decode.compiled_steps import folding_problem
 from t2local.models.decode.generate import Around, Sampling, generate_batch
-from t2local.models.load.loader import LoadedModel
+from t2local.models.groups.linear import rounded_products, rounds_quickly
+from t2local.models.load.loader import LoadedModel, Steps
+from t2local.models.storage import GGUF
 from t2local.svf import SVFModel, Z
 from t2local.svf.basis import depth_of
 
@@ -180,18 +184,52 @@ completions are π_z's own."""
 def sampler_for(loaded: LoadedModel, config: TrainConfig, hold: Around) -> Sampler:
     """The sampler that `config.rollouts` asks for, of the numbers that `hold` puts in force.
 
-    Quick: the one place where a sampler of rounded weights is chosen; today the model's own forward
-    serves, and tells log μ. Exact: the same forward, and nothing has to be weighted.
+    Quick: steps with `z` folded into rounded weights where those can be had, else the model's own;
+    either way log μ is told. Exact: the model's own, and nothing has to be weighted.
     """
+    steps: list[Steps] = []  # folded at the first prompts, kept for those that are drawn again
 
     def sample(prompts, sampling, among):
-        log_mu: list[list[float]] | None = [] if config.rollouts == QUICK else None
+        if config.rollouts == EXACT:
+            said = generate_batch(
+                loaded, prompts, sampling, around=hold, keep_end=True, among=among
+            )
+            return said, []
+        if not steps:
+            steps.append(_folded_steps(loaded, hold))
+        log_mu: list[list[float]] = []
         said = generate_batch(
-            loaded, prompts, sampling, around=hold, keep_end=True, among=among, log_mu=log_mu
-        )
-        return said, log_mu or []
+            replace(loaded, steps=steps[0]), prompts, sampling,
+            around=hold, keep_end=True, among=among, log_mu=log_mu,
+        )  # fmt: skip
+        return said, log_mu
 
     return sample
+
+
+def _folded_steps(loaded: LoadedModel, hold: Around) -> Steps | None:
+    if loaded.steps is None or folding_problem(loaded.model):
+        return loaded.steps
+    with hold():
+        deltas = loaded.steps.deltas
+        return loaded.steps if deltas is None else loaded.steps.folded(deltas)
+
+
+def gradient_holding(loaded: LoadedModel, config: TrainConfig, hold: Around) -> Around:
+    """What a step's gradient is taken under: `hold`, with products that round where that is quick.
+
+    Only for weights of few bits, on processors that multiply bfloat16, and not with exact rollouts:
+    the rounding is a part of the gap that every step reports and weights for.
+    """
+    if loaded.quantization != GGUF or config.rollouts == EXACT or not rounds_quickly():
+        return hold
+
+    @contextmanager
+    def rounded() -> Iterator[None]:
+        with hold(), rounded_products():
+            yield
+
+    return rounded
 
 
 MOST_WEIGHT = 2.0  # of a token; Yao et al. 2025 truncate at it

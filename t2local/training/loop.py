@@ -27,6 +27,7 @@ from t2local.training.config import (
     Method,
     TrainConfig,
     change_by_layer,
+    gradient_holding,
     method_for,
     overall_change,
     sampler_for,
@@ -119,7 +120,8 @@ def train(
         share = processes.share(batch)
         with clock("forward"):
             hold = method.holding(flat)
-        work = StepWork(step, hold, clock, share, len(batch), sampler_for(loaded, config, hold))
+        sample, hold = sampler_for(loaded, config, hold), gradient_holding(loaded, config, hold)
+        work = StepWork(step, hold, clock, share, len(batch), sample)
         policy = policy_for(
             loaded, svf, examples, reward, replace(config, rows_per_forward=rows_per_forward)
         )

@@ -6,6 +6,7 @@ what the file and the int8 bases hold. Rows have caches of their own length, so 
 go. Prompts are read by the ordinary forward.
 """
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,16 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from t2local.models.fit.anatomy import positions_problem
-from t2local.models.groups.codes import LANES
+from t2local.models.fit.memory import free_bytes
+from t2local.models.groups.codes import LANES, Groups
 from t2local.models.groups.linear import (
     WORKERS,
     GroupedEmbedding,
     GroupedLinear,
     compiling_problem,
+    dense,
     matrix_line,
+    rounds_in_pairs,
 )
 
 FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
@@ -153,7 +157,7 @@ class CompiledSteps:
             for block in model.model.layers
         ]
         self._last_norm = model.model.norm.weight
-        layers = {
+        self._layers = layers = {
             name: layers.get(name) or model.get_submodule(name)
             for names in self._names
             for name in names
@@ -175,6 +179,31 @@ class CompiledSteps:
     def deltas(self) -> Deltas | None:
         """What adapts the model's own forward now; None where steps here cannot do the same."""
         return self._in_force()
+
+    def folded(self, deltas: Deltas) -> "CompiledSteps":
+        """Steps under `deltas` `[r]` alone, with them in the weights, all rounded to bfloat16.
+
+        For many rows and tokens under one `z`: two bytes a number of the model, and some seconds.
+        Ask `folding_problem` first.
+        """
+        other = copy.copy(self)
+        other._buffers, other._buffers_lock = None, threading.Lock()
+        other._branches, other._in_force = {}, dict
+        held = []
+
+        def line(layer: GroupedLinear, name: str) -> np.ndarray:
+            pairs = _pairs(_folded(layer.groups, self._branches.get(name), deltas.get(name)))
+            held.append(pairs)
+            return self._products.pairs_line(
+                pairs.data_ptr(), layer.out_features, layer.in_features
+            )
+
+        other._lines = np.stack(
+            [[line(self._layers[name], name) for name in names] for names in self._names]
+        )
+        other._line_of_head = line(self._head, "")[None]
+        other._folded_weights = held  # the lines hold addresses
+        return other
 
     def row(self, ordinary: DynamicCache, row: int, padding: int) -> RowCache:
         """A row of transformers' cache, without its padding on the left, for `step`."""
@@ -210,6 +239,8 @@ class CompiledSteps:
         capacities = np.array([cache.capacity for cache in caches], np.int64)
         assert lengths.max() < len(self._cosines), (lengths.max(), len(self._cosines))
         buffers.counters[:] = 0
+        logits = torch.empty(rows, int(buffers.sizes[-1]))  # the caller's to keep
+        buffers.places[-1] = logits.data_ptr()
         WORKERS.together(
             self._loops.step_of,
             (
@@ -223,7 +254,7 @@ class CompiledSteps:
             buffers.threads,
         )  # fmt: skip
         del held
-        return torch.from_numpy(buffers.logits.numpy()[:, : self._head.out_features].copy())
+        return logits[:, : self._head.out_features]
 
     def _line(self, layer: GroupedLinear, name: str) -> np.ndarray:
         line, products = matrix_line(layer.groups), self._products
@@ -269,12 +300,50 @@ class CompiledSteps:
         return self._buffers
 
 
+# --- A `z` in the weights.
+
+FOLDING_ROOM = 1.5  # of what is free, this part is left to others
+
+
+def folding_problem(model: PreTrainedModel) -> str:
+    """Why `CompiledSteps.folded` cannot be had here, "" where it can."""
+    if not rounds_in_pairs():
+        return "this processor does not multiply bfloat16"
+    needed = 2 * sum(
+        module.in_features * module.out_features
+        for module in model.modules()
+        if isinstance(module, GroupedLinear)
+    )
+    if FOLDING_ROOM * needed > free_bytes("cpu"):
+        return f"a rounded copy of the model takes {needed / 1e9:.1f} GB"
+    return ""
+
+
+def _folded(groups: Groups, branch: Branch | None, delta: Tensor | None) -> Tensor:
+    """`W'` `[m, n]` bfloat16: products rounded, sums float32."""
+    exact = dense(groups)
+    if branch is None or delta is None:
+        return exact.bfloat16()
+    rows, weight = branch.vectors.bfloat16(), exact.bfloat16()
+    if branch.side == "in":
+        change = ((weight @ rows.T) * delta).bfloat16() @ rows
+    else:
+        change = rows.T @ (delta[:, None] * (rows @ weight)).bfloat16()
+    return exact.add_(change).bfloat16()
+
+
+def _pairs(weight: Tensor) -> Tensor:
+    """bfloat16 `[m, n]` as `vectors.dot_pairs` reads it: `[blocks, n / 2, 16, 2]`."""
+    rows, columns = weight.shape
+    blocks = torch.nn.functional.pad(weight, (0, 0, 0, -rows % LANES))
+    return blocks.view(-1, LANES, columns // 2, 2).transpose(1, 2).contiguous()
+
+
 @dataclass
 class _Buffers:
     """What a step writes to. `sizes`, `places`: as `products` counts them."""
 
     states: Tensor  # [B, stride]
-    logits: Tensor
     sizes: np.ndarray
     places: np.ndarray
     barrier: np.ndarray
@@ -284,14 +353,12 @@ class _Buffers:
 
     @classmethod
     def made(cls, sizes: tuple[int, ...], threads: int, n_counters: int, most: int) -> "_Buffers":
-        rows, stride, wide = sizes[1], sizes[7], sizes[8]
+        rows, stride = sizes[1], sizes[7]
         states, normed, heard = (torch.zeros(rows, stride) for _ in range(3))
         beside, found, changed = (torch.zeros(most, rows, stride) for _ in range(3))
         scratch = torch.zeros(threads, most, rows, stride)
-        sums, logits = torch.zeros(threads, rows, stride), torch.zeros(rows, wide)
-        all_ = [states, normed, heard, beside, found, changed, scratch, sums, logits]
-        places = np.array([tensor.data_ptr() for tensor in all_], np.int64)
+        sums = torch.zeros(threads, rows, stride)
+        all_ = [states, normed, heard, beside, found, changed, scratch, sums]
+        places = np.array([*(tensor.data_ptr() for tensor in all_), 0], np.int64)  # logits last
         counters, barrier = np.zeros(n_counters, np.int64), np.zeros(1, np.int64)
-        return cls(
-            states, logits, np.array(sizes, np.int64), places, barrier, counters, threads, all_
-        )
+        return cls(states, np.array(sizes, np.int64), places, barrier, counters, threads, all_)

@@ -11,7 +11,7 @@ from t2local.adapt.applier import adapting
 from t2local.models.decode.compiled_steps import RowCache, compiled_problem
 from t2local.models.decode.generate import Decoder, Sampling, generate_batch
 from t2local.models.groups.codes import rounded
-from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear
+from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear, rounds_in_pairs
 from t2local.models.load.loader import describe
 from t2local.progress import drain
 from tests.conftest import build_tiny, byte_tokenizer
@@ -84,6 +84,26 @@ def test_rows_of_any_length_under_their_own_z_are_those_alone():
             )
     found = loaded.steps.step(rows, tokens, svf.deltas(z))
     assert distance(found, torch.stack(alone)) < 1e-5
+
+
+@pytest.mark.skipif(not rounds_in_pairs(), reason="this processor has no AVX-512 BF16")
+@pytest.mark.parametrize("rows", [1, 3, 4, 16, 37])
+@torch.no_grad()
+def test_steps_with_a_z_in_the_weights_are_those_beside_it_up_to_bfloat16(rows):
+    loaded, svf = grouped("qwen2")
+    z = random_z(svf, 2)
+    with svf.using(z):
+        folded = loaded.steps.folded(loaded.steps.deltas)
+        cache = DynamicCache()
+        loaded.model(torch.tensor([PROMPTS[0]] * rows), past_key_values=cache)
+    one, two = ([RowCache.of(cache, i) for i in range(rows)] for _ in range(2))
+    generator = torch.Generator().manual_seed(rows)
+    for _ in range(3):
+        tokens = torch.randint(0, 100, (rows,), generator=generator)
+        meant = loaded.steps.step(one, tokens, svf.deltas(z))
+        assert 1e-5 < distance(folded.step(two, tokens, folded.deltas), meant) < 0.02
+    base = loaded.steps.step(one, tokens, {})  # the steps it was made of are what they were
+    assert distance(base, meant) > 0.05
 
 
 def test_one_row_of_z_is_the_base_model_bit_for_bit():
