@@ -48,7 +48,7 @@ from t2local.models.load.quantized import nf4_problem
 from t2local.models.storage import GGUF, INT8, NF4
 from t2local.progress import Progress, Result
 from t2local.svf import SVFModel, attaching
-from t2local.training.config import TrainConfig
+from t2local.training.config import EXACT, TrainConfig
 
 GIB = 2**30
 TEXT = (
@@ -115,7 +115,13 @@ def _training_step(opening: Opening, effort: Effort) -> Measuring[Measured]:
         ]
     rows.append(Row(name, "whole turn of the loop", costs[0].wall_s, "s"))
     rows.append(Row(name, "sent by each of several processes", costs[0].sent_bytes, "bytes"))
-    own = Measured(rows, {"train_overhead": costs[0].overhead})
+    ratios = {"train_overhead": costs[0].overhead}
+    if costs[0].quantization == GGUF:
+        yield "measuring a training step of exact answers and gradients"
+        exact = _in_child(step_cost, *opening, *size, usual, effort.steps, EXACT)
+        rows.append(Row(name, "speed, exact", exact.tokens / exact.wall_s, "tokens/s"))
+        ratios["train_step_over_exact"] = costs[0].wall_s / exact.wall_s
+    own = Measured(rows, ratios)
     peer = yield from _peer_step(opening, effort, costs[0])
     return joined([own, peer])
 

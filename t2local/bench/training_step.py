@@ -30,7 +30,7 @@ from t2local.progress import CancelToken, drain
 from t2local.svf import SVFModel
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rows import Example
-from t2local.training.config import SVFMethod, TrainConfig
+from t2local.training.config import QUICK, SVFMethod, TrainConfig
 from t2local.training.loop import train
 from t2local.training.reports import BatchStatistics, Checkpoint, StepReport, TrainState
 from t2local.training.runs import Run
@@ -98,6 +98,7 @@ def step_cost(
     sequence_tokens: int,
     rows_per_forward: int,
     steps: int,
+    rollouts: str = QUICK,
 ) -> StepCost:
     """The median of `steps` steps after one to warm up; a step is `sequences` × `sequence_tokens`.
 
@@ -106,7 +107,7 @@ def step_cost(
     loaded = drain(load_model(source, quantization))
     loaded, svf = drain(adapting(loaded, "all", basis))
     work = workload(loaded, sequences, sequence_tokens, rows_per_forward)
-    return cost_of_steps(loaded, svf, work, steps)
+    return cost_of_steps(loaded, svf, work, steps, rollouts)
 
 
 def workload(
@@ -119,7 +120,9 @@ def workload(
     return Workload(questions, sequences // len(questions), longest, new_tokens, rows_per_forward)
 
 
-def cost_of_steps(loaded: LoadedModel, svf: SVFModel, work: Workload, steps: int) -> StepCost:
+def cost_of_steps(
+    loaded: LoadedModel, svf: SVFModel, work: Workload, steps: int, rollouts: str = QUICK
+) -> StepCost:
     """As `step_cost`, on a model that is there. Turns without a validation are measured."""
     config = TrainConfig(
         steps=steps + 2,  # the first warms up; the last one validates and is never taken
@@ -128,6 +131,7 @@ def cost_of_steps(loaded: LoadedModel, svf: SVFModel, work: Workload, steps: int
         max_new_tokens=work.completion_tokens,
         baseline="none",  # every answer is read, also where all earn the same
         redraws=0.0,
+        rollouts=rollouts,
         rows_per_forward=work.rows_per_forward,
         validate_every=steps + 2,
         checkpoint_every=1,

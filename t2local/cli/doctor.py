@@ -14,7 +14,7 @@ from t2local.engine.people import read_accounts
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
 from t2local.models.fit.memory import DeviceReport, device_report
-from t2local.models.groups.linear import compiling_problem
+from t2local.models.groups.linear import compiling_problem, rounds_in_pairs, rounds_quickly
 from t2local.models.load import embedded
 from t2local.models.load.loader import model_slug
 from t2local.svf.fused import branch_path
@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         "embedded_model": _embedded(),
         "caches": _caches(),
         "grouped_weights": compiling_problem() or "compiled for this processor",
+        "their_training": _rounding(),
         "branch": branch_path("cuda") if device.gpus else "PyTorch products (no CUDA device)",
         "decode": engine.models.ready().decoding() if engine else NOT_HERE,
         "experts": _experts(engine, arguments),
@@ -69,6 +70,18 @@ def _devices(device: DeviceReport) -> list[str]:
         for gpu in device.gpus
     ]
     return [*gpus, f"CPU with {device.cpu_cores} cores"]
+
+
+def _rounding() -> str:
+    """In which numbers a training run works on a model of grouped weights."""
+    parts = [
+        name
+        for name, rounded in (("gradients", rounds_quickly()), ("answers", rounds_in_pairs()))
+        if rounded
+    ]
+    if not parts:
+        return "float32 (this processor does not multiply bfloat16)"
+    return f"{' and '.join(parts)} in bfloat16, unless `--rollouts exact`"
 
 
 def _sandbox() -> str:

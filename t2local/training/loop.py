@@ -120,8 +120,10 @@ def train(
         share = processes.share(batch)
         with clock("forward"):
             hold = method.holding(flat)
-        sample, hold = sampler_for(loaded, config, hold), gradient_holding(loaded, config, hold)
-        work = StepWork(step, hold, clock, share, len(batch), sample)
+        work = StepWork(
+            step, gradient_holding(loaded, config, hold), clock, share, len(batch),
+            sampler_for(loaded, config, hold),
+        )  # fmt: skip
         policy = policy_for(
             loaded, svf, examples, reward, replace(config, rows_per_forward=rows_per_forward)
         )
@@ -136,6 +138,7 @@ def train(
         drawn = draw([batch[i] for i in share], work)
         if policy.samples:  # where all answers earn the same there is nothing to learn
             drawn = without_equal_groups(drawn, spare, draw, work, processes)
+        work = replace(work, sample=None)  # its folded weights go before activations come
         if share:
             rollout, rewards = drawn.rollout, drawn.rewards  # [B][A], of each prompt's actions
             penalties = policy.penalties(rollout, work)  # λ KL, [B, A], or in the loss

@@ -19,12 +19,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from t2local.adapt.answering import CHOICE, action_of, choice_tokens, prompt_ids
 from t2local.adapt.applier import may_rebuild
 from t2local.errors import T2LocalError
+from t2local.models.decode.compiled_steps import folded_bytes
 from t2local.models.decode.generate import Around
 from t2local.models.decode.out_of_memory import free_memory
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.tasks.rows import Example
-from t2local.training.config import NEXT_TOKEN, Sampler, TrainConfig
+from t2local.training.config import NEXT_TOKEN, QUICK, Sampler, TrainConfig
 from t2local.training.reports import Notice, TrainState
 
 # Numbers kept a token and layer, fitted to steps of the embedded model: 1.2 GiB more for 512 tokens
@@ -68,7 +69,8 @@ def forward_shape(
 def step_bytes(loaded: LoadedModel, examples: Sequence[Example], config: TrainConfig) -> int:
     """Bytes that a training step takes beside the loaded model: activations, rebuilt matrices.
 
-    Of the longest of the first examples, with answers as long as allowed: an upper estimate.
+    Of the longest of the first examples, with answers as long as allowed: an upper estimate. The
+    rounded copy that quick rollouts sample from is gone before activations come.
     """
     rows, row_tokens = forward_shape(loaded, examples, config)
     activations = activation_bytes(loaded, rows, row_tokens)
@@ -76,7 +78,9 @@ def step_bytes(loaded: LoadedModel, examples: Sequence[Example], config: TrainCo
         text = loaded.model.config.get_text_config()
         width = text.num_hidden_layers * text.hidden_size * loaded.model.dtype.itemsize
         activations = rows * row_tokens * width + activations // text.num_hidden_layers
-    return activations + (rebuilt_bytes(loaded) if may_rebuild(loaded) else 0)
+    step = activations + (rebuilt_bytes(loaded) if may_rebuild(loaded) else 0)
+    folds = loaded.steps is not None and config.rollouts == QUICK
+    return max(step, folded_bytes(loaded.model)) if folds else step
 
 
 def rebuilt_bytes(loaded: LoadedModel) -> int:

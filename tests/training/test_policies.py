@@ -5,11 +5,20 @@ import pytest
 import torch
 
 from t2local.adapt.answering import prompt_ids, score_choices
+from t2local.adapt.applier import holding
 from t2local.models.decode.scoring import log_probabilities, pack_choices, predictor_states
+from t2local.models.groups.linear import rounds_in_pairs
 from t2local.progress import drain
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rows import Example
-from t2local.training.config import EXACT, NEXT_TOKEN, QUICK, TrainConfig, sampler_for
+from t2local.training.config import (
+    EXACT,
+    NEXT_TOKEN,
+    QUICK,
+    TrainConfig,
+    gradient_holding,
+    sampler_for,
+)
 from t2local.training.loop import train
 from t2local.training.policies import (
     ChoicePolicy,
@@ -20,7 +29,8 @@ from t2local.training.policies import (
     sampled_kl,
 )
 from t2local.training.reports import DryRun, StepReport
-from t2local.training.step_memory import gradient_checkpointing
+from t2local.training.step_memory import StepWork, gradient_checkpointing
+from tests.models.decode.test_compiled_steps import grouped
 from tests.training.conftest import accumulate
 
 
@@ -156,6 +166,33 @@ def test_quick_rollouts_of_an_exact_sampler_give_the_exact_gradient(
     assert torch.allclose(found[QUICK][0], found[EXACT][0], atol=1e-6)
     assert 0 < found[QUICK][1] < 1e-4
     assert found[EXACT][1] == 0.0
+
+
+@pytest.mark.skipif(not rounds_in_pairs(), reason="this processor has no AVX-512 BF16")
+def test_answers_and_gradient_in_bfloat16_are_near_those_of_the_model_itself(texts, parity):
+    """Folded weights say how likely they were to draw; the gradient is off by a few percent."""
+    loaded, svf = grouped("qwen2")
+    config = TrainConfig(samples_per_prompt=4, max_new_tokens=8)
+    policy = TextPolicy(loaded, svf, parity, config)
+    found, rollout = {}, None
+    for rollouts in (QUICK, EXACT):
+        z = {n: row.mul_(1.1).requires_grad_() for n, row in svf.identity().items()}
+        own, hold = replace(config, rollouts=rollouts), holding(loaded, svf, z)
+        work = StepWork(1, gradient_holding(loaded, own, hold))
+        work = replace(work, sample=sampler_for(loaded, own, hold))
+        if rollout is None:
+            assert not loaded.steps.deltas  # the sampler puts its z in force by itself
+            rollout = policy.rollout(texts[:2], 0, work)
+        advantages = policy.advantages(policy.rewards(rollout, work))
+        terms = []
+        for loss, part in policy.losses(rollout, advantages, work):
+            work.backward(loss)
+            terms.append(part)
+        gap = sum(part.gap for part in terms) / sum(part.tokens for part in terms)
+        found[rollouts] = torch.cat([row.grad for row in z.values()]), gap
+    one, other = found[QUICK][0], found[EXACT][0]
+    assert 1e-5 < float((one - other).norm() / other.norm()) < 0.05
+    assert all(1e-5 < gap < 0.05 for _, gap in found.values())
 
 
 def test_answers_of_another_sampler_are_weighted_by_their_own_tokens(

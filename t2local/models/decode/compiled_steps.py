@@ -254,7 +254,8 @@ class CompiledSteps:
             buffers.threads,
         )  # fmt: skip
         del held
-        return logits[:, : self._head.out_features]
+        logits, bias = logits[:, : self._head.out_features], self._head.bias
+        return logits if bias is None else logits + bias
 
     def _line(self, layer: GroupedLinear, name: str) -> np.ndarray:
         line, products = matrix_line(layer.groups), self._products
@@ -309,14 +310,16 @@ def folding_problem(model: PreTrainedModel) -> str:
     """Why `CompiledSteps.folded` cannot be had here, "" where it can."""
     if not rounds_in_pairs():
         return "this processor does not multiply bfloat16"
-    needed = 2 * sum(
-        module.in_features * module.out_features
-        for module in model.modules()
-        if isinstance(module, GroupedLinear)
-    )
+    needed = folded_bytes(model)
     if FOLDING_ROOM * needed > free_bytes("cpu"):
         return f"a rounded copy of the model takes {needed / 1e9:.1f} GB"
     return ""
+
+
+def folded_bytes(model: PreTrainedModel) -> int:
+    """What `CompiledSteps.folded` takes: two bytes a number of all matrices."""
+    grouped = (module for module in model.modules() if isinstance(module, GroupedLinear))
+    return 2 * sum(module.in_features * module.out_features for module in grouped)
 
 
 def _folded(groups: Groups, branch: Branch | None, delta: Tensor | None) -> Tensor:

@@ -162,8 +162,8 @@ def log_probabilities(
     `temperature`: that of the distribution, as in sampling.
     """
     last = model.get_output_embeddings()
-    if isinstance(last, GroupedLinear) and last.bias is None and _softcap(model) is None:
-        return grouped_log_probabilities(hidden, targets, last.groups, temperature)
+    if isinstance(last, GroupedLinear) and _softcap(model) is None:
+        return grouped_log_probabilities(hidden, targets, last, temperature)
 
     def chunk(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         return -F.cross_entropy(head(model, states) / temperature, wanted, reduction="none")

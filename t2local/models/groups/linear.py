@@ -159,12 +159,12 @@ class _LogProbabilities(torch.autograd.Function):
     """See `log_probabilities`."""
 
     @staticmethod
-    def forward(ctx, states, targets, groups, temperature):
+    def forward(ctx, states, targets, groups, bias, temperature):
         rounded = ctx.needs_input_grad[0] and rounds()
         most, total = (torch.full((len(states),), value) for value in (-torch.inf, 0.0))
         wanted = torch.zeros(len(states))
         for start, part in _strips(groups):
-            logits = _product(states, part, rounded) / temperature  # [N, rows]
+            logits = _logits(states, part, start, bias, temperature, rounded)
             top = torch.maximum(most, logits.amax(dim=1))
             rows, columns = _among(targets, start, part)
             wanted[rows] = logits[rows, columns]
@@ -172,20 +172,29 @@ class _LogProbabilities(torch.autograd.Function):
             most = top
         normaliser = most + total.log()
         ctx.save_for_backward(states, targets, normaliser)
-        ctx.groups, ctx.temperature, ctx.rounded = groups, temperature, rounded
+        ctx.groups, ctx.others = groups, (bias, temperature, rounded)
         return wanted - normaliser
 
     @staticmethod
     def backward(ctx, gradient):  # [N]
         states, targets, normaliser = ctx.saved_tensors
-        found, of_logits = torch.zeros_like(states), gradient / ctx.temperature
+        _, temperature, rounded = ctx.others
+        found, of_logits = torch.zeros_like(states), gradient / temperature
         for start, part in _strips(ctx.groups):
-            logits = _product(states, part, ctx.rounded) / ctx.temperature
+            logits = _logits(states, part, start, *ctx.others)
             share = logits.sub_(normaliser[:, None]).exp_().mul_(-of_logits[:, None])
             rows, columns = _among(targets, start, part)
             share[rows, columns] += of_logits[rows]
-            found += _transposed(share, part, ctx.rounded)
-        return found, None, None, None
+            found += _transposed(share, part, rounded)
+        return found, None, None, None, None
+
+
+def _logits(states, part, start, bias, temperature, rounded) -> Tensor:
+    """A strip's `[N, rows]` over the temperature."""
+    logits = _product(states, part, rounded)
+    if bias is not None:
+        logits += bias[start : start + part.rows]
+    return logits if temperature == 1 else logits.div_(temperature)
 
 
 def _among(targets: Tensor, start: int, part: Groups) -> tuple[Tensor, Tensor]:
@@ -195,14 +204,14 @@ def _among(targets: Tensor, start: int, part: Groups) -> tuple[Tensor, Tensor]:
 
 
 def log_probabilities(
-    states: Tensor, targets: Tensor, groups: Groups, temperature: float = 1.0
+    states: Tensor, targets: Tensor, head: GroupedLinear, temperature: float = 1.0
 ) -> Tensor:
-    """log p `[N]` of `targets` `[N]` under the softmax of `W states` `[N, V]` / temperature.
+    """log p `[N]` of `targets` `[N]` under the softmax of `head(states)` `[N, V]` / temperature.
 
     A strip of the vocabulary at a time for all states, and once more in the backward pass, so that
     neither the logits nor the whole matrix are ever there (Wijmans et al. 2024, arXiv 2411.09009).
     """
-    return _LogProbabilities.apply(states, targets, groups, temperature)
+    return _LogProbabilities.apply(states, targets, head.groups, head.bias, temperature)
 
 
 def multiplied(x: Tensor, groups: Groups) -> Tensor:

@@ -69,6 +69,20 @@ def test_a_row_s_steps_are_those_of_the_forward(family, adapted):
 
 
 @torch.no_grad()
+def test_a_head_s_bias_counts():
+    loaded, _ = grouped("llama")
+    caches = []
+    for _ in range(2):
+        cache = DynamicCache()
+        loaded.model(torch.tensor([PROMPTS[0]]), past_key_values=cache)
+        caches.append(RowCache.of(cache))
+    before = loaded.steps.step(caches[:1], torch.tensor([3]), {})
+    head = loaded.model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.randn(head.out_features), requires_grad=False)
+    assert torch.equal(loaded.steps.step(caches[1:], torch.tensor([3]), {}), before + head.bias)
+
+
+@torch.no_grad()
 def test_rows_of_any_length_under_their_own_z_are_those_alone():
     loaded, svf = grouped("qwen2")
     z = random_z(svf, 1, rows=len(PROMPTS))

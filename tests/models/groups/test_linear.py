@@ -93,14 +93,14 @@ def test_log_probabilities_are_those_of_all_logits_though_these_are_never_there(
     way, rounds, monkeypatch
 ):
     monkeypatch.setattr(grouped, "STRIP", 5)  # 80 of the 200 rows at a time
-    groups = groups_of(next(iter(READERS)))
+    head = GroupedLinear(groups_of(next(iter(READERS))), torch.randn(ROWS))
     states = (0.1 * torch.randn(30, COLUMNS)).requires_grad_()
     targets, weights = torch.randint(0, ROWS, (30,)), torch.randn(30)
     with rounded_products() if rounds else nullcontext():
-        found = log_probabilities(states, targets, groups, 0.7)
+        found = log_probabilities(states, targets, head, 0.7)
         (found * weights).sum().backward()
     gradient, states.grad = states.grad, None
-    logits = F.linear(states, groups.dense()) / 0.7
+    logits = F.linear(states, head.weight, head.bias) / 0.7
     meant = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
     (meant * weights).sum().backward()
     error = 0.02 if rounds else 1e-5
