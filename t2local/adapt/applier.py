@@ -95,6 +95,10 @@ class CompiledVariant:
         """Next-token logits `[1, V]` after one more token `[1]`."""
         return self.steps.step([cache], tokens, self.deltas)
 
+    def several(self, cache: RowCache, tokens: torch.Tensor) -> torch.Tensor:
+        """`[k, V]` after each of some tokens `[k]`, of which the first joins the cache."""
+        return self.steps.several(cache, tokens, self.deltas)
+
 
 def adapting(
     loaded: LoadedModel, targets: str, basis: str, cancel: CancelToken | None = None

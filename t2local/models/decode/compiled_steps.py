@@ -92,9 +92,13 @@ class RowCache:
         """Tokens read so far, by the name that transformers' caches use."""
         return self.length
 
-    def make_room(self) -> None:
-        """See that one more token fits."""
-        if self.length < self.capacity:
+    def take_in(self) -> None:
+        """One more of the tokens that were read ahead belongs to the sequence."""
+        self.length += 1
+
+    def make_room(self, tokens: int = 1) -> None:
+        """See that so many more tokens fit."""
+        if self.length + tokens <= self.capacity:
             return
         self.capacity = max(self.length + ROOM, self.length * 3 // 2)
         self.keys = [self._grown(old) for old in self.keys]
@@ -219,6 +223,22 @@ class CompiledSteps:
             logits = self._made(caches, tokens, deltas)
         for cache in caches:
             cache.length += 1
+        return logits
+
+    @torch.no_grad()
+    def several(self, cache: RowCache, tokens: Tensor, deltas: Deltas) -> Tensor:
+        """Logits `[k, V]` after each of the next tokens `[k]` of one row, under `deltas` `[r]`.
+
+        The first joins the cache, the others do by its `take_in`.
+        """
+        assert len(tokens) <= ROOM, len(tokens)
+        cache.make_room(len(tokens))
+        rows = [copy.copy(cache) for _ in tokens]
+        for later, row in enumerate(rows):
+            row.length += later
+        with self._buffers_lock:
+            logits = self._made(rows, tokens, deltas)
+        cache.length += 1
         return logits
 
     def _made(self, caches: Sequence[RowCache], tokens: Tensor, deltas: Deltas) -> Tensor:

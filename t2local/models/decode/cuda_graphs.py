@@ -280,6 +280,7 @@ class Variant:
     steps: GraphSteps
     name: str
     around: Around
+    several = None
 
     def begin(self, ordinary: DynamicCache, n_tokens: int) -> GraphCache | None:
         """See `GraphSteps.take`."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from t2local.models.chat_format import Ends, answer_text, stop_strings, stop_tokens
+from t2local.models.decode.lookup import Lookup
 from t2local.models.decode.sampling import Sampling, choose, choose_and_tell
 from t2local.models.load.loader import LoadedModel, Steps
 from t2local.progress import CancelToken
@@ -214,6 +215,11 @@ class Quick(Protocol):
     def step(self, cache: StepCache, tokens: Tensor) -> Tensor:
         """Next-token logits `[1, V]` after one more token `[1]`, which joins the cache."""
 
+    @property
+    def several(self) -> Callable[[StepCache, Tensor], Tensor] | None:
+        """The same after each of some tokens `[k]`: `[k, V]`. Only the first joins the cache; the
+        others do by its `take_in`, one after the other. None where that is no faster."""
+
 
 @torch.no_grad()
 def generate_batch(
@@ -330,6 +336,9 @@ class Decoder:
         self._logits: Tensor | None = None
         self._generator = sampling.generator()
         self._ends = _ends(loaded)
+        self._lookup = Lookup()
+        self._ahead: list[tuple[int, Tensor]] = []  # guessed tokens, the logits after each
+        self._guess = (0, 0)  # how many were guessed last, how many of them came true
 
     @torch.no_grad()
     def read(self, n_tokens: int) -> bool:
@@ -364,9 +373,35 @@ class Decoder:
                 if begun is None:
                     return None
                 self._cache = begun
-            self._logits = quick.step(self._cache, self._ids[:, -1])
+            self._logits = self._guessed() if self._ahead else None
+            if self._logits is None:
+                self._logits = self._read_on(quick)
             self.n_quick += 1
         return self._logits
+
+    def _guessed(self) -> Tensor | None:
+        """The logits that were read ahead, where the last token is the one that was guessed."""
+        token, logits = self._ahead.pop(0)
+        if token != int(self._ids[0, -1]):
+            self._ahead = []
+            return None
+        self._cache.take_in()
+        self._guess = (self._guess[0], self._guess[1] + 1)
+        return logits
+
+    def _read_on(self, quick: Quick) -> Tensor:
+        """The logits after the last token; those after a guess are read together with them."""
+        if self._guess[0]:
+            self._lookup.learn(*self._guess)
+        left = self._most_tokens - self.context_used - 1
+        guess = self._lookup.guess(self._ids[0].tolist())[: max(0, left)] if quick.several else []
+        self._guess = (len(guess), 0)
+        if not guess:
+            return quick.step(self._cache, self._ids[:, -1])
+        tokens = torch.cat([self._ids[0, -1:], torch.tensor(guess)])
+        first, *others = quick.several(self._cache, tokens).split(1)
+        self._ahead = list(zip(guess, others, strict=True))
+        return first
 
     @torch.no_grad()
     def _by_the_model(self) -> Tensor:
@@ -400,6 +435,7 @@ class Decoder:
     def forget(self) -> None:
         """Drop the KV cache: `z` changed, so the next `logits` reads everything again."""
         self._cache = self._logits = None
+        self._ahead, self._guess = [], (0, 0)
 
     @property
     def n_tokens(self) -> int:

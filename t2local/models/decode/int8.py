@@ -276,6 +276,7 @@ class Int8Steps:
     """The steps of a packed model, as `Decoder.quickly` takes them."""
 
     model: Int8Model
+    several = None
 
     def begin(self, ordinary: DynamicCache, n_tokens: int) -> FastCache:
         """Take the cache over; it grows by itself, whatever `n_tokens` come to be."""

@@ -197,10 +197,10 @@ def attend(queries, keys, values, heard, length, n_queries):
 
 
 @compiled
-def attention(
+def placed(
     found, others, caches, lengths, capacities, cosines, sines, sizes, places, thread, threads
 ):
-    """Position, KV cache and attention of every row; heads that share keys go together."""
+    """Biases and position of every row's queries; its keys and values join the caches."""
     rows, stride, kv, width = sizes[BATCH], sizes[STRIDE] * 4, sizes[KEYS], sizes[WIDTH]
     group = sizes[HEADS] // kv
     for item in range(thread, rows * kv, threads):
@@ -218,21 +218,32 @@ def attention(
         key = carray(floats_at(start + rows * stride + place), width)
         turned(key, others[K_BIAS] + place if others[K_BIAS] != 0 else 0, cosine, sine)
         value = carray(floats_at(start + 2 * rows * stride + place), width)
-        n = (here + 1) * width
-        beginning = head * capacities[t] * width * 4
-        keys = carray(floats_at(caches[t, 0] + beginning), n)
-        values = carray(floats_at(caches[t, 1] + beginning), n)
+        at = (head * capacities[t] + here) * width * 4
+        new_key = carray(floats_at(caches[t, 0] + at), width)
+        new_value = carray(floats_at(caches[t, 1] + at), width)
         for i in range(width):
-            keys[here * width + i] = key[i]
-            values[here * width + i] = value[i]
+            new_key[i] = key[i]
+            new_value[i] = value[i]
         if others[V_BIAS] != 0:
             bias_of_v = carray(floats_at(others[V_BIAS] + place), width)
             for i in range(width):
-                values[here * width + i] += bias_of_v[i]
-        heard = carray(
-            floats_at(places[HEARD] + t * stride + head * group * width * 4), group * width
-        )
-        attend(queries, keys, values, heard, here + 1, group)
+                new_value[i] += bias_of_v[i]
+
+
+@compiled
+def attention(found, caches, lengths, capacities, sizes, places, thread, threads):
+    """Attention of every row over its cache; heads that share keys go together."""
+    rows, stride, kv, width = sizes[BATCH], sizes[STRIDE] * 4, sizes[KEYS], sizes[WIDTH]
+    group = sizes[HEADS] // kv
+    for item in range(thread, rows * kv, threads):
+        t, head = item // kv, item % kv
+        size, beginning = (lengths[t] + 1) * width, head * capacities[t] * width * 4
+        place = t * stride + head * group * width * 4
+        queries = carray(floats_at(found + place), group * width)
+        keys = carray(floats_at(caches[t, 0] + beginning), size)
+        values = carray(floats_at(caches[t, 1] + beginning), size)
+        heard = carray(floats_at(places[HEARD] + place), group * width)
+        attend(queries, keys, values, heard, lengths[t] + 1, group)
 
 
 @compiled
@@ -269,6 +280,8 @@ def step(
 ):  # fmt: skip
     """Next-token logits of some rows whose embeddings are in `X`; their keys join the caches.
 
+    A row may have the cache of another one and be the next token of its sequence.
+
     `matrices` `[L, 7, MATRIX]`, `others` `[L, 5]`, `head` `[1, MATRIX]`; `caches` `[L, B, 2]`:
     addresses of keys and values `[kv, capacity, d]`; `lengths`, `capacities` `[B]`. Every thread
     calls it with its number; `counters`: address of zeros, `COUNTERS` for each projection.
@@ -279,10 +292,13 @@ def step(
         now, own = counters + layer * 4 * COUNTERS * 8, matrices[layer]
         x = places[NORMED]
         found = project(own[Q : V + 1], x, sizes, places, thread, threads, barrier, now)
-        attention(
+        placed(
             found, others[layer], caches[layer], lengths, capacities, cosines, sines, sizes,
             places, thread, threads,
         )  # fmt: skip
+        if sizes[BATCH] > 1:  # rows may be tokens of one sequence, and see each other
+            wait(barrier, threads)
+        attention(found, caches[layer], lengths, capacities, sizes, places, thread, threads)
         wait(barrier, threads)
         now += COUNTERS * 8
         x = places[HEARD]

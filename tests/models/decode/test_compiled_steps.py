@@ -1,5 +1,6 @@
 """Compiled steps give the logits of the model's own forward, for any rows under any z."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from t2local.adapt.applier import adapting
+from t2local.adapt.applier import CompiledVariant, adapting
 from t2local.models.decode.compiled_steps import RowCache, compiled_problem
 from t2local.models.decode.generate import Decoder, Sampling, generate_batch
 from t2local.models.groups.codes import rounded
@@ -66,6 +67,60 @@ def test_a_row_s_steps_are_those_of_the_forward(family, adapted):
         again = loaded.model(torch.tensor([[8]]), past_key_values=row.ordinary()).logits[:, -1]
         meant = loaded.model(torch.tensor([[8]]), past_key_values=cache).logits[:, -1]
         assert distance(again, meant) < 1e-5
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@torch.no_grad()
+def test_tokens_read_together_are_those_read_one_by_one(adapted):
+    loaded, svf = grouped("qwen2")
+    deltas = svf.deltas(random_z(svf, 3)) if adapted else {}
+    cache = DynamicCache()
+    loaded.model(torch.tensor([PROMPTS[0]]), past_key_values=cache)
+    one, other = RowCache.of(cache), RowCache.of(cache)
+    tokens = torch.tensor([3, 90, 17, 17, 60, 8, 9, 10, 11])
+    meant = torch.cat([loaded.steps.step([one], token[None], deltas) for token in tokens])
+    found = loaded.steps.several(other, tokens, deltas)
+    assert distance(found, meant) < 1e-5
+    assert other.length == one.length - len(tokens) + 1
+    for _ in tokens[1:4]:  # three of the guessed ones come true
+        other.take_in()
+    again = loaded.steps.step([other], torch.tensor([50]), deltas)
+    alone = RowCache(
+        [k[:, : other.length - 1] for k in one.keys], [v[:, : other.length - 1] for v in one.values]
+    )
+    assert distance(again, loaded.steps.step([alone], torch.tensor([50]), deltas)) < 1e-5
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_that_repeats_itself_is_the_same_in_fewer_steps(temperature):
+    loaded, svf = grouped("qwen2")
+    sampling = Sampling(temperature, repetition_penalty=0.3, max_new_tokens=60, seed=5)
+    prompt = PROMPTS[2] * 3
+
+    def said(quick):
+        decoder = Decoder(loaded, prompt, sampling)
+        while not decoder.done:
+            decoder.push(decoder.sample(decoder.logits(quick)))
+        return decoder.said
+
+    deltas, steps = svf.deltas(random_z(svf, 4)), Counter()
+    with svf.using(random_z(svf, 4)):
+        meant = said(None)
+
+        class Counting(CompiledVariant):
+            def step(self, cache, tokens):
+                steps["alone"] += 1
+                return super().step(cache, tokens)
+
+            def several(self, cache, tokens):
+                steps["together"] += 1
+                return super().several(cache, tokens)
+
+        assert said(Counting(loaded.steps, deltas)) == meant
+    n_quick = len(meant[0]) - 1
+    assert steps["together"] > 0
+    if temperature == 0:  # what is said already is likelier under this penalty: it loops
+        assert steps["alone"] + steps["together"] < 0.9 * n_quick
 
 
 @torch.no_grad()
