@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from t2local.adapt.applier import Applier
+from t2local.adapt.applier import Applier, CompiledVariant
 from t2local.bench.table import Measured, Row, interleaved, ratio
 from t2local.errors import T2LocalError
 from t2local.models.decode.compiled_steps import RowCache
-from t2local.models.decode.generate import Decoder, Sampling
+from t2local.models.decode.generate import Decoder, Kept, Sampling
 from t2local.models.decode.int8 import Int8Model, Int8Steps, Packer
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture, SVFModel, Z
@@ -205,6 +205,42 @@ def compiled_decoding(
     if gguf is not None:
         ratios["compiled_base_over_llama_cpp"] = ratio(seconds[LLAMA_CPP], seconds["base"])
     return Measured(rows, ratios)
+
+
+def guessed_decoding(
+    loaded: LoadedModel, prompts: Mapping[str, Sequence[int]], tokens: int, rounds: int
+) -> Measured:
+    """Greedy answers to each prompt with guesses from what was said (`Lookup`), beside without.
+
+    Raises `AssertionError` where the answers differ.
+    """
+    rows, ratios = [], {}
+    ways = {"with": CompiledVariant(loaded.steps, {}), "without": _Alone(loaded.steps, {})}
+    for name, prompt in prompts.items():
+        read, said = DynamicCache(), {}
+        with torch.no_grad():
+            loaded.model(torch.tensor([prompt[:-1]]), past_key_values=read)
+
+        def answer(way: str, prompt=prompt, read=read, said=said) -> None:
+            kept = Kept([list(prompt[:-1])], RowCache.of(read).ordinary())
+            sampling = Sampling(0.0, repetition_penalty=1.0, max_new_tokens=tokens)
+            decoder = Decoder(loaded, prompt, sampling, cache=kept)
+            while not decoder.done:
+                decoder.push(decoder.sample(decoder.logits(ways[way])))
+            (said[way],) = decoder.said
+
+        seconds = interleaved({way: lambda way=way: answer(way) for way in ways}, rounds)
+        assert said["with"] == said["without"], name
+        speed = len(said["with"]) / statistics.median(seconds["with"])
+        rows.append(Row(COMPILED, f"an answer that {name}", speed, "tokens/s"))
+        ratios[f"lookup_{name.replace(' ', '_')}"] = ratio(seconds["without"], seconds["with"])
+    return Measured(rows, ratios)
+
+
+class _Alone(CompiledVariant):
+    """Steps of one token each."""
+
+    several = None
 
 
 @torch.no_grad()

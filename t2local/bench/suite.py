@@ -55,6 +55,7 @@ TEXT = (
     "The quick brown fox jumps over the lazy dog near the quiet river bank while the sun is "
     "setting behind the old mill and the children of the village are walking home from school."
 )
+TOLD = "Tell me why the sky is blue."
 EXACT_RANK = 1024  # above it a float64 SVD takes a minute: some matrices stand for all
 
 Opening = tuple[str, str, str]  # what a model is opened by: source, quantisation, basis
@@ -235,10 +236,16 @@ def _compiled(opening: Opening, effort: Effort) -> Measuring[Measured]:
     found = decoding.compiled_decoding(
         loaded, svf, z, prompt, effort.decode_tokens, effort.rounds, None if problem else gguf
     )
+    asked = {"repeats its prompt": f"Say this again, word by word: {TEXT}", "does not": TOLD}
+    prompts = {
+        name: render_chat(loaded.tokenizer, [{"role": "user", "content": text}])
+        for name, text in asked.items()
+    }
+    guessed = decoding.guessed_decoding(loaded, prompts, effort.decode_tokens, effort.rounds)
     words = loaded.tokenizer.encode(TEXT)[: effort.decode_tokens]
     exact = yield from load_model(source, "none")
     errors = decoding.compiled_errors(loaded, svf, z, words, exact.model)
-    return joined([found, errors])
+    return joined([found, guessed, errors])
 
 
 def _search(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring[Measured]:

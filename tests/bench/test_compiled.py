@@ -20,6 +20,16 @@ def test_speeds_are_told_for_the_base_an_expert_and_moving_sliders():
     assert set(found.ratios) == {"compiled_expert_over_base", "compiled_sliders_over_base"}
 
 
+def test_answers_with_guesses_are_measured_beside_those_without():
+    loaded, _ = grouped("llama")
+    found = bench.guessed_decoding(loaded, {"repeats": WORDS * 3, "does not": WORDS}, 8, 2)
+    assert [row.variant for row in found.rows] == [
+        "an answer that repeats",
+        "an answer that does not",
+    ]
+    assert set(found.ratios) == {"lookup_repeats", "lookup_does_not"}
+
+
 def test_errors_are_those_of_the_rounded_bases_alone():
     """The weights are the same here as in what they are compared with."""
     loaded, svf = grouped("qwen2")
