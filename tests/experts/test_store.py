@@ -400,3 +400,21 @@ def test_a_name_that_no_expert_can_have_is_set_aside(expert, shipped):
     problems = {f.path.stem: f.problem for f in store.files()}
     assert problems.pop(expert.name) == ""
     assert "already means something" in problems["base"]
+
+
+SHIPPED = sorted(paths.SHIPPED_EXPERTS.glob("*/*.safetensors"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_shipped_expert_says_where_it_is_from_and_what_was_measured(path):
+    expert = read_expert(path)
+    card, held_out = expert.training, expert.held_out
+    assert expert.name == path.stem
+    assert paths.slug(expert.base_model) == path.parent.name
+    assert card["command"].startswith("python -m t2local train")
+    assert "/" not in card["command"].replace("t2local/", "")  # no folder of one machine
+    assert {"seed", "steps", "data", "data_sha256", "train_s"} <= set(card)
+    assert held_out.n >= 200
+    low, high = held_out.ci95_difference
+    assert low <= held_out.trained - held_out.base <= high
+    assert expert.license
