@@ -149,11 +149,11 @@ def test_a_table_without_a_command_is_seen():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_page_of_the_experts_says_what_their_cards_say(path):
     expert, page = read_expert(path), text_of("experts/README.md")
-    row = next(line for line in page.splitlines() if line.startswith(f"| **{expert.name}** |"))
-    held = expert.held_out
+    rows = [line for line in page.splitlines() if line.startswith(f"| **{expert.name}** |")]
+    held = expert.held_out  # each model has a table of its own
     figures = [f"{100 * held.base:.1f} %", f"{100 * held.trained:.1f} %", f"| {held.n} |"]
-    assert all(figure in row.replace("**", "") for figure in figures), (figures, row)
-    assert f"| {expert.training['steps']} (" in row
+    figures.append(f"| {expert.training['steps']} (")
+    assert any(all(f in row.replace("**", "") for f in figures) for row in rows), (figures, rows)
     assert expert.training["command"].replace(GONE_OPTION, "") in page
 
 

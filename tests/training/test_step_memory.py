@@ -49,7 +49,7 @@ def test_the_estimate_is_near_the_measured_peak(kind, words, rows):
     command = [sys.executable, "-m", "tests.training.peak_of_a_step", kind, str(words), str(rows)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     measured, estimated = json.loads(done.stdout)
-    assert abs(estimated / measured - 1) < 0.25, (measured, estimated)
+    assert -0.25 < estimated / measured - 1 < 0.4, (measured, estimated)  # an upper estimate
 
 
 def test_blocks_are_computed_twice_when_asked_or_when_memory_is_short(loaded, colours, monkeypatch):

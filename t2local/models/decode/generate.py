@@ -373,9 +373,8 @@ class Decoder:
                 if begun is None:
                     return None
                 self._cache = begun
-            self._logits = self._guessed() if self._ahead else None
-            if self._logits is None:
-                self._logits = self._read_on(quick)
+            found = self._guessed() if self._ahead else None
+            self._logits = self._read_on(quick) if found is None else found
             self.n_quick += 1
         return self._logits
 
@@ -393,8 +392,9 @@ class Decoder:
         """The logits after the last token; those after a guess are read together with them."""
         if self._guess[0]:
             self._lookup.learn(*self._guess)
-        left = self._most_tokens - self.context_used - 1
-        guess = self._lookup.guess(self._ids[0].tolist())[: max(0, left)] if quick.several else []
+        able = getattr(quick, "several", None) is not None
+        guess = self._lookup.guess(self._ids[0].tolist()) if able else []
+        guess = guess[: max(0, self._most_tokens - self.context_used - 1)]
         self._guess = (len(guess), 0)
         if not guess:
             return quick.step(self._cache, self._ids[:, -1])
