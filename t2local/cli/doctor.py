@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         "embedded_model": _embedded(),
         "caches": _caches(),
         "grouped_weights": compiling_problem() or "compiled for this processor",
-        "their_training": _rounding(),
+        "training": _rounding(),
         "branch": branch_path("cuda") if device.gpus else "PyTorch products (no CUDA device)",
         "decode": engine.models.ready().decoding() if engine else NOT_HERE,
         "experts": _experts(engine, arguments),

@@ -184,6 +184,7 @@ class CompiledSteps:
         """What adapts the model's own forward now; None where steps here cannot do the same."""
         return self._in_force()
 
+    @torch.no_grad()
     def folded(self, deltas: Deltas) -> "CompiledSteps":
         """Steps under `deltas` `[r]` alone, with them in the weights, all rounded to bfloat16.
 

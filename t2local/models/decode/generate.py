@@ -380,9 +380,8 @@ class Decoder:
 
     def _guessed(self) -> Tensor | None:
         """The logits that were read ahead, where the last token is the one that was guessed."""
-        token, logits = self._ahead.pop(0)
-        if token != int(self._ids[0, -1]):
-            self._ahead = []
+        (token, logits), *self._ahead = self._ahead
+        if token != self._ids[0, -1]:
             return None
         self._cache.take_in()
         self._guess = (self._guess[0], self._guess[1] + 1)
@@ -395,7 +394,7 @@ class Decoder:
         able = getattr(quick, "several", None) is not None
         guess = self._lookup.guess(self._ids[0].tolist()) if able else []
         guess = guess[: max(0, self._most_tokens - self.context_used - 1)]
-        self._guess = (len(guess), 0)
+        self._ahead, self._guess = [], (len(guess), 0)
         if not guess:
             return quick.step(self._cache, self._ids[:, -1])
         tokens = torch.cat([self._ids[0, -1:], torch.tensor(guess)])
@@ -489,6 +488,7 @@ class Decoder:
             self._cache = DynamicCache()
         elif not isinstance(self._cache, DynamicCache):
             self._cache = self._cache.ordinary()
+            self._ahead = []  # was read into the other cache
         return self._cache
 
 

@@ -111,20 +111,8 @@ def _weights(b, bits, group, first):
         yield k + group // 2, b.sitofp(high, FLOATS)
 
 
-@intrinsic(prefer_literal=True)
-def dense_group(_, bits, group, offset, codes, scales, offsets, out, stride):
-    """A group of 16 rows as float32: `out` `[16, group]`, a row `stride` bytes after the last."""
-    signature = types.void(bits, group, offset, *[types.int64] * 5)
-    kind = [value.literal_value for value in (bits, group, offset)]
-
-    def generate(context, builder, _signature, arguments):
-        _dense_group(builder, *kind, *arguments[3:])
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
 def _dense_group(b, bits, group, offset, codes, scales, offsets, out, stride):
+    """As float32: `out` `[16, group]`, a row `stride` after the last."""
     scale = b.fpext(_load(b, scales, HALVES, 2), FLOATS)
     shift = b.fpext(_load(b, offsets, HALVES, 2), FLOATS) if offset else None
     for k, weight in _weights(b, bits, group, codes):
@@ -136,29 +124,35 @@ def _dense_group(b, bits, group, offset, codes, scales, offsets, out, stride):
             b.store(number, b.inttoptr(where, FLOAT.as_pointer())).align = 4
 
 
-@intrinsic(prefer_literal=True)
-def bfloat16_group(_, bits, group, offset, codes, scales, offsets, out, stride):
-    """A group of 16 rows, transposed, as bfloat16: `out` `[group, 16]`, `stride` bytes apart.
-
-    The nearest one, and of two as near the even one.
-    """
-    signature = types.void(bits, group, offset, *[types.int64] * 5)
-    kind = [value.literal_value for value in (bits, group, offset)]
-
-    def generate(context, builder, _signature, arguments):
-        _bfloat16_group(builder, *kind, *arguments[3:])
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
 def _bfloat16_group(b, bits, group, offset, codes, scales, offsets, out, stride):
+    """Transposed, as bfloat16: `out` `[group, 16]`. The nearest; of two as near the even one."""
     scale = b.fpext(_load(b, scales, HALVES, 2), FLOATS)
     shift = b.fpext(_load(b, offsets, HALVES, 2), FLOATS) if offset else None
     for k, weight in _weights(b, bits, group, codes):
         value = b.fmul(weight, scale)
         value = b.fadd(value, shift) if offset else value
         _store_bfloat16(b, value, b.add(out, b.mul(stride, INT64(k))))
+
+
+def _writing(emit):
+    """An intrinsic that writes a group of 16 rows by `emit`: addresses, and `stride` in bytes."""
+
+    @intrinsic(prefer_literal=True)
+    def write(_, bits, group, offset, codes, scales, offsets, out, stride):
+        signature = types.void(bits, group, offset, *[types.int64] * 5)
+        kind = [value.literal_value for value in (bits, group, offset)]
+
+        def generate(context, builder, _signature, arguments):
+            emit(builder, *kind, *arguments[3:])
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return write
+
+
+dense_group = _writing(_dense_group)
+bfloat16_group = _writing(_bfloat16_group)
 
 
 def _store_bfloat16(b, value, address):

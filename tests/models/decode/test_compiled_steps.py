@@ -123,6 +123,30 @@ def test_an_answer_that_repeats_itself_is_the_same_in_fewer_steps(temperature):
         assert steps["alone"] + steps["together"] < 0.9 * n_quick
 
 
+@pytest.mark.parametrize("by_the_forward", range(3, 9))
+def test_what_was_read_ahead_goes_where_the_forward_serves_in_between(by_the_forward):
+    loaded, _svf = grouped("qwen2")
+    quick = CompiledVariant(loaded.steps, {})
+    sampling = Sampling(0.0, repetition_penalty=1.0, max_new_tokens=40)
+    forced = [7] * 10
+    decoder = Decoder(loaded, [5, *forced, 6], sampling)
+    for place, token in enumerate(forced):  # from the fifth on they are guessed
+        found = decoder.logits(None if place == by_the_forward else quick)
+        with torch.no_grad():
+            meant = loaded.model(torch.tensor([[5, *forced, 6, *forced[:place]]])).logits[:, -1]
+        assert distance(found, meant) < 1e-5
+        decoder.push(torch.tensor([token]))
+
+
+@pytest.mark.skipif(not rounds_in_pairs(), reason="this processor has no AVX-512 BF16")
+def test_folding_a_z_that_is_trained_keeps_no_graph():
+    loaded, svf = grouped("llama")
+    z = {name: row.requires_grad_() for name, row in svf.identity().items()}
+    with svf.using(z):
+        folded = loaded.steps.folded(loaded.steps.deltas)
+    assert not any(weight.requires_grad for weight in folded._folded_weights)
+
+
 @torch.no_grad()
 def test_a_head_s_bias_counts():
     loaded, _ = grouped("llama")
