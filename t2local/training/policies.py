@@ -252,14 +252,17 @@ class TextPolicy:
         work: StepWork,
         with_kl: bool,
     ) -> tuple[torch.Tensor, SliceTerms]:
-        model = self.loaded.model
+        model, full = self.loaded.model, self.config.kl_estimator == "full"
         with work.clock("forward"):
-            with work.hold():
+            with work.hold():  # the head's products round as the others do
                 states, targets, slots = predictor_states(model, packed)
-            if with_kl:
-                log_probs, kl = self._with_kl(packed, states, targets)
+                if not (full and with_kl):
+                    log_probs = log_probabilities(model, states, targets, self.config.temperature)
+            if full and with_kl:
+                log_probs, kl = self._full_kl(packed, states, targets)
+            elif with_kl:
+                kl = sampled_kl(log_probs.detach(), self._base_log_probs(packed, targets))
             else:
-                log_probs = log_probabilities(model, states, targets, self.config.temperature)
                 kl = torch.zeros_like(log_probs)
         weights = advantages.to(log_probs.device)[slots]  # [N], a token's action's
         gap = 0.0
@@ -274,15 +277,12 @@ class TextPolicy:
         terms = SliceTerms([kl.sum().item()], count if with_kl else 0, [entropy], count, gap=gap)
         return loss, terms
 
-    def _with_kl(self, packed, states, targets):
-        """Log-probabilities and KL to the base model, a token each `[N]`."""
+    def _full_kl(self, packed, states, targets):
+        """Log-probabilities and KL to the base model over the vocabulary, a token each `[N]`."""
         model, temperature = self.loaded.model, self.config.temperature
-        if self.config.kl_estimator == "full":
-            with torch.no_grad(), self.svf.using({}):
-                base_states, _, _ = predictor_states(model, packed)
-            return log_probabilities_and_kl(model, states, base_states, targets, temperature)
-        log_probs = log_probabilities(model, states, targets, temperature)
-        return log_probs, sampled_kl(log_probs.detach(), self._base_log_probs(packed, targets))
+        with torch.no_grad(), self.svf.using({}):
+            base_states, _, _ = predictor_states(model, packed)
+        return log_probabilities_and_kl(model, states, base_states, targets, temperature)
 
     @torch.no_grad()
     def _base_log_probs(self, packed: PackedChoices, targets: torch.Tensor) -> torch.Tensor:

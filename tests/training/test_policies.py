@@ -7,7 +7,7 @@ import torch
 from t2local.adapt.answering import prompt_ids, score_choices
 from t2local.adapt.applier import holding
 from t2local.models.decode.scoring import log_probabilities, pack_choices, predictor_states
-from t2local.models.groups.linear import rounds_in_pairs
+from t2local.models.groups.linear import rounds, rounds_in_pairs, rounds_quickly
 from t2local.progress import drain
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rows import Example
@@ -193,6 +193,25 @@ def test_answers_and_gradient_in_bfloat16_are_near_those_of_the_model_itself(tex
     one, other = found[QUICK][0], found[EXACT][0]
     assert 1e-5 < float((one - other).norm() / other.norm()) < 0.05
     assert all(1e-5 < gap < 0.05 for _, gap in found.values())
+
+
+@pytest.mark.skipif(not rounds_quickly(), reason="this processor multiplies no bfloat16")
+def test_the_heads_products_round_as_those_of_the_layers(texts, parity, monkeypatch):
+    loaded, svf = grouped("qwen2")
+    policy = TextPolicy(loaded, svf, parity, TrainConfig(samples_per_prompt=4, max_new_tokens=8))
+    hold = holding(loaded, svf, ones(svf))
+    work, seen = StepWork(1, gradient_holding(loaded, policy.config, hold)), []
+
+    def looking(*arguments):
+        seen.append((torch.is_grad_enabled(), rounds()))
+        return log_probabilities(*arguments)
+
+    monkeypatch.setattr("t2local.training.policies.log_probabilities", looking)
+    rollout = policy.rollout(texts[:2], 0, work)
+    for loss, _ in policy.losses(rollout, policy.advantages(policy.rewards(rollout, work)), work):
+        work.backward(loss)
+    assert (True, True) in seen
+    assert (True, False) not in seen
 
 
 def test_answers_of_another_sampler_are_weighted_by_their_own_tokens(
