@@ -99,6 +99,7 @@ class LoRAMethod:
         held = QUANTIZATIONS[self.loaded.quantization].bitsandbytes
         root.is_loaded_in_4bit = "load_in_4bit" in held
         root.is_loaded_in_8bit = "load_in_8bit" in held
+        root.hf_device_map = {"": self.loaded.device}  # grouped layers have no parameter to ask
         for name, layer in self.svf.base_layers.items():
             parent = root
             *above, leaf = name.split(".")

@@ -11,7 +11,8 @@ from t2local.svf import attach
 from t2local.training.config import LORA, NEXT_TOKEN, TrainConfig
 from t2local.training.loop import train
 from t2local.training.lora import LoRAMethod, read_adapter
-from t2local.training.reports import Checkpoint, DryRun
+from t2local.training.reports import Checkpoint, DryRun, StepReport
+from tests.models.decode.test_compiled_steps import grouped
 
 CONFIG = TrainConfig(
     method=LORA, steps=6, prompts_per_step=4, learning_rate=1e-2, validate_every=3, lora_rank=4
@@ -38,6 +39,18 @@ def test_it_starts_at_the_base_model_bit_for_bit(loaded, lora):
     with lora.holding(lora.start())():
         assert torch.equal(logits(loaded), before)
     assert set(lora.change(lora.start()).values()) == {0.0}
+
+
+def test_a_model_of_grouped_weights_takes_it_too(colours):
+    loaded, svf = grouped("llama")
+    lora, before = LoRAMethod(loaded, svf, 4, 32.0, seed=0), logits(loaded)
+    with lora.holding(lora.start())():
+        assert torch.equal(logits(loaded), before)
+    with lora.holding(moved(lora))():
+        assert not torch.allclose(logits(loaded), before)
+    events = []
+    drain(train(loaded, svf, colours, colours, "choice", replace(CONFIG, steps=2)), events.append)
+    assert sum(isinstance(event, StepReport) and event.gradient_norm > 0 for event in events) == 2
 
 
 def test_the_model_is_touched_only_while_it_is_held(loaded, lora):
