@@ -16,8 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from t2local.models.chat_format import Ends, answer_text, stop_strings, stop_tokens
-from t2local.models.decode.lookup import Lookup
-from t2local.models.decode.sampling import Sampling, choose, choose_and_tell
+from t2local.models.decode.sampling import Lookup, Sampling, choose, choose_and_tell
 from t2local.models.load.loader import LoadedModel, Steps
 from t2local.progress import CancelToken
 

@@ -12,6 +12,10 @@ from transformers import (
 from t2local.errors import T2LocalError
 from t2local.models.decode import sampling as module
 from t2local.models.decode.sampling import (
+    FEW,
+    MANY,
+    PATIENCE,
+    Lookup,
     Sampling,
     choose,
     choose_and_tell,
@@ -142,3 +146,35 @@ def test_what_is_told_of_a_choice_is_how_likely_it_was(scores, ids, temperature)
     else:
         meant = scores_of(scores, ids, sampling).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
         assert torch.allclose(likely, meant, atol=1e-5)
+
+
+# --- Guesses of the next tokens.
+
+
+def test_what_followed_the_last_three_tokens_is_guessed_to_follow_again():
+    ids = [*range(20), 7, 8, 9]
+    assert Lookup().guess(ids) == [10, 11, 12][:FEW]
+    assert Lookup().guess([*range(20), 7, 8]) == []  # 19, 7, 8 is new
+    assert Lookup().guess([1, 2]) == Lookup().guess([1, 2, 3]) == []
+
+
+def test_the_latest_of_several_places_counts_and_no_guess_goes_beyond_the_end():
+    assert Lookup().guess([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3])[0] == 5
+    assert Lookup().guess([1, 1, 1, 1]) == [1]
+
+
+def test_a_growing_sequence_is_read_once_and_found_whole():
+    grown, ids = Lookup(), []
+    for token in [*range(50), *range(50)]:
+        ids.append(token)
+        assert grown.guess(ids) == Lookup().guess(ids)
+
+
+def test_right_guesses_make_longer_ones_and_wrong_ones_make_few():
+    ids, sure, unsure = [*range(20), 7, 8, 9], Lookup(), Lookup()
+    for _ in range(5):
+        sure.learn(FEW, FEW)
+        unsure.learn(FEW, 0)
+    assert len(sure.guess(ids)) == MANY
+    made = [bool(unsure.guess(ids)) for _ in range(3 * PATIENCE)]
+    assert sum(made) == 3
