@@ -31,8 +31,8 @@ from transformers import (
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.experiments.vision_proof import Tower, save_small_llava
-from t2local.models.fit.catalogue import find
-from t2local.models.load.embedded import NAME, ensure_embedded
+from t2local.models.fit.catalogue import EMBEDDED, find
+from t2local.models.load.hub import fetching
 from t2local.models.load.loader import LoadedModel, describe, load_model
 from t2local.progress import drain
 
@@ -126,20 +126,20 @@ def llava(llava_folder: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="session")
-def embedded_folder() -> Path:
-    """The embedded model's checkpoint, fetched into the user's own home once a machine."""
+def embedded_file() -> Path:
+    """The embedded model's file, fetched into the user's own home once a machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T2LOCAL_HOME", str(USER_HOME))
         try:
-            return drain(ensure_embedded())
+            return drain(fetching(EMBEDDED))
         except T2LocalError as error:
             pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
-def embedded(embedded_folder: Path) -> LoadedModel:
-    """The embedded model, shared by all tests: whoever attaches to it detaches again."""
-    return drain(load_model(str(embedded_folder), "none"))
+def embedded(embedded_file: Path) -> LoadedModel:
+    """The embedded model in floats, shared by all tests: whoever attaches to it detaches again."""
+    return drain(load_model(str(embedded_file), "none"))
 
 
 @pytest.fixture(scope="session")
@@ -153,10 +153,10 @@ def capable_file() -> Path:
 
 
 @pytest.fixture
-def embedded_home(home: Path, embedded_folder: Path) -> Path:
+def embedded_home(home: Path, embedded_file: Path) -> Path:
     """An otherwise empty home in which `--model embedded` needs no fetching."""
     (home / "models").mkdir(parents=True)
-    (home / "models" / NAME).symlink_to(embedded_folder, target_is_directory=True)
+    (home / "models" / embedded_file.name).symlink_to(embedded_file)
     return home
 
 

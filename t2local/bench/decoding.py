@@ -192,7 +192,7 @@ def compiled_decoding(
     actions: dict[str, Callable[[], None]] = {n: lambda n=n: decode(n) for n in ways}
     with contextlib.ExitStack() as open_:
         if gguf is not None:
-            peer = open_.enter_context(_LlamaCpp(gguf, tokens))
+            peer = open_.enter_context(LlamaCpp(gguf, tokens))
             actions[LLAMA_CPP] = peer.decode
         seconds = interleaved(actions, rounds)
         if gguf is not None:
@@ -323,17 +323,7 @@ def llama_cpp_problem() -> str:
     return ""
 
 
-def llama_cpp(gguf: Path, tokens: int, packed_tokens_per_s: float) -> Measured:
-    """llama.cpp's tokens/s on `gguf`, and ours as a share of it. Raises `T2LocalError`."""
-    with _LlamaCpp(gguf, tokens) as peer:
-        peer.decode()
-        peer.decode()
-    speed = tokens / peer.seconds[-1]
-    ratios = {"decode_packed_over_llama_cpp": packed_tokens_per_s / speed}
-    return Measured([Row("decode on the CPU", LLAMA_CPP, speed, "tokens/s")], ratios)
-
-
-class _LlamaCpp:
+class LlamaCpp:
     """A child process with the model loaded, which decodes when it is asked to.
 
     `seconds`: what each time took by its own clock, without the prompt.
@@ -342,7 +332,7 @@ class _LlamaCpp:
     def __init__(self, gguf: Path, tokens: int) -> None:
         self._gguf, self._tokens, self.seconds = gguf, tokens, list[float]()
 
-    def __enter__(self) -> "_LlamaCpp":
+    def __enter__(self) -> "LlamaCpp":
         asked = [str(self._gguf), str(self._tokens), str(torch.get_num_threads())]
         command = [sys.executable, "-m", "t2local.bench.decoding", *asked]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from t2local import paths
 from t2local.adapt.applier import adapting
 from t2local.bench import decoding, exactness, speed
-from t2local.bench.decoding import BASE as PACKED
 from t2local.bench.decoding import int8_decoding
 from t2local.bench.speed import (
     ANSWER_TOKENS,
@@ -42,7 +41,7 @@ from t2local.experts import ExpertStore
 from t2local.experts.expert import SKILL
 from t2local.models.chat_format import render_chat
 from t2local.models.decode.int8 import why_not
-from t2local.models.load import embedded
+from t2local.models.load import parts
 from t2local.models.load.loader import LoadedModel, load_model, local_path
 from t2local.models.load.quantized import nf4_problem
 from t2local.models.storage import GGUF, INT8, NF4
@@ -198,7 +197,7 @@ def _packed(
     prompt: list[int],
     effort: Effort,
 ) -> Measuring[Measured]:
-    """Answers from 8-bit weights, beside `generate` and, where it is installed, llama.cpp."""
+    """Answers from 8-bit copies of float weights, beside `generate`."""
     if problem := why_not(loaded):
         yield f"decoding from packed weights: {problem}"
         return Measured([], {})
@@ -206,17 +205,7 @@ def _packed(
     skills = (f.expert for f in ExpertStore(loaded.slug).files() if f.expert)
     z = next((e.z for e in skills if e.kind == SKILL), None) or random_z(svf, seed=0)
     tokens, rounds = effort.decode_tokens, effort.rounds
-    own = int8_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
-    if problem := decoding.llama_cpp_problem():
-        yield problem
-        return own
-    if loaded.name != embedded.NAME:
-        return own
-    yield "measuring llama.cpp"
-    with embedded.embedded_gguf() as gguf:
-        here = next(row.value for row in own.rows if row.variant == PACKED)
-        peer = decoding.llama_cpp(gguf, tokens, here)
-    return joined([own, peer])
+    return int8_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
 
 
 def _compiled(opening: Opening, effort: Effort) -> Measuring[Measured]:
@@ -231,8 +220,8 @@ def _compiled(opening: Opening, effort: Effort) -> Measuring[Measured]:
     prompt = render_chat(loaded.tokenizer, [{"role": "user", "content": TEXT}])
     if problem := decoding.llama_cpp_problem():
         yield problem
-    entry = embedded.one_file(source)
-    gguf = embedded.place_of(entry.file) if entry else local_path(source)
+    entry = parts.one_file(source)
+    gguf = parts.place_of(entry.file) if entry else local_path(source)
     found = decoding.compiled_decoding(
         loaded, svf, z, prompt, effort.decode_tokens, effort.rounds, None if problem else gguf
     )

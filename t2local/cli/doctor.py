@@ -13,9 +13,10 @@ from t2local.engine.engine import Engine
 from t2local.engine.people import read_accounts
 from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
+from t2local.models.fit.catalogue import EMBEDDED, find
 from t2local.models.fit.memory import DeviceReport, device_report
 from t2local.models.groups.linear import compiling_problem, rounds_in_pairs, rounds_quickly
-from t2local.models.load import embedded
+from t2local.models.load import parts
 from t2local.models.load.loader import model_slug
 from t2local.svf.fused import branch_path
 
@@ -101,10 +102,10 @@ def _page(host: str) -> str:
 
 
 def _embedded() -> str:
-    folder = paths.models_dir() / embedded.NAME
-    if not embedded.is_complete(folder):
+    file = find(EMBEDDED).file
+    if not parts.is_here(file):
         return "not fetched yet: the first start does it (93 MB, through pip)"
-    return f"ready in {folder}"
+    return f"ready in {parts.place_of(file)}"
 
 
 def _caches() -> dict[str, str]:
@@ -118,7 +119,7 @@ def _caches() -> dict[str, str]:
 def _engine(arguments: argparse.Namespace) -> Engine | None:
     """With the model loaded, None where the embedded one would have to be fetched first."""
     source = arguments.model or paths.default_model()
-    if source == "embedded" and not embedded.is_complete(paths.models_dir() / embedded.NAME):
+    if source == EMBEDDED and not parts.is_here(find(EMBEDDED).file):
         return None
     return Engine(source, arguments.quantize, arguments.basis).load()
 

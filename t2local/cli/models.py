@@ -16,8 +16,8 @@ from t2local.models.fit.automatic import Fit, Offer, best_fit, compute_dtype, of
 from t2local.models.fit.catalogue import find
 from t2local.models.fit.estimate import GB, Estimate, Plan, estimate
 from t2local.models.fit.memory import Machine, named_card, this_machine
-from t2local.models.load.embedded import is_here, peak_bytes
 from t2local.models.load.hub import ORIGINS, LocalModel, fetching, half_fetched, local_models
+from t2local.models.load.parts import is_here, peak_bytes
 from t2local.models.storage import AUTO, BASES, kinds_for
 from t2local.paths import folder_bytes
 from t2local.progress import FetchProgress, Progress, drain

@@ -15,9 +15,11 @@ from t2local.bench.shape import GOALS
 from t2local.bench.table import RATIO_BARS, ROW_BARS, Bar, Row
 from t2local.cli.bench import NOT_MEASURED, print_table, run
 from t2local.experts import Expert, ExpertStore
-from t2local.models.load.embedded import NAME
+from t2local.models.fit.catalogue import EMBEDDED, find
 from t2local.svf import attach
 from tests.svf.support import random_z
+
+NAME = find(EMBEDDED).file.name.removesuffix(".gguf")
 
 
 @pytest.mark.parametrize(

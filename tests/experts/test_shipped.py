@@ -2,12 +2,14 @@
 
 import pytest
 
-from t2local.adapt.applier import Applier
+from t2local.adapt.applier import Applier, adapting
 from t2local.adapt.dispatch import label_probabilities
 from t2local.experts import ExpertStore, read_expert
 from t2local.experts.expert import CLASSIFIER
 from t2local.experts.store import check_fits
-from t2local.models.load.embedded import NAME
+from t2local.models.fit.catalogue import EMBEDDED
+from t2local.models.load.loader import load_model, model_slug
+from t2local.progress import drain
 from t2local.svf import Mixture, attach
 from t2local.tasks.datasets import small_talk
 
@@ -28,16 +30,20 @@ ASKED = {
 }
 
 
-@pytest.fixture(scope="module")
-def svf(embedded):
-    attached = attach(embedded.model)
-    yield attached
-    attached.detach()
+@pytest.fixture(scope="module", params=["floats", "the file's own bits"])
+def opened(request, embedded, embedded_file):
+    """The model and what adapts it, in both of the ways in which it is loaded on a CPU."""
+    if request.param == "floats":
+        svf = attach(embedded.model)
+        yield embedded, svf
+        svf.detach()
+    else:
+        yield drain(adapting(drain(load_model(str(embedded_file))), "all", "int8"))
 
 
 @pytest.fixture(scope="module")
 def experts():
-    files = sorted(ExpertStore(NAME).shipped_folder.glob("*.safetensors"))
+    files = sorted(ExpertStore(model_slug(EMBEDDED)).shipped_folder.glob("*.safetensors"))
     return {path.stem: read_expert(path) for path in files}
 
 
@@ -45,9 +51,10 @@ def test_those_that_the_readme_names_are_there(experts):
     assert set(experts) == {"math", "code", "reasoning", "classifier"}
 
 
-def test_every_shipped_expert_fits_the_embedded_model_without_a_warning(experts, svf, embedded):
+def test_every_shipped_expert_fits_the_embedded_model_without_a_warning(experts, opened):
+    loaded, svf = opened
     for expert in experts.values():
-        assert check_fits(expert, svf, embedded.name, embedded.quantization) == ""
+        assert check_fits(expert, svf, loaded.name, loaded.quantization) == ""
 
 
 def test_every_card_says_what_was_measured_and_how_to_repeat_it(experts):
@@ -59,13 +66,14 @@ def test_every_card_says_what_was_measured_and_how_to_repeat_it(experts):
         assert expert.license
 
 
-def test_the_classifier_tells_the_subjects_apart(experts, svf, embedded):
+def test_the_classifier_tells_the_subjects_apart(experts, opened):
+    loaded, svf = opened
     reader = next(e for e in experts.values() if e.kind == CLASSIFIER)
     applier = Applier(svf, {reader.name: reader.z})
     questions = [(text, label) for label, texts in ASKED.items() for text in texts]
     questions += [(text, "other") for text in small_talk("held_out")[:14]]
     with applier.using(Mixture({reader.name: 1.0})):
-        shares = [label_probabilities(embedded, [t], reader.labels)[0] for t, _ in questions]
+        shares = [label_probabilities(loaded, [t], reader.labels)[0] for t, _ in questions]
     right = [max(s, key=s.get) == label for s, (_, label) in zip(shares, questions, strict=True)]
     assert sum(right) >= 0.9 * len(right), [
         q for q, ok in zip(questions, right, strict=True) if not ok

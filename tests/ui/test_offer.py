@@ -12,7 +12,7 @@ from t2local.errors import T2LocalError
 from t2local.models.fit.automatic import better, offers
 from t2local.models.fit.catalogue import find
 from t2local.models.fit.memory import Machine, named_card
-from t2local.models.load import embedded
+from t2local.models.load import parts
 from t2local.ui.chat.layout import create_chat_tab
 from t2local.ui.models import events
 from t2local.ui.page import build_app
@@ -61,7 +61,7 @@ def test_a_better_model_is_fetched_while_one_chats(open_page, offering, file, wh
     page.click(".offer [data-act=switch_model]")
     page.wait_for_selector(".offer", state="detached")
     assert [choice.source for choice in engine.switched] == [NAME]
-    assert embedded.place_of(file).read_bytes() == CONTENT
+    assert parts.place_of(file).read_bytes() == CONTENT
     assert "The answer is 56" in page.inner_text(".turn.assistant")
 
 

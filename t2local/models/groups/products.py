@@ -5,15 +5,12 @@ they come and wait for each other at its end, so that a slow core takes fewer.
 A matrix is a line of numbers, `MATRIX` wide: see the constants below. Addresses are int64.
 """
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
-import numba
 import numpy as np
 from numba import carray, cfunc, config, njit
 
-from t2local import paths
+from t2local.models.groups.compiling import compiled_folder
 from t2local.models.groups.vectors import (
     LANES,
     OPENMP,
@@ -29,15 +26,6 @@ from t2local.models.groups.vectors import (
     take,
 )
 
-
-def _cache_dir() -> str:
-    """Where compiled code is kept: numba looks for changes in a function's own file alone."""
-    digest = hashlib.sha256(numba.__version__.encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    return str(paths.home() / "compiled" / digest.hexdigest()[:16])
-
-
 # Columns of a matrix's line. `BITS`: 4 or 8 of codes; 16 where `CODES` are pairs of bfloat16
 # (`vectors.dot_pairs`) and `GROUP` is 2. `BASIS`: address of its int8 vectors `[r, r]`, 0: no
 # branch; `SIDE`: 1 at its input, 2 at its output. `DELTAS`: of its float32 `z − 1` `[B, r]`, 0: as
@@ -52,7 +40,7 @@ TILE = 64  # inputs that go through a block before the next: they stay in the ca
 
 # No exception may leave one thread while the others wait for it: divisions give what numpy gives.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
-config.CACHE_DIR = _cache_dir()
+config.CACHE_DIR = str(compiled_folder())
 compiled = njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 
 

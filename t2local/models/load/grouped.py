@@ -23,13 +23,18 @@ from gguf.gguf_reader import ReaderTensor
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.modeling_gguf_pytorch_utils import (
     TENSOR_PROCESSORS,
     TensorProcessor,
     get_gguf_hf_weights_map,
-    load_gguf_checkpoint,
 )
 
 from t2local import paths
@@ -99,10 +104,11 @@ def unpacked(path: Path) -> Generator[Progress, None, Path]:
         try:
             yield Progress(f"{STAGE} ({needed / 1e9:.1f} GB on the disk)", 0, len(reader.tensors))
             with quiet_transformers():
-                gguf_config(path).save_pretrained(staging)
+                config = gguf_config(path)
+                config.save_pretrained(staging)
                 read_gguf_tokenizer(path).save_pretrained(staging)
                 index = {}
-                for done, found in enumerate(_converted(path, reader), 1):
+                for done, found in enumerate(_converted(config, reader), 1):
                     _write(staging, done, found, index)
                     yield Progress(
                         f"{STAGE} ({needed / 1e9:.1f} GB on the disk)", done, len(reader.tensors)
@@ -194,12 +200,10 @@ def _check_types(path: Path, reader: GGUFReader) -> None:
             )
 
 
-def _converted(path: Path, reader: GGUFReader) -> Iterator[dict[str, Tensor]]:
+def _converted(config: PreTrainedConfig, reader: GGUFReader) -> Iterator[dict[str, Tensor]]:
     """The tensors that each of the file's becomes, by transformers' names, in the file's order."""
-    parsed = load_gguf_checkpoint(path, return_tensors=False)
-    config = gguf_config(path)
     processor = TENSOR_PROCESSORS.get(_architecture(reader), TensorProcessor)(
-        config=parsed["config"]
+        config=config.to_dict()
     )
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)

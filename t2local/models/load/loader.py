@@ -7,6 +7,7 @@ is told in one sentence (`load_errors`).
 
 import logging
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.models.fit.anatomy import TARGETS, anatomy
 from t2local.models.fit.automatic import choose_basis
+from t2local.models.fit.catalogue import EMBEDDED
 from t2local.models.fit.memory import free_bytes
+from t2local.models.groups.compiling import compiling
 from t2local.models.groups.linear import compiling_problem
-from t2local.models.load import devices, embedded, grouped, hub, load_errors, quantized
+from t2local.models.load import devices, grouped, hub, load_errors, parts, quantized
 from t2local.models.load.devices import (
     blocks_returned_when_freed,
     choose_device,
@@ -47,9 +50,9 @@ from t2local.models.storage import AUTO, GGUF, INT8, NONE, QUANTIZATIONS, asked_
 from t2local.models.vision import Pictures, auto_class, pictures_for
 from t2local.progress import CancelToken, Progress
 
-EMBEDDED = "embedded"
 UNKNOWN_CONTEXT_LENGTH = 2048
 STAGE = "loading the model"
+POLL_S = 0.05
 COMPILING = "compiling for this processor"
 BASE_NOTE = (
     "This is a base model: it has no chat template, so it is given the chat as plain text, goes on "
@@ -120,12 +123,7 @@ def load_model(
         )
     cancel = cancel or CancelToken()
     where, name = source, source
-    if source == EMBEDDED:
-        for progress in (fetching := _Returning(embedded.ensure_embedded())):
-            cancel.raise_if_cancelled()
-            yield progress
-        where, name = str(fetching.result), embedded.NAME
-    elif entry := embedded.one_file(source):
+    if entry := parts.one_file(source):
         path = yield from hub.fetching(entry.id, cancel)
         where, name = str(path), path.stem
     elif path := local_path(source):
@@ -133,6 +131,8 @@ def load_model(
     cancel.raise_if_cancelled()
     yield Progress(STAGE, 0, 2)
     is_gguf = where.endswith(".gguf")
+    beside = compiling() if is_gguf and quantization in (AUTO, GGUF) else iter(())
+    next(beside, None)
     kind = _kind_of_gguf(Path(where), quantization) if is_gguf else _kind(where, quantization)
     if kind == GGUF:
         for progress in (unpacking := _Returning(grouped.unpacked(Path(where)))):
@@ -141,6 +141,9 @@ def load_model(
     with quiet_transformers(), blocks_returned_when_freed():
         if kind == GGUF:
             yield Progress(COMPILING, 0, 1)  # a moment, but for the first time
+            for _ in beside:
+                cancel.raise_if_cancelled()
+                time.sleep(POLL_S)
             compiling_problem()
             with load_errors.translated(where):
                 model, tokenizer = grouped.open_unpacked(unpacking.result)
@@ -162,10 +165,8 @@ def model_slug(source: str) -> str:
 
     A name that is neither a folder nor a file is taken as it is.
     """
-    if source == EMBEDDED:
-        return paths.slug(embedded.NAME)
-    entry = embedded.one_file(source)
-    path = embedded.place_of(entry.file) if entry else paths.named(source)
+    entry = parts.one_file(source)
+    path = parts.place_of(entry.file) if entry else paths.named(source)
     if path.is_dir():
         return paths.slug(path.resolve().name)
     return paths.slug(path.stem if path.suffix == ".gguf" else source)

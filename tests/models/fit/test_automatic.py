@@ -43,10 +43,11 @@ def test_less_memory_takes_fewer_matrices_and_then_a_shorter_context(llama):
 
 
 def test_small_models_keep_their_precision_while_it_fits():
-    parts = anatomy_of("embedded")
+    parts = anatomy_of("HuggingFaceTB/SmolLM2-360M-Instruct")
     assert best_fit(parts, 12 * GB).estimate.plan.quantization == "none"
     assert best_fit(parts, 12 * GB, "cpu").estimate.plan.basis == "fp32"
     assert best_fit(anatomy_of("Qwen/Qwen3-1.7B"), 4 * GB).estimate.plan.quantization == "nf4"
+    assert best_fit(anatomy_of("embedded"), 12 * GB, "cpu").estimate.plan.quantization == "gguf"
 
 
 def test_what_is_asked_for_is_kept(llama):

@@ -37,8 +37,8 @@ def test_only_the_language_model_of_one_that_sees_is_adapted():
 
 
 def test_a_folder_needs_no_weights_to_be_measured(tmp_path):
-    architecture("embedded").save_pretrained(tmp_path)
-    assert anatomy_of(str(tmp_path)) == anatomy_of("embedded")
+    architecture("Qwen/Qwen3-0.6B").save_pretrained(tmp_path)
+    assert anatomy_of(str(tmp_path)) == anatomy_of("Qwen/Qwen3-0.6B")
 
 
 def test_a_folder_named_like_a_catalogue_model_is_the_folder(tmp_path, monkeypatch):

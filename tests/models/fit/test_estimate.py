@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from t2local.models.fit.anatomy import anatomy, anatomy_of, config_of, eight_bit_products
+from t2local.models.fit.catalogue import EMBEDDED
 from t2local.models.fit.estimate import (
     GB,
     TRAINING_ROWS,
@@ -25,7 +26,7 @@ from t2local.models.fit.estimate import (
     training_bytes,
     weights_bytes,
 )
-from t2local.models.load import quantized
+from t2local.models.load import grouped, quantized
 from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
@@ -134,9 +135,9 @@ def test_memory_is_full_tight_or_enough():
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(("kind", "basis"), [("none", "fp32"), ("nf4", "int8")])
-def test_the_embedded_model_takes_what_its_catalogue_entry_says(embedded_folder, kind, basis):
-    loaded = drain(load_model(str(embedded_folder), kind))
+@pytest.mark.parametrize(("kind", "basis"), [("none", "fp32"), ("nf4", "int8"), ("gguf", "int8")])
+def test_the_embedded_model_takes_what_its_catalogue_entry_says(embedded_file, kind, basis):
+    loaded = drain(load_model(str(embedded_file), kind))
     found = estimate(anatomy_of("embedded"), Plan(kind, basis, "mlp", "float32", "cpu"))
     assert near(found.weights_bytes, loaded.resident_bytes)
     del loaded
@@ -156,8 +157,9 @@ def test_the_embedded_models_bases_take_what_is_said(embedded):
 
 
 @pytest.mark.model
-def test_the_embedded_models_own_configuration_has_the_catalogues_sizes(embedded_folder):
-    assert anatomy(config_of(str(embedded_folder))) == anatomy_of("embedded")
+def test_the_embedded_models_own_configuration_has_the_catalogues_sizes(embedded_file):
+    found = anatomy(config_of(str(embedded_file)))
+    assert replace(found, grouped_bytes=grouped.cache_bytes(embedded_file)) == anatomy_of(EMBEDDED)
 
 
 def test_an_untied_and_a_tied_head_are_counted(tiny):

@@ -15,7 +15,6 @@ from huggingface_hub import constants, snapshot_download
 from t2local import paths
 from t2local.errors import Cancelled, DiskFull, T2LocalError
 from t2local.models.load import hub
-from t2local.models.load.embedded import NAME
 from t2local.models.load.hub import (
     fetching,
     half_fetched,
@@ -244,7 +243,7 @@ def test_folders_and_gguf_files_in_the_home_are_listed_and_load(
     paths.models_dir().mkdir(parents=True)
     tiny_folder("llama").rename(paths.models_dir() / "mine")
     (paths.models_dir() / "other.gguf").write_bytes(b"GGUF")
-    (paths.models_dir() / NAME).mkdir()  # not fetched to its end
+    (paths.models_dir() / "half").mkdir()  # not fetched to its end
     folder, gguf = local_models()
     assert (folder.name, folder.kind, gguf.kind, gguf.size_bytes) == ("mine", "folder", "gguf", 4)
     assert drain(load_model(folder.source)).name == "mine"

@@ -208,7 +208,7 @@ def test_the_cause_decides_the_sentence(cause, expected):
 
 
 @pytest.mark.model
-def test_embedded_is_that_folder(embedded_home, embedded):
+def test_embedded_is_that_file(embedded_home, embedded):
     loaded = drain(load_model("embedded", "none"))
     assert (loaded.name, loaded.slug) == (embedded.name, embedded.slug)
     with torch.no_grad():
@@ -216,8 +216,8 @@ def test_embedded_is_that_folder(embedded_home, embedded):
 
 
 @pytest.mark.model
-def test_the_embedded_model_in_4_bits(embedded_folder):
-    loaded = drain(load_model(str(embedded_folder), "nf4"))
+def test_the_embedded_model_in_4_bits(embedded_file):
+    loaded = drain(load_model(str(embedded_file), "nf4"))
     assert loaded.resident_bytes < 175_000_000
     with torch.no_grad():
         assert loaded.model(IDS).logits.isfinite().all()

