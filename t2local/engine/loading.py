@@ -33,7 +33,7 @@ from t2local.models.fit.estimate import PACK_BYTES, REBUILT_COPIES, Estimate, Pl
 from t2local.models.fit.memory import Machine
 from t2local.models.load.hub import LocalModel, local_models
 from t2local.models.load.loader import LoadedModel, basis_for, choose_quantization, load_model
-from t2local.models.storage import AUTO, BASES, kinds_for
+from t2local.models.storage import AUTO, BASES, GGUF, kinds_for
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Mixture, SVFModel
 from t2local.svf.basis import DTYPES
@@ -342,7 +342,8 @@ class Sizing:
 
         A checkpoint that is stored in 4 bits stays loadable so.
         """
-        automatic = choose_quantization(AUTO, self.parts.parameters)
+        own_bits = self.machine.device == "cpu" and self.parts.grouped_bytes
+        automatic = GGUF if own_bits else choose_quantization(AUTO, self.parts.parameters)
         same = wish.quantize == AUTO and automatic == self.plan.quantization
         return AUTO if same else self.plan.quantization
 
