@@ -77,10 +77,13 @@ def put_experts(loaded) -> None:
 
 
 @pytest.mark.model
-def test_quick_gives_one_json_object_with_every_row_that_has_a_bar(embedded, embedded_home):
+def test_quick_gives_one_json_object_with_every_row_that_has_a_bar(embedded, home, tmp_path):
+    folder = tmp_path / NAME  # a checkpoint of floats, which loads in a moment
+    embedded.model.save_pretrained(folder)
+    embedded.tokenizer.save_pretrained(folder)
     put_experts(embedded)
-    assert paths.home() == embedded_home
-    command = [sys.executable, "-m", "t2local", "bench", "--quick", "--json", "--quantize", "none"]
+    assert paths.home() == home
+    command = [sys.executable, "-m", "t2local", "bench", "--quick", "--json", "--model", folder]
     finished = subprocess.run(
         command, capture_output=True, text=True, cwd=paths.PROJECT_ROOT, env=os.environ, check=True
     )
