@@ -87,8 +87,8 @@ def check_magic(path: Path) -> None:
         start = file.read(len(GGUF_MAGIC))
     if start != GGUF_MAGIC:
         raise T2LocalError(
-            f"'{path}' is not a GGUF file (it begins with {start!r}); fetch it again, "
-            "or name a folder with a safetensors checkpoint."
+            f"'{path}' is not a GGUF file (it begins with {start!r}); delete it and fetch it "
+            "again, or name a folder with a safetensors checkpoint."
         )
 
 
