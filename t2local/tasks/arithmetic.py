@@ -14,6 +14,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from t2local.tasks.rows import Example
+from t2local.tasks.syntax import parse_expression
 
 # A number, or (sign, left, right): ("-", 76, 25).
 Equation = Fraction | tuple[str, "Equation", "Equation"]
@@ -133,7 +134,7 @@ def _operands(equation: Equation) -> list[Fraction]:
 def _parse(text: str) -> Equation | None:
     """`+ − × ÷` over plain numbers; `None` where the text is anything else."""
     try:
-        return _from_ast(ast.parse(text.strip().replace(",", ""), mode="eval").body)
+        return _from_ast(parse_expression(text.strip().replace(",", "")))
     except (SyntaxError, ValueError):
         return None
 

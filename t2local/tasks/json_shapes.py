@@ -7,7 +7,6 @@ What had to be decided on the way is said in the note. Departures from JSON: `Na
 and a number of more digits than a float has is the text of it.
 """
 
-import ast
 import json
 import math
 import re
@@ -20,6 +19,7 @@ from t2local.errors import T2LocalError
 from t2local.tasks.columns import CHAT_NAMES, PROMPT_NAMES, USUAL_NAMES
 from t2local.tasks.conversations import is_conversation
 from t2local.tasks.rows import Bad, Row, RowsRead, objects, plain, shown
+from t2local.tasks.syntax import literal
 
 Numbered = tuple[int, Any]  # a line of a file of lines, else the place of an element; its value
 
@@ -221,7 +221,7 @@ def _literal(text: str) -> Any:
     """A list or object in Python's notation. Raises `ValueError`, `SyntaxError`, `MemoryError`."""
     if "'" not in text or len(text) > _MOST_LITERAL:
         raise ValueError("it is not in Python's notation")
-    value = ast.literal_eval(text)
+    value = literal(text)
     if not isinstance(value, dict | list):
         raise ValueError("it is neither a list nor an object")
     return json.loads(json.dumps(value, default=str))

@@ -4,7 +4,6 @@ Also: setting rows aside so that no prompt is on both sides, finding rows that a
 model, and reading the pictures that a row names.
 """
 
-import ast
 import gc
 import io
 import json
@@ -21,6 +20,7 @@ from typing import Any
 
 from t2local.errors import T2LocalError
 from t2local.pictures import COLUMNS, check_picture, resolved
+from t2local.tasks.syntax import literal
 
 MOST_COLUMNS = 1_000  # names that all rows of a file have together
 MOST_PRINTED = 2**20  # characters of a Python value in a cell
@@ -117,7 +117,7 @@ def _printed(text: str) -> Any:
     if len(text) > MOST_PRINTED:
         return None
     try:
-        return ast.literal_eval(_separated(text) if _UNSEPARATED.search(text) else text)
+        return literal(_separated(text) if _UNSEPARATED.search(text) else text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError):
         return None
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from t2local.tasks.rewards.documents import fenced_blocks
 from t2local.tasks.rewards.words import column, said
 from t2local.tasks.sandbox import TestResult, run_tests
+from t2local.tasks.syntax import parse
 
 CPU_S = 5  # for all tests of one completion; what training leaves of the processor is not counted
 TIMEOUT_S = 60.0  # by the clock, for programs that only sleep
@@ -343,7 +344,7 @@ def _chosen(sources: Sequence[str], wanted: set[str]) -> str:
 
 
 def _piece(source: str) -> _Piece:
-    tree = ast.parse(source)
+    tree = parse(source)
     loaded = {node.id for node in ast.walk(tree) if _is_loaded(node)}
     return _Piece(source, _names(tree.body), loaded, _defines(source, None))
 
@@ -468,7 +469,7 @@ def _run_from(lines: Sequence[str], start: int) -> tuple[str, int]:
         written = textwrap.dedent("\n".join(lines[start:end]))
         source = _typed(written) if _SESSION.match(written) else written
         try:
-            tree = ast.parse(source)
+            tree = parse(source)
         except SyntaxError as error:
             stumbled = start + (error.lineno or 1) - 1
             end = stumbled if start < stumbled < end else end - 1
@@ -484,13 +485,13 @@ _WORD = re.compile(r"\w*[^\W\d]\w*|\[[A-Z]+\]")
 
 def _without_words(source: str) -> str:
     """Without words that happen to parse, such as "Done" or "[DONE]" on a line of its own."""
-    body = ast.parse(source).body
+    body = parse(source).body
     kept = [n for n in body if not (isinstance(n, ast.Expr) and _WORD.fullmatch(ast.unparse(n)))]
     return source if len(kept) == len(body) else ast.unparse(ast.Module(kept, []))
 
 
-def _parsed(source: str, parse: Callable[[str], Any] = ast.parse) -> Any | None:
+def _parsed(source: str, reader: Callable[[str], Any] = parse) -> Any | None:
     try:
-        return parse(source)
+        return reader(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None

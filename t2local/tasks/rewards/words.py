@@ -4,7 +4,6 @@ What counts as the same text is said in `normal`; what is thinking and no answer
 `t2local.thinking`.
 """
 
-import ast
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -13,6 +12,7 @@ from typing import Any
 from t2local.errors import T2LocalError
 from t2local.tasks.rewards.normal import ANSWER, IS, UNSPACED, last_boxed, plain, stands_in, tidy
 from t2local.tasks.rows import Example
+from t2local.tasks.syntax import literal
 from t2local.thinking import bare_answer, split_thinking
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -378,7 +378,7 @@ def _several(answer: Any, lists_as_text: bool) -> Iterable[str]:
         yield from _several(answer.get("text"), lists_as_text=False)
     elif answer is not None and str(answer).strip():
         if lists_as_text and isinstance(answer, str) and _LIST.fullmatch(answer):
-            yield from filter(str.strip, map(ast.literal_eval, re.findall(_STRING, answer)))
+            yield from filter(str.strip, map(literal, re.findall(_STRING, answer)))
         yield str(answer)
 
 

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from t2local.errors import T2LocalError
+from t2local.tasks.syntax import parse
 
 OUTPUT_BYTES = 2**20  # of stdout and of stderr; a program that writes more is ended
 MEMORY_BYTES = 512 * 2**20
@@ -260,7 +261,7 @@ def _reports(told: bytes, tag: bytes) -> list[bytes]:
 def _imports_of(setup: str) -> str:
     """The import statements of a tests' setup: all that a program needs of it, and may know."""
     try:
-        lines = ast.parse(setup).body
+        lines = parse(setup).body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return ""
     return "\n".join(ast.unparse(o) for o in lines if isinstance(o, ast.Import | ast.ImportFrom))
