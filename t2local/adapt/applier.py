@@ -2,9 +2,9 @@
 
 A mixture that changes is applied by the branch (a millisecond to change). One that is used again
 and again on a float model, like the classifier expert's, is rebuilt once into matrices and then
-costs nothing a token. On a CPU, one that stays while an answer is written may also be packed in
-int8 (`models.decode.int8`), layer by layer between tokens: the only way that is not exact. On a
-GPU, steps are CUDA graphs, and `z` is copied to where they read it.
+costs nothing a token. On a CPU the steps of an answer are compiled, from a GGUF's own bits or from
+a copy of a float model's weights in 8 bits: the only way that is not exact. On a GPU they are CUDA
+graphs, and `z` is copied to where they read it.
 Departure from the reference code: it rebuilds for every change.
 """
 
@@ -25,16 +25,18 @@ from t2local.models.decode.compiled_steps import (
     Deltas,
     RowCache,
     compiled_problem,
+    rounded_steps,
+    rounding_problem,
 )
 from t2local.models.decode.cuda_graphs import GraphSteps, Variant
 from t2local.models.decode.generate import Around, Quick
-from t2local.models.decode.int8 import Int8Model, Int8Steps, Packer
-from t2local.models.fit.estimate import INT8_COPIES, REBUILD_BYTES
+from t2local.models.fit.estimate import REBUILD_BYTES
 from t2local.models.load.devices import blocks_returned_when_freed
 from t2local.models.load.loader import LoadedModel
 from t2local.models.storage import GGUF
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Gains, Mixture, SVFModel, Z, attaching, compose
+from t2local.svf.basis import Basis, rounded
 from t2local.svf.fused import ZBuffer
 
 # --- CUDA graphs under mixtures: a changed `z` is copied to where the graphs read it.
@@ -126,6 +128,43 @@ def with_compiled_steps(loaded: LoadedModel, svf: SVFModel) -> LoadedModel:
     return replace(loaded, steps=steps)
 
 
+class RoundedSteps:
+    """The steps of a float model from a copy of its weights and bases in 8 bits, made at first use.
+
+    One copy serves every mixture. Guarded by the model's lock (`SVFModel.lock`).
+    """
+
+    def __init__(self, loaded: LoadedModel, svf: SVFModel) -> None:
+        assert not rounding_problem(loaded), rounding_problem(loaded)
+        self._loaded, self._svf = loaded, svf
+        self._steps: CompiledSteps | None = None
+        self._scales: dict[str, torch.Tensor] = {}  # squared, of the bases that the steps read
+        self._bases_bytes = 0  # of those that are not the model's own
+
+    def under(self, z: Z) -> CompiledVariant:
+        """The steps under `z` `[r]`."""
+        if self._steps is None:
+            self._steps = self._made()
+        deltas = {name: (row - 1) * self._scales[name] for name, row in z.items()}
+        return CompiledVariant(self._steps, deltas)
+
+    @property
+    def held_bytes(self) -> int:
+        """What the copy takes, 0 before it is made."""
+        return 0 if self._steps is None else self._steps.held_bytes + self._bases_bytes
+
+    def _made(self) -> CompiledSteps:
+        branches = {}
+        for name, layer in self._svf.layers.items():
+            basis = layer.basis
+            if basis.vectors.dtype != torch.int8:
+                basis = rounded(Basis(basis.dense(), basis.sigma, basis.side), torch.int8)
+                self._bases_bytes += basis.vectors.nbytes + basis.scale.nbytes
+            branches[name] = Branch(basis.vectors, basis.side)
+            self._scales[name] = basis.scale.square()
+        return rounded_steps(self._loaded, self._svf.base_layers, branches)
+
+
 def _noting(loaded: LoadedModel, problem: str) -> LoadedModel:
     words = f"Answers are slower than they could be: {problem}."
     return replace(loaded, notes=(*loaded.notes, words))
@@ -183,12 +222,12 @@ _GENERATIONS = itertools.count()
 class Applier:
     """Experts by name on one model. `rebuild_limit`: rebuilt copies kept (0: never rebuild).
 
-    `mixable`: the experts that people may mix (None: all); a classifier only decides. `packer`:
-    packs mixtures that stay in 8 bits (None: every answer is exact). `graphs`: the CUDA
-    graphs of a model on a GPU, `compiled`: the steps of one on a CPU (None: the forward itself).
+    `mixable`: the experts that people may mix (None: all); a classifier only decides. `in_8_bits`:
+    steps from rounded weights (None: every answer is exact). `graphs`: the CUDA graphs of a model
+    on a GPU, `compiled`: the steps of one on a CPU (None: the forward itself).
 
     Guarded by the model's lock (`SVFModel.lock`): whoever calls a method holds it. `check`, `key`,
-    `z_of`, `packs` and `copies_bytes` are for any thread: what they read is exchanged whole.
+    `z_of`, `rounds` and `copies_bytes` are for any thread: what they read is exchanged whole.
     """
 
     def __init__(
@@ -197,7 +236,7 @@ class Applier:
         experts: Mapping[str, Z],
         rebuild_limit: int = 0,
         mixable: Collection[str] | None = None,
-        packer: Packer | None = None,
+        in_8_bits: RoundedSteps | None = None,
         graphs: GraphMixtures | None = None,
         compiled: CompiledSteps | None = None,
     ) -> None:
@@ -209,9 +248,7 @@ class Applier:
         self._rebuilt: OrderedDict[MixtureKey, dict[str, torch.Tensor]] = OrderedDict()
         self._graphs, self._compiled = graphs, compiled
         self._matrices = {matrix for z in self.experts.values() for matrix in z}
-        self._packer = packer
-        self._packed: OrderedDict[MixtureKey, Int8Model] = OrderedDict()
-        self._packing: tuple[MixtureKey, Generator[None, None, Int8Model]] | None = None
+        self._in_8_bits = in_8_bits
         self._last: tuple[MixtureKey, Z] = (BASE_KEY, {})
         self._last_applied = BASE_KEY
 
@@ -276,23 +313,22 @@ class Applier:
             and z.keys() == old.keys()
             and all(torch.equal(row, old[matrix]) for matrix, row in z.items())
         }
-        if before._packer is not None and self._packer is not None:
-            self._packer = before._packer  # what it has prepared fits: the model is the same
+        if before._in_8_bits is not None and self._in_8_bits is not None:
+            self._in_8_bits = before._in_8_bits
         if before._compiled is not None and self._compiled is not None:
             self._compiled = before._compiled
         if before._graphs is not None and self._graphs is not None:
             self._graphs = before._graphs
-        for kept, taken in ((before._rebuilt, self._rebuilt), (before._packed, self._packed)):
-            for key, copy in kept.items():
-                if key == BASE_KEY:
-                    taken[key] = copy
-                elif key.experts <= same:
-                    taken[replace(key, generation=self._generation)] = copy
+        for key, copy in before._rebuilt.items():
+            if key == BASE_KEY:
+                self._rebuilt[key] = copy
+            elif key.experts <= same:
+                self._rebuilt[replace(key, generation=self._generation)] = copy
 
     def settle_if_repeated(self, mixture: Mixture) -> None:
         """`settle` a mixture that also served the answer before this one."""
         key = self.key(mixture)
-        if key == self._last_applied and key not in self._packed:
+        if key == self._last_applied:
             self.settle(mixture)
         self._last_applied = key
 
@@ -302,35 +338,29 @@ class Applier:
         return self._compiled is not None
 
     @property
-    def packs(self) -> bool:
-        """Whether quick steps, where there are any, come from 8-bit copies."""
-        return self._packer is not None
+    def rounds(self) -> bool:
+        """Whether quick steps, where there are any, come from weights rounded to 8 bits."""
+        return self._in_8_bits is not None
 
-    def packed(self, mixture: Mixture) -> Int8Model | None:
-        """The 8-bit copy for this mixture, None while there is none."""
-        return self._packed.get(self.key(mixture))
-
-    def quick(self, mixture: Mixture, may_pack: bool) -> Quick | None:
+    def quick(self, mixture: Mixture, may_round: bool) -> Quick | None:
         """How a single row's next steps under this mixture are made faster than by the forward.
 
-        None: not at all. `may_pack`: 8-bit copies may serve. Ask again before every step.
+        None: not at all. `may_round`: an 8-bit copy may serve. Ask again before every step.
         """
         if self._compiled is not None:
             return CompiledVariant(self._compiled, self.svf.deltas(self.z_of(mixture)))
-        packed = self.packed(mixture) if may_pack else None
-        if packed is not None:
-            return Int8Steps(packed)
+        if self._in_8_bits is not None and may_round:
+            return self._in_8_bits.under(self.z_of(mixture))
         if self._graphs is None:
             return None
         return self._graphs.under(self.key(mixture), self.z_of(mixture), self._matrices)
 
     @property
     def copies_bytes(self) -> int:
-        """What rebuilt matrices and 8-bit copies take at this moment."""
+        """What rebuilt matrices and an 8-bit copy take at this moment."""
         rebuilt = [m for copy in list(self._rebuilt.values()) for m in copy.values()]
-        packed = [copy.own_bytes for copy in list(self._packed.values())]
-        shared = self._packer.shared_bytes if self._packer is not None else 0
-        return sum(m.nbytes for m in rebuilt) + sum(packed) + shared
+        rounded_bytes = self._in_8_bits.held_bytes if self._in_8_bits is not None else 0
+        return sum(m.nbytes for m in rebuilt) + rounded_bytes
 
     def capture_problem(self) -> str:
         """Why steps cannot be captured though they should be, tried now; nothing is in force."""
@@ -340,32 +370,6 @@ class Applier:
         """Give back what can be made again: memory ran out."""
         if self._graphs is not None:
             self._graphs.steps.release()
-
-    def pack_on(self, mixture: Mixture) -> bool:
-        """Pack one more layer for a mixture that stays; True while `packed` has to wait for more.
-
-        A call takes about as long as a token under the branch, so that an answer goes on in
-        between. Another mixture's unfinished copy is given up. Nothing must be in force.
-        """
-        key = self.key(mixture)
-        if self._packer is None:
-            return False
-        if key in self._packed:
-            self._packed.move_to_end(key)
-            return False
-        under_way, self._packing = self._packing, None  # an error ends it
-        if under_way is None or under_way[0] != key:
-            z, rebuilt = self.z_of(mixture), self._rebuilt.get(key, {})
-            under_way = (key, self._packer.packing(_Matrices(self.svf, z, rebuilt)))
-        try:
-            next(under_way[1])
-        except StopIteration as packed:
-            self._packed[key] = packed.value
-            while len(self._packed) > INT8_COPIES:
-                self._packed.popitem(last=False)
-            return False
-        self._packing = under_way
-        return True
 
     def _beside_base(self, z: Z) -> Z:
         return {name: torch.stack([row, torch.ones_like(row)]) for name, row in z.items()}
@@ -377,17 +381,3 @@ class Applier:
 
 def _ordered(alpha: Mapping[str, float]) -> Alpha:
     return tuple(sorted((name, a) for name, a in alpha.items() if a != 0.0))
-
-
-class _Matrices:
-    """Matrix name -> its weight under `z` `[m, n]`, in float32."""
-
-    def __init__(self, svf: SVFModel, z: Z, rebuilt: Mapping[str, torch.Tensor]) -> None:
-        self._svf, self._z, self._rebuilt = svf, z, rebuilt
-
-    def __call__(self, name: str) -> torch.Tensor:
-        if name in self._rebuilt:
-            return self._rebuilt[name]
-        changed = self._svf.rebuild({name: self._z[name]}) if name in self._z else {}
-        untouched = self._svf.model.get_submodule(name).weight
-        return changed.get(name, untouched)

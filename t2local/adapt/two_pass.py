@@ -41,8 +41,7 @@ from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import Mixture
 
-PACK_AFTER = 16  # tokens under one mixture: short answers and moving sliders are not worth packing
-WORTH_PACKING = 48  # tokens that an answer may have at most: below, packing takes longer than it
+WORTH_ROUNDING = 48  # tokens that an answer may have at most: below, a copy takes longer than it
 # Of a long prompt at a time: stop, the wheel and the tokens of others come in between. A CPU reads
 # fewer the larger the model is. (Not fewer the slower it is: the same seed gives the same answer.)
 PREFILL_TOKENS, FEWEST_TOKENS = 512, 16
@@ -171,8 +170,6 @@ def _speak(
                 break
             if speech.turn_to(steering.take()):
                 yield Steered(speech.mixture, decoder.n_tokens, len(speech.said[ADAPTED_ROW]))
-            if speech.pack() and decoder.n_tokens == 0:
-                continue  # what is to be repeated is packed first: it must not change on the way
             if speech.step():
                 yield from speech.new_tokens()
     finally:
@@ -185,7 +182,7 @@ def _speak(
         finish="cancelled" if cancelled else "length" if not all(decoder.finished) else "stop",
         context_used=decoder.context_used,
         context_length=workshop.loaded.context_length,
-        int8_tokens=decoder.n_quick if workshop.applier.packs else 0,
+        int8_tokens=decoder.n_quick if workshop.applier.rounds else 0,
     )
 
 
@@ -209,14 +206,12 @@ class _Speech:
         self.mixture, self.said, self.seconds = mixture, [""] * rows, 0.0
         self._opening = prompt.opening
         self._workshop, self._applier, self._compare = workshop, workshop.applier, compare
-        self._exact = sampling.exact and self._applier.packs
-        worth_packing = sampling.max_new_tokens >= WORTH_PACKING
-        self._may_pack = worth_packing and not (compare or sampling.exact)
-        self._pack_after = 0 if sampling.repeatable else PACK_AFTER
-        self._since = 0  # tokens that were said when the mixture last changed
+        self._exact = sampling.exact and self._applier.rounds
+        worth_it = sampling.max_new_tokens >= WORTH_ROUNDING
+        self._may_round = worth_it and not (compare or sampling.exact)
         self._whole = True  # the cache's layers are of one length
         with self._at_work():
-            if not compare:
+            if not compare and not (self._may_round and self._applier.rounds):
                 self._applier.settle_if_repeated(mixture)
             kept = workshop.prefixes.take(self._key(), prompt.ids, rows)
             self.decoder = Decoder(workshop.loaded, prompt.ids, sampling, rows, kept)
@@ -226,23 +221,16 @@ class _Speech:
         if mixture is None or self._applier.key(mixture) == self._applier.key(self.mixture):
             return False
         self._applier.check(mixture)
-        self.mixture, self._since = mixture, self.decoder.n_tokens
+        self.mixture = mixture
         with self._workshop.lock():
             self.decoder.forget()
         return True
-
-    def pack(self) -> bool:
-        """Work on the 8-bit copy of a mixture that stays; True while there is more to do."""
-        if not self._may_pack or self.decoder.n_tokens - self._since < self._pack_after:
-            return False
-        with self._at_work():
-            return self._applier.pack_on(self.mixture)
 
     def step(self) -> bool:
         """Say the next token; False where a part of a long prompt was read instead."""
         self._whole = False  # an error inside a forward leaves layers of different lengths
         with self._at_work():
-            quick = None if self._compare else self._applier.quick(self.mixture, self._may_pack)
+            quick = None if self._compare else self._applier.quick(self.mixture, self._may_round)
             read = _next_token(self._applier, self.mixture, self.decoder, quick, self._compare)
         self._whole = True
         return not read

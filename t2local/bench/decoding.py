@@ -1,4 +1,4 @@
-"""Decoding on the CPU: transformers' `generate`, our exact loop, and the packed weights.
+"""Decoding on the CPU: transformers' `generate`, our exact loop, and compiled steps.
 
 Speeds are taken in turn within each round, greedy, without the prompt (a `generate` of one token is
 taken off). What 8 bits cost is said beside the speed: the logits' distance from float32's after the
@@ -21,23 +21,22 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from t2local.adapt.applier import Applier, CompiledVariant
+from t2local.adapt.applier import CompiledVariant, RoundedSteps
 from t2local.bench.table import Measured, Row, interleaved, ratio
 from t2local.errors import T2LocalError
 from t2local.models.decode.compiled_steps import RowCache
 from t2local.models.decode.generate import Decoder, Kept, Sampling
-from t2local.models.decode.int8 import Int8Model, Int8Steps, Packer
 from t2local.models.load.loader import LoadedModel
-from t2local.svf import Mixture, SVFModel, Z
+from t2local.svf import SVFModel, Z
 from t2local.svf.basis import decompose
 from t2local.svf.layer import SVFLinear, weight_as_used
 
-NAME, EXPERT = "decode on the CPU", "expert"
+NAME = "decode on the CPU"
 GENERATE, ONE = "transformers generate", "its first token"
-EXACT, BASE, ADAPTED = "ours, float32", "packed", "packed, adapted"
+EXACT, BASE, ADAPTED = "ours, float32", "8 bits", "8 bits, adapted"
 
 
-def int8_decoding(
+def rounded_decoding(
     loaded: LoadedModel,
     untouched: PreTrainedModel,
     svf: SVFModel,
@@ -46,43 +45,38 @@ def int8_decoding(
     tokens: int,
     rounds: int,
 ) -> Measured:
-    """Tokens/s, packing time and error. `z` `[r]` a matrix; the model can be packed (`why_not`).
+    """Tokens/s from 8-bit weights without guesses, and their error. `z` `[r]`.
 
+    For models without a `rounding_problem`.
     `untouched`: a twin of the model without SVF, for `generate` and the exact loop.
     """
-    applier = Applier(svf, {EXPERT: z}, packer=Packer(loaded))
-    mixtures = {BASE: Mixture(), ADAPTED: Mixture({EXPERT: 1.0})}
-    packing = {name: interleaved({name: lambda m=m: _pack(applier, m)}, 1, 0)[name][0]
-               for name, m in mixtures.items()}  # fmt: skip
-    packed = {name: applier.packed(mixture) for name, mixture in mixtures.items()}
+    steps = RoundedSteps(loaded, svf)
+    (making,) = interleaved({BASE: lambda: steps.under({})}, 1, 0)[BASE]
+    variants = {BASE: steps.under({}), ADAPTED: steps.under(z)}
+    ways = {name: _Alone(way.steps, way.deltas) for name, way in variants.items()}
     plain = replace(loaded, model=untouched)
-    seconds = _seconds(plain, packed, prompt, tokens, rounds)
+    seconds = _seconds(plain, ways, prompt, tokens, rounds)
     rows = [Row(NAME, n, tokens / statistics.median(t), "tokens/s") for n, t in seconds.items()]
-    rows += [Row(NAME, f"packing, {name}", taken, "s") for name, taken in packing.items()]
+    rows.append(Row(NAME, "making the copy", making, "s"))
     ratios = {
         "decode_exact_over_generate": ratio(seconds[GENERATE], seconds[EXACT]),
-        "decode_packed_over_generate": ratio(seconds[GENERATE], seconds[BASE]),
-        "decode_packed_adapted_over_packed": ratio(seconds[BASE], seconds[ADAPTED]),
+        "decode_8_bits_over_generate": ratio(seconds[GENERATE], seconds[BASE]),
+        "decode_8_bits_adapted_over_8_bits": ratio(seconds[BASE], seconds[ADAPTED]),
     }
-    errors = _errors(loaded, svf, z, packed, _written(plain, prompt, tokens), len(prompt))
+    errors = _errors(loaded, svf, z, ways, _written(plain, prompt, tokens), len(prompt))
     return Measured([*rows, *errors], ratios)
-
-
-def _pack(applier: Applier, mixture: Mixture) -> None:
-    while applier.pack_on(mixture):
-        pass
 
 
 def _seconds(
     plain: LoadedModel,
-    packed: Mapping[str, Int8Model],
+    quick: Mapping[str, CompiledVariant],
     prompt: Sequence[int],
     tokens: int,
     rounds: int,
 ) -> dict[str, list[float]]:
     """Seconds that each way takes for `tokens` tokens, a value a round."""
     ids = torch.tensor([list(prompt)])
-    ways = {EXACT: None, **{name: Int8Steps(model) for name, model in packed.items()}}
+    ways = {EXACT: None, **quick}
     greedy = Sampling(0.0, repetition_penalty=1.0, max_new_tokens=(rounds + 2) * tokens)
     decoders = {name: Decoder(plain, prompt, greedy) for name in ways}
     for decoder in decoders.values():
@@ -123,32 +117,32 @@ def _errors(
     loaded: LoadedModel,
     svf: SVFModel,
     z: Z,
-    packed: Mapping[str, Int8Model],
+    quick: Mapping[str, CompiledVariant],
     words: Sequence[int],
     n_prompt: int,
 ) -> list[Row]:
-    """How far packed logits are from float32's, and what of the expert's change is left."""
+    """How far rounded logits are from float32's, and what of the expert's change is left."""
     matrices = svf.rebuild(z)
 
-    def logits(name: str, model: Int8Model | None) -> Tensor:  # [T, V], centred
+    def logits(name: str, steps: CompiledVariant | None) -> Tensor:  # [T, V], centred
         with svf.using_rebuilt(matrices if name == ADAPTED else {}):
             decoder = Decoder(loaded, words[:n_prompt], Sampling(max_new_tokens=len(words)))
             found = [decoder.logits()]
             for token in words[n_prompt:]:
                 decoder.push(torch.tensor([token]))
-                found.append(decoder.logits(Int8Steps(model) if model else None))
+                found.append(decoder.logits(steps))
         found = torch.cat(found[1:])
         return found - found.mean(dim=-1, keepdim=True)
 
-    exact = {name: logits(name, None) for name in packed}
-    fast = {name: logits(name, model) for name, model in packed.items()}
+    exact = {name: logits(name, None) for name in quick}
+    fast = {name: logits(name, steps) for name, steps in quick.items()}
     change = exact[ADAPTED] - exact[BASE]
     lost = (fast[ADAPTED] - fast[BASE]) - change
 
     def row(variant: str, part: Tensor, whole: Tensor) -> Row:
         return Row(NAME, variant, float(part.norm() / whole.norm()), "relative")
 
-    same = [(fast[n].argmax(-1) == exact[n].argmax(-1)).double().mean() for n in packed]
+    same = [(fast[n].argmax(-1) == exact[n].argmax(-1)).double().mean() for n in quick]
     return [
         row("logits' error, base", fast[BASE] - exact[BASE], exact[BASE]),
         row("logits' error, adapted", fast[ADAPTED] - exact[ADAPTED], exact[ADAPTED]),

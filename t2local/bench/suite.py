@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from t2local import paths
 from t2local.adapt.applier import adapting
 from t2local.bench import decoding, exactness, speed
-from t2local.bench.decoding import int8_decoding
+from t2local.bench.decoding import rounded_decoding
 from t2local.bench.speed import (
     ANSWER_TOKENS,
     POPULATION,
@@ -40,7 +40,7 @@ from t2local.errors import T2LocalError
 from t2local.experts import ExpertStore
 from t2local.experts.expert import SKILL
 from t2local.models.chat_format import render_chat
-from t2local.models.decode.int8 import why_not
+from t2local.models.decode.compiled_steps import rounding_problem
 from t2local.models.load import parts
 from t2local.models.load.loader import LoadedModel, load_model, local_path
 from t2local.models.load.quantized import nf4_problem
@@ -184,13 +184,13 @@ def _svf(opening: Opening, effort: Effort) -> Measuring[list[Measured]]:
         speed.rows_of_z(svf, _batch(loaded, 8, 32), effort.rounds),
         speed.decoding(loaded, untouched, svf, prompt, effort.decode_tokens, rebuild),
     ]
-    parts.append((yield from _packed(loaded, untouched, svf, prompt, effort)))
+    parts.append((yield from _in_8_bits(loaded, untouched, svf, prompt, effort)))
     parts.append((yield from _search(loaded, svf, effort)))
     parts.append((yield from _chat_wait(loaded, svf, effort)))
     return parts
 
 
-def _packed(
+def _in_8_bits(
     loaded: LoadedModel,
     untouched: PreTrainedModel,
     svf: SVFModel,
@@ -198,14 +198,14 @@ def _packed(
     effort: Effort,
 ) -> Measuring[Measured]:
     """Answers from 8-bit copies of float weights, beside `generate`."""
-    if problem := why_not(loaded):
-        yield f"decoding from packed weights: {problem}"
+    if problem := rounding_problem(loaded):
+        yield f"decoding from 8-bit weights: {problem}"
         return Measured([], {})
-    yield "measuring decoding from packed weights"
+    yield "measuring decoding from 8-bit weights"
     skills = (f.expert for f in ExpertStore(loaded.slug).files() if f.expert)
     z = next((e.z for e in skills if e.kind == SKILL), None) or random_z(svf, seed=0)
     tokens, rounds = effort.decode_tokens, effort.rounds
-    return int8_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
+    return rounded_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
 
 
 def _compiled(opening: Opening, effort: Effort) -> Measuring[Measured]:

@@ -16,20 +16,20 @@ from pathlib import Path
 import torch
 
 from t2local import paths
-from t2local.adapt.applier import Applier, GraphMixtures, adapting, may_rebuild
+from t2local.adapt.applier import Applier, GraphMixtures, RoundedSteps, adapting, may_rebuild
 from t2local.adapt.context import check_length, check_messages, fit
-from t2local.adapt.two_pass import PACK_AFTER, Workshop, peek
+from t2local.adapt.two_pass import WORTH_ROUNDING, Workshop, peek
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.shelf import Shelf
 from t2local.errors import T2LocalError
 from t2local.experts import Expert
-from t2local.models.decode import cuda_graphs, int8
+from t2local.models.decode import cuda_graphs
+from t2local.models.decode.compiled_steps import rounding_problem
 from t2local.models.decode.generate import PrefixCache
-from t2local.models.decode.int8 import Packer
 from t2local.models.decode.out_of_memory import ANSWER, Work, out_of_memory_told
 from t2local.models.fit.anatomy import Anatomy, anatomy_of
 from t2local.models.fit.automatic import Fit, judged, preferred_plans
-from t2local.models.fit.estimate import PACK_BYTES, REBUILT_COPIES, Estimate, Plan, estimate
+from t2local.models.fit.estimate import REBUILT_COPIES, ROUND_BYTES, Estimate, Plan, estimate
 from t2local.models.fit.memory import Machine
 from t2local.models.load.hub import LocalModel, local_models
 from t2local.models.load.loader import LoadedModel, basis_for, choose_quantization, load_model
@@ -251,13 +251,13 @@ class Opened:
             with self.svf.lock:
                 why = applier.capture_problem()
         elif not self.loaded.device.startswith("cuda"):
-            why = "" if applier.compiles else _why_not_int8(self.choice, self.loaded)
+            why = "" if applier.compiles else _why_not_rounded(self.choice, self.loaded)
         if why:
             return f"plain steps ({why})"
         if applier.compiles:
             return "compiled steps, from the weights as the file has them"
-        if applier.packs:
-            return f"8-bit copies of the weights, from {PACK_AFTER} tokens of a long answer on"
+        if applier.rounds:
+            return f"compiled steps, answers of {WORTH_ROUNDING} tokens and more from 8-bit weights"
         return "captured steps (CUDA graphs)"
 
 
@@ -288,21 +288,21 @@ def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Prog
 def _adapter(choice: Choice, loaded: LoadedModel, svf: SVFModel, shelf: Shelf) -> Applier:
     experts = {name: expert.z for name, expert in shelf.usable.items()}
     copies = REBUILT_COPIES if may_rebuild(loaded) else 0
-    packer = None if _why_not_int8(choice, loaded) else Packer(loaded)
+    in_8_bits = None if _why_not_rounded(choice, loaded) else RoundedSteps(loaded, svf)
     steps = cuda_graphs.GraphSteps(loaded) if not cuda_graphs.why_not(loaded) else None
     mixtures = GraphMixtures(svf, steps) if steps else None
-    return Applier(svf, experts, copies, shelf.mixable, packer, mixtures, loaded.steps)
+    return Applier(svf, experts, copies, shelf.mixable, in_8_bits, mixtures, loaded.steps)
 
 
-def _why_not_int8(choice: Choice, loaded: LoadedModel) -> str:
-    """Why answers are not written from 8-bit copies, in a few words; "" where they are."""
+def _why_not_rounded(choice: Choice, loaded: LoadedModel) -> str:
+    """Why answers are not written from 8-bit weights, in a few words; "" where they are."""
     if choice.precision == EXACT:
         return "exact answers were asked for"
-    if why := int8.why_not(loaded):
+    if why := rounding_problem(loaded):
         return why
     if not may_rebuild(loaded):
         return "the model is too large for copies beside it"
-    return "so small a model is fast enough" if loaded.resident_bytes < PACK_BYTES else ""
+    return "so small a model is fast enough" if loaded.resident_bytes < ROUND_BYTES else ""
 
 
 # --- What a model would take on this machine, before anything of it is loaded or fetched.

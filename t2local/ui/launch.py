@@ -65,8 +65,8 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         default="auto",
         choices=("auto", "exact"),
-        help="exact: float32 only; auto: on a CPU, longer answers from weights packed in 8 bits, "
-        "up to three times as fast, logits a few per cent off",
+        help="exact: float32 only; auto: on a CPU, longer answers from weights rounded to 8 bits, "
+        "several times as fast, logits about two per cent off",
     )
     _add_doors(add)
     add("--data-dir", type=Path, help="where models, experts and chats are kept (T2LOCAL_HOME)")

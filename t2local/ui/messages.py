@@ -81,11 +81,12 @@ TERMS: dict[str, str | Callable[[], str]] = {
     "bases": "The directions of each weight matrix, kept beside it so that sliders act at once. "
     "int8 takes a quarter of fp32; the base model stays exact with any of them.",
     "copies": "A small model keeps the matrices of mixtures that are used again and again, and on "
-    "a processor copies of its weights in 8 bits, so that answers come faster. They are made while "
+    "a processor a copy of its weights in 8 bits, so that answers come faster. They are made while "
     "you chat and given back with the model.",
-    "8-bit weights": "This answer was written from a copy of the weights rounded to 8 bits: about "
-    "three times as fast, and a few per cent off in what the model finds likely. Switch on exact "
-    "answers beside the temperature, or start with \u2011\u2011precision exact, to do without.",
+    "8-bit weights": "This answer was written from a copy of the weights rounded to 8 bits: "
+    "several times as fast, and about two per cent off in what the model finds likely. Switch on "
+    "exact answers beside the temperature, or start with \u2011\u2011precision exact, to do "
+    "without.",
     "KV cache": "What the model remembers of the chat: it grows with every token.",
     "context length": "How many tokens (pieces of words) of a chat the model can look back on.",
     "gated": "Its maker asks you to accept a licence on the Hugging Face page first.",

@@ -190,7 +190,7 @@ def test_without_memory_for_a_fixed_cache_the_forward_answers(workshop, capturin
 
     monkeypatch.setattr(StepDecoder, "take_over", none_left)
     assert speak(capturing, MATH)[-1].texts == speak(workshop, MATH)[-1].texts
-    assert capturing.applier.quick(MATH, may_pack=True) is None
+    assert capturing.applier.quick(MATH, may_round=True) is None
 
 
 def test_graphs_outlive_a_restock_and_see_the_retrained_expert(workshop, capturing, captures):
@@ -210,7 +210,7 @@ def test_a_graph_serves_experts_of_some_matrices_with_their_branches_alone(works
     svf = workshop.applier.svf
     part = {n: row for n, row in random_z(svf, 5).items() if "mlp" in n}
     applier = Applier(svf, {"math": part}, graphs=GraphMixtures(svf, GraphSteps(workshop.loaded)))
-    with applier.quick(MATH, may_pack=True).around():
+    with applier.quick(MATH, may_round=True).around():
         assert {n for n, layer in svf.layers.items() if n in layer.in_force.deltas} == set(part)
     exact = replace(workshop, applier=Applier(svf, {"math": part}))
     found = replace(capturing, applier=applier)

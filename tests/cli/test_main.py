@@ -13,7 +13,6 @@ from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
 from t2local.tasks.sandbox import protection
-from tests.models.decode.products import float_product
 
 
 @pytest.fixture
@@ -67,15 +66,13 @@ def test_ask_prints_exactly_one_json_object(capsys, skilled):
 
 
 def test_ask_says_on_stderr_what_came_from_8_bit_weights(capsys, skilled, monkeypatch):
-    monkeypatch.setattr("t2local.models.decode.int8.eight_bit_products", lambda: True)
-    monkeypatch.setattr("t2local.engine.loading.PACK_BYTES", 0)
-    monkeypatch.setattr("t2local.models.decode.int8.int8_product", float_product)
+    monkeypatch.setattr("t2local.engine.loading.ROUND_BYTES", 0)
     monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
     ask = ("ask", "hello", "--model", skilled, "--json", "--temperature", "0")
-    for precision, packed in (("auto", True), ("exact", False)):
+    for precision, rounded in (("auto", True), ("exact", False)):
         _, out, err = run(capsys, *ask, "--max-new-tokens", "50", "--precision", precision)
         assert json.loads(out)["timing"]["tokens"] == 50
-        assert ("49 of them from weights rounded to 8 bits" in err) == packed
+        assert ("49 of them from weights rounded to 8 bits" in err) == rounded
 
 
 def test_ask_with_the_prompt_strategy_reports_probabilities(capsys, skilled):

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from t2local.engine.engine import Engine
 from t2local.engine.requests import ChatRequest, Controls
@@ -16,25 +15,24 @@ LONG = Sampling(temperature=0.0, max_new_tokens=60)
 
 
 @pytest.fixture
-def packable(monkeypatch):
-    """Any processor counts as one with 8-bit products, and any model as worth packing."""
-    monkeypatch.setattr("t2local.models.decode.int8.eight_bit_products", lambda: True)
-    monkeypatch.setattr("t2local.engine.loading.PACK_BYTES", 0)
+def rounding(monkeypatch):
+    """Any model counts as worth rounding."""
+    monkeypatch.setattr("t2local.engine.loading.ROUND_BYTES", 0)
 
 
 def opened(folder, precision="auto"):
     return Engine(str(folder), precision=precision).load()._ready()
 
 
-def test_a_quantised_model_and_an_exact_one_are_decoded_plainly(model_folder, packable):
-    assert "8-bit copies" in opened(model_folder).decoding()
+def test_a_quantised_model_and_an_exact_one_are_decoded_plainly(model_folder, rounding):
+    assert "8-bit weights" in opened(model_folder).decoding()
     assert opened(model_folder, "exact").decoding() == "plain steps (exact answers were asked for)"
     whole = opened(model_folder)
     small = replace(whole, loaded=replace(whole.loaded, quantization="nf4"))
     assert "only float32 models" in small.decoding()
 
 
-def test_a_very_small_model_is_not_packed(engine):
+def test_a_very_small_model_is_not_rounded(engine):
     assert engine._ready().decoding().startswith("plain steps (so small a model")
 
 
@@ -55,10 +53,7 @@ def test_where_steps_are_captured_it_is_tried(model_folder, monkeypatch, problem
     assert found.decoding() == expected
 
 
-@pytest.mark.skipif(
-    torch.backends.quantized.engine not in ("x86", "fbgemm"), reason="no 8-bit products here"
-)
-def test_the_status_counts_the_copies_there_are(engine, model_folder, packable):
+def test_the_status_counts_the_copies_there_are(engine, model_folder, rounding):
     whole = Engine(str(model_folder)).load()
     before, base = whole.status, engine.status
     assert before.resident_bytes == before.basis_bytes + before.copies_bytes + (

@@ -22,8 +22,7 @@ VERSIONS = 4
 SHORT = 100  # every such forward finds no memory
 GUARDED = {
     Applier: (
-        "using", "settle", "settle_if_repeated", "take_over", "packed", "quick", "pack_on",
-        "release",
+        "using", "settle", "settle_if_repeated", "take_over", "quick", "release",
     ),
     PrefixCache: ("put", "take", "clear"),
 }  # fmt: skip

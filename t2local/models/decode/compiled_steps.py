@@ -8,17 +8,17 @@ go. Prompts are read by the ordinary forward.
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from t2local.models.fit.anatomy import positions_problem
+from t2local.models.fit.anatomy import family_problem
 from t2local.models.fit.memory import free_bytes
-from t2local.models.groups.codes import LANES, Groups
+from t2local.models.groups.codes import LANES, Groups, rounded
 from t2local.models.groups.linear import (
     WORKERS,
     GroupedEmbedding,
@@ -28,8 +28,10 @@ from t2local.models.groups.linear import (
     matrix_line,
     rounds_in_pairs,
 )
+from t2local.models.load.loader import LoadedModel
+from t2local.models.storage import NONE
 
-FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
+GROUP = 32  # inputs that rows consist of
 MATRICES = (
     *(f"self_attn.{part}_proj" for part in "qkvo"),
     *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
@@ -50,21 +52,16 @@ def compiled_problem(model: PreTrainedModel) -> str:
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     if not isinstance(head, GroupedLinear) or not isinstance(table, GroupedEmbedding):
         return "its weights are not those of a GGUF file"
-    config, family = model.config, type(model).__name__
-    if family not in FAMILIES or config.hidden_act != "silu":
-        return f"{family} is not among the families whose steps are compiled"
-    if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
-        return "its matrices have biases"
-    if any(size % LANES for size in _sizes(model)):
+    return _shape_problem(model) or compiling_problem()
+
+
+def _shape_problem(model: PreTrainedModel) -> str:
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if problem := family_problem(type(model).__name__, model.config):
+        return problem
+    if any(m.in_features % GROUP or m.out_features % LANES for m in linear):
         return "its matrices are not made of whole blocks"
-    return positions_problem(config) or compiling_problem()
-
-
-def _sizes(model: PreTrainedModel) -> Iterator[int]:
-    """Inputs and outputs of all matrices in a model's layers."""
-    for module in model.modules():
-        if isinstance(module, GroupedLinear):
-            yield from (module.in_features, module.out_features)
+    return ""
 
 
 class RowCache:
@@ -129,7 +126,7 @@ Deltas = Mapping[str, Tensor]  # matrix name -> `z − 1` times the basis' squar
 
 class CompiledSteps:
     """The steps of one model. `layers`: matrix name -> its grouped layer, where the
-    model has another in its place; `branches`: its basis.
+    model has another in its place, and so `head`; `branches`: its basis.
     `in_force()`: the deltas that the model's own forward obeys; None: something else.
 
     Its buffers serve one step at a time, whoever asks; the bases and weights are only read.
@@ -142,12 +139,14 @@ class CompiledSteps:
         branches: Mapping[str, Branch],
         context_length: int,
         in_force: Callable[[], Deltas | None],
+        head: GroupedLinear | None = None,
     ) -> None:
         from t2local.models.groups import model_step, products
 
         config, self._products, self._loops = model.config, products, model_step
         self._branches, self._in_force = dict(branches), in_force
-        self._table, self._head = model.get_input_embeddings(), model.get_output_embeddings()
+        self._table = model.get_input_embeddings()
+        self._head = head or model.get_output_embeddings()
         self._names = [
             [f"model.layers.{index}.{name}" for name in MATRICES]
             for index in range(config.num_hidden_layers)
@@ -178,6 +177,13 @@ class CompiledSteps:
         self._cosines, self._sines = (np.ascontiguousarray(t[0].numpy()) for t in (cosines, sines))
         self._buffers: _Buffers | None = None
         self._buffers_lock = threading.Lock()  # guards what a step writes to
+
+    @property
+    def held_bytes(self) -> int:
+        """What its weights, cosines and sines take."""
+        layers = (*self._layers.values(), self._head)
+        parts = sum(part.nbytes for layer in layers for part in layer.buffers())
+        return parts + self._cosines.nbytes + self._sines.nbytes
 
     @property
     def deltas(self) -> Deltas | None:
@@ -320,6 +326,38 @@ class CompiledSteps:
             n_counters = (4 * len(self._names) + 1) * loops.COUNTERS
             self._buffers = _Buffers.made(sizes, threads, n_counters, loops.MOST)
         return self._buffers
+
+
+# --- A float model's steps, from a copy of it in 8 bits.
+
+
+def rounding_problem(loaded: LoadedModel) -> str:
+    """Why there is no such copy, in a few words; "" where there can be one."""
+    if loaded.device != "cpu" or loaded.dtype != "float32" or loaded.quantization != NONE:
+        return "only float32 models on the CPU are rounded"
+    if loaded.spread:
+        return "its layers are spread over memory and disk"
+    return _shape_problem(loaded.model) or compiling_problem()
+
+
+@torch.no_grad()
+def rounded_steps(
+    loaded: LoadedModel, layers: Mapping[str, nn.Linear], branches: Mapping[str, Branch]
+) -> CompiledSteps:
+    """Steps of a model of floats `layers`, each group of 32 inputs in 8 bits with a scale.
+
+    One copy serves every mixture, which is a branch beside it. Ask `rounding_problem` first.
+    """
+    model = loaded.model
+
+    def grouped(layer: nn.Linear) -> GroupedLinear:
+        return GroupedLinear(rounded(layer.weight), layer.bias)
+
+    indices = range(model.config.num_hidden_layers)
+    names = [f"model.layers.{index}.{part}" for index in indices for part in MATRICES]
+    copies = {name: grouped(layers.get(name) or model.get_submodule(name)) for name in names}
+    head = grouped(model.get_output_embeddings())
+    return CompiledSteps(model, copies, branches, loaded.context_length, lambda: None, head)
 
 
 # --- A `z` in the weights.

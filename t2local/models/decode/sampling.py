@@ -57,11 +57,6 @@ class Sampling:
                 kind = "a whole number" if name in WHOLE else "a number"
                 raise T2LocalError(f"{name} is {value!r}; it must be {kind} from {low} to {high}.")
 
-    @property
-    def repeatable(self) -> bool:
-        """Whether the same answer is expected every time."""
-        return self.seed is not None or self.temperature == 0
-
     def generator(self) -> torch.Generator:
         """A generator on the CPU (the same numbers on every device), seeded or fresh."""
         generator = torch.Generator()

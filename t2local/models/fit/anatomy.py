@@ -26,7 +26,6 @@ from t2local.models.vision import auto_class
 STATIC_ROPE = {"default", "linear", "llama3"}  # cosines that do not depend on the text's length
 FULL = "full_attention"
 FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
-ENGINES = {"x86", "fbgemm"}
 ATTENTION_PARTS = (".self_attn.", ".attn.", ".attention.")  # as in `svf.targets`
 LANGUAGE_PARTS = (".language_model.", ".text_model.")  # of a vision-language model, as there
 UNKNOWN_CONTEXT_LENGTH = 2048
@@ -71,7 +70,7 @@ class Anatomy:
     key_value_heads: int
     head_width: int
     context_length: int  # tokens
-    packable: bool = False  # in 8 bits, for decoding on a CPU
+    compilable: bool = False  # its steps, on a CPU
     grouped_bytes: int = 0  # of a GGUF's weights in their own bits; 0: it is none, or has floats
 
     def adapted(self, targets: str = "all") -> tuple[Matrix, ...]:
@@ -100,7 +99,7 @@ def anatomy(config: PreTrainedConfig, name: str = "this model") -> Anatomy:
 
 def _apart(config: PreTrainedConfig) -> Anatomy:
     model = _on_meta(config)
-    packable = not int8_problem(type(model).__name__, config)
+    compilable = not family_problem(type(model).__name__, config)
     text = config.get_text_config()
     heads = text.num_attention_heads
     return Anatomy(
@@ -114,7 +113,7 @@ def _apart(config: PreTrainedConfig) -> Anatomy:
         key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_width=getattr(text, "head_dim", None) or text.hidden_size // heads,
         context_length=getattr(text, "max_position_embeddings", None) or UNKNOWN_CONTEXT_LENGTH,
-        packable=packable,
+        compilable=compilable,
     )
 
 
@@ -176,19 +175,16 @@ def _of_catalogue(model_id: str) -> Anatomy:
     return replace(parts, grouped_bytes=file.unpacked_bytes) if file else parts
 
 
-# --- Whether a model can be decoded in int8 on a CPU, or by steps that know where they look.
+# --- Whether a model's steps are compiled on a CPU, or captured on a GPU.
 
 
-def int8_problem(family: str, config: PreTrainedConfig) -> str:
-    """Why a model of the class `family` is not packed, in a few words; "" when it can be."""
+def family_problem(family: str, config: PreTrainedConfig) -> str:
+    """Why steps of a model of the class `family` are not compiled, "" when they are."""
     if family not in FAMILIES or config.hidden_act != "silu":
-        return f"{family} is not among the families that are packed"
+        return f"{family} is not among the families whose steps are compiled"
+    if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
+        return "its matrices have biases"
     return positions_problem(config)
-
-
-def eight_bit_products() -> bool:
-    """Whether this processor multiplies 8-bit numbers fast."""
-    return torch.backends.quantized.engine in ENGINES and torch.cpu._is_vnni_supported()
 
 
 def positions_problem(config: PreTrainedConfig) -> str:

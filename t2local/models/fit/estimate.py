@@ -5,9 +5,8 @@ And the copies that are kept beside a small model for speed: rebuilt matrices of
 """
 
 from dataclasses import dataclass
-from math import ceil
 
-from t2local.models.fit.anatomy import TARGETS, Anatomy, eight_bit_products
+from t2local.models.fit.anatomy import TARGETS, Anatomy
 from t2local.models.storage import BASES, GGUF, INT8, NONE, QUANTIZATIONS
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2}
@@ -23,12 +22,8 @@ COMFORT = 0.9  # a plan that fills more than this share of the memory is tight
 
 REBUILD_BYTES = 2 * 2**30  # a model up to this size may keep rebuilt copies beside it
 REBUILT_COPIES = 2  # the classifier's, and the mixture used again and again
-PACK_BYTES = 100 * 2**20  # a smaller model answers at once as it is
-INT8_COPIES = 3  # a quarter of the model's size each: the base model's and two mixtures'
-# How fbgemm lays out a matrix that is packed in 8 bits, measured (PyTorch 2.13, AVX-512 VNNI).
-BLOCK, PARTS = 512, 6  # inputs in a block; the last is cut to sixths of one
-ROWS = 48  # that are laid out together
-ROW_BYTES = 12  # a row's scale, zero point and sum
+ROUND_BYTES = 100 * 2**20  # a smaller model answers at once as it is
+GROUP = 32  # numbers of 8 bits that share a float16 scale
 
 
 @dataclass(frozen=True)
@@ -182,13 +177,13 @@ def _decomposition_bytes(parts: Anatomy, targets: str) -> int:
 
 
 def copies_bytes(parts: Anatomy, plan: Plan) -> int:
-    """Bytes of rebuilt matrices and 8-bit copies, as many as are ever kept; 0 for large models."""
+    """Bytes of rebuilt matrices and an 8-bit copy, as many as are ever kept; 0 for large models."""
     weights = weights_bytes(parts, plan.quantization, plan.dtype)
     if plan.quantization != NONE or weights > REBUILD_BYTES:
         return 0
     rebuilt = rebuilt_bytes(parts, plan.targets, FLOAT_BYTES[plan.dtype])
-    packs = plan.device == "cpu" and plan.dtype == "float32" and weights >= PACK_BYTES
-    return rebuilt + (packed_bytes(parts) if packs else 0)
+    rounds = plan.device == "cpu" and plan.dtype == "float32" and weights >= ROUND_BYTES
+    return rebuilt + (rounded_bytes(parts, plan) if rounds else 0)
 
 
 def rebuilt_bytes(parts: Anatomy, targets: str, number_bytes: int) -> int:
@@ -197,22 +192,13 @@ def rebuilt_bytes(parts: Anatomy, targets: str, number_bytes: int) -> int:
     return REBUILT_COPIES * numbers * number_bytes
 
 
-def packed_bytes(parts: Anatomy) -> int:
-    """Bytes of all 8-bit copies of a float32 model on a CPU, 0 where there are none."""
-    if not parts.packable or not eight_bit_products():
+def rounded_bytes(parts: Anatomy, plan: Plan) -> int:
+    """Bytes of the 8-bit copy of a float32 model's matrices and bases, 0 where there is none."""
+    if not parts.compilable:
         return 0
-    sizes = {True: 0, False: 0}  # adapted: in every copy; the head: once
-    for matrix in parts.matrices:
-        sizes[matrix.adapted] += product_bytes(matrix.out_features, matrix.in_features)
-    return INT8_COPIES * sizes[True] + sizes[False] + rotary_bytes(parts)
-
-
-def product_bytes(m: int, n: int) -> int:
-    """Bytes of one packed matrix `[m, n]`."""
-    whole, rest = divmod(n, BLOCK)
-    sixths = min(PARTS, rest * PARTS // BLOCK + 1) if rest else 0
-    rows = ceil(m / ROWS) * ROWS
-    return ceil(rows * (whole + sixths / PARTS) * BLOCK) + ROW_BYTES * m
+    numbers = sum(matrix.numbers for matrix in parts.matrices)
+    bases = 0 if plan.basis == INT8 else bases_bytes(parts, INT8, plan.targets)
+    return numbers + 2 * numbers // GROUP + bases + rotary_bytes(parts)
 
 
 def rotary_bytes(parts: Anatomy) -> int:

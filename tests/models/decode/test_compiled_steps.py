@@ -2,6 +2,7 @@
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -9,7 +10,12 @@ import torch
 from transformers import DynamicCache
 
 from t2local.adapt.applier import CompiledVariant, adapting
-from t2local.models.decode.compiled_steps import RowCache, compiled_problem
+from t2local.models.decode.compiled_steps import (
+    RowCache,
+    compiled_problem,
+    rounded_steps,
+    rounding_problem,
+)
 from t2local.models.decode.generate import Decoder, Sampling, generate_batch
 from t2local.models.groups.codes import rounded
 from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear, rounds_in_pairs
@@ -287,3 +293,34 @@ def test_another_number_of_threads_says_the_same():
     finally:
         torch.set_num_threads(before)
     assert all(distance(other, found[0]) < 1e-6 for other in found[1:])
+
+
+# --- From a float model.
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@torch.no_grad()
+def test_rounding_floats_to_8_bits_moves_the_logits_little(family, tiny_loaded):
+    loaded = tiny_loaded(family)
+    assert rounding_problem(loaded) == ""
+    steps, cache = rounded_steps(loaded, {}, {}), DynamicCache()
+    loaded.model(torch.tensor([PROMPTS[0]]), past_key_values=cache)
+    row = RowCache.of(cache)
+    for token in (3, 90, 17):
+        meant = loaded.model(torch.tensor([[token]]), past_key_values=cache).logits[:, -1]
+        found = steps.step([row], torch.tensor([token]), {})
+        assert 1e-5 < distance(found, meant) < 0.03
+    assert steps.held_bytes > sum(
+        p.numel() for n, p in loaded.model.named_parameters() if p.dim() == 2 and "embed" not in n
+    )
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen3", "gemma2", "gpt2"])
+def test_floats_of_other_architectures_are_not_rounded_and_why(family, tiny_loaded):
+    assert rounding_problem(tiny_loaded(family))
+
+
+def test_only_float32_on_a_cpu_is_rounded(tiny_loaded):
+    loaded = tiny_loaded()
+    assert "only float32" in rounding_problem(replace(loaded, dtype="bfloat16"))
+    assert "only float32" in rounding_problem(replace(loaded, quantization="nf4"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from t2local.models.fit.anatomy import anatomy, anatomy_of, config_of, eight_bit_products
+from t2local.models.fit.anatomy import anatomy, anatomy_of, config_of
 from t2local.models.fit.catalogue import EMBEDDED
 from t2local.models.fit.estimate import (
     GB,
@@ -21,8 +21,8 @@ from t2local.models.fit.estimate import (
     cache_bytes,
     copies_bytes,
     estimate,
-    packed_bytes,
     rebuilt_bytes,
+    rounded_bytes,
     training_bytes,
     weights_bytes,
 )
@@ -177,10 +177,9 @@ MEASURE = """
 import gc, json
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
-from t2local.adapt.applier import Applier
+from t2local.adapt.applier import Applier, RoundedSteps
 from t2local.models.fit.anatomy import anatomy
-from t2local.models.decode.int8 import Packer
-from t2local.models.fit.estimate import INT8_COPIES, REBUILT_COPIES, packed_bytes, rebuilt_bytes
+from t2local.models.fit.estimate import REBUILT_COPIES, Plan, rebuilt_bytes, rounded_bytes
 from t2local.models.fit.memory import return_freed_memory
 from t2local.models.load.devices import blocks_returned_when_freed
 from t2local.models.load.loader import describe
@@ -194,14 +193,14 @@ def private_bytes():
     return int(line.split()[1]) * 1024
 
 config = LlamaConfig(
-    vocab_size=4000, hidden_size=320, intermediate_size=1500, num_hidden_layers=4,
+    vocab_size=4000, hidden_size=320, intermediate_size=1504, num_hidden_layers=4,
     num_attention_heads=5, num_key_value_heads=1, max_position_embeddings=2048,
 )
 loaded = describe(AutoModelForCausalLM.from_config(config), byte_tokenizer(), "big")
 svf = attach(loaded.model, "all", "int8")
 expert = {name: torch.full((rank,), 1.1) for name, rank in svf.ranks.items()}
-applier = Applier(svf, {"one": expert}, REBUILT_COPIES, packer=Packer(loaded))
-mixtures = [Mixture({"one": a / 10}) for a in range(1, INT8_COPIES + 3)]
+applier = Applier(svf, {"one": expert}, REBUILT_COPIES, in_8_bits=RoundedSteps(loaded, svf))
+mixtures = [Mixture({"one": a / 10}) for a in range(1, 6)]
 parts, found = anatomy(config), []
 
 def measured(make, estimated):
@@ -210,24 +209,20 @@ def measured(make, estimated):
         make(mixture)
     found.append([applier.copies_bytes - shown, estimated, private_bytes() - before])
 
-def pack(mixture):
-    while applier.pack_on(mixture):
-        pass
+def take_8_bits(mixture):
+    applier.quick(mixture, may_round=True)
 
 with blocks_returned_when_freed():
-    pack(Mixture())  # threads, libraries' tables
+    take_8_bits(Mixture())  # threads, libraries' tables
     applier.settle(Mixture({"one": 2.0}))
-    applier._packed.clear()
     applier._rebuilt.clear()
-    applier._packer = Packer(loaded)
-    measured(pack, packed_bytes(parts))
+    applier._in_8_bits = RoundedSteps(loaded, svf)
+    measured(take_8_bits, rounded_bytes(parts, Plan("none", "int8", "all", "float32", "cpu")))
     measured(applier.settle, rebuilt_bytes(parts, "all", 4))
 print(json.dumps(found))
 """
-needs_int8 = pytest.mark.skipif(not eight_bit_products(), reason="no 8-bit products here")
 
 
-@needs_int8
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc and glibc's heap")
 def test_copies_take_what_is_said_before_and_afterwards():
     command, tries = [sys.executable, "-c", MEASURE], []
@@ -244,21 +239,19 @@ def test_copies_take_what_is_said_before_and_afterwards():
     pytest.fail(f"shown, estimated, measured: {tries}")
 
 
-def test_only_small_float_models_have_copies_and_only_on_a_cpu_packed_ones(monkeypatch):
-    monkeypatch.setattr("t2local.models.fit.estimate.eight_bit_products", lambda: True)
+def test_only_small_float_models_have_copies_and_only_on_a_cpu_one_in_8_bits():
     parts = anatomy_of("embedded")
-    packed, rebuilt = packed_bytes(parts), rebuilt_bytes(parts, "all", 4)
-    assert copies_bytes(parts, ON_CPU) == rebuilt + packed
-    assert copies_bytes(parts, replace(ON_CPU, targets="mlp")) < rebuilt + packed
+    in_8_bits, rebuilt = rounded_bytes(parts, ON_CPU), rebuilt_bytes(parts, "all", 4)
+    assert copies_bytes(parts, ON_CPU) == rebuilt + in_8_bits
+    assert copies_bytes(parts, replace(ON_CPU, targets="mlp")) < rebuilt + in_8_bits
+    assert rounded_bytes(parts, replace(ON_CPU, basis="int8")) < in_8_bits
     on_gpu = replace(ON_CPU, device="cuda", dtype="bfloat16")
     assert copies_bytes(parts, on_gpu) == rebuilt // 2
     for kind in ("nf4", "int8"):
         assert copies_bytes(parts, replace(ON_CPU, quantization=kind)) == 0
     assert copies_bytes(anatomy_of("HuggingFaceTB/SmolLM2-1.7B-Instruct"), ON_CPU) == 0
-    assert packed_bytes(anatomy_of("Qwen/Qwen3-0.6B")) == 0
-    assert packed_bytes(anatomy_of("Qwen/Qwen2.5-0.5B-Instruct")) > packed
-    monkeypatch.setattr("t2local.models.fit.estimate.eight_bit_products", lambda: False)
-    assert copies_bytes(parts, ON_CPU) == rebuilt
+    assert rounded_bytes(anatomy_of("Qwen/Qwen3-0.6B"), ON_CPU) == 0
+    assert rounded_bytes(anatomy_of("Qwen/Qwen2.5-0.5B-Instruct"), ON_CPU) > in_8_bits
 
 
 def test_copies_are_part_of_what_stays():
