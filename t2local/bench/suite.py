@@ -127,7 +127,7 @@ def _training_step(opening: Opening, effort: Effort) -> Measuring[Measured]:
 
 
 def _peer_step(opening: Opening, effort: Effort, own: StepCost) -> Measuring[Measured]:
-    """The same step by TRL with PEFT LoRA: of float models, where TRL is installed."""
+    """The same step by TRL with PEFT LoRA: of floats, a GGUF's numbers too."""
     if problem := peer_problem(own.quantization):
         yield f"a training step by TRL with PEFT LoRA: {problem}"
         return Measured([], {})

@@ -26,6 +26,7 @@ from t2local.adapt.applier import adapting
 from t2local.models.chat_format import stop_tokens
 from t2local.models.fit.memory import peak_memory_bytes
 from t2local.models.load.loader import LoadedModel, load_model
+from t2local.models.storage import GGUF, NONE
 from t2local.progress import CancelToken, drain
 from t2local.svf import SVFModel
 from t2local.tasks.rewards import REWARDS
@@ -257,15 +258,17 @@ def peer_problem(quantization: str) -> str | None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         return f"not measured: {missing[0]} is missing; pip install -r requirements-dev.txt"
-    if quantization != "none":
-        return f"not measured: it is for float models, and this one is {quantization}"
+    if quantization not in (NONE, GGUF):
+        return (
+            f"not measured: it is for float models and GGUF files, and this one is {quantization}"
+        )
     return None
 
 
 def peer_step_cost(
     source: str, sequences: int, sequence_tokens: int, rows_per_forward: int, steps: int
 ) -> PeerCost:
-    """The median of `steps` steps after one to warm up, of a float model.
+    """The median of `steps` steps after one to warm up, of a model of floats: a GGUF's numbers too.
 
     Raises `T2LocalError` when the model cannot be loaded.
     """

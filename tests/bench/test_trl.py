@@ -16,6 +16,7 @@ def test_a_missing_library_is_named_with_the_way_to_get_it(monkeypatch):
 def test_only_float_models_have_a_peer(monkeypatch):
     monkeypatch.setattr(training_step, "find_spec", lambda name: name)
     assert peer_problem("none") is None
+    assert peer_problem("gguf") is None
     assert "nf4" in peer_problem("nf4")
 
 
