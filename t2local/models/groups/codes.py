@@ -19,6 +19,7 @@ from torch import Tensor
 
 LANES = 16  # rows of a block, side by side
 LARGEST = 127
+ROUNDED = 1024  # rows that are rounded at a time
 SIZES = (16, 32)  # of a group
 
 
@@ -126,12 +127,16 @@ def _in_blocks(values: np.ndarray) -> np.ndarray:
 
 def rounded(weight: Tensor, group: int = 32) -> Groups:
     """A float matrix `[m, n]` in 8 bits, the largest of each group as 127."""
-    values = weight.detach().float().numpy()
-    groups = values.reshape(len(values), -1, group)
-    scales = (np.abs(groups).max(axis=2) / LARGEST).astype(np.float16)
-    divisors = np.maximum(scales.astype(np.float32), np.finfo(np.float16).tiny)[..., None]
-    codes = np.clip(np.rint(groups / divisors), -LARGEST, LARGEST).astype(np.int8)
-    return blocked(codes.reshape(values.shape), scales, None, 8)
+    m, n = weight.shape
+    codes, scales = np.empty((m, n), np.int8), np.empty((m, n // group), np.float16)
+    for first in range(0, m, ROUNDED):
+        part = slice(first, first + ROUNDED)
+        groups = weight[part].detach().float().numpy().reshape(-1, n // group, group)
+        scales[part] = np.abs(groups).max(axis=2) / LARGEST
+        divisors = np.where(scales[part] > 0, scales[part].astype(np.float32), np.inf)[..., None]
+        numbers = np.clip(np.rint(groups / divisors), -LARGEST, LARGEST)
+        codes[part] = numbers.reshape(-1, n)
+    return blocked(codes, scales, None, 8)
 
 
 # --- Out of a GGUF's blocks.

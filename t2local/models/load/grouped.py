@@ -47,7 +47,7 @@ from t2local.progress import Progress
 from t2local.untrusted import read_document, typed
 
 GROUP = 32  # inputs that rows consist of
-LAYOUT = "1"  # of the cache; another one is written anew
+LAYOUT = "2"  # of the cache; another one is written anew
 MANIFEST = "t2local.json"
 STAGE = "unpacking the model, once"
 PARTS = ("codes", "scales", "offsets")

@@ -5,7 +5,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf import dequantize
 
-from t2local.models.groups.codes import READERS, from_gguf, rounded
+from t2local.models.groups.codes import READERS, ROUNDED, from_gguf, rounded
 from tests.models.groups.blocks import SCALES_AT, random_blocks
 
 ROWS, COLUMNS = 40, 512  # the last block of 16 rows is half empty
@@ -48,3 +48,14 @@ def test_floats_are_rounded_by_half_a_step_at_most():
     steps = weight.view(ROWS, 2, 32).abs().amax(dim=2, keepdim=True) / 127
     assert ((groups.dense() - weight).view(ROWS, 2, 32).abs() <= 0.51 * steps).all()
     assert rounded(torch.zeros(16, 32)).dense().abs().max() == 0
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_small_numbers_are_rounded_as_well_as_large_ones(size):
+    weight = size * torch.randn(ROWS, 64)
+    assert (rounded(weight).dense() - weight).norm() < 0.01 * weight.norm()
+
+
+def test_many_rows_are_rounded_as_few_are():
+    weight = torch.randn(2 * ROUNDED + 16, 32)
+    assert torch.equal(rounded(weight).dense()[-48:], rounded(weight[-48:]).dense())
