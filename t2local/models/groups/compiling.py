@@ -1,6 +1,7 @@
 """Compiled code of products and steps: made for this processor once, then read from the disk.
 
-Making it takes a quarter of a minute, so a process of its own does it beside other work.
+Making it takes a quarter of a minute, so a process of its own does it beside other work. LLVM also
+ends a process where it cannot make something, and this one shall live.
 """
 
 import contextlib
@@ -8,14 +9,18 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Generator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from t2local import paths
 
 PRODUCTS = "t2local.models.groups.products"
-COMPILE = "from t2local.models.groups import linear; linear.compiling_problem()"
+COMPILE = (
+    "from t2local.models.groups import compiling, model_step;"  # which compiles all of it
+    "compiling.compiled_folder().joinpath(compiling.WHOLE).touch()"
+)
 WHOLE = "whole"  # a file beside the code: all of it is there
 
 
@@ -30,26 +35,30 @@ def compiled_folder() -> Path:
     return paths.home() / "compiled" / digest.hexdigest()[:16]
 
 
-def compiled_whole() -> None:
-    """Note that all of it has been compiled."""
-    with contextlib.suppress(OSError):
-        (compiled_folder() / WHOLE).touch()
-
-
-def compiling() -> Iterator[None]:
+def compiling() -> Generator[None, None, str]:
     """Compile in a process of its own; a turn each time that somebody looks whether it goes on.
 
-    Nothing where that has been done before, or cannot be done: whoever needs the code finds out.
+    Returns why that failed, "" where it did not, had been done before, or cannot be tried: whoever
+    needs the code finds out. The process ends with the generator.
     """
-    child = None
-    with contextlib.suppress(PackageNotFoundError, OSError):
-        if PRODUCTS not in sys.modules and not (compiled_folder() / WHOLE).exists():
-            places = [str(paths.PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
-            child = subprocess.Popen(
-                [sys.executable, "-c", COMPILE],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-    while child is not None and child.poll() is None:
-        yield
+    with contextlib.suppress(PackageNotFoundError, OSError), tempfile.TemporaryFile() as told:
+        if PRODUCTS in sys.modules or (compiled_folder() / WHOLE).exists():
+            return ""
+        places = [str(paths.PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
+        child = subprocess.Popen(
+            [sys.executable, "-c", COMPILE],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
+            stdout=subprocess.DEVNULL,
+            stderr=told,
+        )
+        try:
+            while child.poll() is None:
+                yield
+        finally:
+            child.kill()
+            child.wait()
+        told.seek(0)
+        lines = told.read().decode("utf-8", "replace").strip().splitlines()
+        if child.returncode != 0:
+            return lines[-1] if lines else f"its compiler ended with {child.returncode}"
+    return ""

@@ -8,6 +8,7 @@ had, and in a backward pass, a few rows of the matrix at a time become floats.
 import contextlib
 import ctypes
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2local.models.groups.codes import LANES, Groups
-from t2local.models.groups.compiling import compiled_whole
+from t2local.models.groups.compiling import compiling
+from t2local.progress import drain
 
 BLOCKS = 64  # of 16 rows that are floats at a time, where loops are not compiled
 STRIP = 320  # the same in a training step: a whole matrix of a small model
+POLL_S = 0.05
 LITTLE = 2**18  # numbers of a matrix times rows of input that are not worth a second thread
 
 
@@ -103,7 +106,11 @@ def rounds_quickly() -> bool:
 @lru_cache
 def rounds_in_pairs() -> bool:
     """Whether it has the one instruction that compiled steps of bfloat16 are made of."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and not compiling_problem()
+    if compiling_problem():
+        return False
+    from t2local.models.groups.vectors import PAIRS
+
+    return PAIRS
 
 
 @contextlib.contextmanager
@@ -294,9 +301,10 @@ def matrix_line(groups: Groups) -> np.ndarray:
 def compiling_problem() -> str:
     """Why products are not compiled here, "" where they are: tried once, and said once."""
     try:
+        if problem := drain(compiling(), lambda _: time.sleep(POLL_S)):
+            raise RuntimeError(problem)
         from t2local.models.groups import model_step  # noqa: F401
 
-        compiled_whole()
         return ""
     except Exception as error:  # no numba, or one that has no code for this processor
         problem = (

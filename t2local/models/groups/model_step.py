@@ -6,7 +6,7 @@ products and says what a matrix's line is. Addresses are int64; nothing is check
 """
 
 import numpy as np
-from numba import carray, cfunc
+from numba import carray, cfunc, int64
 
 from t2local.models.groups.products import (
     APART,
@@ -22,6 +22,7 @@ from t2local.models.groups.products import (
     compiled,
     pieces,
     prepare,
+    started,
     wait,
 )
 from t2local.models.groups.vectors import (
@@ -328,7 +329,7 @@ def step(
 ARGUMENTS = 18  # of `step_of`
 
 
-@compiled
+@started
 def step_of(given, thread, threads):
     """`step`, of a model's layers, batch, head width, positions and its other arguments."""
     layers, rows, width, positions = given[0], given[1], given[2], given[3]
@@ -356,6 +357,6 @@ if OPENMP:
     @cfunc("void(int64)", cache=True)
     def step_in_team(address):
         """`step_of` by each thread of a team of OpenMP's."""
-        step_of(carray(integers_at(address), ARGUMENTS), team_thread(), team_size())
+        step_of(carray(integers_at(address), ARGUMENTS), int64(team_thread()), int64(team_size()))
 
     TEAM |= {step_of: step_in_team.address}

@@ -8,7 +8,7 @@ A matrix is a line of numbers, `MATRIX` wide: see the constants below. Addresses
 from collections.abc import Callable
 
 import numpy as np
-from numba import carray, cfunc, config, njit
+from numba import carray, cfunc, config, int64, njit
 
 from t2local.models.groups.compiling import compiled_folder
 from t2local.models.groups.vectors import (
@@ -41,7 +41,8 @@ TILE = 64  # inputs that go through a block before the next: they stay in the ca
 # No exception may leave one thread while the others wait for it: divisions give what numpy gives.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 config.CACHE_DIR = str(compiled_folder())
-compiled = njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+HOW = {"nogil": True, "cache": True, "fastmath": FAST, "error_model": "numpy"}
+compiled = njit(**HOW)
 
 
 def pairs_line(address: int, rows: int, columns: int) -> np.ndarray:
@@ -211,12 +212,14 @@ def product(matrix, x, x_stride, sums, rows, out, o_stride, counters, thread, th
         )  # fmt: skip
 
 
-# --- Started by a team of threads: with the arguments as int64, one after the other.
+# --- Started by a team of threads: with the arguments as int64, one after the other. Compiled when
+# this is read, not in the midst of an answer.
 
 ARGUMENTS = 8
+started = njit("void(int64[::1], int64, int64)", **HOW)
 
 
-@compiled
+@started
 def dense_of(given, thread, threads):
     """Some blocks of a matrix as float32 `[rows, n]`: line, first, last, where to, counters.
 
@@ -249,7 +252,7 @@ def dense_of(given, thread, threads):
                     dense_group(8, 32, 0, codes, scales, offsets, to, 4 * n)
 
 
-@compiled
+@started
 def bfloat16_of(given, thread, threads):
     """Some blocks of a matrix, transposed, as bfloat16 `[n, rows]`: as `dense_of`."""
     matrix = carray(integers_at(given[0]), MATRIX)
@@ -280,7 +283,7 @@ def bfloat16_of(given, thread, threads):
                     bfloat16_group(8, 32, 0, codes, scales, offsets, to, apart)
 
 
-@compiled
+@started
 def product_of(given, thread, threads):
     """`product`, of its first eight arguments, the matrix by its address."""
     matrix = carray(integers_at(given[0]), MATRIX)
@@ -298,17 +301,19 @@ if OPENMP:
     def product_in_team(address):
         """`product_of` by each thread of a team of OpenMP's."""
         given = carray(integers_at(address), ARGUMENTS)
-        product_of(given, team_thread(), team_size())
+        product_of(given, int64(team_thread()), int64(team_size()))
 
     @cfunc("void(int64)", cache=True)
     def dense_in_team(address):
         """`dense_of` by each thread of a team of OpenMP's."""
-        dense_of(carray(integers_at(address), ARGUMENTS), team_thread(), team_size())
+        given = carray(integers_at(address), ARGUMENTS)
+        dense_of(given, int64(team_thread()), int64(team_size()))
 
     @cfunc("void(int64)", cache=True)
     def bfloat16_in_team(address):
         """`bfloat16_of` by each thread of a team of OpenMP's."""
-        bfloat16_of(carray(integers_at(address), ARGUMENTS), team_thread(), team_size())
+        given = carray(integers_at(address), ARGUMENTS)
+        bfloat16_of(given, int64(team_thread()), int64(team_size()))
 
     TEAM |= {
         product_of: product_in_team.address,

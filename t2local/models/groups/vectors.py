@@ -4,6 +4,7 @@ A matrix `[m, n]` lies in blocks of 16 rows; for each input k stand the 16 rows'
 side, so that one vector holds a number of each row and a group's scales are one vector as well.
 Integers become float32 in a register and are multiplied with float32 inputs: nothing is rounded.
 The vectors are LLVM's generic ones: it compiles them for AVX-512, AVX2, NEON or plain SSE alike.
+One instruction is named, and only for processors that have it (`PAIRS`).
 
 Numba intrinsics; addresses are int64. No bounds are checked here.
 """
@@ -16,8 +17,9 @@ from pathlib import Path
 import llvmlite.binding
 import torch
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 LANES = 16
@@ -28,8 +30,9 @@ HALVES, FLOATS = ir.VectorType(HALF, LANES), ir.VectorType(FLOAT, LANES)
 INT16S = ir.VectorType(ir.IntType(16), LANES)
 ZEROS = ir.Constant(FLOATS, [0.0] * LANES)
 
-
 llvmlite.binding.initialize_native_asmparser()  # for the one instruction that is named below
+FEATURES = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+PAIRS = "+avx512bf16" in FEATURES.split(",")  # whether the code is for processors that have it
 
 
 @intrinsic(prefer_literal=True)
@@ -188,13 +191,15 @@ def dot_pairs(_, tile, weights, x, n, out, o_stride):
     """`out[t] = W_block x[t]`, bfloat16: 16 rows of a matrix times `tile` inputs `[n]`.
 
     `weights`: for each two inputs the 16 rows' two numbers `[n / 2, 16, 2]`; n is a multiple of 16.
-    One instruction of x86 multiplies and adds both to float32; call it only where that is.
+    One instruction of x86 multiplies and adds both to float32; without it nothing is done, for LLVM
+    ends the process where a processor lacks an instruction that is named.
     """
     signature = types.void(tile, *[types.int64] * 5)
     count = tile.literal_value
 
     def generate(context, builder, _signature, arguments):
-        _dot_pairs(builder, count, *arguments[1:])
+        if PAIRS:
+            _dot_pairs(builder, count, *arguments[1:])
         return context.get_dummy_value()
 
     return signature, generate

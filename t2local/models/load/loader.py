@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -131,8 +132,10 @@ def load_model(
     cancel.raise_if_cancelled()
     yield Progress(STAGE, 0, 2)
     is_gguf = where.endswith(".gguf")
-    beside = compiling() if is_gguf and quantization in (AUTO, GGUF) else iter(())
-    next(beside, None)
+    own_bits = is_gguf and quantization in (AUTO, GGUF) and not torch.cuda.is_available()
+    beside = compiling() if own_bits else None
+    if beside:
+        next(beside, None)  # goes on while the file is read
     kind = _kind_of_gguf(Path(where), quantization) if is_gguf else _kind(where, quantization)
     if kind == GGUF:
         for progress in (unpacking := _Returning(grouped.unpacked(Path(where)))):
@@ -140,11 +143,7 @@ def load_model(
             yield progress
     with quiet_transformers(), blocks_returned_when_freed():
         if kind == GGUF:
-            yield Progress(COMPILING, 0, 1)  # a moment, but for the first time
-            for _ in beside:
-                cancel.raise_if_cancelled()
-                time.sleep(POLL_S)
-            compiling_problem()
+            yield from compiled(beside, cancel)
             with load_errors.translated(where):
                 model, tokenizer = grouped.open_unpacked(unpacking.result)
         else:
@@ -158,6 +157,21 @@ def load_model(
         LOG.warning(note)
     yield Progress(STAGE, 2, 2)
     return loaded
+
+
+def compiled(
+    beside: Generator[None, None, str] | None = None, cancel: CancelToken | None = None
+) -> Generator[Progress, None, None]:
+    """Wait until the loops of `models.groups` are compiled: a moment, but for the first time.
+
+    `beside`: that which has been begun. Whether they could be: `compiling_problem`.
+    """
+    yield Progress(COMPILING, 0, 1)
+    with closing(beside or compiling()) as work:
+        for _ in work:
+            (cancel or CancelToken()).raise_if_cancelled()
+            time.sleep(POLL_S)
+    compiling_problem()
 
 
 def model_slug(source: str) -> str:
