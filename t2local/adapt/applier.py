@@ -25,11 +25,12 @@ from t2local.models.decode.compiled_steps import (
     Deltas,
     RowCache,
     compiled_problem,
-    rounded_steps,
     rounding_problem,
+    rounding_steps,
 )
 from t2local.models.decode.cuda_graphs import GraphSteps, Variant
 from t2local.models.decode.generate import Around, Quick
+from t2local.models.decode.out_of_memory import out_of_memory
 from t2local.models.fit.estimate import REBUILD_BYTES
 from t2local.models.load.devices import blocks_returned_when_freed
 from t2local.models.load.loader import LoadedModel
@@ -137,14 +138,36 @@ class RoundedSteps:
     def __init__(self, loaded: LoadedModel, svf: SVFModel) -> None:
         assert not rounding_problem(loaded), rounding_problem(loaded)
         self._loaded, self._svf = loaded, svf
+        self._making: Generator[None, None, CompiledSteps] | None = None
         self._steps: CompiledSteps | None = None
         self._scales: dict[str, torch.Tensor] = {}  # squared, of the bases that the steps read
         self._bases_bytes = 0  # of those that are not the model's own
+        self.problem = ""  # why there will be none, in a few words
 
-    def under(self, z: Z) -> CompiledVariant:
-        """The steps under `z` `[r]`."""
+    def make_on(self) -> bool:
+        """Round one more matrix; True while there is more to do.
+
+        Where memory runs out there is no copy, and `problem` says it.
+        """
+        if self._steps is not None or self.problem:
+            return False
+        self._making = self._making or self._made()
+        try:
+            next(self._making)
+            return True
+        except StopIteration as made:
+            self._steps = made.value
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            self.problem = "there was no memory for a copy of its weights in 8 bits"
+        self._making = None
+        return False
+
+    def under(self, z: Z) -> CompiledVariant | None:
+        """The steps under `z` `[r]`, None before they are made."""
         if self._steps is None:
-            self._steps = self._made()
+            return None
         deltas = {name: (row - 1) * self._scales[name] for name, row in z.items()}
         return CompiledVariant(self._steps, deltas)
 
@@ -153,16 +176,19 @@ class RoundedSteps:
         """What the copy takes, 0 before it is made."""
         return 0 if self._steps is None else self._steps.held_bytes + self._bases_bytes
 
-    def _made(self) -> CompiledSteps:
-        branches = {}
+    def _made(self) -> Generator[None, None, CompiledSteps]:
+        branches, own_bytes = {}, 0
         for name, layer in self._svf.layers.items():
             basis = layer.basis
             if basis.vectors.dtype != torch.int8:
                 basis = rounded(Basis(basis.dense(), basis.sigma, basis.side), torch.int8)
-                self._bases_bytes += basis.vectors.nbytes + basis.scale.nbytes
+                own_bytes += basis.vectors.nbytes + basis.scale.nbytes
+                yield
             branches[name] = Branch(basis.vectors, basis.side)
             self._scales[name] = basis.scale.square()
-        return rounded_steps(self._loaded, self._svf.base_layers, branches)
+        steps = yield from rounding_steps(self._loaded, self._svf.base_layers, branches)
+        self._bases_bytes = own_bytes
+        return steps
 
 
 def _noting(loaded: LoadedModel, problem: str) -> LoadedModel:
@@ -340,7 +366,16 @@ class Applier:
     @property
     def rounds(self) -> bool:
         """Whether quick steps, where there are any, come from weights rounded to 8 bits."""
-        return self._in_8_bits is not None
+        return self._in_8_bits is not None and not self._in_8_bits.problem
+
+    @property
+    def rounding_problem(self) -> str:
+        """Why there is no 8-bit copy though there should be one, in a few words; else ""."""
+        return self._in_8_bits.problem if self._in_8_bits is not None else ""
+
+    def round_on(self) -> bool:
+        """Work on the 8-bit copy; True while there is more to do, False where there is none."""
+        return self._in_8_bits is not None and self._in_8_bits.make_on()
 
     def quick(self, mixture: Mixture, may_round: bool) -> Quick | None:
         """How a single row's next steps under this mixture are made faster than by the forward.

@@ -170,6 +170,8 @@ def _speak(
                 break
             if speech.turn_to(steering.take()):
                 yield Steered(speech.mixture, decoder.n_tokens, len(speech.said[ADAPTED_ROW]))
+            if speech.round_on():
+                continue
             if speech.step():
                 yield from speech.new_tokens()
     finally:
@@ -226,11 +228,22 @@ class _Speech:
             self.decoder.forget()
         return True
 
+    def round_on(self) -> bool:
+        """Work on the copy in 8 bits that the next tokens come from; True while there is more.
+
+        The first token and all of the prompt are exact: they are the same when it is asked again.
+        """
+        if not (self._may_round and self.decoder.n_tokens):
+            return False
+        with self._at_work():
+            return self._applier.round_on()
+
     def step(self) -> bool:
         """Say the next token; False where a part of a long prompt was read instead."""
         self._whole = False  # an error inside a forward leaves layers of different lengths
         with self._at_work():
-            quick = None if self._compare else self._applier.quick(self.mixture, self._may_round)
+            may_round = self._may_round and self.decoder.n_tokens > 0
+            quick = None if self._compare else self._applier.quick(self.mixture, may_round)
             read = _next_token(self._applier, self.mixture, self.decoder, quick, self._compare)
         self._whole = True
         return not read

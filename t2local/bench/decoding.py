@@ -51,7 +51,7 @@ def rounded_decoding(
     `untouched`: a twin of the model without SVF, for `generate` and the exact loop.
     """
     steps = RoundedSteps(loaded, svf)
-    (making,) = interleaved({BASE: lambda: steps.under({})}, 1, 0)[BASE]
+    (making,) = interleaved({BASE: lambda: _make(steps)}, 1, 0)[BASE]
     variants = {BASE: steps.under({}), ADAPTED: steps.under(z)}
     ways = {name: _Alone(way.steps, way.deltas) for name, way in variants.items()}
     plain = replace(loaded, model=untouched)
@@ -65,6 +65,11 @@ def rounded_decoding(
     }
     errors = _errors(loaded, svf, z, ways, _written(plain, prompt, tokens), len(prompt))
     return Measured([*rows, *errors], ratios)
+
+
+def _make(steps: RoundedSteps) -> None:
+    while steps.make_on():
+        pass
 
 
 def _seconds(

@@ -41,6 +41,7 @@ from t2local.experts import ExpertStore
 from t2local.experts.expert import SKILL
 from t2local.models.chat_format import render_chat
 from t2local.models.decode.compiled_steps import rounding_problem
+from t2local.models.groups.linear import compiling_problem
 from t2local.models.load import parts
 from t2local.models.load.loader import LoadedModel, load_model, local_path
 from t2local.models.load.quantized import nf4_problem
@@ -198,7 +199,7 @@ def _in_8_bits(
     effort: Effort,
 ) -> Measuring[Measured]:
     """Answers from 8-bit copies of float weights, beside `generate`."""
-    if problem := rounding_problem(loaded):
+    if problem := rounding_problem(loaded) or compiling_problem():
         yield f"decoding from 8-bit weights: {problem}"
         return Measured([], {})
     yield "measuring decoding from 8-bit weights"

@@ -31,8 +31,15 @@ from t2local.models.fit.anatomy import Anatomy, anatomy_of
 from t2local.models.fit.automatic import Fit, judged, preferred_plans
 from t2local.models.fit.estimate import REBUILT_COPIES, ROUND_BYTES, Estimate, Plan, estimate
 from t2local.models.fit.memory import Machine
+from t2local.models.groups.linear import compiling_problem
 from t2local.models.load.hub import LocalModel, local_models
-from t2local.models.load.loader import LoadedModel, basis_for, choose_quantization, load_model
+from t2local.models.load.loader import (
+    LoadedModel,
+    basis_for,
+    choose_quantization,
+    compiled,
+    load_model,
+)
 from t2local.models.storage import AUTO, BASES, GGUF, kinds_for
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Mixture, SVFModel
@@ -251,7 +258,8 @@ class Opened:
             with self.svf.lock:
                 why = applier.capture_problem()
         elif not self.loaded.device.startswith("cuda"):
-            why = "" if applier.compiles else _why_not_rounded(self.choice, self.loaded)
+            why = applier.rounding_problem or _why_not_rounded(self.choice, self.loaded)
+            why = "" if applier.compiles else why
         if why:
             return f"plain steps ({why})"
         if applier.compiles:
@@ -270,6 +278,8 @@ def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Prog
     basis = basis_for(loaded, choice.basis, choice.targets)
     loaded, svf = yield from adapting(loaded, choice.targets, basis, cancel)
     shelf = Shelf.read(loaded, svf)
+    if not _why_not_to_round(choice, loaded):
+        yield from compiled(cancel=cancel)
     workshop = Workshop(
         loaded,
         _adapter(choice, loaded, svf, shelf),
@@ -296,6 +306,10 @@ def _adapter(choice: Choice, loaded: LoadedModel, svf: SVFModel, shelf: Shelf) -
 
 def _why_not_rounded(choice: Choice, loaded: LoadedModel) -> str:
     """Why answers are not written from 8-bit weights, in a few words; "" where they are."""
+    return _why_not_to_round(choice, loaded) or compiling_problem()
+
+
+def _why_not_to_round(choice: Choice, loaded: LoadedModel) -> str:
     if choice.precision == EXACT:
         return "exact answers were asked for"
     if why := rounding_problem(loaded):

@@ -240,7 +240,7 @@ LOOKS = {
     "exact": Look(
         "exact answers",
         "on a processor, long answers come from weights rounded to 8 bits; ticked they do not, and "
-        "take about three times as long",
+        "take several times as long",
         ticked=True,
     ),
     "attention": Look("attention", low=0.0),

@@ -12,6 +12,7 @@ from t2local.errors import T2LocalError
 from t2local.models.decode.generate import PrefixCache
 from t2local.models.decode.sampling import Sampling
 from t2local.models.groups.codes import rounded
+from t2local.progress import CancelToken
 from t2local.svf import Gains, Mixture, attach
 
 IDS = torch.arange(5, 25)[None]
@@ -119,7 +120,44 @@ def test_an_answer_from_the_copy_is_the_exact_one(exact, in_8_bits, mixture, sam
     assert found.int8_tokens == found.tokens - 1  # the first comes with the prompt
     assert meant.int8_tokens == 0
     again = speak(in_8_bits, mixture, sampling)[-1]  # from the same copy and the kept prefix
-    assert again.texts == meant.texts
+    assert (again.texts, again.int8_tokens) == (meant.texts, found.int8_tokens)
+
+
+def test_what_is_asked_again_is_answered_again_from_rounded_weights(workshop, monkeypatch):
+    monkeypatch.setattr("t2local.models.decode.generate._stops", lambda loaded: set())
+    svf, experts = workshop.applier.svf, workshop.applier.experts
+    applier = Applier(svf, experts, in_8_bits=RoundedSteps(workshop.loaded, svf))
+    shop = replace(workshop, applier=applier, prefixes=PrefixCache())
+    sampling = Sampling(1.0, top_p=1.0, max_new_tokens=64, seed=4)
+    first, second = (speak(shop, MATH, sampling)[-1] for _ in range(2))
+    assert first.int8_tokens == first.tokens - 1
+    assert (second.texts, second.int8_tokens) == (first.texts, first.int8_tokens)
+
+
+def test_it_can_be_stopped_while_the_copy_is_made(in_8_bits, monkeypatch):
+    cancel, made = CancelToken(), in_8_bits.applier.round_on
+
+    def stopped():
+        cancel.cancel()
+        return made()
+
+    monkeypatch.setattr(in_8_bits.applier, "round_on", stopped)
+    done = speak(in_8_bits, MATH, cancel=cancel)[-1]
+    assert (done.finish, done.tokens, done.int8_tokens) == ("cancelled", 1, 0)
+    assert in_8_bits.applier.copies_bytes == 0
+    monkeypatch.undo()
+    assert speak(in_8_bits, MATH)[-1].int8_tokens > 0, "what was made of it is gone on with"
+
+
+def test_without_memory_for_a_copy_answers_are_exact_and_it_is_said(exact, in_8_bits, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("t2local.models.decode.compiled_steps.rounded", full)
+    found, meant = speak(in_8_bits, MATH)[-1], speak(exact, MATH)[-1]
+    assert (found.texts, found.int8_tokens) == (meant.texts, 0)
+    assert "no memory" in in_8_bits.applier.rounding_problem
+    assert not in_8_bits.applier.rounds
 
 
 def test_one_copy_serves_every_mixture_and_outlives_a_restock(in_8_bits):
@@ -171,6 +209,9 @@ def test_bases_of_floats_are_rounded_for_the_copy_alone(workshop):
     before, cache = logits(workshop), DynamicCache()
     with torch.no_grad(), svf.using(z):
         meant = workshop.loaded.model(IDS, past_key_values=cache).logits[:, -1]
+    assert steps.under(z) is None
+    while steps.make_on():
+        assert steps.held_bytes == 0
     variant = steps.under(z)
     cache.crop(-1)
     found = variant.step(variant.begin(cache, 4), IDS[0, -1:])

@@ -8,7 +8,7 @@ go. Prompts are read by the ordinary forward.
 
 import copy
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from t2local.models.fit.anatomy import family_problem
+from t2local.models.fit.anatomy import steps_problem
 from t2local.models.fit.memory import free_bytes
 from t2local.models.groups.codes import LANES, Groups, rounded
 from t2local.models.groups.linear import (
@@ -31,7 +31,6 @@ from t2local.models.groups.linear import (
 from t2local.models.load.loader import LoadedModel
 from t2local.models.storage import NONE
 
-GROUP = 32  # inputs that rows consist of
 MATRICES = (
     *(f"self_attn.{part}_proj" for part in "qkvo"),
     *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
@@ -52,16 +51,7 @@ def compiled_problem(model: PreTrainedModel) -> str:
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     if not isinstance(head, GroupedLinear) or not isinstance(table, GroupedEmbedding):
         return "its weights are not those of a GGUF file"
-    return _shape_problem(model) or compiling_problem()
-
-
-def _shape_problem(model: PreTrainedModel) -> str:
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if problem := family_problem(type(model).__name__, model.config):
-        return problem
-    if any(m.in_features % GROUP or m.out_features % LANES for m in linear):
-        return "its matrices are not made of whole blocks"
-    return ""
+    return steps_problem(model) or compiling_problem()
 
 
 class RowCache:
@@ -332,21 +322,22 @@ class CompiledSteps:
 
 
 def rounding_problem(loaded: LoadedModel) -> str:
-    """Why there is no such copy, in a few words; "" where there can be one."""
+    """Why there is no such copy, in a few words; "" where there can be, once loops are compiled."""
     if loaded.device != "cpu" or loaded.dtype != "float32" or loaded.quantization != NONE:
         return "only float32 models on the CPU are rounded"
     if loaded.spread:
         return "its layers are spread over memory and disk"
-    return _shape_problem(loaded.model) or compiling_problem()
+    return steps_problem(loaded.model)
 
 
 @torch.no_grad()
-def rounded_steps(
+def rounding_steps(
     loaded: LoadedModel, layers: Mapping[str, nn.Linear], branches: Mapping[str, Branch]
-) -> CompiledSteps:
+) -> Generator[None, None, CompiledSteps]:
     """Steps of a model of floats `layers`, each group of 32 inputs in 8 bits with a scale.
 
-    One copy serves every mixture, which is a branch beside it. Ask `rounding_problem` first.
+    One copy serves every mixture, which is a branch beside it. Yields after each matrix. Ask
+    `rounding_problem` first.
     """
     model = loaded.model
 
@@ -355,8 +346,12 @@ def rounded_steps(
 
     indices = range(model.config.num_hidden_layers)
     names = [f"model.layers.{index}.{part}" for index in indices for part in MATRICES]
-    copies = {name: grouped(layers.get(name) or model.get_submodule(name)) for name in names}
+    copies = {}
+    for name in names:
+        copies[name] = grouped(layers.get(name) or model.get_submodule(name))
+        yield
     head = grouped(model.get_output_embeddings())
+    yield
     return CompiledSteps(model, copies, branches, loaded.context_length, lambda: None, head)
 
 

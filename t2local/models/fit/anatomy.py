@@ -1,7 +1,7 @@
 """What a model consists of, matrix by matrix, from its configuration alone.
 
 The configuration comes from the catalogue, a folder, a GGUF file or the Hub. Also from it: whether
-the model can be decoded in int8 or by CUDA graphs.
+its steps can be compiled or captured as CUDA graphs.
 """
 
 from dataclasses import dataclass, replace
@@ -29,6 +29,7 @@ FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 ATTENTION_PARTS = (".self_attn.", ".attn.", ".attention.")  # as in `svf.targets`
 LANGUAGE_PARTS = (".language_model.", ".text_model.")  # of a vision-language model, as there
 UNKNOWN_CONTEXT_LENGTH = 2048
+LANES, GROUP = 16, 32  # rows of a block, inputs of a group: what compiled steps work on
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def anatomy(config: PreTrainedConfig, name: str = "this model") -> Anatomy:
 
 def _apart(config: PreTrainedConfig) -> Anatomy:
     model = _on_meta(config)
-    compilable = not family_problem(type(model).__name__, config)
+    compilable = not steps_problem(model)
     text = config.get_text_config()
     heads = text.num_attention_heads
     return Anatomy(
@@ -178,13 +179,19 @@ def _of_catalogue(model_id: str) -> Anatomy:
 # --- Whether a model's steps are compiled on a CPU, or captured on a GPU.
 
 
-def family_problem(family: str, config: PreTrainedConfig) -> str:
-    """Why steps of a model of the class `family` are not compiled, "" when they are."""
+def steps_problem(model: nn.Module) -> str:
+    """Why this model's steps are not compiled, in a few words; "" when they are."""
+    family, config = type(model).__name__, model.config
     if family not in FAMILIES or config.hidden_act != "silu":
         return f"{family} is not among the families whose steps are compiled"
     if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
         return "its matrices have biases"
-    return positions_problem(config)
+    if problem := positions_problem(config):
+        return problem
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if any(m.in_features % GROUP or m.out_features % LANES for m in linear):
+        return "its matrices are not made of whole blocks"
+    return ""
 
 
 def positions_problem(config: PreTrainedConfig) -> str:

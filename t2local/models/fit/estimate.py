@@ -1,12 +1,12 @@
 """How much memory a model takes before it is loaded: weights, bases, KV cache, training, reserve.
 
 And the copies that are kept beside a small model for speed: rebuilt matrices of mixtures that stay
-(`adapt.applier`), and int8 copies on a CPU (`models.decode.int8`).
+(`adapt.applier`), and a copy in 8 bits on a CPU (`models.decode.compiled_steps`).
 """
 
 from dataclasses import dataclass
 
-from t2local.models.fit.anatomy import TARGETS, Anatomy
+from t2local.models.fit.anatomy import GROUP, TARGETS, Anatomy
 from t2local.models.storage import BASES, GGUF, INT8, NONE, QUANTIZATIONS
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2}
@@ -23,7 +23,6 @@ COMFORT = 0.9  # a plan that fills more than this share of the memory is tight
 REBUILD_BYTES = 2 * 2**30  # a model up to this size may keep rebuilt copies beside it
 REBUILT_COPIES = 2  # the classifier's, and the mixture used again and again
 ROUND_BYTES = 100 * 2**20  # a smaller model answers at once as it is
-GROUP = 32  # numbers of 8 bits that share a float16 scale
 
 
 @dataclass(frozen=True)

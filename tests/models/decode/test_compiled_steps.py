@@ -13,8 +13,8 @@ from t2local.adapt.applier import CompiledVariant, adapting
 from t2local.models.decode.compiled_steps import (
     RowCache,
     compiled_problem,
-    rounded_steps,
     rounding_problem,
+    rounding_steps,
 )
 from t2local.models.decode.generate import Decoder, Sampling, generate_batch
 from t2local.models.groups.codes import rounded
@@ -303,7 +303,7 @@ def test_another_number_of_threads_says_the_same():
 def test_rounding_floats_to_8_bits_moves_the_logits_little(family, tiny_loaded):
     loaded = tiny_loaded(family)
     assert rounding_problem(loaded) == ""
-    steps, cache = rounded_steps(loaded, {}, {}), DynamicCache()
+    steps, cache = drain(rounding_steps(loaded, {}, {})), DynamicCache()
     loaded.model(torch.tensor([PROMPTS[0]]), past_key_values=cache)
     row = RowCache.of(cache)
     for token in (3, 90, 17):
