@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from t2local.bench import decoding as bench
@@ -10,8 +9,7 @@ from t2local.svf import attach
 
 def test_speeds_and_errors_are_measured_and_the_model_is_left_alone(tiny_loaded):
     loaded = tiny_loaded("llama")
-    if problem := rounding_problem(loaded):
-        pytest.skip(problem)
+    assert rounding_problem(loaded) == ""
     loaded.model.generation_config.eos_token_id = None
     untouched = twin(loaded.model)
     svf = attach(loaded.model)

@@ -18,6 +18,7 @@ from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.models.fit import catalogue
 from t2local.models.fit.catalogue import architecture
+from t2local.models.groups.codes import GROUP, LANES
 from t2local.models.load import grouped, load_errors
 from t2local.models.load.gguf import first_line, gguf_config
 from t2local.models.load.load_errors import quiet_transformers
@@ -29,7 +30,6 @@ FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 ATTENTION_PARTS = (".self_attn.", ".attn.", ".attention.")  # as in `svf.targets`
 LANGUAGE_PARTS = (".language_model.", ".text_model.")  # of a vision-language model, as there
 UNKNOWN_CONTEXT_LENGTH = 2048
-LANES, GROUP = 16, 32  # rows of a block, inputs of a group: what compiled steps work on
 
 
 @dataclass(frozen=True)

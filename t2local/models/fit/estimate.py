@@ -6,7 +6,8 @@ And the copies that are kept beside a small model for speed: rebuilt matrices of
 
 from dataclasses import dataclass
 
-from t2local.models.fit.anatomy import GROUP, TARGETS, Anatomy
+from t2local.models.fit.anatomy import TARGETS, Anatomy
+from t2local.models.groups.codes import GROUP
 from t2local.models.storage import BASES, GGUF, INT8, NONE, QUANTIZATIONS
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2}

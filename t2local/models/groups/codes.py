@@ -21,6 +21,7 @@ LANES = 16  # rows of a block, side by side
 LARGEST = 127
 ROUNDED = 1024  # rows that are rounded at a time
 SIZES = (16, 32)  # of a group
+GROUP = 32  # of floats that are rounded; whatever is read has rows of so many, or several times
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _in_blocks(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values.reshape(-1, LANES, values.shape[1]).transpose(0, 2, 1))
 
 
-def rounded(weight: Tensor, group: int = 32) -> Groups:
+def rounded(weight: Tensor, group: int = GROUP) -> Groups:
     """A float matrix `[m, n]` in 8 bits, the largest of each group as 127."""
     m, n = weight.shape
     codes, scales = np.empty((m, n), np.int8), np.empty((m, n // group), np.float16)

@@ -38,7 +38,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 
 from t2local import paths
 from t2local.errors import DiskFull, T2LocalError
-from t2local.models.groups.codes import FLOATS, LANES, READERS, Groups, from_gguf
+from t2local.models.groups.codes import FLOATS, GROUP, LANES, READERS, Groups, from_gguf
 from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear
 from t2local.models.load.gguf import gguf_config, read_gguf_tokenizer, readable
 from t2local.models.load.load_errors import quiet_transformers
@@ -46,7 +46,6 @@ from t2local.models.load.parts import file_hash
 from t2local.progress import Progress
 from t2local.untrusted import read_document, typed
 
-GROUP = 32  # inputs that rows consist of
 LAYOUT = "2"  # of the cache; another one is written anew
 MANIFEST = "t2local.json"
 STAGE = "unpacking the model, once"
