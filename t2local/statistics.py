@@ -4,6 +4,7 @@ Pure functions of counts and of right/wrong lists.
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 
 Z95 = 1.959963984540054
@@ -20,15 +21,63 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 
 
 def paired_difference(base: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of `other − base` over the same prompts, with its 95 % interval (normal, paired).
+    """Mean of `other − base` over the same prompts, with its 95 % interval: (mean, low, high).
 
-    Returns (mean, low, high). The interval is widened to at least 1/n each way, since n equal
-    differences say little about the next one.
+    Of two values, such as right and wrong, it is Bonett and Price's interval (2012), which reaches
+    to 0 wherever McNemar's exact test of the changed prompts finds nothing: four changed prompts
+    are no proof, however alike. Of graded rewards it is Student's.
     """
     assert len(base) == len(other) > 0, (len(base), len(other))
-    n = len(base)
     differences = [o - b for b, o in zip(base, other, strict=True)]
-    mean = sum(differences) / n
-    variance = sum((d - mean) ** 2 for d in differences) / max(n - 1, 1)
-    half = max(Z95 * math.sqrt(variance / n), 1 / n)
-    return mean, mean - half, mean + half
+    mean = sum(differences) / len(differences)
+    values = sorted({*base, *other})
+    if len(values) > 2:
+        low, high = _student(differences)
+        return mean, low, high
+    better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    low, high = _bonett_price(better, worse, len(differences))
+    scale = values[-1] - values[0] or 1.0
+    return mean, scale * low, scale * high
+
+
+def mcnemar(better: int, worse: int) -> float:
+    """The two-sided exact p of so many changed prompts if either change were as likely."""
+    changed = better + worse
+    tail = sum(math.comb(changed, k) for k in range(min(better, worse) + 1))
+    return min(1.0, 2 * tail / 2**changed)
+
+
+def _bonett_price(better: int, worse: int, n: int) -> tuple[float, float]:
+    """95 % interval of `(better − worse) / n`, each count taken one larger."""
+    up, down = (better + 1) / (n + 2), (worse + 1) / (n + 2)
+    middle = up - down
+    half = Z95 * math.sqrt((up + down - middle**2) / (n + 2))
+    low, high = max(-1.0, middle - half), min(1.0, middle + half)
+    if mcnemar(better, worse) >= 0.05:
+        return min(low, 0.0), max(high, 0.0)
+    return low, high
+
+
+def _student(differences: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of at least two values."""
+    n = len(differences)
+    middle = statistics.fmean(differences)
+    half = student95(n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    return middle - half, middle + half
+
+
+def student95(freedom: int) -> float:
+    """The 97.5 % point of Student's t, within 0.2 %, by the expansion around the normal one.
+
+    Abramowitz and Stegun, 26.7.5; tabled below three degrees of freedom.
+    """
+    if freedom < 3:
+        return (12.7062, 4.3027)[freedom - 1]
+    z = Z95
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
