@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from t2local.bench import gpu
 from t2local.bench.speed import search_generation
-from t2local.bench.table import Bar, Measured, Row
+from t2local.bench.table import Bar, Measured, Part, Row, in_turn
 from t2local.bench.training_step import cost_of_steps, workload
 from t2local.errors import T2LocalError
 from t2local.models.load.loader import LoadedModel, describe
@@ -68,19 +68,22 @@ GOALS = tuple(
 
 def measuring_shape(
     shape: str, vram_gib: float | None, quick: bool
-) -> Generator[str, None, list[Row]]:
-    """The rows of `SHAPES[shape]`, without values where it cannot be run; says what it does.
+) -> Generator[str | Measured, None, None]:
+    """Says what it does, and gives the rows of `SHAPES[shape]` as they come.
 
-    `vram_gib`: use no more of the GPU's memory. Raises `T2LocalError` for more than it has.
+    Those that could not be measured come last, without values. `vram_gib`: use no more of the GPU's
+    memory. Raises `T2LocalError` for more than it has.
     """
     found: list[Row] = []
     if torch.cuda.is_available() or shape in ON_CPU:
         _cap(vram_gib)
-        found = yield from _found(shape, quick or shape in ON_CPU)
+        for event in _found(shape, quick or shape in ON_CPU):
+            found += event.rows if isinstance(event, Measured) else []
+            yield event
     else:
         command = f"python -m t2local bench --shape {shape} --vram {vram_gib or 12:g}"
         yield f"There is no CUDA GPU here: run `{command}` on a machine that has one."
-    return found + _missing(shape, found)
+    yield Measured(_missing(shape, found), {})
 
 
 def goals_of(shape: str, row: Row) -> list[Goal]:
@@ -101,8 +104,8 @@ def _cap(vram_gib: float | None) -> None:
     torch.cuda.set_per_process_memory_fraction(vram_gib / total)
 
 
-def _found(shape: str, quick: bool) -> Generator[str, None, list[Row]]:
-    """Everything in turn; a part for which the memory does not do is left out, and said."""
+def _found(shape: str, quick: bool) -> Generator[str | Measured, None, None]:
+    """Everything in turn, training last: it needs the most memory."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     effort = gpu.QUICK if quick else gpu.FULL
@@ -112,26 +115,20 @@ def _found(shape: str, quick: bool) -> Generator[str, None, list[Row]]:
     eager_s = gpu.eager_generate_s(loaded, effort)
     svf = gpu.with_random_bases(loaded)
     yield f"the branch runs as {svf.branch_path}"
-    parts = {
+    parts: dict[str, Part] = {
         "resident memory": lambda: gpu.resident(loaded, svf),
         "decoding": lambda: gpu.decoding(loaded, svf, eager_s, effort),
         "a batch": lambda: gpu.batched(loaded, svf, effort),
         "changes of z": lambda: gpu.change_of_z(svf, effort),
         "prefill": lambda: gpu.prefill(loaded, svf, effort),
-        "a training step": lambda: _training_step(loaded, svf, quick),
-        "a mixture search": lambda: _search(loaded, svf, quick),
         "decomposition": lambda: gpu.decomposition(svf),
+        "a mixture search": lambda: _search(loaded, svf, quick),
+        "a training step": lambda: _training_step(loaded, svf, quick),
     }
-    found: list[Row] = []
-    for name, measure in parts.items():
-        yield f"measuring {name}"
-        try:
-            found += measure().rows
-        except torch.OutOfMemoryError:
-            yield f"{name}: out of memory"
-        if on_gpu:
+    for event in in_turn(parts):
+        yield event
+        if on_gpu and isinstance(event, str):
             torch.cuda.empty_cache()
-    return found
 
 
 def _training_step(loaded: LoadedModel, svf: SVFModel, quick: bool) -> Measured:

@@ -29,7 +29,7 @@ from t2local.adapt.cem import EXPERT
 from t2local.adapt.dispatch import BASE, Done, asking_strategies
 from t2local.bench.table import Measured, Row, interleaved, random_z, ratio, timed
 from t2local.engine.engine import Engine
-from t2local.engine.requests import ChatRequest, Controls
+from t2local.engine.requests import ChatRequest, Controls, EngineStatus
 from t2local.errors import T2LocalError
 from t2local.models.decode.generate import Decoder
 from t2local.models.decode.sampling import Sampling
@@ -168,6 +168,13 @@ QUESTIONS = (
     "Which property of water lets insects walk on the surface of a pond?",
 )
 STORY = "Tell me a long story about a lighthouse keeper and the sea, with many details."
+
+
+def opened(model: str, quantize: str, basis: str) -> EngineStatus:
+    """Where an engine with this model stands; for a process of its own. Raises `T2LocalError`."""
+    engine = Engine(model, quantize, basis)
+    engine.load()
+    return engine.status
 
 
 def start_seconds(model: str, quantize: str, basis: str) -> float:

@@ -1,8 +1,8 @@
 """What `bench` measures, part after part: the figures of this machine on one model.
 
-A generator of what it is doing: lines, and how far a model is loaded. What needs a peak of memory
-or a start of its own runs in a child process first, before this one has loaded anything (on Linux a
-child inherits its parent's peak).
+A generator of what it is doing: lines, how far a model is loaded, and what each part gave as soon
+as it is there. What needs a peak of memory or a start of its own runs in a child process first,
+before this one has loaded anything (on Linux a child inherits its parent's peak).
 """
 
 import time
@@ -22,11 +22,12 @@ from t2local.bench.speed import (
     ANSWER_TOKENS,
     POPULATION,
     first_pass,
+    opened,
     preview,
     search_generation,
     start_seconds,
 )
-from t2local.bench.table import Measured, Row, joined, random_z
+from t2local.bench.table import Measured, Part, Row, in_turn, random_z
 from t2local.bench.training_step import (
     StepCost,
     peer_problem,
@@ -59,7 +60,7 @@ TOLD = "Tell me why the sky is blue."
 EXACT_RANK = 1024  # above it a float64 SVD takes a minute: some matrices stand for all
 
 Opening = tuple[str, str, str]  # what a model is opened by: source, quantisation, basis
-Measuring = Generator[str | Progress, None, Result]
+Measuring = Generator[str | Progress | EngineStatus | Measured, None, Result]
 
 
 @dataclass(frozen=True)
@@ -83,56 +84,72 @@ FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION, 50_
 QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 2, 2_000)
 
 
-def measuring(opening: Opening, effort: Effort) -> Measuring[tuple[EngineStatus, Measured]]:
-    """All parts; returns the status of the model they were measured on, and what they gave.
+def measuring(opening: Opening, effort: Effort) -> Measuring[None]:
+    """First the status of the opened model, then all parts, each `Measured` as it comes.
 
     Raises `T2LocalError` where the model cannot be loaded.
     """
-    step = yield from _training_step(opening, effort)
-    start = yield from _second_start(opening)
-    branch = yield from _svf(opening, effort)
-    compiled = yield from _compiled(opening, effort)
-    status, waits = yield from _engine(opening, effort)
-    programs = yield from _programs(effort)
-    tables = yield from _tables(effort)
-    return status, joined([step, start, *branch, compiled, *waits, programs, tables])
+    yield "opening the model"
+    yield _in_child(opened, *opening)
+    yield from in_turn(
+        {
+            "a training step": lambda: _training_step(opening, effort),
+            "a second start": lambda: _second_start(opening),
+            "the branch": lambda: _svf(opening, effort),
+            "decoding from the file's own bits": lambda: _compiled(opening, effort),
+            "what a person waits for": lambda: _engine(opening, effort),
+            "the start of a program": lambda: speed.program_start(4 * effort.rounds),
+            "the reading of tables": lambda: speed.reading(effort.rounds, effort.table_rows),
+        }
+    )
 
 
-def _training_step(opening: Opening, effort: Effort) -> Measuring[Measured]:
-    name, rows = "training step", []
+def _training_step(opening: Opening, effort: Effort) -> Measuring[None]:
     size = (effort.sequences, effort.sequence_tokens)
     usual = TrainConfig.rows_per_forward
-    slices = {"": (usual, effort.steps), ", in one forward": (effort.sequences, 1)}
-    costs = []
-    for suffix, (rows_per_forward, steps) in slices.items():
-        yield f"measuring a training step of {size[0]} × {size[1]}{suffix}"
-        cost = _in_child(step_cost, *opening, *size, rows_per_forward, steps)
-        costs.append(cost)
-        rows.append(Row(name, f"peak memory{suffix}", cost.peak_memory_bytes / GIB, "GiB"))
-        rows.append(Row(name, f"speed{suffix}", cost.tokens / cost.wall_s, "tokens/s"))
-        rows += [
-            Row(name, f"share of {stage}{suffix}", seconds / cost.total_s, "of the time")
-            for stage, seconds in cost.seconds.items()
-        ]
-    rows.append(Row(name, "whole turn of the loop", costs[0].wall_s, "s"))
-    rows.append(Row(name, "sent by each of several processes", costs[0].sent_bytes, "bytes"))
-    ratios = {"train_overhead": costs[0].overhead}
-    if costs[0].quantization == GGUF:
-        yield "measuring a training step of exact answers and gradients"
-        exact = _in_child(step_cost, *opening, *size, usual, effort.steps, EXACT)
-        rows.append(Row(name, "speed, exact", exact.tokens / exact.wall_s, "tokens/s"))
-        ratios["train_step_over_exact"] = costs[0].wall_s / exact.wall_s
-    own = Measured(rows, ratios)
-    peer = yield from _peer_step(opening, effort, costs[0])
-    return joined([own, peer])
+    yield f"measuring a training step of {size[0]} × {size[1]}"
+    own: StepCost = _in_child(step_cost, *opening, *size, usual, effort.steps)
+    yield _of_step(own, "")
+    yield "measuring it in one forward"
+    yield _of_step(_in_child(step_cost, *opening, *size, size[0], 1), ", in one forward")
+    parts: dict[str, Part] = {}
+    if own.quantization == GGUF:
+        parts["a training step of exact answers and gradients"] = lambda: _exact_step(
+            opening, effort, own
+        )
+    parts["the same step by TRL with PEFT LoRA"] = lambda: _peer_step(opening, effort, own)
+    yield from in_turn(parts)
 
 
-def _peer_step(opening: Opening, effort: Effort, own: StepCost) -> Measuring[Measured]:
-    """The same step by TRL with PEFT LoRA: of floats, a GGUF's numbers too."""
+def _of_step(cost: StepCost, suffix: str) -> Measured:
+    """`suffix`: after each variant's name; the step as it usually runs has none."""
+    name = "training step"
+    rows = [
+        Row(name, f"peak memory{suffix}", cost.peak_memory_bytes / GIB, "GiB"),
+        Row(name, f"speed{suffix}", cost.tokens / cost.wall_s, "tokens/s"),
+    ]
+    rows += [
+        Row(name, f"share of {stage}{suffix}", seconds / cost.total_s, "of the time")
+        for stage, seconds in cost.seconds.items()
+    ]
+    if suffix:
+        return Measured(rows, {})
+    rows.append(Row(name, "whole turn of the loop", cost.wall_s, "s"))
+    rows.append(Row(name, "sent by each of several processes", cost.sent_bytes, "bytes"))
+    return Measured(rows, {"train_overhead": cost.overhead})
+
+
+def _exact_step(opening: Opening, effort: Effort, own: StepCost) -> Measured:
+    size = (effort.sequences, effort.sequence_tokens, TrainConfig.rows_per_forward, effort.steps)
+    exact = _in_child(step_cost, *opening, *size, EXACT)
+    rows = [Row("training step", "speed, exact", exact.tokens / exact.wall_s, "tokens/s")]
+    return Measured(rows, {"train_step_over_exact": own.wall_s / exact.wall_s})
+
+
+def _peer_step(opening: Opening, effort: Effort, own: StepCost) -> Measured:
+    """Of floats, a GGUF's numbers too. Raises `T2LocalError` where there is no peer."""
     if problem := peer_problem(own.quantization):
-        yield f"a training step by TRL with PEFT LoRA: {problem}"
-        return Measured([], {})
-    yield "measuring the same step by TRL with PEFT LoRA"
+        raise T2LocalError(problem)
     size = (effort.sequences, effort.sequence_tokens, TrainConfig.rows_per_forward, effort.steps)
     peer = _in_child(peer_step_cost, opening[0], *size)
     name = "TRL LoRA step"
@@ -148,9 +165,8 @@ def _peer_step(opening: Opening, effort: Effort, own: StepCost) -> Measuring[Mea
     return Measured(rows, ratios)
 
 
-def _second_start(opening: Opening) -> Measuring[Measured]:
-    """The model and its bases are on the disk by now: the step before has put them there."""
-    yield "measuring a second start"
+def _second_start(opening: Opening) -> Measured:
+    """The model and its bases are on the disk by now: it was opened before."""
     started = time.perf_counter()
     inside = _in_child(start_seconds, *opening)
     rows = [
@@ -160,7 +176,7 @@ def _second_start(opening: Opening) -> Measuring[Measured]:
     return Measured(rows, {})
 
 
-def _svf(opening: Opening, effort: Effort) -> Measuring[list[Measured]]:
+def _svf(opening: Opening, effort: Effort) -> Measuring[None]:
     """Exactness and speed of the branch; the model is gone again afterwards."""
     source, quantize, basis = opening
     loaded = yield from load_model(source, quantize)
@@ -169,26 +185,26 @@ def _svf(opening: Opening, effort: Effort) -> Measuring[list[Measured]]:
     untouched, base = speed.twin(loaded.model), exactness.logits_of(loaded.model, ids)
     yield "measuring the decomposition"
     decomposed, svf = speed.decomposition(loaded.model, basis)
-    yield "measuring exactness"
-    kind = loaded.quantization if loaded.quantization != "none" else "float"
-    rows = [Row("z = 1", kind, exactness.identity_difference(svf, base, ids), "logit diff")]
-    rows += yield from _nf4_identity(source, basis, effort, rebuild)
-    rows += yield from _exactness(svf, effort)
-    batch = exactness.batch_difference(svf, ids)
-    rows.append(Row("batch of different z", "against one at a time", batch, "logit diff"))
-    yield "measuring speed"
+    yield decomposed
     prompt = render_chat(loaded.tokenizer, [{"role": "user", "content": TEXT}])
-    parts = [
-        Measured(rows, {}),
-        decomposed,
-        speed.change_of_z(svf, effort.rounds, rebuild),
-        speed.rows_of_z(svf, _batch(loaded, 8, 32), effort.rounds),
-        speed.decoding(loaded, untouched, svf, prompt, effort.decode_tokens, rebuild),
-    ]
-    parts.append((yield from _in_8_bits(loaded, untouched, svf, prompt, effort)))
-    parts.append((yield from _search(loaded, svf, effort)))
-    parts.append((yield from _chat_wait(loaded, svf, effort)))
-    return parts
+    tokens, rounds = effort.decode_tokens, effort.rounds
+    yield from in_turn(
+        {
+            "exactness": lambda: _exactness(loaded, svf, base, ids, effort),
+            "z = 1 in 4 bits": lambda: _nf4_identity(source, basis, effort, rebuild),
+            "rounded bases": lambda: _rounded_bases(svf, effort),
+            "changes of z": lambda: speed.change_of_z(svf, rounds, rebuild),
+            "a z a row": lambda: speed.rows_of_z(svf, _batch(loaded, 8, 32), rounds),
+            "decoding": lambda: speed.decoding(loaded, untouched, svf, prompt, tokens, rebuild),
+            "decoding from 8-bit weights": lambda: _in_8_bits(
+                loaded, untouched, svf, prompt, effort
+            ),
+            "how long a chat waits while a run trains": lambda: _chat_wait(loaded, svf, effort),
+            "a generation of a mixture search": lambda: search_generation(
+                loaded, svf, rounds // 2, effort.population
+            ),
+        }
+    )
 
 
 def _in_8_bits(
@@ -197,25 +213,22 @@ def _in_8_bits(
     svf: SVFModel,
     prompt: list[int],
     effort: Effort,
-) -> Measuring[Measured]:
-    """Answers from 8-bit copies of float weights, beside `generate`."""
+) -> Measured:
+    """Answers from 8-bit copies of float weights, beside `generate`. Raises `T2LocalError`."""
     if problem := rounding_problem(loaded) or compiling_problem():
-        yield f"decoding from 8-bit weights: {problem}"
-        return Measured([], {})
-    yield "measuring decoding from 8-bit weights"
+        raise T2LocalError(problem)
     skills = (f.expert for f in ExpertStore(loaded.slug).files() if f.expert)
     z = next((e.z for e in skills if e.kind == SKILL), None) or random_z(svf, seed=0)
     tokens, rounds = effort.decode_tokens, effort.rounds
     return rounded_decoding(loaded, untouched, svf, z, prompt, tokens, rounds)
 
 
-def _compiled(opening: Opening, effort: Effort) -> Measuring[Measured]:
+def _compiled(opening: Opening, effort: Effort) -> Measuring[None]:
     """A GGUF's model by compiled steps, beside llama.cpp on the same file where it is installed."""
     source, quantize, _ = opening
-    yield "measuring decoding from the file's own bits"
     loaded = yield from load_model(source, quantize)
     if loaded.quantization != GGUF:
-        return Measured([], {})
+        return
     loaded, svf = yield from adapting(loaded, "all", INT8)
     z = random_z(svf, seed=0)
     prompt = render_chat(loaded.tokenizer, [{"role": "user", "content": TEXT}])
@@ -223,28 +236,21 @@ def _compiled(opening: Opening, effort: Effort) -> Measuring[Measured]:
         yield problem
     entry = parts.one_file(source)
     gguf = parts.place_of(entry.file) if entry else local_path(source)
-    found = decoding.compiled_decoding(
-        loaded, svf, z, prompt, effort.decode_tokens, effort.rounds, None if problem else gguf
-    )
+    file = None if problem else gguf
+    tokens, rounds = effort.decode_tokens, effort.rounds
+    yield decoding.compiled_decoding(loaded, svf, z, prompt, tokens, rounds, file)
     asked = {"repeats its prompt": f"Say this again, word by word: {TEXT}", "does not": TOLD}
     prompts = {
         name: render_chat(loaded.tokenizer, [{"role": "user", "content": text}])
         for name, text in asked.items()
     }
-    guessed = decoding.guessed_decoding(loaded, prompts, effort.decode_tokens, effort.rounds)
-    words = loaded.tokenizer.encode(TEXT)[: effort.decode_tokens]
+    yield decoding.guessed_decoding(loaded, prompts, tokens, rounds)
+    words = loaded.tokenizer.encode(TEXT)[:tokens]
     exact = yield from load_model(source, "none")
-    errors = decoding.compiled_errors(loaded, svf, z, words, exact.model)
-    return joined([found, guessed, errors])
+    yield decoding.compiled_errors(loaded, svf, z, words, exact.model)
 
 
-def _search(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring[Measured]:
-    yield "measuring a generation of a mixture search"
-    return search_generation(loaded, svf, effort.rounds // 2, effort.population)
-
-
-def _chat_wait(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring[Measured]:
-    yield "measuring how long a chat waits while a run trains"
+def _chat_wait(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measured:
     waits = waits_while_training(loaded, svf, rounds=3 * effort.rounds)
     name, longest = "chat while a run trains", max(waits.waits_s)
     rows = [
@@ -254,59 +260,50 @@ def _chat_wait(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring[
     return Measured(rows, {"chat_wait_over_micro_batch": longest / waits.micro_batch_s})
 
 
-def _exactness(svf: SVFModel, effort: Effort) -> Measuring[list[Row]]:
+def _exactness(
+    loaded: LoadedModel, svf: SVFModel, base: torch.Tensor, ids: torch.Tensor, effort: Effort
+) -> Measured:
+    """`base`: logits of the untouched model on `ids` `[rows, tokens]`."""
+    kind = loaded.quantization if loaded.quantization != "none" else "float"
     small = max(svf.ranks.values()) <= EXACT_RANK
     names = sampled(svf.matrix_names, effort.exact_matrices if small else effort.matrices // 4)
-    rows = [Row("branch", "against float64", exactness.branch_error(svf, names), "relative")]
+    rows = [
+        Row("z = 1", kind, exactness.identity_difference(svf, base, ids), "logit diff"),
+        Row("branch", "against float64", exactness.branch_error(svf, names), "relative"),
+    ]
+    batch = exactness.batch_difference(svf, ids)
+    rows.append(Row("batch of different z", "against one at a time", batch, "logit diff"))
+    return Measured(rows, {})
+
+
+def _rounded_bases(svf: SVFModel, effort: Effort) -> Measured:
     if problem := nf4_problem():
-        yield f"no NF4 here ({problem}): the table of rounded bases is left out"
-        return rows
+        raise T2LocalError(f"no NF4 here ({problem})")
     chosen = sampled(svf.matrix_names, effort.matrices)
-    return [*rows, *exactness.rounding_rows(exactness.nf4_matrices(svf, chosen))]
+    return Measured(exactness.rounding_rows(exactness.nf4_matrices(svf, chosen)), {})
 
 
-def _nf4_identity(source: str, basis: str, effort: Effort, is_float: bool) -> Measuring[list[Row]]:
+def _nf4_identity(source: str, basis: str, effort: Effort, is_float: bool) -> Measuring[None]:
     """z = 1 on the same model in 4 bits, where this machine can run it."""
     if not is_float or nf4_problem():
-        return []
+        return
     loaded = yield from load_model(source, NF4)
     ids = _batch(loaded, 2, 8)
     base = exactness.logits_of(loaded.model, ids)
     folder = paths.basis_dir() / loaded.slug
     svf = yield from attaching(loaded.model, effort.nf4_targets, basis, folder)
-    return [Row("z = 1", NF4, exactness.identity_difference(svf, base, ids), "logit diff")]
+    row = Row("z = 1", NF4, exactness.identity_difference(svf, base, ids), "logit diff")
+    yield Measured([row], {})
 
 
-def _engine(opening: Opening, effort: Effort) -> Measuring[tuple[EngineStatus, list[Measured]]]:
-    yield "measuring what a person waits for"
+def _engine(opening: Opening, effort: Effort) -> Measuring[None]:
     engine = Engine(*opening, precision="exact")
     yield from engine.models.loading()
     if not any(info.usable and info.kind == "skill" for info in engine.experts()):
         yield "no experts for this model: next-token bars and pass 1 are left out"
-        return engine.status, []
-    rounds = max(1, effort.rounds // 2)
-    waits = [preview(engine, effort.rounds), first_pass(engine, rounds, effort.answer_tokens)]
-    return engine.status, waits
-
-
-def _programs(effort: Effort) -> Measuring[Measured]:
-    """How long a program takes to start, where programs are run at all."""
-    yield "measuring the start of a program"
-    try:
-        return speed.program_start(4 * effort.rounds)
-    except T2LocalError as error:
-        yield f"the start of a program: {error}"
-        return Measured([], {})
-
-
-def _tables(effort: Effort) -> Measuring[Measured]:
-    """How long a file of examples takes to read."""
-    yield "measuring the reading of tables"
-    try:
-        return speed.reading(effort.rounds, effort.table_rows)
-    except T2LocalError as error:
-        yield f"the reading of tables: {error}"
-        return Measured([], {})
+        return
+    yield preview(engine, effort.rounds)
+    yield first_pass(engine, max(1, effort.rounds // 2), effort.answer_tokens)
 
 
 def _in_child(function: Callable, *arguments):

@@ -8,11 +8,14 @@ model on a two-core CPU.
 import operator
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from t2local.errors import T2LocalError
 from t2local.models.storage import NF4
 from t2local.svf import SVFModel, Z
 
@@ -35,10 +38,32 @@ class Measured:
     ratios: dict[str, float]
 
 
-def joined(parts: Sequence[Measured]) -> Measured:
-    """The parts' rows and ratios, in their order."""
-    rows = [row for part in parts for row in part.rows]
-    return Measured(rows, {name: value for part in parts for name, value in part.ratios.items()})
+Part = Callable[[], Measured | Generator[Any, None, None]]  # a generator's own events are passed on
+
+
+def in_turn(parts: Mapping[str, Part]) -> Generator[Any, None, None]:
+    """Say and do each part by its name; what it gives comes at once.
+
+    A part that fails says why, and those after it are done all the same.
+    """
+    for name, part in parts.items():
+        yield f"measuring {name}"
+        try:
+            found = part()
+            if isinstance(found, Measured):
+                yield found
+            else:
+                yield from found
+        except Exception as error:
+            yield f"{name}: not measured: {_why(error)}"
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return "out of memory"
+    if isinstance(error, BrokenExecutor):
+        return "its process ended, most likely for want of memory"
+    return str(error) if isinstance(error, T2LocalError) else f"{type(error).__name__}: {error}"
 
 
 def timed(action: Callable[[], object]) -> float:

@@ -1,8 +1,10 @@
 """`bench`: this machine's figures beside the bars they should reach. It reports, never asserts."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,9 @@ from t2local.bench.shape import SHAPES, goals_of, measuring_shape
 from t2local.bench.suite import FULL, QUICK, measuring
 from t2local.bench.table import RATIO_BARS, ROW_BARS, Bar, Measured, Row, device_name
 from t2local.cli import add_model_arguments, log, log_progress
+from t2local.engine.requests import EngineStatus
+from t2local.errors import T2LocalError
+from t2local.models.storage import NF4
 from t2local.progress import Progress, drain
 from t2local.provenance import origin
 
@@ -27,44 +32,104 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--vram", type=float, metavar="GIB", help="with --shape: use no more of the GPU's memory"
     )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.jsonl", help="add each figure here as it comes"
+    )
     add_model_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
-    """Measure, and report DESIGN's `bench --json` object or a table."""
-    if arguments.shape:
-        return _run_shape(arguments, report)
+    """Measure, and report DESIGN's `bench --json` object or lines of a table as they come."""
     source = arguments.model or paths.default_model()
-    opening = (source, arguments.quantize, arguments.basis)
-    status, found = drain(measuring(opening, QUICK if arguments.quick else FULL), _tell)
-    device = device_name(status.device)
+    told = _Told(arguments.shape or "", _place(arguments.out), print_lines=not arguments.json)
+    if arguments.shape:
+        told.begin(
+            f"random-{arguments.shape}",
+            NF4,
+            device_name("cuda" if torch.cuda.is_available() else "cpu"),
+        )
+        work = measuring_shape(arguments.shape, arguments.vram, arguments.quick)
+    else:
+        opening = (source, arguments.quantize, arguments.basis)
+        work = measuring(opening, QUICK if arguments.quick else FULL)
+    drain(work, told.take)
     if arguments.json:
-        return report(_as_json(device, status.model_name, found))
-    print(f"{status.model_name}, {status.quantization}, {status.dtype} on {device}\n")
-    return print_table(found.rows, found.ratios)
+        report(told.as_json())
 
 
-def _run_shape(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> None:
-    shape, name = arguments.shape, f"random-{arguments.shape}"
-    rows = drain(measuring_shape(shape, arguments.vram, arguments.quick), _tell)
-    device = device_name("cuda" if torch.cuda.is_available() else "cpu")
-    if arguments.json:
-        return report(_as_json(device, name, Measured(rows, {})))
-    print(f"{name}, nf4, on {device}\n")
-    for row in rows:
-        print(_line_with_goals(shape, row))
-    return None
+def _place(out: Path | None) -> Path | None:
+    """`out`, where lines can be added to it. Raises `T2LocalError`."""
+    if out is None:
+        return None
+    if out.is_dir() or not out.parent.is_dir():
+        found = "is a folder" if out.is_dir() else "is in a folder that is not there"
+        raise T2LocalError(f"'{out}' {found}; give --out a file in a folder that is there.")
+    with paths.saving(out):
+        paths.appending(out).close()
+    return out
 
 
-def print_table(rows: Sequence[Row], ratios: Mapping[str, float]) -> None:
+@dataclass
+class _Told:
+    """What was measured until now: printed as it comes, and a line of JSON each in `out`.
+
+    `shape`: whose goals are printed, "" for those of a model.
+    """
+
+    shape: str
+    out: Path | None
+    print_lines: bool
+    origin: dict[str, Any] = field(default_factory=dict)
+    found: list[Measured] = field(default_factory=list)
+
+    def begin(self, model: str, storage: str, device: str) -> None:
+        self.origin = {**origin(device), "model": model}
+        self._write([self.origin])
+        self._print(f"{model}, {storage} on {device}\n")
+
+    def take(self, event: str | Progress | EngineStatus | Measured) -> None:
+        match event:
+            case EngineStatus():
+                device = device_name(event.device)
+                self.begin(event.model_name, f"{event.quantization}, {event.dtype}", device)
+            case Measured():
+                self.found.append(event)
+                ratios = [{"ratio": name, "value": v} for name, v in event.ratios.items()]
+                self._write([*map(asdict, event.rows), *ratios])
+                self._print("\n".join(lines_of(event, self.shape)))
+            case Progress():
+                log_progress(event)
+            case line:
+                log(line)
+
+    def as_json(self) -> dict[str, Any]:
+        rows = [asdict(row) for part in self.found for row in part.rows]
+        ratios = {name: value for part in self.found for name, value in part.ratios.items()}
+        return {**self.origin, "rows": rows, "ratios": ratios}
+
+    def _print(self, text: str) -> None:
+        if self.print_lines and text:
+            print(text, flush=True)
+
+    def _write(self, values: Sequence[Mapping[str, Any]]) -> None:
+        if self.out is None:
+            return
+        with paths.saving(self.out), paths.appending(self.out) as file:
+            file.write("".join(json.dumps(value) + "\n" for value in values).encode())
+
+
+def lines_of(found: Measured, shape: str = "") -> Iterator[str]:
     """Rows, then ratios; the bar and its mark at the end of those that have one."""
-    for row in rows:
+    for row in found.rows:
         bar = ROW_BARS.get((row.name, row.variant))
-        print(_line(f"{row.name}: {row.variant}", row.value, row.unit, bar))
-    print()
-    for name, value in ratios.items():
-        print(_line(name.replace("_", " "), value, "", RATIO_BARS.get(name)))
+        if shape:
+            yield _line_with_goals(shape, row)
+        else:
+            yield _line(f"{row.name}: {row.variant}", row.value, row.unit, bar)
+    if not shape:
+        for name, value in found.ratios.items():
+            yield _line(name.replace("_", " "), value, "", RATIO_BARS.get(name))
 
 
 def _line(label: str, value: float, unit: str, bar: Bar | None) -> str:
@@ -84,15 +149,3 @@ def _line_with_goals(shape: str, row: Row) -> str:
 
 def _mark(bar: Bar, value: float) -> str:
     return "pass" if bar.reached(value) else "BELOW"
-
-
-def _as_json(device: str, model: str, found: Measured) -> dict[str, Any]:
-    rows = [asdict(row) for row in found.rows]
-    return {**origin(device), "model": model, "rows": rows, "ratios": found.ratios}
-
-
-def _tell(event: str | Progress) -> None:
-    if isinstance(event, str):
-        log(event)
-    else:
-        log_progress(event)

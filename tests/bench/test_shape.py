@@ -12,7 +12,6 @@ from t2local.bench.shape import GOALS, SHAPES, goals_of, measuring_shape, random
 from t2local.bench.table import Measured, Row
 from t2local.errors import T2LocalError
 from t2local.models.load.quantized import nf4_problem
-from t2local.progress import drain
 
 
 @pytest.fixture
@@ -24,8 +23,7 @@ def test_a_tiny_shape_measures_what_the_table_asks_of_a_big_one(without_cuda, mo
     if problem := nf4_problem():
         pytest.skip(f"no NF4 here: {problem}")
     monkeypatch.setattr(shape, "search_generation", small_search)
-    said = []
-    rows = drain(measuring_shape("tiny", None, quick=True), said.append)
+    said, rows = measured("tiny", None)
     assert all(math.isfinite(row.value) and row.value > 0 for row in rows)
     small = {"top-8": "top-256", "batch 8": "batch 32", "prefill 64": "prefill 2048"}
     small |= {"14 matrices": "224 matrices", "2 sequences of 64": "8 sequences of 512"}
@@ -36,14 +34,20 @@ def test_a_tiny_shape_measures_what_the_table_asks_of_a_big_one(without_cuda, mo
     assert any("PyTorch products" in line for line in said)
 
 
+def measured(size: str, vram_gib: float | None) -> tuple[list[str], list[Row]]:
+    """What is said, and the rows of all parts."""
+    events = list(measuring_shape(size, vram_gib, quick=True))
+    rows = [row for event in events if isinstance(event, Measured) for row in event.rows]
+    return [event for event in events if isinstance(event, str)], rows
+
+
 def small_search(*_effort) -> Measured:
     """The search has tests of its own and takes a minute in 4 bits on a CPU."""
     return Measured([], {"search_32_tokens_batched_over_one_by_one": 1.0})
 
 
 def test_without_a_gpu_no_row_has_a_value_and_one_command_fills_them(without_cuda):
-    said = []
-    rows = drain(measuring_shape("llama3-8b", 12, quick=True), said.append)
+    said, rows = measured("llama3-8b", 12)
     assert [(row.name, row.variant) for row in rows] == [(g.name, g.variant) for g in GOALS]
     assert {row.value for row in rows} == {None}
     assert "python -m t2local bench --shape llama3-8b --vram 12" in "".join(said)
@@ -60,10 +64,10 @@ def test_a_part_that_runs_out_of_memory_is_said_and_left_out(without_cuda, monke
         monkeypatch.setattr(shape.gpu, part, too_large)
     monkeypatch.setattr(shape, "_training_step", too_large)
     monkeypatch.setattr(shape, "search_generation", too_large)
-    said = []
-    rows = drain(measuring_shape("tiny", None, quick=True), said.append)
+    said, rows = measured("tiny", None)
     assert [row.name for row in rows] == ["resident"]
-    assert "prefill: out of memory" in said
+    assert "prefill: not measured: out of memory" in said
+    assert said.index("measuring a training step") == len(said) - 2
 
 
 def test_a_big_shape_has_goals_and_a_tiny_one_none():

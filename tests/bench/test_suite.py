@@ -1,5 +1,13 @@
-from t2local.bench.suite import sampled
-from t2local.bench.table import Measured, Row, joined
+"""`bench`: parts in their order, each one's figures at once, and the next one whatever happens."""
+
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+import torch
+
+from t2local.bench.suite import QUICK, measuring, sampled
+from t2local.bench.table import Measured, Row, in_turn
+from t2local.errors import T2LocalError
 
 
 def test_samples_of_matrices_meet_every_kind():
@@ -10,9 +18,58 @@ def test_samples_of_matrices_meet_every_kind():
     assert sampled(names, 1000) == names
 
 
-def test_parts_are_joined_in_their_order():
-    rows = [Row("decode", str(number), 1.0, "tokens/s") for number in range(3)]
-    parts = [Measured(rows[:2], {"b": 2.0}), Measured([], {}), Measured(rows[2:], {"a": 1.0})]
-    found = joined(parts)
-    assert found.rows == rows
-    assert list(found.ratios.items()) == [("b", 2.0), ("a", 1.0)]
+def test_what_a_part_gives_comes_before_the_next_part_begins():
+    done, rows = [], [Row("decode", str(number), 1.0, "tokens/s") for number in range(3)]
+
+    def slow(number: int) -> Measured:
+        done.append(number)
+        return Measured([rows[number]], {})
+
+    def several():
+        yield "as it goes"
+        yield slow(1)
+        yield slow(2)
+
+    events = in_turn({"one": lambda: slow(0), "more": several})
+    assert next(events) == "measuring one"
+    assert next(events).rows == rows[:1]
+    assert done == [0]
+    assert [next(events), next(events)] == ["measuring more", "as it goes"]
+    assert next(events).rows == rows[1:2]
+    assert done == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (torch.OutOfMemoryError(), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (BrokenProcessPool(), "its process ended"),
+        (T2LocalError("No room."), "No room."),
+        (RuntimeError("no kernel"), "RuntimeError: no kernel"),
+    ],
+)
+def test_a_part_that_fails_says_why_and_the_next_one_is_done(error, why):
+    row = Row("decode", "base", 1.0, "tokens/s")
+
+    def half():
+        yield Measured([row], {})
+        raise error
+
+    def whole() -> Measured:
+        raise error
+
+    last = Measured([], {"ratio": 1.0})
+    events = list(in_turn({"half": half, "whole": whole, "last": lambda: last}))
+    assert events[1] == Measured([row], {})
+    failed = [event for event in events if isinstance(event, str) and "not measured" in event]
+    assert [line.split(":")[0] for line in failed] == ["half", "whole"]
+    assert all(why in line for line in failed)
+    assert events[-1] is last
+
+
+def test_a_model_that_cannot_be_opened_ends_it_with_one_sentence(tmp_path):
+    events = measuring((str(tmp_path / "none.gguf"), "auto", "auto"), QUICK)
+    assert next(events) == "opening the model"
+    with pytest.raises(T2LocalError, match=r"none\.gguf"):
+        next(events)

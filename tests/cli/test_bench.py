@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ import torch
 from t2local import paths
 from t2local.bench.decoding import COMPILED
 from t2local.bench.shape import GOALS
-from t2local.bench.table import RATIO_BARS, ROW_BARS, Bar, Row
-from t2local.cli.bench import NOT_MEASURED, print_table, run
+from t2local.bench.table import RATIO_BARS, ROW_BARS, Bar, Measured, Row
+from t2local.cli import bench
+from t2local.cli.bench import NOT_MEASURED, lines_of, run
+from t2local.engine.requests import EngineStatus
+from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.models.fit.catalogue import EMBEDDED, find
 from t2local.svf import attach
@@ -35,10 +39,9 @@ def test_a_bar_knows_what_reaches_it(bar, value, reached):
     assert bar.reached(value) == reached
 
 
-def test_the_table_shows_each_value_with_its_bar_and_mark(capsys):
+def test_each_value_is_a_line_with_its_bar_and_mark():
     rows = [Row("change of z", "z given", 1.6, "ms"), Row("decode", "base", 14.0, "tokens/s")]
-    print_table(rows, {"decode_all_over_base": 0.4})
-    change, decode, _, all_over_base = capsys.readouterr().out.splitlines()
+    change, decode, all_over_base = lines_of(Measured(rows, {"decode_all_over_base": 0.4}))
     assert change.split()[-5:] == ["1.6", "ms", "≤", "5", "pass"]
     assert decode.endswith("tokens/s")
     assert all_over_base.startswith("decode all over base")
@@ -47,7 +50,9 @@ def test_the_table_shows_each_value_with_its_bar_and_mark(capsys):
 
 def test_a_shape_without_a_gpu_is_a_table_or_an_object_of_rows_not_measured(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    asked = argparse.Namespace(shape="llama3-8b", vram=12, quick=True, json=False)
+    asked = argparse.Namespace(
+        shape="llama3-8b", vram=12, quick=True, json=False, model=None, out=None
+    )
     run(asked, None)
     output = capsys.readouterr()
     assert output.out.count(NOT_MEASURED) == len(GOALS) == 13
@@ -61,6 +66,39 @@ def test_a_shape_without_a_gpu_is_a_table_or_an_object_of_rows_not_measured(monk
     assert found.keys() == {"command", "commit", "machine", "model", "rows", "ratios"}
     assert found["model"] == "random-llama3-8b"
     assert {row["value"] for row in found["rows"]} == {None}
+
+
+def test_each_figure_is_printed_and_kept_as_it_comes(monkeypatch, capsys, tmp_path):
+    """An end in the midst of it, by Ctrl-C or for want of power, leaves those before it."""
+    out = tmp_path / "figures.jsonl"
+    status = EngineStatus("ready", model_name="small", quantization="gguf", dtype="float32")
+    row = Row("change of z", "z given", 1.6, "ms")
+
+    def cut_off(*_arguments):
+        yield status
+        yield Measured([row], {"decode_all_over_base": 0.4})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "measuring", cut_off)
+    options = {"model": "small", "quantize": "auto", "basis": "auto"}
+    asked = argparse.Namespace(shape=None, quick=True, json=False, out=out, **options)
+    for runs in (1, 2):  # a second run is added to the first
+        with pytest.raises(KeyboardInterrupt):
+            run(asked, None)
+        printed = capsys.readouterr().out
+        assert "1.6 ms" in printed
+        assert "decode all over base" in printed
+        about, *figures = map(json.loads, out.read_text("utf-8").splitlines()[-3:])
+        assert about["model"] == "small"
+        assert figures == [asdict(row), {"ratio": "decode_all_over_base", "value": 0.4}]
+        assert len(out.read_text("utf-8").splitlines()) == 3 * runs
+
+
+@pytest.mark.parametrize(("place", "what"), [(".", "is a folder"), ("no/f", "is not there")])
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path, place, what):
+    asked = argparse.Namespace(shape="tiny", out=tmp_path / place, json=False, model=None)
+    with pytest.raises(T2LocalError, match=what):
+        run(asked, None)
 
 
 def put_experts(loaded) -> None:
