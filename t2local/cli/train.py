@@ -19,9 +19,10 @@ from t2local.tasks.uploads import suggest_reward, try_reward
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import with_fitting
 from t2local.training.processes import Processes
-from t2local.training.reports import DryRun, Held, Notice, StepReport, Validation
+from t2local.training.reports import DryRun, Gain, Held, Notice, StepReport, Validation
 from t2local.training.runner import ADAPTER_FOLDER, running, summary
 from t2local.training.runs import Plan, Run
+from t2local.training.validation import in_words
 
 
 def add_parser(subparsers) -> None:
@@ -152,6 +153,8 @@ def log_event(event) -> None:
                 f"validation at {event.step}: accuracy {event.accuracy:.3f} "
                 f"reward {event.reward:+.3f} of {event.n}{mark}"
             )
+        case Gain():
+            log(f"held out: {in_words(event.held_out)}")
         case Notice():
             log(event.text)
         case Held():

@@ -60,8 +60,9 @@ class RunReport:
 
     @property
     def held_out(self) -> Mapping[str, Any] | None:
-        """As on an expert's card, None until finished."""
-        return self.result.get("held_out")
+        """As on an expert's card, None until it is measured."""
+        known = self.curves.held_out
+        return self.result.get("held_out") or (known.as_dict() if known else None)
 
     @property
     def forgetting(self) -> Sequence[Mapping[str, Any]]:

@@ -28,7 +28,13 @@ from t2local.training.config import Method, SVFMethod, method_for
 from t2local.training.dry_run import check_lengths
 from t2local.training.loop import Event, train
 from t2local.training.processes import Processes
-from t2local.training.reports import MEASURING_HELD_OUT, TRAINING_WITHOUT, TrainOutcome, TrainState
+from t2local.training.reports import (
+    MEASURING_HELD_OUT,
+    TRAINING_WITHOUT,
+    Gain,
+    TrainOutcome,
+    TrainState,
+)
 from t2local.training.runs import Plan
 from t2local.training.validation import OtherTask, Scored, as_card, forgetting, score_greedy
 
@@ -54,8 +60,8 @@ def train_expert(
     method: Method | None = None,
     processes: Processes | None = None,
     others: Sequence[OtherTask] = (),
-) -> Generator[Event | Progress, None, Trained]:
-    """Train and measure; the events are those of `train` and `Progress`.
+) -> Generator[Event | Gain | Progress, None, Trained]:
+    """Train and measure; the events are those of `train`, `Gain` and `Progress`.
 
     `labels`: those of a classifier expert, empty for a skill. `state`: of a run that goes on.
     `others`: tasks on which forgetting is measured.
@@ -74,6 +80,7 @@ def train_expert(
     trained_s = time.perf_counter() - started
     base, trained = yield from _measured(loaded, svf, source, plan, method, outcome, processes)
     held_out = _held_out(base, trained, source.source)
+    yield Gain(outcome.steps, held_out)
     forgotten = yield from forgetting(
         loaded, svf, method.holding(outcome.flat), others, _later(cancel, processes), processes
     )

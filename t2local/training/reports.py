@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from t2local.experts.expert import HeldOut
 from t2local.untrusted import typed
 
 # What a `Progress` of a run says after its last step.
@@ -82,6 +83,14 @@ class Notice:
 
     step: int
     text: str
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What came of the training, told before what was forgotten is measured: that takes longer."""
+
+    step: int
+    held_out: HeldOut
 
 
 @dataclass(frozen=True)
@@ -199,6 +208,7 @@ class Curves:
     change_by_layer: Sequence[float] = ()
     answers: Sequence[tuple[int, Sequence[tuple[str, str, str]]]] = ()
     notices: Sequence[tuple[int, str]] = ()
+    held_out: HeldOut | None = None  # once measured
     memory_bytes: int = 0  # of the step that took most, beside the model; 0 where unknown
 
 
@@ -224,11 +234,12 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> Curves:
         change_by_layer=steps[-1].change_by_layer if steps else (),
         answers=[(e.step, e.rows) for e in events if isinstance(e, Answers)],
         notices=[(e.step, e.text) for e in events if isinstance(e, Notice)],
+        held_out=next((e.held_out for e in reversed(events) if isinstance(e, Gain)), None),
         memory_bytes=max((step.memory_bytes for step in steps), default=0),
     )
 
 
-SHOWN = {kind.__name__: kind for kind in (StepReport, Validation, Answers, Notice)}
+SHOWN = {kind.__name__: kind for kind in (StepReport, Validation, Answers, Notice, Gain)}
 
 
 def _event(values: Mapping[str, Any]) -> Any:

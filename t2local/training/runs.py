@@ -23,6 +23,7 @@ from t2local.training.reports import (
     Answers,
     Checkpoint,
     DryRun,
+    Gain,
     Notice,
     StepReport,
     TrainState,
@@ -42,7 +43,7 @@ class Summary(TypedDict, total=False):
 
 
 TENSORS = ("flat", "exp_avg", "exp_avg_sq", "best_flat")
-Event = DryRun | StepReport | Validation | Answers | Notice | Checkpoint
+Event = DryRun | StepReport | Validation | Answers | Notice | Gain | Checkpoint
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,13 @@ from t2local.errors import T2LocalError
 from t2local.evaluation.measure import Scored
 from t2local.evaluation.tally import Evaluation, Result, evaluation_json
 from t2local.evaluation.tally import Record as Answered
+from t2local.experts.expert import HeldOut
 from t2local.experts.library import MixtureFile, MixtureStore, write_mixture
 from t2local.models.fit.anatomy import anatomy_of, config_of
 from t2local.models.load.loader import local_path
 from t2local.progress import FINISHED
 from t2local.svf.mixing import Mixture
-from t2local.training.reports import Answers, BatchStatistics, Notice, StepReport, Validation
+from t2local.training.reports import Answers, BatchStatistics, Gain, Notice, StepReport, Validation
 from t2local.training.runs import Plan, Run
 from t2local.ui.adapt.events import status_html
 from t2local.ui.chat.events import last_dispatch
@@ -189,6 +190,7 @@ def a_run() -> Run:
     run.record(Answers(10, [("what?", "base says", "now says")]))
     run.record(Notice(10, "Take care."))
     held_out = {"n": 20, "base": 0.2, "trained": 0.5, "ci95_difference": [0.1, 0.3]}
+    run.record(Gain(10, HeldOut.from_dict(held_out)))
     result = {"expert": "red", "numbers": 12, "train_s": 3.0, "held_out": held_out,
               "forgetting": [{**held_out, "task": "math"}]}  # fmt: skip
     run.finish(result)

@@ -7,10 +7,12 @@ import pytest
 
 from t2local.engine.engine import Engine
 from t2local.errors import T2LocalError
+from t2local.experts.expert import HeldOut
 from t2local.progress import FAILED, FINISHED, INTERRUPTED
 from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import in_words, lasting, run_seconds, steps_within
+from t2local.training.reports import Gain
 from t2local.training.runs import Plan, Run
 
 QUICK = TrainConfig(
@@ -60,6 +62,10 @@ def test_a_restarted_desk_finds_the_run_that_was_cut_off(engine, data, model_fol
     assert report.status.stage == INTERRUPTED
     assert not report.live
     assert report.held_out is None
+    run.record(
+        Gain(3, HeldOut(6, 0.5, 1.0, (0.0, 0.8)))
+    )  # cut off while it measured what it forgot
+    assert again.training.report(run.name).held_out["trained"] == 1.0
 
 
 def test_a_taken_or_impossible_name_is_refused_before_anything_runs(engine, data):

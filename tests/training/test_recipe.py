@@ -9,7 +9,7 @@ from t2local.tasks.rows import Example
 from t2local.training import recipe as module
 from t2local.training.config import TrainConfig, method_for
 from t2local.training.recipe import leave_one_out, train_expert
-from t2local.training.reports import MEASURING_FORGOTTEN
+from t2local.training.reports import MEASURING_FORGOTTEN, Gain
 from t2local.training.runs import Plan
 from t2local.training.validation import OtherTask
 
@@ -41,6 +41,18 @@ def test_a_trained_expert_fits_the_model_it_was_trained_on_and_survives_its_file
     again = store.load("red")
     assert again.training == trained.training
     assert all(torch.equal(again.z[n], trained.z[n]) for n in trained.z)
+
+
+def test_the_gain_is_told_before_what_was_forgotten_is_measured(loaded, svf, colours):
+    source = Dataset("colours", colours[:8], colours[8:10], colours[10:])
+    config = TrainConfig(steps=2, prompts_per_step=4, validate_every=2)
+    others, events = [OtherTask("other", tuple(colours[:4]))], []
+    work = train_expert(loaded, svf, source, Plan("red", "c", "choice", config), others=others)
+    trained = drain(work, events.append)
+    (gain,) = (event for event in events if isinstance(event, Gain))
+    assert gain == Gain(2, trained.held_out)
+    stages = [e.stage if isinstance(e, Progress) else "" for e in events[: events.index(gain)]]
+    assert not any(MEASURING_FORGOTTEN in stage for stage in stages)
 
 
 def test_a_stop_while_forgetting_is_measured_keeps_the_expert(loaded, svf, colours):
