@@ -30,7 +30,7 @@ from t2local.models.decode.out_of_memory import ANSWER, Work, out_of_memory_told
 from t2local.models.fit.anatomy import Anatomy, anatomy_of
 from t2local.models.fit.automatic import Fit, judged, preferred_plans
 from t2local.models.fit.estimate import REBUILT_COPIES, ROUND_BYTES, Estimate, Plan, estimate
-from t2local.models.fit.memory import Machine
+from t2local.models.fit.memory import Machine, return_freed_memory
 from t2local.models.groups.linear import compiling_problem
 from t2local.models.load.hub import LocalModel, local_models
 from t2local.models.load.loader import (
@@ -292,6 +292,7 @@ def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Prog
     if opened.reader is not None:
         yield Progress("Warming up", 0, 1)
         opened.warm_up()
+    return_freed_memory()  # of parsing the tokenizer and the bases
     return opened
 
 

@@ -7,10 +7,12 @@ refined until they are as exact. A basis is cached under a name made of what the
 """
 
 import hashlib
+import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from torch import nn
 
 from t2local.errors import DiskFull, T2LocalError
 from t2local.paths import atomic_write, folder_bytes
+from t2local.untrusted import read_document, typed
 
 CONVENTION = "gram-eigh-float64, smaller side, sigma falling, largest component positive"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
@@ -177,9 +180,11 @@ def _orthonormal(vectors: torch.Tensor) -> torch.Tensor:
 #
 # The name is the hash of the weight, the convention and the stored dtype, so a file can never be
 # used for another weight, and a cut-off decomposition goes on where it stopped. A damaged file
-# counts as missing.
+# counts as missing. Of layers that say by `stored_as` which numbers on the disk they have, the hash
+# is remembered: no start after the first one then computes their weights.
 
 GB = 10**9
+REMEMBERED = "digests.json"
 NORM_TOLERANCE = 0.2  # rounding to int8 moves a peaked row of 4,096 numbers by up to 0.1
 
 
@@ -188,6 +193,23 @@ class BasisCache:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
+
+    def remembered(self) -> dict[str, str]:
+        """What was given to `remember`; empty where it cannot be read."""
+        if self.folder is None:
+            return {}
+        try:
+            return typed(dict[str, str], read_document(self.folder / REMEMBERED))
+        except (OSError, ValueError):
+            return {}
+
+    def remember(self, digests: Mapping[str, str]) -> None:
+        """Keep the hashes of weights by their layers' `stored_as`, if the disk takes them."""
+        if self.folder is None or not digests:
+            return
+        with suppress(T2LocalError), atomic_write(self.folder / REMEMBERED) as temporary:
+            values = {**self.remembered(), **digests}
+            temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
     def load(self, digest: str, dtype: torch.dtype, device: torch.device) -> Basis | None:
         """The basis of the weight with this digest, or None."""

@@ -353,22 +353,39 @@ def attaching(
     cache, digests, bases = BasisCache(cache_folder), {}, {}
     stage = OUTDATED if cache.drop_outdated() else STAGE
     cache.check_room(sum(stored_bytes(_rank(layer), dtype) for layer in layers.values()))
+    remembered, new = cache.remembered(), {}
     for done, (name, layer) in enumerate(layers.items()):
         if cancel is not None:
             cancel.raise_if_cancelled()
         yield Progress(stage, done, len(layers), "matrices")
-        weight = weight_as_used(layer)
-        digests[name] = weight_digest(weight)
-        key = f"{digests[name]} {weight.dtype}"  # a float32 weight is not served a bf16 one's basis
-        bases[name] = cache.load(key, dtype, weight.device)
-        if bases[name] is None:
-            bases[name] = rounded(decompose(weight), dtype)
-            cache.save(key, dtype, bases[name])
+        stored = getattr(layer, "stored_as", "")
+        known = remembered.get(stored, "")
+        key, bases[name] = _known_or_made(layer, known, cache, dtype)
+        digests[name] = key.partition(" ")[0]
+        if stored and key != known:
+            new[stored] = key
         if any(number.is_meta for number in layer.parameters()):
             bases[name] = replace(bases[name], vectors=bases[name].vectors.cpu())
-        del weight  # before the next one is dequantised
+    cache.remember(new)
     yield Progress(stage, len(layers), len(layers), "matrices")
     return SVFModel(model, layers, bases, digests)
+
+
+def _known_or_made(
+    layer: nn.Module, known: str, cache: BasisCache, dtype: torch.dtype
+) -> tuple[str, Basis]:
+    """Under which key a layer's basis is kept, and the basis: of `known`, "" where it is not."""
+    if known:
+        basis = cache.load(known, dtype, next(layer.buffers()).device)
+        if basis is not None and basis.rank == _rank(layer):
+            return known, basis
+    weight = weight_as_used(layer)
+    key = f"{weight_digest(weight)} {weight.dtype}"  # float32 is not served a bfloat16 one's basis
+    basis = cache.load(key, dtype, weight.device)
+    if basis is None:
+        basis = rounded(decompose(weight), dtype)
+        cache.save(key, dtype, basis)
+    return key, basis
 
 
 def _rank(layer: nn.Module) -> int:

@@ -30,10 +30,14 @@ LITTLE = 2**18  # numbers of a matrix times rows of input that are not worth a s
 
 
 class GroupedLinear(nn.Linear):
-    """`y = W x + b` with W in groups; the inputs and the bias are float32."""
+    """`y = W x + b` with W in groups; the inputs and the bias are float32.
 
-    def __init__(self, groups: Groups, bias: Tensor | None = None) -> None:
+    `stored_as`: which numbers on the disk these are, for ever; "" where nobody knows.
+    """
+
+    def __init__(self, groups: Groups, bias: Tensor | None = None, stored_as: str = "") -> None:
         nn.Module.__init__(self)  # the parent's own would make a matrix of floats
+        self.stored_as = stored_as
         self.in_features, self.out_features = groups.columns, groups.rows
         self.register_buffer("codes", groups.codes)
         self.register_buffer("scales", groups.scales)

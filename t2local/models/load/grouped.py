@@ -30,6 +30,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.initialization import no_init_weights
 from transformers.modeling_gguf_pytorch_utils import (
     TENSOR_PROCESSORS,
     TensorProcessor,
@@ -122,10 +123,13 @@ def unpacked(path: Path) -> Generator[Progress, None, Path]:
 def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
     """The model and tokenizer of a folder from `unpacked`."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     table = next(n for n, m in model.named_modules() if m is model.get_input_embeddings())
-    tensors = dict(_read(folder, table))
+    with ThreadPoolExecutor(1) as pool:  # the disk and the parser of a tokenizer work side by side
+        reading = pool.submit(lambda: dict(_read(folder, table)))
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tensors = reading.result()
     for name, module in list(model.named_modules()):
         if f"{name}.codes" not in tensors:
             continue
@@ -139,7 +143,7 @@ def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
         if isinstance(module, nn.Embedding):
             new = GroupedEmbedding(groups)
         else:
-            new = GroupedLinear(groups, module.bias)
+            new = GroupedLinear(groups, module.bias, f"{folder.name} {LAYOUT} {name}")
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, new)
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
@@ -153,7 +157,7 @@ def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
             f"The file lacks weights of its model, or has some that it does not know ('{wrong[0]}' "
             f"and {len(wrong) - 1} others); fetch it again, or choose another model."
         )
-    return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return model, tokenizer
 
 
 def _cache_dir() -> Path:

@@ -13,8 +13,10 @@ from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear
 from t2local.models.load import grouped
 from t2local.models.load.loader import load_model
 from t2local.progress import drain
+from t2local.svf import attach, basis
 from tests.conftest import build_tiny, byte_tokenizer
 from tests.models.gguf_files import write_gguf
+from tests.svf.support import random_z
 
 IDS = torch.tensor([[5, 80, 81, 82, 9]])
 
@@ -65,6 +67,50 @@ def test_a_file_is_unpacked_once_and_a_changed_one_again(gguf_file, monkeypatch)
         other.model.norm.weight.mul_(2)
     write_gguf(other, byte_tokenizer(), gguf_file, True)
     assert drain(grouped.unpacked(gguf_file)) != folder
+
+
+def test_a_later_start_computes_no_weight_to_find_the_bases(gguf_file, tmp_path, monkeypatch):
+    """Nor is another file's weight taken for it, of which the bases' folder knows as well."""
+    first = attach(drain(load_model(str(gguf_file))).model, "mlp", "int8", tmp_path / "bases")
+    other = write_gguf(build_tiny("llama", seed=1), byte_tokenizer(), tmp_path / "Other.gguf", True)
+    attach(drain(load_model(str(other))).model, "mlp", "int8", tmp_path / "bases")
+    weight = GroupedLinear.weight
+    asked = property(lambda self: pytest.fail("a weight was computed"))
+    monkeypatch.setattr(GroupedLinear, "weight", asked)
+    again = attach(drain(load_model(str(gguf_file))).model, "mlp", "int8", tmp_path / "bases")
+    z = random_z(first)
+    assert again.fingerprint(z) == first.fingerprint(z)
+    for name, layer in first.layers.items():
+        assert torch.equal(again.layers[name].basis.vectors, layer.basis.vectors)
+    kept = attach(drain(load_model(str(other))).model, "mlp", "int8", tmp_path / "bases")
+    monkeypatch.setattr(GroupedLinear, "weight", weight)
+    exact = attach(drain(load_model(str(other))).model, "mlp", "int8")
+    assert kept.fingerprint(z) == exact.fingerprint(z) != first.fingerprint(z)
+
+
+@pytest.mark.parametrize("damage", ["", "[1, 2]", '{"x": 3}', '{"x": "y"}', "\udcff"])
+def test_a_damaged_note_of_hashes_is_made_again(gguf_file, tmp_path, damage):
+    whole = attach(drain(load_model(str(gguf_file))).model, "mlp", "int8", tmp_path)
+    (note,) = tmp_path.glob("digests.json")
+    before = note.read_bytes()
+    note.write_text(damage, encoding="utf-8", errors="surrogateescape")
+    again = attach(drain(load_model(str(gguf_file))).model, "mlp", "int8", tmp_path)
+    z = random_z(whole)
+    assert again.fingerprint(z) == whole.fingerprint(z)
+    assert json.loads(before).items() <= json.loads(note.read_bytes()).items()
+
+
+def test_a_disk_that_takes_no_note_still_starts(gguf_file, tmp_path, monkeypatch):
+    writing = basis.atomic_write
+
+    def full(path):
+        if path.name == basis.REMEMBERED:
+            raise DiskFull("The disk is full.")
+        return writing(path)
+
+    monkeypatch.setattr(basis, "atomic_write", full)
+    assert attach(drain(load_model(str(gguf_file))).model, "mlp", "int8", tmp_path).matrix_names
+    assert not (tmp_path / basis.REMEMBERED).exists()
 
 
 def test_a_damaged_cache_is_written_anew(gguf_file):
