@@ -33,11 +33,18 @@ def branch_path(device: torch.device | str) -> str:
     return f"PyTorch products ({problem})" if problem else "fused Triton kernels"
 
 
-def plain_branch(v: torch.Tensor, delta: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+def plain_branch(
+    v: torch.Tensor, delta: torch.Tensor, vectors: torch.Tensor, scale: torch.Tensor | None = None
+) -> torch.Tensor:
     """`Σ_i delta_i (v_i · v) v_i`: `v` `[B, T, n]`, `vectors` `[k, n]`, `delta` `[..., k]`.
 
     Rounded to bfloat16 where a gradient is wanted and PyTorch was told that its own products may.
+    `scale` `[k]`: of int8 `vectors`, whose square is in `delta`. float16 has too short a range for
+    either: the rows then have their length 1 and `delta` is `z − 1` again.
     """
+    if v.dtype == torch.float16 and scale is not None:
+        rows = vectors.to(v.dtype) * scale.to(v.dtype)[:, None]  # [k, n]
+        return (F.linear(v, rows) * (delta / scale.float().square()).to(v.dtype)) @ rows
     wanted = delta.requires_grad and torch.is_grad_enabled()
     if wanted and torch.backends.mkldnn.matmul.fp32_precision == "bf16" and not v.is_cuda:
         return _RoundedBranch.apply(v, delta, vectors)
@@ -65,12 +72,19 @@ class _RoundedBranch(torch.autograd.Function):
 
 
 def add_branch(
-    total: torch.Tensor, v: torch.Tensor, delta: torch.Tensor, vectors: torch.Tensor
+    total: torch.Tensor,
+    v: torch.Tensor,
+    delta: torch.Tensor,
+    vectors: torch.Tensor,
+    scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`total + branch(v)`, `[B, T, n]`, by whichever path this device and these rows take."""
+    """`total + branch(v)`, `[B, T, n]`, by whichever path this device and these rows take.
+
+    `scale`: see `plain_branch`.
+    """
     if may_fuse(v, delta):
         return add_branches(v, (delta,), (vectors,), total)[0]
-    return total + plain_branch(v, delta, vectors)
+    return total + plain_branch(v, delta, vectors, scale)
 
 
 def may_fuse(v: torch.Tensor, delta: torch.Tensor) -> bool:

@@ -144,13 +144,14 @@ class SVFLinear(nn.Module):
             return self.base(x)
         # An offloaded layer's vectors are kept beside its weight, in memory.
         vectors = self.basis.vectors.to(x.device)  # [r, r]
+        scale = None if self.basis.scale is None else self.basis.scale.to(x.device)
         if self.basis.side == "in":
             if self.siblings is not None and may_fuse(x, delta):
                 return self.base(self.siblings.add_branch(self.name, x))
-            return self.base(add_branch(x, x, delta, vectors))
+            return self.base(add_branch(x, x, delta, vectors, scale))
         y = self.base(x)
         v = y if self.bias is None else y - self.bias.to(y.dtype)
-        return add_branch(y, v, delta, vectors)
+        return add_branch(y, v, delta, vectors, scale)
 
     def rebuild(self, delta: torch.Tensor) -> torch.Tensor:
         """`W'` `[m, n]` for `delta = z − 1` `[r]`, in the base's dtype. Float base layers only."""

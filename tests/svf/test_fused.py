@@ -5,6 +5,7 @@ import torch
 
 from t2local.errors import T2LocalError
 from t2local.svf import attach
+from t2local.svf.basis import Basis, rounded
 from t2local.svf.fused import plain_branch
 from tests.svf.support import logits, random_z
 
@@ -79,6 +80,31 @@ def test_a_foreign_z_is_refused_and_changes_nothing(svf):
     with pytest.raises(T2LocalError, match=r"2 rows.*one row"):
         svf.fill(buffer, random_z(svf, 2))
     assert all(torch.equal(before[name], delta) for name, delta in buffer.deltas.items())
+
+
+def cosines(rank: int) -> torch.Tensor:
+    """An orthonormal matrix `[r, r]` of any size in no time: the discrete cosine transform's."""
+    steps = torch.arange(rank, dtype=torch.float64)
+    rows = torch.cos(torch.pi / rank * (steps + 0.5) * steps[:, None]) * (2 / rank) ** 0.5
+    rows[0] /= 2**0.5
+    return rows
+
+
+@pytest.mark.parametrize("rank", [576, 2048, 4096])
+def test_an_expert_is_the_same_in_float16_on_bases_of_8_bits(rank):
+    """Also under inputs a thousand times as large as the others, which real models have."""
+    basis = rounded(Basis(cosines(rank).float(), torch.ones(rank), "in"), torch.int8)
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(1, 2, rank, generator=generator)
+    v[..., :: rank // 4] *= 1000
+    z_less_1 = 0.03 * torch.randn(rank, generator=generator)
+    delta = z_less_1 * basis.scale.square()
+    rows, v = basis.dense().double(), v.half()
+    exact = ((v.double() @ rows.T) * z_less_1) @ rows
+    found = plain_branch(v, delta, basis.vectors, basis.scale).double()
+    assert float((found - exact).norm() / exact.norm()) < 2e-3
+    small, exact_small = found[..., 1:9], exact[..., 1:9]  # beside the large ones
+    assert float((small - exact_small).abs().max()) < 1e-3 * float(exact.abs().max())
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.int8])
