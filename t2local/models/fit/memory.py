@@ -65,8 +65,15 @@ def device_report() -> DeviceReport:
 def free_bytes(device: str) -> int:
     """Memory that is free now: of the GPU a model is on, else of this machine."""
     if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(torch.device(device))[0]
+        return free_on(torch.device(device))
     return psutil.virtual_memory().available
+
+
+def free_on(device: torch.device | int) -> int:
+    """Bytes of a GPU that this process may still take: those free, within a cap that it was set."""
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    return max(0, min(free, allowed - torch.cuda.memory_reserved(device)))
 
 
 def total_bytes(device: str) -> int:
@@ -89,11 +96,10 @@ def peak_memory_bytes() -> int:
 
 
 def _gpu(index: int) -> Gpu:
-    free, total = torch.cuda.mem_get_info(index)
     return Gpu(
         name=torch.cuda.get_device_name(index),
-        total_bytes=total,
-        free_bytes=free,
+        total_bytes=torch.cuda.mem_get_info(index)[1],
+        free_bytes=free_on(index),
         bfloat16=torch.cuda.get_device_capability(index) >= (8, 0),
     )
 
@@ -152,5 +158,5 @@ def named_card(vram_gb: float) -> Machine:
 
 
 def _card(index: int) -> Machine:
-    free = torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index)
+    free = free_on(index) + torch.cuda.memory_reserved(index)
     return Machine("cuda", torch.cuda.get_device_name(index), free)

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 from t2local.models.fit.anatomy import Anatomy, anatomy
 from t2local.models.fit.automatic import BF16_ABOVE_PARAMETERS, ROUNDED_ABOVE_PARAMETERS
 from t2local.models.fit.estimate import PROGRAM_BYTES, Plan, bases_bytes, estimate, weights_bytes
-from t2local.models.fit.memory import return_freed_memory
+from t2local.models.fit.memory import free_on, return_freed_memory
 from t2local.models.storage import AUTO, INT8, NONE, QUANTIZATIONS, leanest
 
 BFLOAT16_CAPABILITY = (8, 0)  # Ampere; before it bfloat16 is emulated, and slow
@@ -36,7 +36,7 @@ def choose_device() -> str:
     count = torch.cuda.device_count()
     if count < 2:
         return "cuda"
-    return f"cuda:{max(range(count), key=lambda index: torch.cuda.mem_get_info(index)[0])}"
+    return f"cuda:{max(range(count), key=free_on)}"
 
 
 def choose_dtype(n_parameters: int, model_type: str = "") -> torch.dtype:
@@ -138,7 +138,7 @@ class Placement:
 def free_memory() -> Memory:
     """Bytes that a model may take now on each GPU and in CPU memory."""
     memory: dict[int | str, int] = {
-        index: torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index)
+        index: free_on(index) + torch.cuda.memory_reserved(index)
         for index in range(torch.cuda.device_count())
     }
     own = psutil.Process().memory_info().rss

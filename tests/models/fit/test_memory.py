@@ -32,6 +32,18 @@ def test_a_machine_without_bitsandbytes_says_why(monkeypatch):
     assert "need bitsandbytes" in quantized.nf4_problem()
 
 
+@pytest.mark.parametrize(
+    ("free", "share", "reserved", "expected"),
+    [(70, 1.0, 10, 70), (70, 0.5, 10, 40), (30, 0.5, 10, 30), (70, 0.5, 60, 0)],
+)
+def test_what_is_free_on_a_gpu_is_within_the_cap(monkeypatch, free, share, reserved, expected):
+    """`bench --vram` caps a large card to a small one's: no more than that may be planned."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 100))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: share)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved)
+    assert memory.free_bytes("cuda:0") == expected
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the peak is the GPU's where there is one")
 def test_the_peak_of_memory_is_this_processs(monkeypatch):
     now = psutil.Process().memory_info().rss

@@ -63,7 +63,7 @@ def test_a_gpu_without_bfloat16_is_told(gpus):
 
 def test_the_freest_gpu_is_taken(gpus, monkeypatch):
     gpus((8, 0), (8, 0))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: [(5, 9), (7, 9)][index])
+    monkeypatch.setattr(devices, "free_on", [5, 7].__getitem__)
     assert devices.choose_device() == "cuda:1"
 
 
