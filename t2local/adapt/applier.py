@@ -11,7 +11,7 @@ Departure from the reference code: it rebuilds for every change.
 import itertools
 from collections import OrderedDict
 from collections.abc import Collection, Generator, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -235,11 +235,20 @@ def holding(loaded: LoadedModel, svf: SVFModel, z: Z) -> Around:
 
     Gradients reach a `z` that asks for them either way.
     """
-    if not may_rebuild(loaded):
-        return lambda: svf.using(z)
-    matrices = svf.rebuild(z)
-    trained = z if any(row.requires_grad for row in z.values()) else None
-    return lambda: svf.using_rebuilt(matrices, trained)
+    trained = any(row.requires_grad for row in z.values())
+    if may_rebuild(loaded):
+        matrices = svf.rebuild(z)
+        return lambda: svf.using_rebuilt(matrices, z if trained else None)
+    ready: list[Z] = []  # made at the first forward: some are never asked for one
+
+    def around() -> AbstractContextManager[None]:
+        if trained and torch.is_grad_enabled():
+            return svf.using(z)
+        if not ready:
+            ready.append(svf.deltas({name: row.detach() for name, row in z.items()}))
+        return svf.using_deltas(ready[0])
+
+    return around
 
 
 _GENERATIONS = itertools.count()

@@ -191,6 +191,12 @@ class SVFModel:
         with self._obeying(deltas=self._deltas(z)):
             yield
 
+    @contextmanager
+    def using_deltas(self, deltas: Z) -> Iterator[None]:
+        """`using` of a `z` whose `deltas` are at hand: for many forwards under one."""
+        with self._obeying(deltas=deltas):
+            yield
+
     def buffer(self, rows: int | None = None, names: Iterable[str] | None = None) -> ZBuffer:
         """A `z` that never moves, 1 at first, for `names` (default: all matrices).
 

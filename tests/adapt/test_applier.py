@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from t2local.adapt import applier as applying
 from t2local.adapt import two_pass
 from t2local.adapt.applier import Applier, RoundedSteps
 from t2local.adapt.dispatch import Controls, Steered, Token
@@ -36,6 +37,29 @@ def test_one_expert_at_alpha_one_is_that_expert(workshop):
         mixed = logits(workshop)
     with applier.svf.using(applier.experts["math"]):
         assert torch.equal(logits(workshop), mixed)
+
+
+def test_a_held_z_is_prepared_once_for_all_forwards_without_a_gradient(workshop, monkeypatch):
+    """Of a z that asks for a gradient it was prepared anew for every token that was sampled."""
+    svf, prepared = workshop.applier.svf, []
+    prepare = type(svf)._deltas
+    monkeypatch.setattr(type(svf), "_deltas", lambda *a: prepared.append(1) or prepare(*a))
+    monkeypatch.setattr(applying, "may_rebuild", lambda loaded: False)
+    z = {n: row.clone().requires_grad_() for n, row in workshop.applier.experts["math"].items()}
+    hold = applying.holding(workshop.loaded, svf, z)
+    assert not prepared
+    held = []
+    for _ in range(3):
+        with torch.no_grad(), hold():
+            held.append(logits(workshop))
+    assert len(prepared) == 1
+    with hold():
+        learning = workshop.loaded.model(IDS).logits
+    assert len(prepared) == 2
+    assert torch.allclose(learning, held[0], atol=1e-5)
+    assert torch.equal(held[0], held[2])
+    learning.sum().backward()
+    assert all(row.grad.any() for row in z.values())
 
 
 def test_rebuilt_matrices_give_the_same_answer_as_the_branch(workshop):
