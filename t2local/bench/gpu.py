@@ -8,7 +8,7 @@ directions that carry most of an adaptation: its best approximation of rank k.
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from t2local.svf.layer import InForce, SVFLinear, join_siblings
 
 GB = 1e9
 RATIO = "ratio"
+Measuring = Generator[str | Measured, None, None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def with_random_bases(loaded: LoadedModel) -> SVFModel:
     return SVFModel(loaded.model, layers, bases, {})
 
 
-def decoding(loaded: LoadedModel, svf: SVFModel, eager_s: float, effort: Effort) -> Measured:
+def decoding(loaded: LoadedModel, svf: SVFModel, eager_s: float, effort: Effort) -> Measuring:
     """One row: base, all matrices, MLP only and top-k, a step of each in turn."""
     z, ids = random_z(svf), _ids(loaded, 1, effort.prompt_tokens)
     mlp = {name: row for name, row in z.items() if not is_attention(name)}
@@ -65,7 +66,7 @@ def decoding(loaded: LoadedModel, svf: SVFModel, eager_s: float, effort: Effort)
     for name, part in (("all matrices", z), ("MLP", mlp)):
         few = truncate(svf, part, effort.k)
         around[f"{name}, top-{effort.k}"] = lambda few=few: using_truncated(svf, few)
-    seconds = _steps(loaded, around, ids, effort.rounds)
+    seconds = yield from _steps(loaded, around, ids, effort.rounds)
     rows = [
         Row("decode, batch 1", name, 1 / statistics.median(taken), "tokens/s")
         for name, taken in seconds.items()
@@ -76,7 +77,7 @@ def decoding(loaded: LoadedModel, svf: SVFModel, eager_s: float, effort: Effort)
         if name != "base"
     ]
     faster = eager_s / statistics.median(seconds["base"])
-    return Measured([*rows, Row("base decode", "ours / eager generate", faster, RATIO)], {})
+    yield Measured([*rows, Row("base decode", "ours / eager generate", faster, RATIO)], {})
 
 
 def eager_generate_s(loaded: LoadedModel, effort: Effort) -> float:
@@ -91,7 +92,7 @@ def eager_generate_s(loaded: LoadedModel, effort: Effort) -> float:
     return max(1e-9, timed(lambda: write(few + 1)) - timed(lambda: write(1))) / few
 
 
-def batched(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measured:
+def batched(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring:
     """Many rows: the base model, one shared z, and a z for each row."""
     zs = {"one z": random_z(svf), "a z for each row": random_z(svf, effort.batch)}
     around = _variants(svf, {"one z": zs["one z"]})
@@ -99,7 +100,7 @@ def batched(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measured:
     svf.fill(buffer, zs["a z for each row"])
     around["a z for each row"] = lambda: svf.using_buffer(buffer)
     ids = _ids(loaded, effort.batch, effort.prompt_tokens)
-    seconds = _steps(loaded, around, ids, effort.rounds)
+    seconds = yield from _steps(loaded, around, ids, effort.rounds)
     name = f"batch {effort.batch}"
     rows = [
         Row(f"decode, {name}", variant, effort.batch / statistics.median(taken), "tokens/s")
@@ -108,7 +109,7 @@ def batched(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measured:
     shared, own = seconds["one z"], seconds["a z for each row"]
     rows.append(Row(f"adapted / base, {name}", "all matrices", ratio(seconds["base"], own), RATIO))
     rows.append(Row(f"different z a row / one z, {name}", "all", ratio(shared, own), RATIO))
-    return Measured(rows, {})
+    yield Measured(rows, {})
 
 
 def change_of_z(svf: SVFModel, effort: Effort) -> Measured:
@@ -180,8 +181,11 @@ def _steps(
     around: Mapping[str, Callable[[], AbstractContextManager]],
     ids: torch.Tensor,
     rounds: int,
-) -> dict[str, list[float]]:
-    """Seconds of a decoding step of each variant, in turn, on one cache `[B, T]` is read into."""
+) -> Generator[str, None, dict[str, list[float]]]:
+    """Seconds of a decoding step of each variant, in turn, on one cache `[B, T]` is read into.
+
+    Says whether the steps were replayed: what could not be captured is slower by several times.
+    """
     room = ids.shape[1] + (rounds + 2) * len(around) + 1
     decoder = StepDecoder(loaded.model, len(ids), room)
     decoder.read(ids)
@@ -189,7 +193,11 @@ def _steps(
         name: lambda name=name, hold=hold: decoder.step(ids[:, -1], name, hold)
         for name, hold in around.items()
     }
-    return interleaved(actions, rounds, warm_up=2)
+    seconds = interleaved(actions, rounds, warm_up=2)
+    why = decoder.problem or ("" if decoder.captured else f"the model is on {loaded.device}")
+    way = f"one kernel at a time: {why}" if why else "replayed CUDA graphs"
+    yield f"steps of {len(ids)} rows ran as {way}"
+    return seconds
 
 
 def _ids(loaded: LoadedModel, rows: int, tokens: int) -> torch.Tensor:

@@ -102,6 +102,8 @@ class _Told:
                 log_progress(event)
             case line:
                 log(line)
+                if self.origin:  # what could not be measured, and why
+                    self._write([{"said": line}])
 
     def as_json(self) -> dict[str, Any]:
         rows = [asdict(row) for part in self.found for row in part.rows]

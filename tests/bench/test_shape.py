@@ -32,6 +32,8 @@ def test_a_tiny_shape_measures_what_the_table_asks_of_a_big_one(without_cuda, mo
         labels = {label.replace(less, full) for label in labels}
     assert labels >= {f"{goal.name}: {goal.variant}" for goal in GOALS}
     assert any("PyTorch products" in line for line in said)
+    ran = "ran as one kernel at a time: the model is on cpu"
+    assert [line for line in said if ran in line] == [f"steps of {n} rows {ran}" for n in (1, 8)]
 
 
 def measured(size: str, vram_gib: float | None) -> tuple[list[str], list[Row]]:

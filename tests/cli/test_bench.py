@@ -77,6 +77,7 @@ def test_each_figure_is_printed_and_kept_as_it_comes(monkeypatch, capsys, tmp_pa
     def cut_off(*_arguments):
         yield status
         yield Measured([row], {"decode_all_over_base": 0.4})
+        yield "a mixture search: not measured: out of memory"
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench, "measuring", cut_off)
@@ -88,10 +89,11 @@ def test_each_figure_is_printed_and_kept_as_it_comes(monkeypatch, capsys, tmp_pa
         printed = capsys.readouterr().out
         assert "1.6 ms" in printed
         assert "decode all over base" in printed
-        about, *figures = map(json.loads, out.read_text("utf-8").splitlines()[-3:])
+        about, *figures, said = map(json.loads, out.read_text("utf-8").splitlines()[-4:])
         assert about["model"] == "small"
         assert figures == [asdict(row), {"ratio": "decode_all_over_base", "value": 0.4}]
-        assert len(out.read_text("utf-8").splitlines()) == 3 * runs
+        assert said == {"said": "a mixture search: not measured: out of memory"}
+        assert len(out.read_text("utf-8").splitlines()) == 4 * runs
 
 
 @pytest.mark.parametrize(("place", "what"), [(".", "is a folder"), ("no/f", "is not there")])
