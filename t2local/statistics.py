@@ -23,21 +23,24 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 def paired_difference(base: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
     """Mean of `other − base` over the same prompts, with its 95 % interval: (mean, low, high).
 
-    Of two values, such as right and wrong, it is Bonett and Price's interval (2012), which reaches
-    to 0 wherever McNemar's exact test of the changed prompts finds nothing: four changed prompts
-    are no proof, however alike. Of graded rewards it is Student's.
+    Of two values, such as right and wrong, it is Bonett and Price's interval (2012), of graded
+    rewards Student's, at least the values' range / n each way. Either reaches to 0 wherever
+    McNemar's exact test (the sign test) of the changed prompts finds nothing: four changed prompts
+    are no proof, however alike.
     """
     assert len(base) == len(other) > 0, (len(base), len(other))
     differences = [o - b for b, o in zip(base, other, strict=True)]
     mean = sum(differences) / len(differences)
     values = sorted({*base, *other})
-    if len(values) > 2:
-        low, high = _student(differences)
-        return mean, low, high
+    extent = values[-1] - values[0] or 1.0
     better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    low, high = _bonett_price(better, worse, len(differences))
-    scale = values[-1] - values[0] or 1.0
-    return mean, scale * low, scale * high
+    if len(values) > 2:
+        low, high = _student(differences, extent)
+    else:
+        low, high = (extent * end for end in _bonett_price(better, worse, len(differences)))
+    if mcnemar(better, worse) >= 0.05:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return mean, low, high
 
 
 def mcnemar(better: int, worse: int) -> float:
@@ -52,17 +55,15 @@ def _bonett_price(better: int, worse: int, n: int) -> tuple[float, float]:
     up, down = (better + 1) / (n + 2), (worse + 1) / (n + 2)
     middle = up - down
     half = Z95 * math.sqrt((up + down - middle**2) / (n + 2))
-    low, high = max(-1.0, middle - half), min(1.0, middle + half)
-    if mcnemar(better, worse) >= 0.05:
-        return min(low, 0.0), max(high, 0.0)
-    return low, high
+    return max(-1.0, middle - half), min(1.0, middle + half)
 
 
-def _student(differences: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of at least two values."""
+def _student(differences: Sequence[float], extent: float) -> tuple[float, float]:
+    """95 % interval of the mean of at least two differences of values within `extent`."""
     n = len(differences)
     middle = statistics.fmean(differences)
-    half = student95(n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    spread = student95(n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    half = max(spread, extent / n)  # n equal differences say little about the next one
     return middle - half, middle + half
 
 

@@ -74,6 +74,23 @@ def test_graded_rewards_of_few_rows_have_students_interval():
     assert mean - low == pytest.approx(high - mean)
 
 
+def test_equal_graded_rewards_still_leave_a_doubt():
+    rewards = [-1.0, 0.0, 0.5, 1.0, 1.0]
+    _, low, high = paired_difference(rewards, rewards)
+    assert low <= -0.4
+    assert high >= 0.4
+    _, low, high = paired_difference([0.0, 0.5], [0.5, 1.0])  # two rows prove nothing
+    assert low <= 0 < high
+
+
+def test_a_third_value_makes_no_proof_of_four_changed_rows():
+    """One row failed (−1) before and after; t alone would call the other four's change proven."""
+    base, other = pairs(4, 0, 5)
+    mean, low, _ = paired_difference([*base, -1.0], [*other, -1.0])
+    assert mean == 0.4
+    assert low == 0
+
+
 @pytest.mark.parametrize(("freedom", "t"), [(1, 12.706), (2, 4.303), (3, 3.182), (9, 2.262)])
 def test_students_t_against_its_table(freedom, t):
     assert student95(freedom) == pytest.approx(t, rel=2e-3)
