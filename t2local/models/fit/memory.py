@@ -71,6 +71,8 @@ def free_bytes(device: str) -> int:
 
 def free_on(device: torch.device | int) -> int:
     """Bytes of a GPU that this process may still take: those free, within a cap that it was set."""
+    if isinstance(device, torch.device):  # the cap is asked for by number only
+        device = torch.cuda.current_device() if device.index is None else device.index
     free, total = torch.cuda.mem_get_info(device)
     allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
     return max(0, min(free, allowed - torch.cuda.memory_reserved(device)))

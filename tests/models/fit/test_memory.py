@@ -38,10 +38,11 @@ def test_a_machine_without_bitsandbytes_says_why(monkeypatch):
 )
 def test_what_is_free_on_a_gpu_is_within_the_cap(monkeypatch, free, share, reserved, expected):
     """`bench --vram` caps a large card to a small one's: no more than that may be planned."""
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 100))
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: share)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved)
-    assert memory.free_bytes("cuda:0") == expected
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda n: [None, (free, 100)][n])
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", [None, share].__getitem__)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", [None, reserved].__getitem__)
+    assert memory.free_bytes("cuda:1") == memory.free_bytes("cuda") == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the peak is the GPU's where there is one")
