@@ -184,9 +184,16 @@ class Run:
         )
 
     def rewind(self, state: TrainState | None) -> None:
-        """Drop the metrics that came after `state`: those steps will be taken again."""
+        """Drop the metrics that came after `state`: those steps will be taken again.
+
+        What was measured of a run that then went on is measured again in any case.
+        """
         last = state.step if state else 0
-        kept = [m for m in self.metrics() if state and m.get("step", 0) <= last]
+        kept = [
+            m
+            for m in self.metrics()
+            if state and m.get("step", 0) <= last and m.get("event") != Gain.__name__
+        ]
         with paths.atomic_write(self.folder / "metrics.jsonl") as temporary:
             text = "".join(json.dumps(m) + "\n" for m in kept)
             temporary.write_text(text, encoding="utf-8")

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from t2local.errors import T2LocalError
+from t2local.experts.expert import HeldOut
 from t2local.progress import drain
 from t2local.training.config import TrainConfig
 from t2local.training.loop import train
-from t2local.training.reports import Checkpoint, StepReport
+from t2local.training.reports import Checkpoint, Gain, StepReport, curves
 from t2local.training.runs import Plan, Run
 
 CONFIG = TrainConfig(
@@ -67,7 +68,11 @@ def test_a_killed_run_goes_on_and_ends_like_an_uninterrupted_one(loaded, svf, co
     recorded(cut, loaded, svf, colours, until=2)
     state = cut.state()
     assert state.step == 2
+    # It was stopped there, measured, and killed while it measured what it forgot.
+    cut.record(Gain(2, HeldOut(4, 0.0, 1.0, (0.2, 1.0))))
+    assert curves(cut.metrics()).held_out
     cut.rewind(state)
+    assert curves(cut.metrics()).held_out is None
     found = recorded(cut, loaded, svf, colours, state)
     assert torch.equal(found.flat, expected.flat)
     assert torch.equal(found.best_flat, expected.best_flat)

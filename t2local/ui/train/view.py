@@ -193,7 +193,7 @@ OPEN = "–"
 
 
 def runs_html(reports: Sequence[RunReport]) -> str:
-    """One line a run; figures of runs that are not over are left open."""
+    """One line a run; figures that are not measured yet are left open."""
     if not reports:
         return NOTHING
     return PAGE.render(FILE, "runs", rows=[_cells(report) for report in reports])
