@@ -257,11 +257,9 @@ def peer_problem(quantization: str) -> str | None:
     """Why the peer of a model loaded so cannot be measured here, None when it can."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        return f"not measured: {missing[0]} is missing; pip install -r requirements-dev.txt"
+        return f"{missing[0]} is missing; pip install -r requirements-dev.txt"
     if quantization not in (NONE, GGUF):
-        return (
-            f"not measured: it is for float models and GGUF files, and this one is {quantization}"
-        )
+        return f"it is for float models and GGUF files, and this one is {quantization}"
     return None
 
 

@@ -65,8 +65,11 @@ def _place(out: Path | None) -> Path | None:
     if out.is_dir() or not out.parent.is_dir():
         found = "is a folder" if out.is_dir() else "is in a folder that is not there"
         raise T2LocalError(f"'{out}' {found}; give --out a file in a folder that is there.")
-    with paths.saving(out):
+    try:
         paths.appending(out).close()
+    except OSError as error:
+        text = f"'{out}' cannot be written ({error.strerror}); choose another --out."
+        raise T2LocalError(text) from error
     return out
 
 
@@ -117,8 +120,19 @@ class _Told:
     def _write(self, values: Sequence[Mapping[str, Any]]) -> None:
         if self.out is None:
             return
-        with paths.saving(self.out), paths.appending(self.out) as file:
-            file.write("".join(json.dumps(value) + "\n" for value in values).encode())
+        text = "".join(json.dumps(value) + "\n" for value in values)
+        try:
+            with paths.appending(self.out) as file:
+                before = file.tell()
+                try:
+                    file.write(text.encode())
+                    file.flush()
+                except OSError:
+                    file.truncate(before)  # no half a line
+                    raise
+        except OSError as error:
+            log(f"'{self.out}' takes no more ({error.strerror}); what follows is only printed.")
+            self.out = None
 
 
 def lines_of(found: Measured, shape: str = "") -> Iterator[str]:

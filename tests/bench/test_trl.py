@@ -8,9 +8,7 @@ from t2local.bench.training_step import peer_problem, peer_step_cost
 
 def test_a_missing_library_is_named_with_the_way_to_get_it(monkeypatch):
     monkeypatch.setattr(training_step, "find_spec", lambda name: None)
-    assert peer_problem("none") == (
-        "not measured: trl is missing; pip install -r requirements-dev.txt"
-    )
+    assert peer_problem("none") == ("trl is missing; pip install -r requirements-dev.txt")
 
 
 def test_only_float_models_have_a_peer(monkeypatch):

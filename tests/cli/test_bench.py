@@ -1,6 +1,7 @@
 """`bench`: the table's marks, and on the embedded model the JSON object with every row."""
 
 import argparse
+import errno
 import json
 import os
 import subprocess
@@ -94,6 +95,28 @@ def test_each_figure_is_printed_and_kept_as_it_comes(monkeypatch, capsys, tmp_pa
         assert figures == [asdict(row), {"ratio": "decode_all_over_base", "value": 0.4}]
         assert said == {"said": "a mixture search: not measured: out of memory"}
         assert len(out.read_text("utf-8").splitlines()) == 4 * runs
+
+
+def test_a_full_disk_ends_the_file_and_not_the_benchmark(monkeypatch, capsys, tmp_path):
+    status = EngineStatus("ready", model_name="small", quantization="gguf", dtype="float32")
+    rows = [Row("change of z", variant, 1.6, "ms") for variant in ("given", "from sliders")]
+
+    def full(*_arguments):
+        yield status
+        yield Measured(rows[:1], {})
+        monkeypatch.setattr(paths, "appending", no_room)
+        yield Measured(rows[1:], {})
+
+    def no_room(_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bench, "measuring", full)
+    out, reports = tmp_path / "figures.jsonl", []
+    options = {"model": "small", "quantize": "auto", "basis": "auto"}
+    run(argparse.Namespace(shape=None, quick=True, json=True, out=out, **options), reports.append)
+    assert [row["variant"] for row in reports[0]["rows"]] == ["given", "from sliders"]
+    assert len(out.read_text("utf-8").splitlines()) == 2
+    assert "takes no more (No space left on device)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("place", "what"), [(".", "is a folder"), ("no/f", "is not there")])
