@@ -365,7 +365,7 @@ def attaching(
             cancel.raise_if_cancelled()
         yield Progress(stage, done, len(layers), "matrices")
         stored = getattr(layer, "stored_as", "")
-        known = remembered.get(stored, "")
+        known = remembered.get(stored, "") if stored else ""
         key, bases[name] = _known_or_made(layer, known, cache, dtype)
         digests[name] = key.partition(" ")[0]
         if stored and key != known:

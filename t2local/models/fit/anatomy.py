@@ -21,7 +21,7 @@ from t2local.models.fit.catalogue import architecture
 from t2local.models.groups.codes import GROUP, LANES
 from t2local.models.load import grouped, load_errors
 from t2local.models.load.gguf import first_line, gguf_config
-from t2local.models.load.load_errors import quiet_transformers
+from t2local.models.load.load_errors import BUILDING, quiet_transformers
 from t2local.models.vision import auto_class
 
 STATIC_ROPE = {"default", "linear", "llama3"}  # cosines that do not depend on the text's length
@@ -119,7 +119,7 @@ def _apart(config: PreTrainedConfig) -> Anatomy:
 
 
 def _on_meta(config: PreTrainedConfig) -> nn.Module:
-    with torch.device("meta"), quiet_transformers():
+    with BUILDING, torch.device("meta"), quiet_transformers():
         return auto_class(config).from_config(config, trust_remote_code=False)
 
 

@@ -7,6 +7,7 @@ it is whole. A file's hash is remembered with its size and time: a start reads n
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,12 +43,12 @@ from t2local.errors import DiskFull, T2LocalError
 from t2local.models.groups.codes import FLOATS, GROUP, LANES, READERS, Groups, from_gguf
 from t2local.models.groups.linear import GroupedEmbedding, GroupedLinear
 from t2local.models.load.gguf import gguf_config, read_gguf_tokenizer, readable
-from t2local.models.load.load_errors import quiet_transformers
+from t2local.models.load.load_errors import BUILDING, quiet_transformers
 from t2local.models.load.parts import file_hash
 from t2local.progress import Progress
 from t2local.untrusted import read_document, typed
 
-LAYOUT = "2"  # of the cache; another one is written anew
+LAYOUT = "3"  # of the cache; another one is written anew
 MANIFEST = "t2local.json"
 STAGE = "unpacking the model, once"
 PARTS = ("codes", "scales", "offsets")
@@ -123,7 +124,8 @@ def unpacked(path: Path) -> Generator[Progress, None, Path]:
 def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
     """The model and tokenizer of a folder from `unpacked`."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with init_empty_weights(include_buffers=False), no_init_weights():
+    number = read_document(folder / MANIFEST)["number"]
+    with BUILDING, init_empty_weights(include_buffers=False), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     table = next(n for n, m in model.named_modules() if m is model.get_input_embeddings())
     with ThreadPoolExecutor(1) as pool:  # the disk and the parser of a tokenizer work side by side
@@ -143,7 +145,7 @@ def open_unpacked(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
         if isinstance(module, nn.Embedding):
             new = GroupedEmbedding(groups)
         else:
-            new = GroupedLinear(groups, module.bias, f"{folder.name} {LAYOUT} {name}")
+            new = GroupedLinear(groups, module.bias, f"{number} {name}")
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, new)
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
@@ -291,7 +293,8 @@ def _finish(folder: Path, index: dict[str, str]) -> None:
     for file in folder.iterdir():
         paths.sync_file(file)
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-    manifest = {"layout": LAYOUT, "sizes": sizes, "tensors": index}
+    number = secrets.token_hex(16)  # of this very cache: other code may unpack a file otherwise
+    manifest = {"layout": LAYOUT, "number": number, "sizes": sizes, "tensors": index}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     paths.keep_private(folder)
 

@@ -6,6 +6,7 @@ Also keeps other libraries' progress bars and warnings quiet while our own progr
 import contextlib
 import logging as python_logging
 import re
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TypedDict
@@ -278,6 +279,9 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 # --- Other libraries' progress bars and warnings.
+
+
+BUILDING = threading.RLock()  # `no_init_weights` changes a class of transformers for all threads
 
 
 @contextlib.contextmanager
