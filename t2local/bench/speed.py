@@ -321,7 +321,11 @@ MESSAGES = (
 
 
 def search_generation(
-    loaded: LoadedModel, svf: SVFModel, rounds: int = 3, population: int = POPULATION
+    loaded: LoadedModel,
+    svf: SVFModel,
+    rounds: int = 3,
+    population: int = POPULATION,
+    n_shots: int = SHOTS,
 ) -> Measured:
     """Candidates a second for one-token choices and for 32 written tokens, each way."""
     experts = {str(seed): random_z(svf, seed=seed) for seed in range(EXPERTS)}
@@ -331,7 +335,7 @@ def search_generation(
     alpha = torch.rand(population, 1, EXPERTS, generator=generator)  # [B, 1, K]
     rows, ratios = [], {}
     for task in ("one token", f"{NEW_TOKENS} tokens"):
-        actions = _ways(loaded, candidates, alpha, task == "one token")
+        actions = _ways(loaded, candidates, alpha, shots(task == "one token", n_shots))
         if not may_rebuild(loaded):
             actions.pop("rebuilding")
         seconds = interleaved(actions, rounds, warm_up=0)
@@ -349,9 +353,9 @@ def search_generation(
     return Measured(rows, ratios)
 
 
-def shots(choose: bool) -> list[Example]:
-    """Ten short prompts: one of four words is right, or anything is written."""
-    texts = [f"{MESSAGES[i % len(MESSAGES)]} ({i})" for i in range(SHOTS)]
+def shots(choose: bool, number: int = SHOTS) -> list[Example]:
+    """Short prompts: one of four words is right, or anything is written."""
+    texts = [f"{MESSAGES[i % len(MESSAGES)]} ({i})" for i in range(number)]
     if not choose:
         return [Example(text, "") for text in texts]
     ask = "Is this math, code, reasoning or other?"
@@ -360,12 +364,12 @@ def shots(choose: bool) -> list[Example]:
 
 
 def _ways(
-    loaded: LoadedModel, candidates: Candidates, alpha: torch.Tensor, choose: bool
+    loaded: LoadedModel, candidates: Candidates, alpha: torch.Tensor, examples: list[Example]
 ) -> dict[str, Callable[[], object]]:
     """The three ways as actions; the slow ones score `ONE_BY_ONE` candidates."""
-    examples = shots(choose)
     svf, few = candidates.svf, alpha[:ONE_BY_ONE]
-    scorer = ShotScorer(loaded, examples, "choice" if choose else "length", NEW_TOKENS)
+    reward = "choice" if "choices" in examples[0].columns else "length"
+    scorer = ShotScorer(loaded, examples, reward, NEW_TOKENS)
 
     def answer(around: Callable[[], AbstractContextManager]) -> object:
         return answer_examples(loaded, examples, NEW_TOKENS, around=around)

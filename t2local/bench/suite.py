@@ -21,6 +21,7 @@ from t2local.bench.decoding import rounded_decoding
 from t2local.bench.speed import (
     ANSWER_TOKENS,
     POPULATION,
+    SHOTS,
     first_pass,
     opened,
     preview,
@@ -77,11 +78,12 @@ class Effort:
     steps: int  # measured after one to warm up
     nf4_targets: str
     population: int  # of a mixture search
+    shots: int  # that each of its candidates answers
     table_rows: int  # of a file that is read
 
 
-FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION, 50_000)
-QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 2, 2_000)
+FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION, SHOTS, 50_000)
+QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 2, 2, 2_000)
 
 
 def measuring(opening: Opening, effort: Effort) -> Measuring[None]:
@@ -201,7 +203,7 @@ def _svf(opening: Opening, effort: Effort) -> Measuring[None]:
             ),
             "how long a chat waits while a run trains": lambda: _chat_wait(loaded, svf, effort),
             "a generation of a mixture search": lambda: search_generation(
-                loaded, svf, rounds // 2, effort.population
+                loaded, svf, rounds // 2, effort.population, effort.shots
             ),
         }
     )

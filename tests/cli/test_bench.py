@@ -139,6 +139,7 @@ def put_experts(loaded) -> None:
     store.save(Expert("reader", NAME, fingerprint, z, kind="classifier", labels=("skill", "other")))
 
 
+@pytest.mark.timeout(1800)  # seven minutes on two slow cores without AVX-512
 @pytest.mark.model
 def test_quick_gives_one_json_object_with_every_row_that_has_a_bar(embedded, home, tmp_path):
     folder = tmp_path / NAME  # a checkpoint of floats, which loads in a moment
