@@ -304,7 +304,7 @@ def _is_complete(folder: Path) -> bool:
         manifest = read_document(folder / MANIFEST)
         sizes = typed(dict[str, int], manifest["sizes"])
         whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
-        return manifest["layout"] == LAYOUT and whole
+        return manifest["layout"] == LAYOUT and bool(typed(str, manifest["number"])) and whole
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -122,6 +122,17 @@ def test_a_damaged_cache_is_written_anew(gguf_file):
     assert torch.equal(logits(drain(load_model(str(gguf_file)))), before)
 
 
+def test_a_cache_without_its_number_is_written_anew(gguf_file):
+    """By which hashes of its weights are remembered: another one must not pass for it."""
+    folder = drain(grouped.unpacked(gguf_file))
+    manifest = folder / grouped.MANIFEST
+    whole = json.loads(manifest.read_text("utf-8"))
+    for damaged in ({k: v for k, v in whole.items() if k != "number"}, whole | {"number": ""}):
+        manifest.write_text(json.dumps(damaged), encoding="utf-8")
+        drain(grouped.unpacked(gguf_file))
+        assert json.loads(manifest.read_text("utf-8"))["number"] not in ("", whole["number"])
+
+
 def test_giving_up_leaves_nothing_behind(gguf_file):
     work = grouped.unpacked(gguf_file)
     for _ in range(3):
