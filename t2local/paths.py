@@ -143,6 +143,18 @@ def appending(path: Path, mode: str = "ab") -> IO[bytes]:
     return open(path, mode, opener=_create)
 
 
+def append(path: Path, content: bytes) -> None:
+    """Add `content` to a file's end, all of it or nothing. Raises `OSError`."""
+    with appending(path) as file:
+        before = file.tell()
+        try:
+            file.write(content)
+            file.flush()
+        except OSError:
+            file.truncate(before)  # no half a line for the next one to be glued to
+            raise
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it; below the home they are for their owner alone."""
     if folder.is_dir():

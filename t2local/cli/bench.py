@@ -122,14 +122,7 @@ class _Told:
             return
         text = "".join(json.dumps(value) + "\n" for value in values)
         try:
-            with paths.appending(self.out) as file:
-                before = file.tell()
-                try:
-                    file.write(text.encode())
-                    file.flush()
-                except OSError:
-                    file.truncate(before)  # no half a line
-                    raise
+            paths.append(self.out, text.encode())
         except OSError as error:
             log(f"'{self.out}' takes no more ({error.strerror}); what follows is only printed.")
             self.out = None

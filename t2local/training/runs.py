@@ -123,14 +123,8 @@ class Run:
             return
         path = self.folder / "metrics.jsonl"
         line = json.dumps({"event": type(event).__name__, **asdict(event)}) + "\n"
-        with paths.saving(path), paths.appending(path) as file:
-            before = file.tell()
-            try:
-                file.write(line.encode())
-                file.flush()
-            except OSError:
-                file.truncate(before)  # no half a line for the next one to be glued to
-                raise
+        with paths.saving(path):
+            paths.append(path, line.encode())
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The events so far; a line cut off by a crash is passed over.
