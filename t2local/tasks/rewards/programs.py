@@ -23,7 +23,9 @@ from t2local.tasks.rewards.words import column, said
 from t2local.tasks.sandbox import TestResult, run_tests
 from t2local.tasks.syntax import parse
 
-CPU_S = 5  # for all tests of one completion; what training leaves of the processor is not counted
+# Of processor time, for all tests of one completion. MBPP's slowest own answer takes 5 s on a quick
+# processor and twice that on an old one, and a right program has to be right on both.
+CPU_S = 15
 TIMEOUT_S = 60.0  # by the clock, for programs that only sleep
 PARSES_NOT, PARSES, DEFINES = -1.0, -0.5, -0.2
 TEST_COLUMNS = ("tests", "test", "test_list")  # as ours, HumanEval's and MBPP's are called
