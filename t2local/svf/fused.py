@@ -20,7 +20,9 @@ from t2local.svf.mixing import Z
 FEW_ROWS = 4  # each vector is read once; float32 models take more rows the plain way
 MOST_ROWS = 64  # beyond it, the tensor cores do more work than the memory
 SERVED = (torch.float32, torch.bfloat16, torch.float16)
-BFLOAT16_CORES = (8, 0)  # compute capability; before it, more than four rows go the plain way
+# Compute capability with bfloat16 in tensor cores, without which more than four rows go the plain
+# way, and with copies that a program need not wait for.
+AMPERE = (8, 0)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -114,9 +116,7 @@ def add_branches(
     onto = flat if total is v else total.reshape(flat.shape).contiguous()
     rows = [delta.reshape(-1, delta.shape[-1]).float().contiguous() for delta in deltas]
     with torch.cuda.device_of(v):  # triton launches on the current device
-        found = kernels.add_branches(
-            flat, vectors, rows, [onto] * len(vectors), _programs(v.device)
-        )
+        found = kernels.add_branches(flat, vectors, rows, [onto] * len(vectors), *_launch(v.device))
     return [sums.reshape(v.shape) for sums in found]
 
 
@@ -141,17 +141,22 @@ def fused_problem(device: torch.device) -> str:
     return problem
 
 
+AHEAD_BYTES = 80 * 2**10  # of the 100 KB that the smallest cards with asynchronous copies have
+
+
 @lru_cache
-def _programs(device: torch.device) -> int:
-    """How many programs share a basis: two for each multiprocessor."""
+def _launch(device: torch.device) -> tuple[int, int]:
+    """How many programs share a basis, one a multiprocessor; bytes each may copy ahead."""
     if device.type != "cuda":
-        return 4
-    return min(256, 2 * torch.cuda.get_device_properties(device).multi_processor_count)
+        return 4, 0
+    copies = torch.cuda.get_device_capability(device) >= AMPERE
+    programs = torch.cuda.get_device_properties(device).multi_processor_count
+    return programs, AHEAD_BYTES if copies else 0
 
 
 @lru_cache
 def _many_rows(device: torch.device) -> bool:
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= BFLOAT16_CORES
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= AMPERE
 
 
 # --- A `z` that a captured CUDA graph can be replayed with after a change.
