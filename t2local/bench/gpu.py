@@ -1,5 +1,8 @@
 """The figures of a 4-bit model on a GPU: decoding, prefill, changes of z, memory, decomposition.
 
+A decoding step reads all weights once, so bytes bound it: each figure of one row stands beside its
+share of that bound, by the bandwidth that this very card copies with.
+
 Measured on a model of a real one's shape with random weights and random int8 bases, since speed and
 memory do not depend on the numbers; only the decomposition really decomposes, one matrix of each
 shape. Everything also runs on a CPU, where the figures mean little. `truncated` keeps the few
@@ -9,15 +12,18 @@ directions that carry most of an adaptation: its best approximation of rank k.
 import statistics
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from t2local.bench.speed import CHANGES
 from t2local.bench.table import Measured, Row, interleaved, random_z, ratio, timed
 from t2local.errors import T2LocalError
-from t2local.models.decode.cuda_graphs import StepDecoder
+from t2local.models.decode.cuda_graphs import GraphSteps, StepDecoder, Variant, why_not
+from t2local.models.decode.generate import Decoder
+from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import LoadedModel
 from t2local.models.load.quantized import resident_bytes
 from t2local.svf import SVFModel, Z
@@ -26,6 +32,7 @@ from t2local.svf.layer import InForce, SVFLinear, join_siblings
 
 GB = 1e9
 RATIO = "ratio"
+SHARE = "adapted / base decode, batch 1, share of the ceiling"
 Measuring = Generator[str | Measured, None, None]
 
 
@@ -58,7 +65,7 @@ def with_random_bases(loaded: LoadedModel) -> SVFModel:
     return SVFModel(loaded.model, layers, bases, {})
 
 
-def decoding(loaded: LoadedModel, svf: SVFModel, eager_s: float, effort: Effort) -> Measuring:
+def decoding(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring:
     """One row: base, all matrices, MLP only and top-k, a step of each in turn."""
     z, ids = random_z(svf), _ids(loaded, 1, effort.prompt_tokens)
     mlp = {name: row for name, row in z.items() if not is_attention(name)}
@@ -71,25 +78,81 @@ def decoding(loaded: LoadedModel, svf: SVFModel, eager_s: float, effort: Effort)
         Row("decode, batch 1", name, 1 / statistics.median(taken), "tokens/s")
         for name, taken in seconds.items()
     ]
-    rows += [
-        Row("adapted / base decode, batch 1", name, ratio(seconds["base"], taken), RATIO)
-        for name, taken in seconds.items()
-        if name != "base"
+    adapted = {n: ratio(seconds["base"], taken) for n, taken in seconds.items() if n != "base"}
+    rows += [Row("adapted / base decode, batch 1", n, value, RATIO) for n, value in adapted.items()]
+    read = {"base": read_bytes(loaded)}
+    for name, part in (("MLP", mlp), ("all matrices", z)):
+        vectors = sum(svf.layers[matrix].basis.vectors.nbytes for matrix in part)
+        read[name] = read["base"] + vectors
+        share = adapted[name] / (read["base"] / read[name])
+        rows.append(Row(SHARE, name, share, RATIO))
+    bandwidth = copy_bandwidth(loaded.model.device, effort)
+    rows.append(Row("memory bandwidth", "a copy, read and written", bandwidth / GB, "GB/s"))
+    for name, n_bytes in read.items():
+        rate = n_bytes / statistics.median(seconds[name])
+        rows.append(Row("bytes of weights and bases, decode", name, rate / GB, "GB/s"))
+        rows.append(Row("share of memory bandwidth", name, rate / bandwidth, RATIO))
+    yield Measured(rows, {})
+
+
+def read_bytes(loaded: LoadedModel) -> int:
+    """What a step of the base model reads: all weights, of the table of embeddings one row alone
+    unless the head is that table too."""
+    table = loaded.model.get_input_embeddings().weight
+    tied = loaded.model.get_output_embeddings().weight is table
+    return resident_bytes(loaded.model) - (0 if tied else table.numel() * table.element_size())
+
+
+def copy_bandwidth(device: torch.device, effort: Effort) -> float:
+    """Bytes a second, read and written, of a copy too large for any cache; the best of some."""
+    n_bytes = 10**9 if device.type == "cuda" and effort is FULL else 10**7
+    source = torch.ones(n_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * n_bytes / min(timed(lambda: target.copy_(source)) for _ in range(10))
+
+
+def beside_generate(
+    loaded: LoadedModel, untouched: PreTrainedModel, svf: SVFModel, effort: Effort
+) -> Measured:
+    """Whole greedy answers of the base model: transformers' own `generate` and ours, in turn.
+
+    Both read the same prompt and choose the same number of tokens; answers of one token, in turn
+    as well, are taken off. `untouched`: the model without SVF.
+    """
+    ids, n_tokens = _ids(loaded, 1, effort.prompt_tokens), max(3, effort.rounds)
+    greedy = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=n_tokens, seed=0)
+    quick = None if why_not(loaded) else Variant(GraphSteps(loaded), "base", nullcontext)
+
+    def transformers(n: int) -> None:
+        lengths = {"max_new_tokens": n, "min_new_tokens": n}
+        untouched.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **lengths)
+
+    def ours(n: int) -> None:
+        decoder = Decoder(loaded, ids[0].tolist(), greedy)
+        with svf.using({}):
+            for _ in range(n):
+                decoder.push(decoder.sample(decoder.logits(quick)))
+
+    ways = {"transformers": transformers, "ours": ours}
+    actions = {
+        f"{name} {n}": lambda write=write, n=n: write(n)
+        for name, write in ways.items()
+        for n in (1, n_tokens)
+    }
+    seconds = interleaved(actions, max(2, effort.rounds // 8))
+    taken = {
+        name: [
+            max(1e-9, long - short)
+            for long, short in zip(seconds[f"{name} {n_tokens}"], seconds[f"{name} 1"], strict=True)
+        ]
+        for name in ways
+    }
+    rows = [
+        Row("greedy answers, base", name, (n_tokens - 1) / statistics.median(t), "tokens/s")
+        for name, t in taken.items()
     ]
-    faster = eager_s / statistics.median(seconds["base"])
-    yield Measured([*rows, Row("base decode", "ours / eager generate", faster, RATIO)], {})
-
-
-def eager_generate_s(loaded: LoadedModel, effort: Effort) -> float:
-    """Seconds a token of transformers' own greedy `generate`; before SVF is attached."""
-    ids, few = _ids(loaded, 1, effort.prompt_tokens), max(2, effort.rounds)
-
-    def write(n_tokens: int) -> None:
-        lengths = {"max_new_tokens": n_tokens, "min_new_tokens": n_tokens}
-        loaded.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **lengths)
-
-    write(2)  # warms up
-    return max(1e-9, timed(lambda: write(few + 1)) - timed(lambda: write(1))) / few
+    faster = ratio(taken["transformers"], taken["ours"])
+    return Measured([*rows, Row("base decode", "ours / eager generate", faster, RATIO)], {})
 
 
 def batched(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring:

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from t2local.bench import gpu
-from t2local.bench.speed import search_generation
+from t2local.bench.speed import search_generation, twin
 from t2local.bench.table import Bar, Measured, Part, Row, in_turn
 from t2local.bench.training_step import cost_of_steps, workload
 from t2local.errors import T2LocalError
@@ -26,6 +26,7 @@ from t2local.svf import SVFModel
 
 GIB, GB = 2**30, 1e9
 ON_CPU = ("tiny",)  # shapes that are small enough to run anywhere
+LIMIT_S = 90  # of a part on a GPU, which is often lent for minutes
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,22 @@ class Goal:
 GOALS = tuple(
     Goal(name, variant, Bar(sign, least), Bar(sign, aim), unit)
     for name, variant, sign, least, aim, unit in (
-        ("adapted / base decode, batch 1", "MLP", "≥", 0.70, 0.90, gpu.RATIO),
-        ("adapted / base decode, batch 1", "all matrices", "≥", 0.55, 0.75, gpu.RATIO),
-        ("adapted / base decode, batch 1", "MLP, top-256", "≥", 0.85, 0.93, gpu.RATIO),
-        ("adapted / base decode, batch 1", "all matrices, top-256", "≥", 0.85, 0.93, gpu.RATIO),
-        ("base decode", "ours / eager generate", "≥", 1.4, 1.8, gpu.RATIO),
+        (gpu.SHARE, "MLP", "≥", 0.85, 0.95, gpu.RATIO),
+        (gpu.SHARE, "all matrices", "≥", 0.85, 0.95, gpu.RATIO),
+        ("adapted / base decode, batch 1", "MLP, top-256", "≥", 0.85, 0.90, gpu.RATIO),
+        ("adapted / base decode, batch 1", "all matrices, top-256", "≥", 0.85, 0.90, gpu.RATIO),
+        ("base decode", "ours / eager generate", "≥", 1.5, 3, gpu.RATIO),
+        ("share of memory bandwidth", "base", "≥", 0.35, 0.6, gpu.RATIO),
         ("adapted / base, batch 32", "all matrices", "≥", 0.75, 0.85, gpu.RATIO),
         ("different z a row / one z, batch 32", "all", "≥", 0.95, 0.99, gpu.RATIO),
         ("change of z", "whole model", "≤", 1.0, 0.2, "ms"),
-        ("prefill 2048 tokens, adapted / base", "all matrices", "≥", 0.55, 0.65, gpu.RATIO),
+        ("prefill 2048 tokens, adapted / base", "all matrices", "≥", 0.45, 0.52, gpu.RATIO),
         (
             "decomposition",
             "224 matrices, from 4 decomposed, one of each shape",
             "≤",
-            10,
-            2,
+            4,
+            1,
             "minutes",
         ),
         ("resident", "NF4 and int8 bases, all matrices", "≤", 9.0, 8.5, "GB"),
@@ -105,27 +107,27 @@ def _cap(vram_gib: float | None) -> None:
 
 
 def _found(shape: str, quick: bool) -> Generator[str | Measured, None, None]:
-    """Everything in turn, training last: it needs the most memory."""
+    """Everything in turn."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     effort = gpu.QUICK if quick else gpu.FULL
     yield f"building a random {shape} in 4 bits"
     loaded = random_shape(shape, device, torch.bfloat16 if on_gpu else torch.float32)
-    yield "measuring transformers' own generate"
-    eager_s = gpu.eager_generate_s(loaded, effort)
+    untouched = twin(loaded.model)
     svf = gpu.with_random_bases(loaded)
     yield f"the branch runs as {svf.branch_path}"
-    parts: dict[str, Part] = {
+    parts: dict[str, Part] = {  # in order of worth, what needs the most memory last
         "resident memory": lambda: gpu.resident(loaded, svf),
-        "decoding": lambda: gpu.decoding(loaded, svf, eager_s, effort),
-        "a batch": lambda: gpu.batched(loaded, svf, effort),
+        "decoding": lambda: gpu.decoding(loaded, svf, effort),
+        "transformers' generate": lambda: gpu.beside_generate(loaded, untouched, svf, effort),
         "changes of z": lambda: gpu.change_of_z(svf, effort),
-        "prefill": lambda: gpu.prefill(loaded, svf, effort),
+        "a batch": lambda: gpu.batched(loaded, svf, effort),
         "decomposition": lambda: gpu.decomposition(svf),
+        "prefill": lambda: gpu.prefill(loaded, svf, effort),
         "a mixture search": lambda: _search(loaded, svf, quick),
         "a training step": lambda: _training_step(loaded, svf, quick),
     }
-    for event in in_turn(parts):
+    for event in in_turn(parts, LIMIT_S if on_gpu else None):
         yield event
         if on_gpu and isinstance(event, str):
             torch.cuda.empty_cache()
@@ -141,6 +143,7 @@ def _training_step(loaded: LoadedModel, svf: SVFModel, quick: bool) -> Measured:
     rows = [
         Row("SVF RL step", f"{name}, peak", cost.peak_memory_bytes / GB, "GB"),
         Row("SVF RL step", f"{name}, speed", cost.tokens / cost.wall_s, "tokens/s"),
+        Row("SVF RL step", "log-probabilities, sampled and trained", cost.sampler_gap, "nats"),
     ]
     return Measured(rows, {})
 

@@ -6,10 +6,13 @@ model on a two-core CPU.
 """
 
 import operator
+import signal
 import statistics
+import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,21 +44,44 @@ class Measured:
 Part = Callable[[], Measured | Generator[Any, None, None]]  # a generator's own events are passed on
 
 
-def in_turn(parts: Mapping[str, Part]) -> Generator[Any, None, None]:
+def in_turn(parts: Mapping[str, Part], limit_s: float | None = None) -> Generator[Any, None, None]:
     """Say and do each part by its name; what it gives comes at once.
 
-    A part that fails says why, and those after it are done all the same.
+    A part that fails, or takes longer than `limit_s`, says why, and those after it are done all the
+    same.
     """
     for name, part in parts.items():
         yield f"measuring {name}"
         try:
-            found = part()
-            if isinstance(found, Measured):
-                yield found
-            else:
-                yield from found
+            with _within(limit_s):
+                found = part()
+                if isinstance(found, Measured):
+                    yield found
+                else:
+                    yield from found
         except Exception as error:
             yield f"{name}: not measured: {_why(error)}"
+
+
+@contextmanager
+def _within(limit_s: float | None) -> Iterator[None]:
+    """Raises `T2LocalError` inside once `limit_s` seconds have passed; never on Windows, and beside
+    the main thread, where Python has no alarm."""
+    here = threading.current_thread() is threading.main_thread()
+    if limit_s is None or not here or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise T2LocalError(f"longer than {limit_s:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    others_s, _ = signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, others_s)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _why(error: Exception) -> str:

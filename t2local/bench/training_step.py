@@ -71,7 +71,8 @@ class StepCost:
     """Of the median step. `seconds`: keys sampling, forward, backward; `wall_s`: the whole turn.
 
     `tokens`: those of the whole sequences. `sent_bytes`: what each of several processes hands over
-    in a step, the gradient and its statistics.
+    in a step, the gradient and its statistics. `sampler_gap`: between the log-probabilities of the
+    steps that answers were sampled from and of those that the gradient was taken of, nats a token.
     """
 
     quantization: str
@@ -80,6 +81,7 @@ class StepCost:
     wall_s: float
     seconds: Mapping[str, float]
     sent_bytes: int
+    sampler_gap: float
 
     @property
     def total_s(self) -> float:
@@ -146,8 +148,9 @@ def cost_of_steps(
     wall_s, batch = sorted(turns, key=lambda turn: turn[0])[len(turns) // 2]
     sent_bytes = start.flat.numel() * start.flat.element_size() + len(pickle.dumps(batch))
     return StepCost(
-        loaded.quantization, peak_memory_bytes(), work.tokens, wall_s, batch.seconds, sent_bytes
-    )
+        loaded.quantization, peak_memory_bytes(), work.tokens, wall_s, batch.seconds, sent_bytes,
+        batch.sampler_gap,
+    )  # fmt: skip
 
 
 def _turns(events: Iterator, run: Run) -> Iterator[tuple[float, BatchStatistics]]:

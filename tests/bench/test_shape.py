@@ -2,6 +2,10 @@
 
 import argparse
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +28,8 @@ def test_a_tiny_shape_measures_what_the_table_asks_of_a_big_one(without_cuda, mo
         pytest.skip(f"no NF4 here: {problem}")
     monkeypatch.setattr(shape, "search_generation", small_search)
     said, rows = measured("tiny", None)
-    assert all(math.isfinite(row.value) and row.value > 0 for row in rows)
+    assert all(math.isfinite(row.value) for row in rows)
+    assert {row.unit for row in rows if row.value <= 0} <= {"nats"}
     small = {"top-8": "top-256", "batch 8": "batch 32", "prefill 64": "prefill 2048"}
     small |= {"14 matrices": "224 matrices", "2 sequences of 64": "8 sequences of 512"}
     labels = {f"{row.name}: {row.variant}" for row in rows}
@@ -62,7 +67,8 @@ def test_a_part_that_runs_out_of_memory_is_said_and_left_out(without_cuda, monke
     def too_large(*_arguments) -> Measured:
         raise torch.OutOfMemoryError
 
-    for part in ("decoding", "batched", "change_of_z", "prefill", "decomposition"):
+    parts = ("decoding", "beside_generate", "batched", "change_of_z", "prefill", "decomposition")
+    for part in parts:
         monkeypatch.setattr(shape.gpu, part, too_large)
     monkeypatch.setattr(shape, "_training_step", too_large)
     monkeypatch.setattr(shape, "search_generation", too_large)
@@ -70,6 +76,16 @@ def test_a_part_that_runs_out_of_memory_is_said_and_left_out(without_cuda, monke
     assert [row.name for row in rows] == ["resident"]
     assert "prefill: not measured: out of memory" in said
     assert said.index("measuring a training step") == len(said) - 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell's script")
+def test_the_script_for_a_lent_gpu_leaves_a_file_of_each_of_its_parts(tmp_path):
+    """With a Python that does nothing: what the parts measure is tested above."""
+    command = ["sh", Path(shape.__file__).with_name("gpu_session.sh"), tmp_path / "new", "tiny"]
+    done = subprocess.run(command, env={**os.environ, "PYTHON": "true"}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    files = {path.name for path in (tmp_path / "new").iterdir()}
+    assert files == {"card.txt", "tests.txt", "log.txt"}
 
 
 def test_a_big_shape_has_goals_and_a_tiny_one_none():

@@ -1,5 +1,7 @@
 """`bench`: parts in their order, each one's figures at once, and the next one whatever happens."""
 
+import signal
+import time
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -65,6 +67,24 @@ def test_a_part_that_fails_says_why_and_the_next_one_is_done(error, why):
     failed = [event for event in events if isinstance(event, str) and "not measured" in event]
     assert [line.split(":")[0] for line in failed] == ["half", "whole"]
     assert all(why in line for line in failed)
+    assert events[-1] is last
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="this system has no alarm")
+def test_a_part_that_takes_too_long_is_ended_and_the_next_one_is_done():
+    def endless():
+        yield "begins"
+        while True:
+            time.sleep(0.01)
+
+    last = Measured([], {"ratio": 1.0})
+    signal.setitimer(signal.ITIMER_REAL, 3600)  # another's, which goes on afterwards
+    try:
+        events = list(in_turn({"endless": endless, "last": lambda: last}, limit_s=0.2))
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 3000
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert events[1:3] == ["begins", "endless: not measured: longer than 0.2 s"]
     assert events[-1] is last
 
 

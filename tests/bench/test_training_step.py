@@ -61,7 +61,7 @@ def test_what_processes_send_is_the_gradient_and_a_few_statistics(loaded, svf):
 
 
 def test_overhead_is_what_comes_on_top_of_the_stages():
-    cost = StepCost("none", 1, 1, 21.0, {"sampling": 10.0, "forward": 6.0, "backward": 4.0}, 1)
+    cost = StepCost("none", 1, 1, 21.0, {"sampling": 10.0, "forward": 6.0, "backward": 4.0}, 1, 0.0)
     assert cost.overhead == pytest.approx(0.05)
 
 
