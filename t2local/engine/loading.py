@@ -266,7 +266,7 @@ class Opened:
             return "compiled steps, from the weights as the file has them"
         if applier.rounds:
             return f"compiled steps, answers of {WORTH_ROUNDING} tokens and more from 8-bit weights"
-        return "captured steps (CUDA graphs)"
+        return "captured steps (CUDA graphs); base beside adapted by plain ones"
 
 
 def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Progress, None, Opened]:
