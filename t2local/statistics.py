@@ -3,6 +3,7 @@
 Pure functions of counts and of right/wrong lists.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -48,6 +49,11 @@ def mcnemar(better: int, worse: int) -> float:
     changed = better + worse
     tail = sum(math.comb(changed, k) for k in range(min(better, worse) + 1))
     return min(1.0, 2 * tail / 2**changed)
+
+
+def fewest_proven() -> int:
+    """How many prompts have to change, all for the better, before the exact test finds a gain."""
+    return next(n for n in itertools.count(1) if mcnemar(n, 0) < 0.05)
 
 
 def _bonett_price(better: int, worse: int, n: int) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 import pytest
 
-from t2local.statistics import mcnemar, paired_difference, student95, wilson
+from t2local.statistics import fewest_proven, mcnemar, paired_difference, student95, wilson
 
 
 def test_wilson_against_published_values():
@@ -11,6 +11,13 @@ def test_wilson_against_published_values():
 
 def test_no_data_says_nothing():
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_the_fewest_changes_that_prove_a_gain():
+    n = fewest_proven()
+    assert mcnemar(n, 0) < 0.05 <= mcnemar(n - 1, 0)
+    assert paired_difference(*pairs(n, 0, 10 - n))[1] > 0
+    assert paired_difference(*pairs(n - 1, 0, 11 - n))[1] <= 0
 
 
 def pairs(better: int, worse: int, same: int) -> tuple[list[float], list[float]]:

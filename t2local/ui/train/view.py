@@ -11,6 +11,7 @@ from t2local.engine.training import RunReport
 from t2local.experts import HeldOut
 from t2local.html import commas, gib, percent, plus_minus, points
 from t2local.progress import FAILED, FINISHED, INTERRUPTED, PAUSED, QUEUED, RUNNING, STOPPING
+from t2local.statistics import fewest_proven
 from t2local.tasks.datasets import split_rows
 from t2local.tasks.uploads import Draft
 from t2local.training.config import TrainConfig
@@ -35,6 +36,7 @@ def parts_html(draft: Draft, held_out_share: float) -> str:
         parts=parts,
         held_out=[_cut(e.prompt, 140) for e in parts.held_out[:LISTED]],
         more_held_out=len(parts.held_out) - LISTED,
+        fewest=fewest_proven(),
     )
 
 
