@@ -197,7 +197,8 @@ def with_fewer_rows(state: TrainState, step: int) -> tuple[TrainState, Notice]:
 # --- Gradient checkpointing without training mode.
 #
 # transformers checkpoints a block only in training mode, which would also switch dropout on and
-# change bitsandbytes layers. So only the blocks are set to it, not the layers inside them.
+# change bitsandbytes layers. So only the blocks are set to it, not the layers inside them. It calls
+# activations, since 5.23, what it called by the gradient that they are kept for.
 
 
 @contextmanager
@@ -210,7 +211,8 @@ def gradient_checkpointing(model: PreTrainedModel, enabled: bool = True) -> Iter
         yield
         return
     blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
     for block in blocks:
         block.training = True
     try:
@@ -218,4 +220,4 @@ def gradient_checkpointing(model: PreTrainedModel, enabled: bool = True) -> Iter
     finally:
         for block in blocks:
             block.training = False
-        model.activation_checkpointing_disable()
+        getattr(model, f"{kind}_checkpointing_disable")()
