@@ -117,6 +117,7 @@ def _rounded_bases(basis: Basis) -> dict[str, Basis]:
     dense = {
         "bf16": rounded(basis, torch.bfloat16).dense(),
         "int8": rounded(basis, torch.int8).dense(),
+        "int4": rounded(basis, torch.uint8).dense(),
         NF4: through_nf4(basis.vectors),
     }
     return {kind: Basis(rows, basis.sigma, basis.side) for kind, rows in dense.items()}

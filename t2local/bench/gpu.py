@@ -27,7 +27,7 @@ from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import LoadedModel
 from t2local.models.load.quantized import resident_bytes
 from t2local.svf import SVFModel, Z
-from t2local.svf.basis import Basis, decompose, find_targets, is_attention, side_of
+from t2local.svf.basis import Basis, decompose, find_targets, is_attention, side_of, unpacked
 from t2local.svf.layer import InForce, SVFLinear, join_siblings
 
 GB = 1e9
@@ -66,13 +66,15 @@ def with_random_bases(loaded: LoadedModel) -> SVFModel:
 
 
 def decoding(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring:
-    """One row: base, all matrices, MLP only and top-k, a step of each in turn."""
+    """One row: base, all matrices, MLP only, top-k and 4-bit bases, a step of each in turn."""
     z, ids = random_z(svf), _ids(loaded, 1, effort.prompt_tokens)
     mlp = {name: row for name, row in z.items() if not is_attention(name)}
     around = _variants(svf, {"all matrices": z, "MLP": mlp})
     for name, part in (("all matrices", z), ("MLP", mlp)):
         few = truncate(svf, part, effort.k)
         around[f"{name}, top-{effort.k}"] = lambda few=few: using_truncated(svf, few)
+    layers = _in_4_bits(svf, z)
+    around["all matrices, 4-bit bases"] = lambda: svf.using_instead(layers)
     seconds = yield from _steps(loaded, around, ids, effort.rounds)
     rows = [
         Row("decode, batch 1", name, 1 / statistics.median(taken), "tokens/s")
@@ -81,9 +83,13 @@ def decoding(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring:
     adapted = {n: ratio(seconds["base"], taken) for n, taken in seconds.items() if n != "base"}
     rows += [Row("adapted / base decode, batch 1", n, value, RATIO) for n, value in adapted.items()]
     read = {"base": read_bytes(loaded)}
-    for name, part in (("MLP", mlp), ("all matrices", z)):
-        vectors = sum(svf.layers[matrix].basis.vectors.nbytes for matrix in part)
-        read[name] = read["base"] + vectors
+    bases = {
+        "MLP": {name: svf.layers[name] for name in mlp},
+        "all matrices": svf.layers,
+        "all matrices, 4-bit bases": layers,
+    }
+    for name, part in bases.items():
+        read[name] = read["base"] + sum(layer.basis.vectors.nbytes for layer in part.values())
         share = adapted[name] / (read["base"] / read[name])
         rows.append(Row(SHARE, name, share, RATIO))
     bandwidth = copy_bandwidth(loaded.model.device, effort)
@@ -93,6 +99,18 @@ def decoding(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring:
         rows.append(Row("bytes of weights and bases, decode", name, rate / GB, "GB/s"))
         rows.append(Row("share of memory bandwidth", name, rate / bandwidth, RATIO))
     yield Measured(rows, {})
+
+
+def _in_4_bits(svf: SVFModel, z: Z) -> dict[str, SVFLinear]:
+    """Layers with vectors of random steps in 4 bits, made of random int8 ones, under `z`."""
+    bases, deltas = {}, {}
+    for name, layer in svf.layers.items():
+        basis = layer.basis
+        codes = basis.vectors[:, : (basis.rank + 1) // 2].view(torch.uint8) | 0x11  # none below −7
+        scale = basis.scale * 17  # rows of length 1 again
+        bases[name] = Basis(codes.contiguous(), basis.sigma, basis.side, scale)
+        deltas[name] = (z[name] - 1) * scale.square()
+    return _layers(svf, bases, InForce(deltas))
 
 
 def read_bytes(loaded: LoadedModel) -> int:
@@ -364,7 +382,7 @@ def _shares(
 def _few(basis: Basis, chosen: torch.Tensor) -> Basis:
     """The vectors `chosen` `[k]` of a basis, without a scale."""
     home = basis.vectors.device  # CPU memory for an offloaded layer
-    rows = basis.vectors[chosen.to(home)].to(chosen.device)  # [k, r]
+    rows = unpacked(basis.vectors[chosen.to(home)], basis.rank).to(chosen.device)  # [k, r]
     if basis.scale is not None:
         rows = (rows.float() * basis.scale[chosen, None]).bfloat16()
     return Basis(rows, basis.sigma[chosen], basis.side)

@@ -43,7 +43,6 @@ from t2local.models.load.loader import (
 from t2local.models.storage import AUTO, BASES, GGUF, kinds_for
 from t2local.progress import CancelToken, Progress
 from t2local.svf import Mixture, SVFModel
-from t2local.svf.basis import DTYPES
 from t2local.untrusted import read_document, typed
 
 # --- The likeliest next tokens, base beside adapted, after the words so far.
@@ -222,7 +221,6 @@ class Opened:
     def status(self, serial: int) -> EngineStatus:
         """What the page shows of it. `serial`: how many models were opened before."""
         loaded, choice, copies = self.loaded, self.choice, self.workshop.applier.copies_bytes
-        vectors = self.svf.model.get_submodule(self.svf.matrix_names[0]).basis.vectors
         return EngineStatus(
             "Ready",
             1.0,
@@ -235,7 +233,7 @@ class Opened:
             context_length=loaded.context_length,
             basis_bytes=self.svf.basis_bytes,
             copies_bytes=copies,
-            basis=next(name for name, dtype in DTYPES.items() if dtype == vectors.dtype),
+            basis=self.svf.basis_dtype,
             targets=choice.targets,
             sees=loaded.pictures is not None,
             base=loaded.is_base,

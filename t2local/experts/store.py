@@ -27,6 +27,7 @@ from t2local.experts.expert import (
     check_name,
     transfer_warning,
 )
+from t2local.svf.basis import ROUGH
 from t2local.svf.mixing import Z
 from t2local.svf.model import SVFModel
 from t2local.untrusted import check_encodes, file_bytes, parsed, typed
@@ -231,7 +232,7 @@ def check_fits(expert: Expert, svf: SVFModel, model_name: str, quantization: str
             "not adapt; load it with --targets all, or train a new expert."
         )
     if expert.basis_fingerprint == svf.fingerprint(expert.z):
-        return transfer_warning(expert)
+        return transfer_warning(expert) or _rough_warning(expert, svf)
     trained_with = str(expert.training.get("quantization", "none"))
     transferred = trained_with != quantization
     if not _sigma_agrees(expert, svf, QUANTISED_TOLERANCE if transferred else SIGMA_TOLERANCE):
@@ -246,6 +247,17 @@ def check_fits(expert: Expert, svf: SVFModel, model_name: str, quantization: str
             f"{trained_with}, used with {quantization}; its measured accuracy may not hold."
         )
     return f"'{expert.name}' is transferred: the weights of {model_name} here differ slightly."
+
+
+def _rough_warning(expert: Expert, svf: SVFModel) -> str:
+    """ "" unless either the training's bases or those here are rough and the others are not."""
+    there, here = str(expert.training.get("basis", "finer")), svf.basis_dtype
+    if there == here or ROUGH not in (there, here):
+        return ""
+    return (
+        f"'{expert.name}' was trained on {there} bases and is used on {here} ones; {ROUGH} rounds "
+        "about a sixth of an expert's change away, so its measured accuracy may not hold."
+    )
 
 
 def _sigma_agrees(expert: Expert, svf: SVFModel, tolerance: float) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 AUTO = "auto"  # leaves the choice to this machine's memory
 NONE, INT8, NF4, GGUF = "none", "int8", "nf4", "gguf"
-FP32, BF16 = "fp32", "bf16"
+FP32, BF16, INT4 = "fp32", "bf16", "int4"
 
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # numbers that share a scale, scales that share a scale
 NF4_TABLES = (16 + 256) * 4 + 4  # of one matrix: both code tables and the scales' offset
@@ -100,22 +100,29 @@ def leanest() -> Quantization:
 
 @dataclass(frozen=True)
 class BasisStorage:
-    """A way to hold the bases. `number_bytes`: of a vector's number. `row_bytes`: beside each
-    vector, its float32 σ and, where it has one, its scale."""
+    """A way to hold the bases. `bits`: of a vector's number. `row_bytes`: beside each vector, its
+    float32 σ and, where it has one, its scale. `automatic`: may be chosen without being asked."""
 
     name: str
     title: str
     label: str
-    number_bytes: int
+    bits: int
     row_bytes: int = 4
+    automatic: bool = True
+
+    def matrix_bytes(self, rank: int) -> int:
+        """Bytes of the basis of one matrix."""
+        return rank * ((rank * self.bits + 7) // 8 + self.row_bytes)
 
 
 BASES: dict[str, BasisStorage] = {
     basis.name: basis
     for basis in (
-        BasisStorage(FP32, "32 bits", "32-bit bases", 4),
-        BasisStorage(BF16, "16 bits", "16-bit bases", 2),
-        BasisStorage(INT8, "8 bits", "8-bit bases", 1, row_bytes=8),
+        BasisStorage(FP32, "32 bits", "32-bit bases", 32),
+        BasisStorage(BF16, "16 bits", "16-bit bases", 16),
+        BasisStorage(INT8, "8 bits", "8-bit bases", 8, row_bytes=8),
+        # A sixth of what an expert changes is lost to rounding: for cards that hold no more.
+        BasisStorage(INT4, "4 bits, roughly", "4-bit bases", 4, row_bytes=8, automatic=False),
     )
 }
 

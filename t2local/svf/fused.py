@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 
 import torch
 from torch.nn import functional as F
 
 from t2local.errors import T2LocalError
-from t2local.svf.basis import Basis
+from t2local.svf.basis import DTYPES, Basis, packed, unpacked
 from t2local.svf.mixing import Z
 
 FEW_ROWS = 4  # each vector is read once; float32 models take more rows the plain way
@@ -41,16 +42,17 @@ def plain_branch(
     """`Σ_i delta_i (v_i · v) v_i`: `v` `[B, T, n]`, `vectors` `[k, n]`, `delta` `[..., k]`.
 
     Rounded to bfloat16 where a gradient is wanted and PyTorch was told that its own products may.
-    `scale` `[k]`: of int8 `vectors`, whose square is in `delta`. float16 has too short a range for
-    either: the rows then have their length 1 and `delta` is `z − 1` again.
+    `vectors` in 4 bits are unpacked for it. `scale` `[k]`: of those in 8 or 4 bits, whose square is
+    in `delta`. float16 has too short a range for either: the rows then have their length 1 and
+    `delta` is `z − 1` again.
     """
     if v.dtype == torch.float16 and scale is not None:
-        rows = vectors.to(v.dtype) * scale.to(v.dtype)[:, None]  # [k, n]
+        rows = unpacked(vectors, v.shape[-1]).to(v.dtype) * scale.to(v.dtype)[:, None]  # [k, n]
         return (F.linear(v, rows) * (delta / scale.float().square()).to(v.dtype)) @ rows
     wanted = delta.requires_grad and torch.is_grad_enabled()
     if wanted and torch.backends.mkldnn.matmul.fp32_precision == "bf16" and not v.is_cuda:
         return _RoundedBranch.apply(v, delta, vectors)
-    rows = vectors.to(v.dtype)  # [k, n]; a view unless stored smaller
+    rows = unpacked(vectors, v.shape[-1]).to(v.dtype)  # [k, n]; a view unless stored smaller
     return (F.linear(v, rows) * delta.to(v.dtype)) @ rows
 
 
@@ -59,7 +61,7 @@ class _RoundedBranch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, v, delta, vectors):
-        rows = vectors.bfloat16()  # exact for an int8 basis
+        rows = unpacked(vectors, v.shape[-1]).bfloat16()  # exact in 8 and 4 bits
         inside = F.linear(v.bfloat16(), rows)  # [B, T, k]
         ctx.save_for_backward(inside, delta, vectors)
         return ((inside * delta).bfloat16() @ rows).to(v.dtype)
@@ -67,7 +69,7 @@ class _RoundedBranch(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):  # [B, T, n]
         inside, delta, vectors = ctx.saved_tensors
-        rows = vectors.bfloat16()
+        rows = unpacked(vectors, gradient.shape[-1]).bfloat16()
         back = F.linear(gradient.bfloat16(), rows)  # [B, T, k]
         of_v = ((back * delta).bfloat16() @ rows).to(gradient.dtype)
         return of_v, (back.float() * inside.float()).sum_to_size(delta.shape), None
@@ -126,10 +128,8 @@ def fused_problem(device: torch.device) -> str:
     try:
         from t2local.svf import kernels
 
-        v, vectors = torch.ones(1, 16, device=device), torch.eye(16, device=device)
-        with torch.no_grad():
-            (found,) = kernels.add_branches(v, [vectors], [v], [v], 2)
-        problem = "" if torch.equal(found, 2 * v) else "a trial gave wrong numbers"
+        right = all(_right(kernels, device, stored) for stored in DTYPES.values())
+        problem = "" if right else "a trial gave wrong numbers"
     except ImportError:
         problem = "triton is not installed; `pip install triton` makes decoding faster"
     except Exception as error:  # an old driver, a missing C compiler: triton raises what it likes
@@ -144,12 +144,24 @@ def fused_problem(device: torch.device) -> str:
 AHEAD_BYTES = 80 * 2**10  # of the 100 KB that the smallest cards with asynchronous copies have
 
 
+def _right(kernels: ModuleType, device: torch.device, stored: torch.dtype) -> bool:
+    """Whether a vector of ones is added as often as it should, with tiles as large as they get."""
+    kind = torch.float32 if stored == torch.float32 else torch.bfloat16
+    v = torch.zeros(1, kernels.TILE, dtype=kind, device=device)
+    v[0, 0] = 1.0
+    ones = torch.ones(1, kernels.TILE, device=device)
+    vectors = packed(ones) if stored == torch.uint8 else ones.to(stored)
+    with torch.no_grad():
+        (found,) = kernels.add_branches(v, [vectors], [ones[:, :1]], [v], *_launch(device))
+    return torch.equal(found, v + 1)
+
+
 @lru_cache
 def _launch(device: torch.device) -> tuple[int, int]:
     """How many programs share a basis, one a multiprocessor; bytes each may copy ahead."""
     if device.type != "cuda":
         return 4, 0
-    copies = torch.cuda.get_device_capability(device) >= AMPERE
+    copies = torch.version.hip is None and torch.cuda.get_device_capability(device) >= AMPERE
     programs = torch.cuda.get_device_properties(device).multi_processor_count
     return programs, AHEAD_BYTES if copies else 0
 
@@ -171,7 +183,7 @@ class _Part:
     """The matrices of one device: their numbers lie one after the other in `flat`."""
 
     ones: dict[str, torch.Tensor]  # name -> [r], the z of a name that is not given
-    factors: torch.Tensor  # [Σ B·r], squared scales of int8 bases, else 1
+    factors: torch.Tensor  # [Σ B·r], squared scales of bases that have them, else 1
     flat: torch.Tensor  # [Σ B·r]
 
 

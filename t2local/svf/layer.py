@@ -60,8 +60,8 @@ class RebuiltLinear(torch.autograd.Function):
 class InForce:
     """The adaptation that a model's layers obey, by matrix name: exchanged whole, in no time.
 
-    `deltas`: `z − 1`, `[r]`, `[B, 1, r]` or `[B, T, r]`, times the squared scale of an int8 basis;
-    a missing one means that the branch is skipped. `matrices`: ready-made `W'` `[m, n]`, used
+    `deltas`: `z − 1`, `[r]`, `[B, 1, r]` or `[B, T, r]`, times the squared scale of a basis with
+    one; where a delta is missing the branch is skipped. `matrices`: ready-made `W'` `[m, n]`, used
     instead of base and branch, for an unchanging z; `trained`: that z `[r]`, where it asks for a
     gradient. `instead`: whole layers that stand in for base and branch.
     """

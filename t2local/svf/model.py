@@ -153,6 +153,12 @@ class SVFModel:
         return {name: layer.base for name, layer in self._layers.items()}
 
     @property
+    def basis_dtype(self) -> str:
+        """How the bases are stored, by its name in `DTYPES`."""
+        stored = next(iter(self._layers.values())).basis.vectors.dtype
+        return next(name for name, dtype in DTYPES.items() if dtype == stored)
+
+    @property
     def basis_bytes(self) -> int:
         return sum(
             t.numel() * t.element_size()
@@ -166,7 +172,7 @@ class SVFModel:
         return {name: torch.ones_like(layer.basis.sigma) for name, layer in self._layers.items()}
 
     def deltas(self, z: Z) -> Z:
-        """What the branch multiplies by: `z − 1`, times the squared scale of an int8 basis.
+        """What the branch multiplies by: `z − 1`, times the squared scale of a basis that has one.
 
         `[r]`, or `[B, 1, r]` for rows. Raises `T2LocalError` like `using`.
         """
@@ -347,8 +353,8 @@ def attaching(
 ) -> Generator[Progress, None, SVFModel]:
     """`attach` with a `Progress` a matrix; the model is changed only after the last one.
 
-    `targets`: all, mlp, attention or a pattern. `basis_dtype`: fp32, bf16, int8, or auto (the
-    model's own float dtype). At most one dequantised matrix is in memory at a time.
+    `targets`: all, mlp, attention or a pattern. `basis_dtype`: fp32, bf16, int8, int4, or auto
+    (the model's own float dtype). At most one dequantised matrix is in memory at a time.
     The basis of a layer that accelerate keeps in CPU memory or on disk stays in CPU memory too.
     Raises `T2LocalError` (nothing to adapt, too little disk), `Cancelled`.
     """

@@ -98,7 +98,7 @@ def train_expert(
         "train_s": round(trained_s, 1),
         "commit": made["commit"],
         "machine": f"{made['machine']}, {loaded.dtype}",
-        "quantization": loaded.quantization,
+        **_held_as(loaded, svf),
         "command": plan.command,
         "curve": [round(value, 4) for value in outcome.curve],
         "held_out": held_out.as_dict(),
@@ -168,6 +168,11 @@ def _listing_choices(source: Dataset) -> Dataset:
     return replace(
         source, train=rows[:first], validation=rows[first:second], held_out=rows[second:]
     )
+
+
+def _held_as(loaded: LoadedModel, svf: SVFModel) -> dict[str, str]:
+    """How weights and bases were stored, for a card."""
+    return {"quantization": loaded.quantization, "basis": svf.basis_dtype}
 
 
 def make_expert(

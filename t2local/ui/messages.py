@@ -79,7 +79,8 @@ TERMS: dict[str, str | Callable[[], str]] = {
     "quantisation": "Weights rounded to 4 or 8 bits take a quarter or half of the memory. Experts "
     "still work exactly: their change is added beside the rounded weights, never rounded itself.",
     "bases": "The directions of each weight matrix, kept beside it so that sliders act at once. "
-    "int8 takes a quarter of fp32; the base model stays exact with any of them.",
+    "int8 takes a quarter of fp32; the base model stays exact with any of them. int4 takes half of "
+    "int8 and rounds a sixth of an expert's change away: only where nothing else fits.",
     "copies": "A small model keeps the matrices of mixtures that are used again and again, and on "
     "a processor a copy of its weights in 8 bits, so that answers come faster. They are made while "
     "you chat and given back with the model.",

@@ -39,13 +39,15 @@ def test_a_batch_of_zs_differs_little_from_one_at_a_time(svf):
 def test_requantising_errs_by_as_much_as_a_small_change_and_a_rounded_basis_does_not(svf):
     rows = exactness.rounding_rows(exactness.nf4_matrices(svf, svf.matrix_names[:3]))
     found = {(row.name, row.variant): row.value for row in rows}
-    assert len(found) == 3 * 5
+    assert len(found) == 3 * 6
     for rms in (0.02, 0.1, 0.3):
         at = f"z − 1 {rms:g}"
         change = found[exactness.CHANGE, at]
         assert change == pytest.approx(rms, rel=0.4)
-        bases = [found[exactness.ROUNDED, f"{kind}, {at}"] for kind in ("bf16", "int8", "nf4")]
-        assert bases == sorted(bases)
+        kinds = ("bf16", "int8", "nf4", "int4")
+        bases = [found[exactness.ROUNDED, f"{kind}, {at}"] for kind in kinds]
+        assert bases[:3] == sorted(bases[:3])
+        assert bases[1] < bases[3] < 0.3 * change
         assert bases[1] < 0.03 * change
     assert found[exactness.REQUANTISED, "nf4, z − 1 0.02"] > 0.7 * found[
         exactness.CHANGE, "z − 1 0.02"

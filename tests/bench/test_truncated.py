@@ -30,7 +30,7 @@ def kept_change(svf, name: str, truncated) -> torch.Tensor:
     return weight @ middle if layer.basis.side == "in" else middle @ weight
 
 
-@pytest.mark.parametrize("basis", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("basis", ["fp32", "bf16", "int8", "int4"])
 def test_all_directions_are_the_exact_branch(tiny, basis):
     svf = attach(tiny("llama"), basis_dtype=basis)
     for z in (random_z(svf), random_z(svf, 2)):

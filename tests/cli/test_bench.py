@@ -56,8 +56,8 @@ def test_a_shape_without_a_gpu_is_a_table_or_an_object_of_rows_not_measured(monk
     )
     run(asked, None)
     output = capsys.readouterr()
-    assert output.out.count(NOT_MEASURED) == len(GOALS) == 13
-    assert output.out.count(" aim ") == 13
+    assert output.out.count(NOT_MEASURED) == len(GOALS)
+    assert output.out.count(" aim ") == len(GOALS)
     assert "python -m t2local bench --shape llama3-8b --vram 12" in output.err
     assert "pass" not in output.out
     reports = []

@@ -4,6 +4,7 @@ import pytest
 
 from t2local.cli.main import main
 from t2local.cli.models import fetching_line
+from t2local.models.storage import BASES
 from t2local.progress import FetchProgress
 from tests.models.load.test_parts import CONTENT, NAME, file, real_file, wheels
 
@@ -37,7 +38,7 @@ def test_estimate_prints_every_combination(capsys):
     status, out, _ = run(capsys, "estimate", LLAMA_3_8B, "--vram", "12", "--json")
     found = json.loads(out)
     assert status == 0
-    assert len(found["rows"]) == 3 * 3 * 3
+    assert len(found["rows"]) == 3 * len(BASES) * 3
     best = found["best"]["plan"]
     assert (best["quantization"], best["basis"], best["targets"]) == ("nf4", "int8", "all")
     for row in found["rows"]:

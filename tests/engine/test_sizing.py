@@ -3,6 +3,7 @@ import pytest
 from t2local.engine.loading import Wish, on_disk, sizing
 from t2local.errors import T2LocalError
 from t2local.models.fit.memory import Machine, named_card
+from t2local.models.storage import BASES
 
 LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
 LAPTOP = Machine("cpu", "a laptop", 8 * 10**9)
@@ -26,7 +27,7 @@ def test_a_wish_is_obeyed_and_judged():
 
 def test_the_table_has_every_way_at_the_plans_own_targets_and_context():
     found = sizing(LLAMA, LAPTOP, Wish(targets="mlp", context=2048))
-    assert len({(row.plan.quantization, row.plan.basis) for row in found.table}) == 9
+    assert len({(row.plan.quantization, row.plan.basis) for row in found.table}) == 3 * len(BASES)
     assert {row.plan.targets for row in found.table} == {"mlp"}
     assert {row.context for row in found.table} == {2048}
     assert found.fit.estimate in found.table

@@ -198,6 +198,25 @@ def test_weights_that_differ_slightly_are_transferred_with_a_warning(expert, tin
     assert "differ slightly" in check_fits(expert, attach(nudged), MODEL, "none")
 
 
+@pytest.mark.parametrize(
+    ("there", "here", "warned"),
+    [
+        ("int8", "int8", False),
+        ("int8", "int4", True),
+        ("int4", "fp32", True),
+        ("int4", "int4", False),
+        ("fp32", "int8", False),
+        (None, "bf16", False),
+        (None, "int4", True),
+    ],
+)
+def test_bases_of_4_bits_on_one_side_alone_are_warned_of(expert, tiny, there, here, warned):
+    known = replace(expert, training={"basis": there} if there else {})
+    warning = check_fits(known, attach(tiny("llama"), basis_dtype=here), MODEL, "none")
+    assert ("int4 rounds about a sixth" in warning) == warned
+    assert warned or not warning
+
+
 def test_a_users_expert_shadows_the_shipped_one(expert, shipped):
     write_expert(replace(expert, description="shipped"), shipped / "counting.safetensors")
     write_expert(replace(expert, name="another"), shipped / "another.safetensors")

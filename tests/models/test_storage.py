@@ -45,7 +45,7 @@ def test_a_basis_takes_what_the_list_says():
         basis = rounded(exact, DTYPES[name])
         tensors = (basis.vectors, basis.sigma, basis.scale)
         bytes_taken = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-        assert bytes_taken == 64 * (64 * held.number_bytes + held.row_bytes)
+        assert bytes_taken == held.matrix_bytes(64)
 
 
 def test_the_lists_cost_a_start_nothing():

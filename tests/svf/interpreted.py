@@ -8,14 +8,16 @@ import torch
 
 from t2local.bench.gpu import truncate, using_truncated
 from t2local.svf import attach, fused, kernels
+from t2local.svf.basis import packed, unpacked
 from tests.conftest import build_tiny
 from tests.svf.support import logits, random_z, relative
 
 ONE = torch.tensor([[5, 80]])  # [B, T]: two rows for the kernels
-STORED = (torch.float32, torch.bfloat16, torch.int8)
+STORED = (torch.float32, torch.bfloat16, torch.int8, torch.uint8)
 # rows M, rows of delta D, vectors k, width n, bases
 SHAPES = [(1, 1, 96, 96, 1), (2, 2, 96, 96, 2), (3, 1, 24, 100, 3), (4, 2, 32, 64, 1)]
-MANY = [(5, 5, 64, 96, 1), (17, 1, 40, 100, 2), (6, 3, 64, 64, 1)]
+MANY = [(5, 5, 64, 96, 1), (17, 1, 40, 100, 2), (6, 3, 64, 64, 1), (6, 2, 64, 99, 2)]
+ODD = (3, 1, 40, 99, 2)  # the halves of a packed row differ
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -24,22 +26,23 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def case(rows: int, delta_rows: int, k: int, n: int, bases: int, stored: torch.dtype):
     v, vectors, deltas = numbers(rows, n), [], []
+    steps = {torch.int8: 127, torch.uint8: 7}.get(stored, 0)
     for seed in range(bases):
         values = numbers(k, n, seed=seed + 1) / n**0.5
-        integers = stored == torch.int8
-        vectors.append(
-            (values * 300).clamp(-127, 127).to(torch.int8) if integers else values.to(stored)
-        )
-        deltas.append(numbers(delta_rows, k, seed=seed + 9) * (1e-5 if integers else 1.0))
+        if steps:
+            values = (values * steps * 2.4).clamp(-steps, steps).to(torch.int8)
+        vectors.append(packed(values) if stored == torch.uint8 else values.to(stored))
+        deltas.append(numbers(delta_rows, k, seed=seed + 9) * (steps**-2 if steps else 1.0))
     return v, vectors, deltas
 
 
 def change(v: torch.Tensor, rows: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
     each = delta.repeat_interleave(len(v) // len(delta), dim=0).double()
-    return ((v.double() @ rows.double().T) * each) @ rows.double()
+    rows = unpacked(rows, v.shape[1]).double()
+    return ((v.double() @ rows.T) * each) @ rows
 
 
-@pytest.mark.parametrize(("shape", "stored"), product(SHAPES, STORED))
+@pytest.mark.parametrize(("shape", "stored"), product((*SHAPES, ODD), STORED))
 def test_few_rows_equal_float64(shape, stored):
     v, vectors, deltas = case(*shape, stored)
     zeros = [torch.zeros_like(v)] * len(vectors)
@@ -96,7 +99,7 @@ def launches(monkeypatch) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("basis", ["fp32", "int8"])
+@pytest.mark.parametrize("basis", ["fp32", "int8", "int4"])
 def test_a_model_under_the_kernels_is_the_model_under_plain_products(basis, launches, monkeypatch):
     svf = attach(build_tiny("llama"), basis_dtype=basis)
     launches.clear()  # of the trial

@@ -29,49 +29,59 @@ def test_the_kernels_are_right_by_tritons_interpreter():
 
 
 # name -> arguments that are tensors and numbers; constants as for a matrix of Llama-3-8B
-POINTERS = {"v": "*bf16", "partial": "*bf16", "weighted": "*fp32", "delta": "*fp32", "q": "*i8"}
-POINTERS |= {"total": "*bf16", "out": "*bf16"}
-POINTERS |= {f"q{i}": "*i8" for i in range(3)} | {f"d{i}": "*fp32" for i in range(3)}
+POINTERS = {"v": "*bf16", "partial": "*bf16", "weighted": "*fp32", "delta": "*fp32"}
+POINTERS |= {"total": "*bf16", "out": "*bf16"} | {f"d{i}": "*fp32" for i in range(3)}
+VECTORS = ("q", "q0", "q1", "q2")
 CONSTANTS = {
-    "_once": {"chunk": 32, "ROWS": 1, "BLOCK": 4, "WIDTH": 4096, "STAGES": 4},
     "_sum_up": {"SHARES": 128, "BLOCK": 32},
     "_project": {"n": 4096, "ROWS": 32, "BLOCK": 32, "DEPTH": 128, "WIDEN": False},
     "_expand": {"chunk": 1024, "ROWS": 32, "BLOCK": 64, "DEPTH": 64, "WIDEN": False},
 }
-
-
+# how vectors are stored -> bytes of a number, or of two
+STORED = {"i8": 1, "u8": 1, "bf16": 2}
 # T4, A100, RTX 30, RTX 40, H100, B200, RTX 50; the first has no bfloat16 for many rows
-CARDS = {75: ("_once", "_sum_up"), **dict.fromkeys((80, 86, 89, 90, 100, 120), tuple(CONSTANTS))}
+CARDS = (75, 80, 86, 89, 90, 100, 120)
+SHARED_KB = {75: 64}  # of the others the smallest has 99
+KERNELS = [("_once", 1), ("_sum_up", 1), ("_project", 32), ("_expand", 32)]
+CASES = [(card, *kernel, stored) for card in CARDS for kernel in KERNELS for stored in ("i8", "u8")]
+CASES += [(86, "_once", rows, stored) for rows in (1, 2, 4) for stored in STORED]
 
 
-@pytest.mark.parametrize(
-    ("card", "name"), [(card, n) for card, names in CARDS.items() for n in names]
-)
-def test_a_kernel_compiles_for_every_card_from_turing_on(card, name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("card", "name", "rows", "stored"), list(dict.fromkeys(CASES)))
+def test_a_kernel_compiles_for_every_card_from_turing_on(
+    card, name, rows, stored, tmp_path, monkeypatch
+):
     """To machine code: triton and its assembler need no GPU for it. What is copied ahead, and what
-    sums need, fits into the shared memory of the smallest card with asynchronous copies."""
+    sums need, fits into the shared memory of the smallest card of its kind."""
     triton = pytest.importorskip("triton", reason=NO_TRITON)
     from triton.backends.compiler import GPUTarget
 
     from t2local.svf import kernels
 
+    if rows > fused.FEW_ROWS and (card // 10, card % 10) < fused.AMPERE:
+        return  # goes the plain way there
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernel, constants = getattr(kernels, name), dict(CONSTANTS[name])
-    if card == 75 and name == "_once":
-        constants["STAGES"] = 1  # nothing is copied ahead there
-    kinds = {a: POINTERS.get(a, "i32") for a in kernel.arg_names if a not in constants}
-    signature = {a: kinds.get(a, "constexpr") for a in kernel.arg_names}
-    places = {(kernel.arg_names.index(a),): value for a, value in constants.items()}
-    by_16 = {
-        (kernel.arg_names.index(a),): [["tt.divisibility", 16]]
-        for a in (*POINTERS, "k", "n")
-        if a in kinds
-    }
-    source = triton.compiler.ASTSource(kernel, signature, places, by_16)
+    kernel, is_packed = getattr(kernels, name), stored == "u8"
+    names, stride = kernel.arg_names, 2048 if is_packed else 4096
+    constants = {"PACKED": is_packed, **CONSTANTS.get(name, {})}
+    if name == "_once":
+        block = kernels.TILE // (4096 * rows)
+        ahead = fused.AHEAD_BYTES if (card // 10, card % 10) >= fused.AMPERE else 0
+        stages = kernels.stages(ahead, block * stride * STORED[stored])
+        constants |= {"chunk": 32, "ROWS": rows, "BLOCK": block, "WIDTH": stride, "STAGES": stages}
+    if name == "_project":
+        constants["stride"] = stride
+    constants = {a: value for a, value in constants.items() if a in names}
+    kinds = {**POINTERS, **dict.fromkeys(VECTORS, f"*{stored}")}
+    signature = {a: "constexpr" if a in constants else kinds.get(a, "i32") for a in names}
+    places = {(names.index(a),): value for a, value in constants.items()}
+    by_16 = [a for a in (*kinds, "k", "n", "stride") if a in names and a not in constants]
+    divisible = {(names.index(a),): [["tt.divisibility", 16]] for a in by_16}
+    source = triton.compiler.ASTSource(kernel, signature, places, divisible)
     options = {"num_warps": kernels.WARPS} if name == "_once" else {}
     found = triton.compile(source, target=GPUTarget("cuda", card, 32), options=options)
     assert found.asm["cubin"]
-    assert found.metadata.shared <= (64 if card == 75 else 99) * 2**10
+    assert found.metadata.shared <= SHARED_KB.get(card, 99) * 2**10
     if name == "_once":
         assert ("cp.async" in found.asm["ptx"]) == (card >= 80)
 
@@ -101,7 +111,7 @@ def test_without_triton_the_path_is_plain_and_that_is_said_once(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("basis", ["bf16", "int8"])
+@pytest.mark.parametrize("basis", ["bf16", "int8", "int4"])
 @pytest.mark.parametrize("rows", [1, 2, 4, 8, 32])
 def test_on_a_gpu_the_kernels_equal_the_plain_products(tiny, basis, rows, monkeypatch):
     if not torch.cuda.is_available():

@@ -26,7 +26,7 @@ def modules(model) -> dict[str, torch.nn.Module]:
     return dict(model.named_modules())
 
 
-@pytest.mark.parametrize("basis", ["auto", "fp32", "bf16", "int8"])
+@pytest.mark.parametrize("basis", ["auto", "fp32", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("dtype", TWO)
 def test_z_of_ones_is_the_untouched_model_bit_for_bit(tiny, dtype, basis):
     model = tiny("qwen2").to(dtype)  # with biases

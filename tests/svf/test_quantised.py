@@ -21,7 +21,7 @@ def quantised(tiny_folder):
     return lambda kind: drain(load_model(str(folder), kind)).model
 
 
-@pytest.mark.parametrize("basis", ["auto", "int8"])
+@pytest.mark.parametrize("basis", ["auto", "int8", "int4"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_z_of_ones_is_the_untouched_model_bit_for_bit(quantised, kind, basis):
     model = quantised(kind)

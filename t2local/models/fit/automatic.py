@@ -11,7 +11,7 @@ from t2local.models.fit.catalogue import Entry, entries, find
 from t2local.models.fit.estimate import GB, Estimate, Plan, bases_bytes, estimate
 from t2local.models.fit.memory import Machine
 from t2local.models.load.hub import LocalModel, local_models
-from t2local.models.storage import AUTO, BASES, GGUF, INT8, QUANTIZATIONS, leanest
+from t2local.models.storage import AUTO, BASES, GGUF, INT4, INT8, QUANTIZATIONS, leanest
 
 ROUNDED_ABOVE_PARAMETERS = 2_000_000_000  # on a GPU; smaller models fit in 16 bits
 BF16_ABOVE_PARAMETERS = 3_000_000_000  # on the CPU; smaller ones stay float32
@@ -89,7 +89,8 @@ def basis_order(device: str, dtype: str) -> tuple[str, ...]:
     """The basis dtypes to try: int8 on a GPU, on the CPU from the model's own dtype down."""
     if device == "cuda":
         return (INT8,)
-    return tuple(BASES)[0 if dtype == "float32" else 1 :]
+    names = [name for name, held in BASES.items() if held.automatic]
+    return tuple(names[0 if dtype == "float32" else 1 :])
 
 
 def choose_basis(
@@ -135,11 +136,14 @@ def _changes(found: Estimate) -> Iterator[tuple[str, Plan, int]]:
         ("a shorter context", {}),
         (rounded.words(plan.dtype), {"quantization": rounded.name}),
         ("MLP only", {"targets": "mlp"}),
+        (f"{INT4} bases", {"basis": INT4}),  # dear: see `BASES`
     ):
         if not change and context > SHORT_CONTEXT:
             context = SHORT_CONTEXT
             said.append(f"a context of {SHORT_CONTEXT:,} tokens")
         elif change and any(getattr(plan, key) != value for key, value in change.items()):
+            if change.get("basis") and BASES[change["basis"]].bits >= BASES[plan.basis].bits:
+                continue
             plan = Plan(**{**plan.__dict__, **change})
             said.append(words)
         else:

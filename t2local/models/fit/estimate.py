@@ -114,11 +114,8 @@ def weights_bytes(parts: Anatomy, quantization: str, dtype: str) -> int:
 
 
 def bases_bytes(parts: Anatomy, basis: str, targets: str) -> int:
-    """Bytes of one basis `[r, r]`, σ `[r]` and, for int8, a scale `[r]` for each matrix."""
-    held = BASES[basis]
-    return sum(
-        m.rank * (m.rank * held.number_bytes + held.row_bytes) for m in parts.adapted(targets)
-    )
+    """Bytes of one basis `[r, r]`, σ `[r]` and, in 8 or 4 bits, a scale `[r]` for each matrix."""
+    return sum(BASES[basis].matrix_bytes(m.rank) for m in parts.adapted(targets))
 
 
 def cache_bytes(parts: Anatomy, tokens: int, dtype: str) -> int:

@@ -28,6 +28,7 @@ from t2local.models.fit.estimate import (
 )
 from t2local.models.load import grouped, quantized
 from t2local.models.load.loader import load_model
+from t2local.models.storage import BASES
 from t2local.progress import drain
 from t2local.svf import attach
 from t2local.svf.basis import find_targets, is_attention
@@ -63,7 +64,7 @@ def test_float_weights_are_counted_to_the_byte(tiny, family):
 
 
 @pytest.mark.parametrize("targets", ["all", "mlp", "attention"])
-@pytest.mark.parametrize("basis", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("basis", BASES)
 def test_bases_are_counted_to_the_byte(tiny, family, basis, targets):
     model = tiny(family)
     parts = anatomy(model.config)

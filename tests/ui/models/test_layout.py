@@ -33,7 +33,7 @@ def test_what_fits_is_shown_before_anything_is_loaded(open_page, served_engine):
     assert "HF_HUB_OFFLINE is set" in page.inner_text("#models-offline")
     page.click(".model[data-source='meta-llama/Meta-Llama-3-70B-Instruct']")
     page.wait_for_selector("#models-words h4 >> text=Llama 3 70B")
-    assert page.locator("#models-table td .verdict, #models-table td small").count() == 9
+    assert page.locator("#models-table td .verdict, #models-table td small").count() == 12
     page.wait_for_selector("#plot-memory .js-plotly-plot .bars path")
     assert page.locator(".model.chosen").count() == 1
     assert "accept its licence" in page.inner_text("#models-progress")
