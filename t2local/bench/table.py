@@ -10,9 +10,8 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,44 +51,68 @@ def in_turn(parts: Mapping[str, Part], limit_s: float | None = None) -> Generato
     """
     for name, part in parts.items():
         yield f"measuring {name}"
+        alarm = _Alarm(limit_s)
         try:
-            with _within(limit_s):
+            with alarm:
                 found = part()
-                if isinstance(found, Measured):
-                    yield found
-                else:
-                    yield from found
-        except Exception as error:
+            if isinstance(found, Measured):
+                yield found
+                continue
+            while True:
+                with alarm:
+                    event = next(found, None)
+                if event is None:
+                    break
+                yield event
+        except (Exception, _TooLong) as error:
             yield f"{name}: not measured: {_why(error)}"
 
 
-@contextmanager
-def _within(limit_s: float | None) -> Iterator[None]:
-    """Raises `T2LocalError` inside once `limit_s` seconds have passed; never on Windows, and beside
-    the main thread, where Python has no alarm."""
-    here = threading.current_thread() is threading.main_thread()
-    if limit_s is None or not here or not hasattr(signal, "SIGALRM"):
-        yield
-        return
-
-    def ring(*_: object) -> None:
-        raise T2LocalError(f"longer than {limit_s:g} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    others_s, _ = signal.setitimer(signal.ITIMER_REAL, limit_s)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, others_s)
-        signal.signal(signal.SIGALRM, before)
+class _TooLong(BaseException):
+    """No `Exception`: what is measured may catch those."""
 
 
-def _why(error: Exception) -> str:
+class _Alarm:
+    """Ends what runs inside by `_TooLong` when it has taken `limit_s` in all; entered repeatedly.
+
+    Never on Windows and beside the main thread, where Python has no alarm.
+    """
+
+    def __init__(self, limit_s: float | None) -> None:
+        self.limit_s, self.left_s = limit_s, limit_s
+
+    def __enter__(self) -> None:
+        here = threading.current_thread() is threading.main_thread()
+        self._set = self.left_s is not None and here and hasattr(signal, "SIGALRM")
+        if self._set:
+            self._before = signal.signal(signal.SIGALRM, self._ring)
+            self._others_s, self._interval_s = signal.setitimer(
+                signal.ITIMER_REAL, max(self.left_s, 1e-3)
+            )
+            self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        if not self._set:
+            return
+        taken_s = time.monotonic() - self._began
+        self.left_s -= taken_s
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._before)
+        if self._others_s:
+            rest_s = max(self._others_s - taken_s, 1e-3)
+            signal.setitimer(signal.ITIMER_REAL, rest_s, self._interval_s)
+
+    def _ring(self, *_: object) -> None:
+        raise _TooLong(f"longer than {self.limit_s:g} s")
+
+
+def _why(error: BaseException) -> str:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return "out of memory"
     if isinstance(error, BrokenExecutor):
         return "its process ended, most likely for want of memory"
-    return str(error) if isinstance(error, T2LocalError) else f"{type(error).__name__}: {error}"
+    told = isinstance(error, (T2LocalError, _TooLong))
+    return str(error) if told else f"{type(error).__name__}: {error}"
 
 
 def timed(action: Callable[[], object]) -> float:
