@@ -26,7 +26,7 @@ from t2local.svf import SVFModel
 
 GIB, GB = 2**30, 1e9
 ON_CPU = ("tiny",)  # shapes that are small enough to run anywhere
-LIMIT_S = 90  # of a part on a GPU, which is often lent for minutes
+LIMIT_S = 60  # of a part on a GPU, which is often paid for by the minute
 
 
 @dataclass(frozen=True)

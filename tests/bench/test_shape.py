@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 from t2local.bench import shape
 from t2local.bench.shape import GOALS, SHAPES, goals_of, measuring_shape, random_shape
 from t2local.bench.table import Measured, Row
+from t2local.cli import bench as bench_command
 from t2local.errors import T2LocalError
 from t2local.models.load.quantized import nf4_problem
 
@@ -79,13 +80,23 @@ def test_a_part_that_runs_out_of_memory_is_said_and_left_out(without_cuda, monke
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell's script")
-def test_the_script_for_a_lent_gpu_leaves_a_file_of_each_of_its_parts(tmp_path):
-    """With a Python that does nothing: what the parts measure is tested above."""
+def test_the_script_for_a_gpu_runs_the_gpu_tests_and_the_shape_and_tells_what_failed(tmp_path):
+    """Python is one that writes down what it is asked for, and fails the tests."""
+    python, asked = tmp_path / "python", tmp_path / "asked"
+    python.write_text(f'#!/bin/sh\necho "$*" >>{asked}\n[ "$2" != pytest ]\n')
+    python.chmod(0o755)
     command = ["sh", Path(shape.__file__).with_name("gpu_session.sh"), tmp_path / "new", "tiny"]
-    done = subprocess.run(command, env={**os.environ, "PYTHON": "true"}, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(command, env={**os.environ, "PYTHON": str(python)}, capture_output=True)
+    assert done.returncode == 1, done.stderr
     files = {path.name for path in (tmp_path / "new").iterdir()}
     assert files == {"card.txt", "tests.txt", "log.txt"}
+    _card, tests, bench = asked.read_text().splitlines()
+    assert tests.startswith("-m pytest -q -m gpu tests/")
+    assert "tests/svf/test_kernels.py" in tests
+    parser = argparse.ArgumentParser()
+    bench_command.add_parser(parser.add_subparsers())
+    options = parser.parse_args(bench.split()[2:])
+    assert (options.shape, options.out) == ("tiny", tmp_path / "new" / "figures.jsonl")
 
 
 def test_a_big_shape_has_goals_and_a_tiny_one_none():
