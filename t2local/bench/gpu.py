@@ -1,7 +1,7 @@
 """The figures of a 4-bit model on a GPU: decoding, prefill, changes of z, memory, decomposition.
 
-A decoding step reads all weights once, so bytes bound it: each figure of one row stands beside its
-share of that bound, by the bandwidth that this very card copies with.
+A decoding step reads all weights once, so bytes bound it. What an adaptation costs stands beside
+what its bytes would cost, and bytes a second beside those that this very card copies.
 
 Measured on a model of a real one's shape with random weights and random int8 bases, since speed and
 memory do not depend on the numbers; only the decomposition really decomposes, one matrix of each
@@ -92,10 +92,18 @@ def decoding(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring:
         read[name] = read["base"] + sum(layer.basis.vectors.nbytes for layer in part.values())
         share = adapted[name] / (read["base"] / read[name])
         rows.append(Row(SHARE, name, share, RATIO))
-    bandwidth = copy_bandwidth(loaded.model.device, effort)
-    rows.append(Row("memory bandwidth", "a copy, read and written", bandwidth / GB, "GB/s"))
-    for name, n_bytes in read.items():
-        rate = n_bytes / statistics.median(seconds[name])
+    yield Measured(rows, {})
+    around.clear()
+    layers.clear()  # a copy wants their room
+    rates = {name: n_bytes / statistics.median(seconds[name]) for name, n_bytes in read.items()}
+    for name in bases:
+        alone = statistics.median(
+            all_ - base for all_, base in zip(seconds[name], seconds["base"], strict=True)
+        )
+        rates[f"bases alone, {name}"] = (read[name] - read["base"]) / max(alone, 1e-9)
+    bandwidth = copy_bandwidth(loaded.model.device)
+    rows = [Row("memory bandwidth", "a copy, read and written", bandwidth / GB, "GB/s")]
+    for name, rate in rates.items():
         rows.append(Row("bytes of weights and bases, decode", name, rate / GB, "GB/s"))
         rows.append(Row("share of memory bandwidth", name, rate / bandwidth, RATIO))
     yield Measured(rows, {})
@@ -107,7 +115,7 @@ def _in_4_bits(svf: SVFModel, z: Z) -> dict[str, SVFLinear]:
     for name, layer in svf.layers.items():
         basis = layer.basis
         codes = basis.vectors[:, : (basis.rank + 1) // 2].view(torch.uint8) | 0x11  # none below −7
-        scale = basis.scale * 17  # rows of length 1 again
+        scale = basis.scale * 16  # rows of length 1 again: odd steps only
         bases[name] = Basis(codes.contiguous(), basis.sigma, basis.side, scale)
         deltas[name] = (z[name] - 1) * scale.square()
     return _layers(svf, bases, InForce(deltas))
@@ -121,12 +129,16 @@ def read_bytes(loaded: LoadedModel) -> int:
     return resident_bytes(loaded.model) - (0 if tied else table.numel() * table.element_size())
 
 
-def copy_bandwidth(device: torch.device, effort: Effort) -> float:
-    """Bytes a second, read and written, of a copy too large for any cache; the best of some."""
-    n_bytes = 10**9 if device.type == "cuda" and effort is FULL else 10**7
+def copy_bandwidth(device: torch.device, n_bytes: int = 2**28, times: int = 8) -> float:
+    """Bytes a second, read and written, of copies too large for any cache; the best of some."""
     source = torch.ones(n_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * n_bytes / min(timed(lambda: target.copy_(source)) for _ in range(10))
+
+    def copies() -> None:
+        for _ in range(times):
+            target.copy_(source)
+
+    return 2 * n_bytes * times / min(timed(copies) for _ in range(5))
 
 
 def beside_generate(
@@ -313,8 +325,9 @@ class Truncated:
 def truncate(svf: SVFModel, z: Z, k: int) -> Truncated:
     """Keep the k directions of largest `σ_i |z_i − 1|` of each matrix; shapes as for `svf.using`.
 
-    Rows of different z share one choice: that of the largest energy over all rows. int8 vectors
-    are kept as bfloat16, others as they are. Raises `T2LocalError` when k is no positive number.
+    Rows of different z share one choice: that of the largest energy over all rows. Vectors
+    in 8 or 4 bits are kept as bfloat16, others as they are. Raises `T2LocalError` when k is no
+    positive number.
     """
     if k < 1:
         raise T2LocalError(f"top-k is {k}; keep at least 1 direction a matrix (256 is usual).")

@@ -49,6 +49,8 @@ WARM_UP_TOKENS = 2  # the first reads the prompt
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """The same model in modules of its own, sharing every weight: it stays untouched."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    scales = [module.quant_state for module in model.modules() if hasattr(module, "quant_state")]
+    shared |= {id(state): state for state in scales if state is not None}  # of 4-bit layers
     return copy.deepcopy(model, shared)
 
 
