@@ -98,7 +98,8 @@ def decoding(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring:
     rates = {name: n_bytes / statistics.median(seconds[name]) for name, n_bytes in read.items()}
     for name in bases:
         alone = statistics.median(
-            all_ - base for all_, base in zip(seconds[name], seconds["base"], strict=True)
+            adapted_s - base_s
+            for adapted_s, base_s in zip(seconds[name], seconds["base"], strict=True)
         )
         rates[f"bases alone, {name}"] = (read[name] - read["base"]) / max(alone, 1e-9)
     bandwidth = copy_bandwidth(loaded.model.device)
@@ -143,7 +144,7 @@ def copy_bandwidth(device: torch.device, n_bytes: int = 2**28, times: int = 8) -
 
 def beside_generate(
     loaded: LoadedModel, untouched: PreTrainedModel, svf: SVFModel, effort: Effort
-) -> Measured:
+) -> Measuring:
     """Whole greedy answers of the base model: transformers' own `generate` and ours, in turn.
 
     Both read the same prompt and choose the same number of tokens; answers of one token, in turn
@@ -151,7 +152,8 @@ def beside_generate(
     """
     ids, n_tokens = _ids(loaded, 1, effort.prompt_tokens), max(3, effort.rounds)
     greedy = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=n_tokens, seed=0)
-    quick = None if why_not(loaded) else Variant(GraphSteps(loaded), "base", nullcontext)
+    steps, why = GraphSteps(loaded), why_not(loaded)
+    quick = None if why else Variant(steps, "base", nullcontext)
 
     def transformers(n: int) -> None:
         lengths = {"max_new_tokens": n, "min_new_tokens": n}
@@ -181,8 +183,10 @@ def beside_generate(
         Row("greedy answers, base", name, (n_tokens - 1) / statistics.median(t), "tokens/s")
         for name, t in taken.items()
     ]
+    why = why or steps.problem
+    yield f"our answers ran as {f'plain steps: {why}' if why else 'replayed CUDA graphs'}"
     faster = ratio(taken["transformers"], taken["ours"])
-    return Measured([*rows, Row("base decode", "ours / eager generate", faster, RATIO)], {})
+    yield Measured([*rows, Row("base decode", "ours / eager generate", faster, RATIO)], {})
 
 
 def batched(loaded: LoadedModel, svf: SVFModel, effort: Effort) -> Measuring:

@@ -34,6 +34,7 @@ from t2local.errors import T2LocalError
 from t2local.models.decode.generate import Decoder
 from t2local.models.decode.sampling import Sampling
 from t2local.models.load.loader import LoadedModel
+from t2local.models.load.quantized import nf4_states
 from t2local.svf import Mixture, SVFModel, Z, attach, compose
 from t2local.svf.basis import is_attention
 from t2local.svf.model import FactoredModel
@@ -49,8 +50,7 @@ WARM_UP_TOKENS = 2  # the first reads the prompt
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """The same model in modules of its own, sharing every weight: it stays untouched."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    scales = [module.quant_state for module in model.modules() if hasattr(module, "quant_state")]
-    shared |= {id(state): state for state in scales if state is not None}  # of 4-bit layers
+    shared |= {id(state): state for state in nf4_states(model)}
     return copy.deepcopy(model, shared)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import psutil
 import torch
 from transformers import PreTrainedModel
+from transformers import __version__ as VERSION
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from t2local.adapt.answering import CHOICE, action_of, choice_tokens, prompt_ids
@@ -197,8 +198,11 @@ def with_fewer_rows(state: TrainState, step: int) -> tuple[TrainState, Notice]:
 # --- Gradient checkpointing without training mode.
 #
 # transformers checkpoints a block only in training mode, which would also switch dropout on and
-# change bitsandbytes layers. So only the blocks are set to it, not the layers inside them. It calls
-# activations, since 5.23, what it called by the gradient that they are kept for.
+# change bitsandbytes layers. So only the blocks are set to it, not the layers inside them. Its
+# methods are called `activation_checkpointing_…` since 5.23, `gradient_checkpointing_…` before.
+
+RENAMED = (5, 23)
+KIND = "activation" if tuple(map(int, VERSION.split(".")[:2])) >= RENAMED else "gradient"
 
 
 @contextmanager
@@ -211,8 +215,7 @@ def gradient_checkpointing(model: PreTrainedModel, enabled: bool = True) -> Iter
         yield
         return
     blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    getattr(model, f"{KIND}_checkpointing_enable")({"use_reentrant": False})
     for block in blocks:
         block.training = True
     try:
@@ -220,4 +223,4 @@ def gradient_checkpointing(model: PreTrainedModel, enabled: bool = True) -> Iter
     finally:
         for block in blocks:
             block.training = False
-        getattr(model, f"{kind}_checkpointing_disable")()
+        getattr(model, f"{KIND}_checkpointing_disable")()

@@ -13,10 +13,11 @@ from transformers import LlamaForCausalLM
 
 from t2local.bench import shape
 from t2local.bench.shape import GOALS, SHAPES, goals_of, measuring_shape, random_shape
+from t2local.bench.speed import twin
 from t2local.bench.table import Measured, Row
 from t2local.cli import bench as bench_command
 from t2local.errors import T2LocalError
-from t2local.models.load.quantized import nf4_problem
+from t2local.models.load.quantized import nf4_problem, nf4_states
 
 
 @pytest.fixture
@@ -150,6 +151,12 @@ def test_every_linear_layer_of_the_blocks_is_4_bit_and_the_rest_is_not(loaded):
     assert set(kinds.values()) == {"Linear4bit"}
     assert loaded.model.lm_head.weight.dtype == torch.float32
     assert loaded.quantization == "nf4"
+
+
+def test_a_twin_shares_the_scales_of_4_bit_layers_too(loaded):
+    pairs = zip(nf4_states(loaded.model), nf4_states(twin(loaded.model)), strict=True)
+    assert all(mine is theirs for mine, theirs in pairs)
+    assert len(nf4_states(loaded.model)) == 7 * SHAPES["tiny"].num_hidden_layers
 
 
 def test_it_reads_and_writes_like_any_model(loaded):

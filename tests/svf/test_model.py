@@ -11,6 +11,7 @@ from t2local.errors import Cancelled, T2LocalError
 from t2local.progress import CancelToken, Progress
 from t2local.svf import attach, attaching
 from t2local.svf.model import FactoredModel, FairLock
+from t2local.training.step_memory import gradient_checkpointing
 from tests.conftest import FAMILIES
 from tests.svf.support import IDS, composed, logits, random_z, relative
 
@@ -231,14 +232,10 @@ class Constant(torch.nn.Module):
 
 def test_gradient_checkpointing_inside_using_gives_the_same_gradient(svf):
     svf.model.requires_grad_(False)
-    kind = "activation" if hasattr(svf.model, "activation_checkpointing_enable") else "gradient"
     found = []
     for checkpointing in (False, True):
-        svf.model.train(checkpointing)
-        if checkpointing:
-            getattr(svf.model, f"{kind}_checkpointing_enable")()
         z = {name: row.requires_grad_() for name, row in random_z(svf).items()}
-        with svf.using(z):
+        with svf.using(z), gradient_checkpointing(svf.model, checkpointing):
             svf.model(IDS).logits.square().mean().backward()
         found.append(torch.cat([row.grad for row in z.values()]))
     assert relative(found[1], found[0]) < 1e-5

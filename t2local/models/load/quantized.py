@@ -71,6 +71,16 @@ def resident_bytes(model: PreTrainedModel) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
 
 
+def nf4_states(model: PreTrainedModel) -> list[object]:
+    """What the 4-bit layers of `model` hold beside parameters and buffers: codes and scales."""
+    if nf4_problem():
+        return []
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    return [layer.quant_state for layer in layers if layer.quant_state is not None]
+
+
 def through_nf4(matrix: torch.Tensor) -> torch.Tensor:
     """`matrix` `[m, n]` rounded to NF4 and back, as float32: what 4-bit storage makes of it.
 
