@@ -192,7 +192,7 @@ def test_no_function_is_too_long(path):
 
 
 def test_the_house_has_few_and_large_rooms():
-    lines = [lines_of(path) for path in PACKAGE]
+    lines = [n for path in PACKAGE if (n := lines_of(path)) > 1]  # an empty __init__ is no room
     assert len(lines) <= MOST_MODULES, f"{len(lines)} modules"
     assert statistics.median(lines) >= LEAST_MEDIAN
 

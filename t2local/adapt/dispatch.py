@@ -4,8 +4,10 @@
 *classifier* asks the same question of the model adapted by an expert that was trained to classify
 (strategy B). Both score every label in one forward. Departures: the repository lets the model write
 the label and parses it; here the labels' likelihoods give a probability each, at the temperature
-under which a classifier expert is trained, for soft mixing and the threshold need one. *Other*,
-anything below the threshold, and a pass 1 that gives NaN are answered by the base model.
+under which a classifier expert is trained, for soft mixing and the threshold need one.
+*Similarity* asks nothing: it compares the message, as the base model reads it, with what each
+expert was trained on (`adapt.similarity`), so it knows a new expert at once. *Other*, anything
+below the threshold, and a pass 1 that gives NaN are answered by the base model.
 A new strategy is one `Strategy` in `STRATEGIES`; command line, page and evaluations follow from it.
 Where it asks the model nothing, its name stands in `experts.expert.RESERVED` too.
 """
@@ -17,9 +19,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from t2local.adapt.similarity import Discriminant, Neighbour
 from t2local.errors import T2LocalError
 from t2local.experts.expert import RESERVED
 from t2local.models.chat_format import encode_text, render_chat
+from t2local.models.decode.embedding import embed
 from t2local.models.decode.scoring import choice_scores
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import Mixture
@@ -29,7 +33,7 @@ from t2local.tasks.datasets import TOPICS
 # wherever the mixture changed), then one `Done`.
 
 BASE, OTHER, MANUAL, FEW_SHOT = RESERVED  # `few-shot:NAME`: with the mixture kept under a name
-PROMPT, CLASSIFIER = "prompt", "classifier"
+PROMPT, CLASSIFIER, SIMILARITY = "prompt", "classifier", "similarity"
 
 ADAPTED_ROW, BASE_ROW = 0, 1
 
@@ -50,6 +54,7 @@ class Dispatch:
     mixture: Mixture
     seconds: float = 0.0
     note: str = ""  # one sentence when the decision needs a word ("below the threshold of 0.40")
+    near: tuple[Neighbour, ...] = ()  # training prompts that the message is like, the nearest first
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ class Available:
 
     `skills`: experts that pass 1 may choose. `mixable`: those a person may mix. `classifier`: the
     expert that reads messages, "" for none, with its `labels`. `kept`: mixtures kept under a name.
+    `prints`: tells by their prompt prints for which expert a message is, None where none has one;
+    `own_prints`: whether an expert of the person's own is among them.
     """
 
     skills: Sequence[str] = ()
@@ -117,6 +124,8 @@ class Available:
     classifier: str = ""
     labels: Sequence[str] = LABELS
     kept: Sequence[str] = ()
+    prints: Discriminant | None = None
+    own_prints: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,8 @@ class Strategy:
     for it to be offered. `each`: the field whose every entry is a choice of its own, `name:entry`.
     `probabilities`: what it makes of messages, one mapping each; None where it does not look at
     them and `unasked` says so. `reader`: the field that names the expert which reads.
-    `mixture`: what then answers, made of the sliders' mixture.
+    `mixture`: what then answers, made of the sliders' mixture. `reads_on`: pass 1 is the base
+    model's reading of the chat, from which the base model's answer goes on.
     """
 
     name: str
@@ -147,6 +157,7 @@ class Strategy:
     reader: str = ""
     unasked: str = "Pass 1 gave no probabilities."
     mixture: Callable[[Mixture], Mixture] = lambda sliders: sliders
+    reads_on: bool = False
 
     @property
     def asks(self) -> bool:
@@ -172,6 +183,8 @@ class Strategy:
 
     def labels(self, available: Available) -> tuple[str, ...]:
         """What it tells apart."""
+        if self.reads_on:
+            return available.prints.labels if available.prints else (OTHER,)
         return tuple(available.labels) if self.reader else (*available.skills, OTHER)
 
 
@@ -182,12 +195,31 @@ def ask_model(strategy: Strategy, reading: Reading, messages: Sequence[str]) -> 
         return label_probabilities(reading.loaded, messages, strategy.labels(reading.available))
 
 
+def compare_prints(
+    strategy: Strategy, reading: Reading, messages: Sequence[str]
+) -> list[Probabilities]:
+    """Compare each message with what the experts were trained on. One short forward each."""
+    prints = reading.available.prints
+    if prints is None:
+        raise T2LocalError(
+            "No expert of this model has a prompt print yet, so none can be found by similarity; "
+            "take one with `python -m t2local experts print NAME --data FILE`, or choose another "
+            "strategy."
+        )
+    chats = [[{"role": "user", "content": message}] for message in messages]
+    return prints.probabilities(embed(reading.loaded, chats, lambda: reading.under(Mixture())))
+
+
 STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
     for strategy in (
         Strategy(
             CLASSIFIER, "an expert trained to classify prompts", ("classifier",),
             probabilities=ask_model, reader="classifier",
+        ),
+        Strategy(
+            SIMILARITY, "the expert whose training prompts are nearest", ("prints",),
+            probabilities=compare_prints, reads_on=True,
         ),
         Strategy(
             PROMPT, "the plain model asked to classify", ("skills",), probabilities=ask_model
@@ -218,10 +250,16 @@ def strategy_of(name: str) -> Strategy:
 
 
 def offered(available: Available | None = None) -> list[str]:
-    """What can be asked for, best first; None: whatever needs no kept mixture."""
+    """What can be asked for, best first; None: whatever needs no kept mixture.
+
+    An expert of the person's own is known to *similarity* alone, which then is the best.
+    """
     if available is None:
         return [s.name for s in STRATEGIES.values() if not s.each]
-    return [name for s in STRATEGIES.values() for name in s.names(available)]
+    names = [name for s in STRATEGIES.values() for name in s.names(available)]
+    if available.own_prints and SIMILARITY in names:
+        return [SIMILARITY, *(name for name in names if name != SIMILARITY)]
+    return names
 
 
 def asking_strategies() -> list[Strategy]:
@@ -315,13 +353,23 @@ def decide(controls: Controls, probabilities: Probabilities, skills: Sequence[st
         note = "No expert's subject: the base model answers."
     elif chosen not in skills:
         note = f"There is no expert for {chosen} here: the base model answers."
-    elif probabilities[chosen] < controls.threshold:
+    elif _certainty(strategy, probabilities, chosen) < controls.threshold:
         note = f"Below the threshold of {controls.threshold:.2f}: the base model answers."
     elif controls.soft:
         alpha = {name: probabilities[name] for name in skills if name in probabilities}
     else:
         alpha = {chosen: 1.0}
     return Dispatch(strategy, dict(probabilities), chosen, sliders.with_alpha(alpha), note=note)
+
+
+def _certainty(strategy: str, probabilities: Probabilities, chosen: str) -> float:
+    """What has to reach the threshold: the winner's probability.
+
+    Of experts that cover the same ground each gets a part of the message in *similarity*, and they
+    count together: *other*, which is told apart from them, has lost already.
+    """
+    together = strategy_of(strategy).reads_on
+    return 1.0 - probabilities.get(OTHER, 0.0) if together else probabilities[chosen]
 
 
 def without_question(controls: Controls) -> Dispatch:

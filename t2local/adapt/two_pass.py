@@ -20,9 +20,11 @@ from t2local.adapt.context import (
     check_messages,
     check_pictures,
     fit,
+    without_thoughts,
 )
 from t2local.adapt.dispatch import (
     ADAPTED_ROW,
+    BASE,
     Available,
     Controls,
     Dispatch,
@@ -31,9 +33,12 @@ from t2local.adapt.dispatch import (
     Reading,
     Steered,
     Token,
+    decide,
     first_pass,
     strategy_of,
+    without_question,
 )
+from t2local.models.decode.embedding import depth_of_embedding, listening, message_span, pooled
 from t2local.models.decode.generate import Decoder, PrefixCache, Quick
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.decode.sampling import Sampling
@@ -114,12 +119,69 @@ def dispatch(workshop: Workshop, message: str, controls: Controls) -> Dispatch:
 
     started, available = time.perf_counter(), workshop.available
     (decision,) = first_pass(Reading(workshop.loaded, available, under), [message], controls)
+    seconds = time.perf_counter() - started if controls.asks else 0.0
+    return _with_warnings(workshop, replace(decision, seconds=seconds), controls)
+
+
+def _with_warnings(workshop: Workshop, decision: Dispatch, controls: Controls) -> Dispatch:
+    """The decision with a word about each expert that is used with care. `T2LocalError`."""
     workshop.applier.check(decision.mixture)
-    reader = strategy_of(controls.strategy).reader_of(available) if controls.asks else ""
+    asked = strategy_of(controls.strategy) if controls.asks else None
+    reader = asked.reader_of(workshop.available) if asked else ""
     used = [*filter(None, [reader]), *decision.mixture.alpha]
     words = [decision.note, *(workshop.warnings.get(name, "") for name in used)]
-    seconds = time.perf_counter() - started if controls.asks else 0.0
-    return replace(decision, seconds=seconds, note=" ".join(filter(None, words)))
+    return replace(decision, note=" ".join(filter(None, words)))
+
+
+def _reads_on(workshop: Workshop, controls: Controls) -> bool:
+    """Whether pass 1 is a reading of the chat from which the base model's answer goes on."""
+    can = workshop.available.prints is not None
+    return can and controls.asks and strategy_of(controls.strategy).reads_on
+
+
+def _read_and_decide(
+    workshop: Workshop,
+    messages: Sequence[Mapping[str, str]],
+    fitted: Fitted,
+    controls: Controls,
+    sampling: Sampling,
+    cancel: CancelToken | None,
+) -> tuple[Dispatch, Decoder]:
+    """Pass 1 by the base model's reading of the chat: the decision, and what has read it.
+
+    The last message is always read, for its states are wanted; of what comes before it the cache
+    of the answer before is used.
+    """
+    loaded, prints, started = workshop.loaded, workshop.available.prints, time.perf_counter()
+    assert prints is not None, "without prints there is no such strategy"
+    first, end = message_span(loaded, without_thoughts(messages), fitted.ids)
+    before = fitted.ids[: len(fitted.ids) + first + 1]
+    with workshop.lock():
+        kept = workshop.prefixes.take(_base_key(workshop, sampling), before)
+        decoder = Decoder(loaded, fitted.ids, sampling, 1, kept)
+    states, reading, depth = [], True, depth_of_embedding(loaded)
+    while reading:
+        if cancel is not None and cancel.cancelled:
+            return without_question(replace(controls, override=BASE)), decoder
+        with (
+            workshop.lock(),
+            workshop.applier.using(Mixture()),
+            listening(loaded.model, depth) as heard,
+        ):
+            reading = decoder.read(tokens_at_a_time(loaded))
+            if not reading:
+                decoder.logits()
+        states += heard
+    vector = pooled(states, end - first, end)
+    (probabilities,) = prints.probabilities(vector[None])
+    decision = decide(controls, probabilities, workshop.available.skills)
+    near = tuple(prints.nearest(vector)) if probabilities else ()
+    return replace(decision, near=near, seconds=time.perf_counter() - started), decoder
+
+
+def _base_key(workshop: Workshop, sampling: Sampling) -> "PrefixKey":
+    applier = workshop.applier
+    return PrefixKey(applier.key(Mixture()), False, sampling.exact and applier.rounds)
 
 
 def answer(
@@ -143,12 +205,18 @@ def answer(
     check_length(workshop.loaded, messages, sampling.max_new_tokens)
     question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
     with out_of_memory_told(workshop.loaded, workshop.forget):
-        decision = dispatch(workshop, question, controls)
         fitted = fit(workshop.loaded, messages, sampling.max_new_tokens, continue_last)
+        if _reads_on(workshop, controls) and not continue_last:
+            decision, begun = _read_and_decide(
+                workshop, messages, fitted, controls, sampling, cancel
+            )
+            decision = _with_warnings(workshop, decision, controls)
+        else:
+            decision, begun = dispatch(workshop, question, controls), None
         if fitted.note:
             decision = replace(decision, note=f"{decision.note} {fitted.note}".strip())
         yield Dispatched(decision, len(fitted.ids), fitted.cut_tokens)
-        speech = _Speech(workshop, decision.mixture, fitted, sampling, compare)
+        speech = _Speech(workshop, decision.mixture, fitted, sampling, compare, begun)
         yield from _speak(workshop, decision, speech, steering or Steering(), cancel)
 
 
@@ -192,8 +260,8 @@ class _Speech:
     """One answer on its way: its decoder, the mixture it is under, what was said, and how long.
 
     `said`: the text of each row so far, with what the template wrote of it. `seconds`: of work with
-    the model, without waiting for it. Each method takes the model's lock where it needs it, for one
-    step.
+    the model, without waiting for it. `begun`: a decoder with which the base model has read the
+    prompt in pass 1. Each method takes the model's lock where it needs it, for one step.
     """
 
     def __init__(
@@ -203,6 +271,7 @@ class _Speech:
         prompt: Fitted,
         sampling: Sampling,
         compare: bool,
+        begun: Decoder | None = None,
     ) -> None:
         rows = 2 if compare else 1
         self.mixture, self.said, self.seconds = mixture, [""] * rows, 0.0
@@ -215,6 +284,11 @@ class _Speech:
         with self._at_work():
             if not compare and not (self._may_round and self._applier.rounds):
                 self._applier.settle_if_repeated(mixture)
+            if begun is not None and self._key() == _base_key(workshop, sampling):
+                self.decoder = begun
+                return
+            if begun is not None:  # for the next message, which the base model reads as well
+                workshop.prefixes.put(_base_key(workshop, sampling), begun.kept())
             kept = workshop.prefixes.take(self._key(), prompt.ids, rows)
             self.decoder = Decoder(workshop.loaded, prompt.ids, sampling, rows, kept)
 

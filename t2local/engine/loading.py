@@ -213,7 +213,12 @@ class Opened:
         return replace(self, shelf=shelf, workshop=workshop)
 
     def warm_up(self) -> None:
-        """Rebuild the classifier's matrices where that is allowed: pass 1 then costs no rebuild."""
+        """Rebuild the classifier's matrices where that is allowed, and fit what tells prints apart.
+
+        Pass 1 then costs neither.
+        """
+        if self.workshop.available.prints is not None:
+            self.workshop.available.prints.fit()
         if self.reader is not None:
             with self.svf.lock:
                 self.workshop.applier.settle(self.reader)
@@ -287,7 +292,7 @@ def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Prog
         shelf.available,
     )
     opened = Opened(choice, loaded, svf, shelf, workshop)
-    if opened.reader is not None:
+    if opened.reader is not None or shelf.prints is not None:
         yield Progress("Warming up", 0, 1)
         opened.warm_up()
     return_freed_memory()  # of parsing the tokenizer and the bases

@@ -6,15 +6,18 @@ changes is on disk first (`experts.library`) and then offered to the answers tha
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from t2local.adapt.dispatch import Available
+from t2local.adapt.dispatch import OTHER, Available
+from t2local.adapt.similarity import Discriminant
 from t2local.engine.requests import ExpertInfo
 from t2local.errors import T2LocalError
 from t2local.experts import Deleted, Expert, Library
 from t2local.experts.comparison import Comparison, compare
 from t2local.experts.expert import CLASSIFIER, SKILL, free_name, is_taken
+from t2local.experts.prompt_print import PromptPrint
 from t2local.experts.store import ExpertStore, Stored, check_fits
 from t2local.experts.transfer import taken_over
 from t2local.models.load.loader import LoadedModel
@@ -34,18 +37,23 @@ class Entry:
 
 @dataclass(frozen=True)
 class Shelf:
-    """`usable`: name -> expert."""
+    """`usable`: name -> expert. `others`: the print of everyday messages, None: not taken yet."""
 
     entries: tuple[Entry, ...] = ()
     usable: Mapping[str, Expert] = field(default_factory=dict)
+    others: PromptPrint | None = None
 
     @classmethod
     def read(cls, loaded: LoadedModel, svf: SVFModel) -> "Shelf":
         """Read all expert files for this model and check each against it."""
-        files = [*ExpertStore(loaded.slug).files(), *taken_over(loaded, svf)]
+        store = ExpertStore(loaded.slug)
+        files = [*store.files(), *taken_over(loaded, svf)]
         entries = tuple(_entry(f, loaded, svf) for f in files)
-        experts = [e.stored.expert for e in entries if e.usable]
-        return cls(entries, {expert.name: expert for expert in experts})
+        experts = {e.stored.expert.name: e.stored.expert for e in entries if e.usable}
+        others = store.print_of_others()
+        if others is not None and not others.fits(loaded):
+            others = None
+        return cls(entries, {n: _with_fitting_print(e, loaded) for n, e in experts.items()}, others)
 
     def with_drafts(self, drafts: Sequence[Expert]) -> "Shelf":
         """Experts still in training beside those on disk; they have no file."""
@@ -53,7 +61,7 @@ class Shelf:
             Entry(Stored(Path(draft.name), draft, False), True, DRAFT) for draft in drafts
         )
         named = {draft.name: draft for draft in drafts}
-        return Shelf((*self.entries, *entries), {**self.usable, **named})
+        return Shelf((*self.entries, *entries), {**self.usable, **named}, self.others)
 
     @property
     def skills(self) -> tuple[str, ...]:
@@ -82,12 +90,34 @@ class Shelf:
         return next(names, None)
 
     @property
+    def printed(self) -> tuple[str, ...]:
+        """Skills that have a prompt print."""
+        return tuple(name for name in self.skills if self.usable[name].prompt_print)
+
+    @cached_property
+    def prints(self) -> Discriminant | None:
+        """Tells the printed skills and everyday messages apart; None where that cannot be yet."""
+        if self.others is None or not self.printed:
+            return None
+        rows = {name: self.usable[name].prompt_print.embeddings for name in self.printed}
+        return Discriminant({**rows, OTHER: self.others.embeddings})
+
+    @property
     def available(self) -> Available:
         """What strategies choose among, kept mixtures aside."""
+        shipped = {e.stored.expert.name for e in self.entries if e.usable and e.stored.shipped}
+        own = self.prints is not None and not shipped.issuperset(self.printed)
+        known = {"prints": self.prints, "own_prints": own}
         if self.classifier is None:
-            return Available(self.skills, self.mixable)
+            return Available(self.skills, self.mixable, **known)
         labels = self.usable[self.classifier].labels
-        return Available(self.skills, self.mixable, self.classifier, labels)
+        return Available(self.skills, self.mixable, self.classifier, labels, **known)
+
+
+def _with_fitting_print(expert: Expert, loaded: LoadedModel) -> Expert:
+    """Without one that was taken of another model, or by an older t2local at another layer."""
+    taken = expert.prompt_print
+    return expert if taken is None or taken.fits(loaded) else replace(expert, prompt_print=None)
 
 
 def _entry(stored: Stored, loaded: LoadedModel, svf: SVFModel) -> Entry:

@@ -12,6 +12,7 @@ import torch
 
 from t2local import paths
 from t2local.errors import T2LocalError
+from t2local.experts.prompt_print import PromptPrint
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.svf.mixing import Z
@@ -92,7 +93,8 @@ class Expert:
 
     `kind`: "skill" experts are mixed into answers; a "classifier" only decides in pass 1, among
     `labels`. `basis_fingerprint`: of the matrices in `z`. `sigma_check`: matrix name -> its three
-    largest singular values, compared within a tolerance when the expert is loaded.
+    largest singular values, compared within a tolerance when the expert is loaded. `prompt_print`:
+    of prompts it was trained on, by which the strategy *similarity* finds it; None: not taken yet.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Expert:
     kind: str = SKILL
     labels: tuple[str, ...] = ()
     sigma_check: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    prompt_print: PromptPrint | None = None
 
     @property
     def held_out(self) -> HeldOut | None:

@@ -27,12 +27,14 @@ from t2local.experts.expert import (
     check_name,
     transfer_warning,
 )
+from t2local.experts.prompt_print import PromptPrint
 from t2local.svf.basis import ROUGH
 from t2local.svf.mixing import Z
 from t2local.svf.model import SVFModel
 from t2local.untrusted import check_encodes, file_bytes, parsed, typed
 
 SCHEMA = "1"
+OTHERS = "other.print"  # the file of the print of everyday messages, beside a model's experts
 MOST_BYTES = 2**30  # of a file; the z of all matrices of an 8B model take 6 MB
 MOST_HEADER_BYTES = 8 * 2**20  # card and names; a line of 100 bytes a matrix
 MOST_CHARACTERS = {
@@ -76,6 +78,8 @@ def write_expert(expert: Expert, path: Path) -> None:
         "t2local.labels": json.dumps(list(expert.labels)),
         "t2local.sigma": json.dumps({k: list(v) for k, v in expert.sigma_check.items()}),
     }
+    if expert.prompt_print is not None:
+        metadata["t2local.print"] = expert.prompt_print.text()
     tensors = {
         name: row.detach().to("cpu", torch.float32).contiguous() for name, row in expert.z.items()
     }
@@ -143,9 +147,17 @@ def _from_metadata(metadata: dict[str, str], z: Z) -> Expert:
         kind=metadata.get("t2local.kind", SKILL),
         labels=_json(metadata, "labels", tuple[str, ...], "[]"),
         sigma_check=_json(metadata, "sigma", Mapping[str, tuple[float, ...]], "{}"),
+        prompt_print=_print(metadata),
         z=z,
     )
     return _cut(expert)
+
+
+def _print(metadata: Mapping[str, str]) -> PromptPrint | None:
+    """None also for one that cannot be used: it can be taken anew, and no `z` is thrown away."""
+    with contextlib.suppress(ValueError):
+        return PromptPrint.from_text(metadata.get("t2local.print", ""))
+    return None
 
 
 def _usable(training: Mapping[str, Any]) -> dict[str, Any]:
@@ -320,6 +332,20 @@ class ExpertStore:
                 return _under_its_name(path)
         known = ", ".join(f.path.stem for f in self.files()) or "none yet"
         raise T2LocalError(f"There is no expert '{name}' for this model; there are: {known}.")
+
+    def print_of_others(self) -> PromptPrint | None:
+        """That of everyday messages for this model; None where it is still to be taken."""
+        for folder in (self.own_folder, self.shipped_folder):
+            with contextlib.suppress(OSError, ValueError):
+                return PromptPrint.from_text(file_bytes(folder / OTHERS, MOST_BYTES).decode())
+        return None
+
+    def save_print_of_others(self, prints: PromptPrint) -> Path:
+        """Keep it for this model. Raises `T2LocalError` when the disk is full or not writable."""
+        path = self.own_folder / OTHERS
+        with paths.atomic_write(path) as temporary:
+            temporary.write_text(prints.text(), encoding="utf-8")
+        return path
 
     @contextlib.contextmanager
     def changing(self, timeout_s: float = 10.0) -> Iterator[None]:

@@ -75,6 +75,7 @@ def transfer(
         z=z,
         description=f"Transferred from {expert.base_model} ({order}). {expert.description}".strip(),
         training={**kept, TRANSFERRED: label},
+        prompt_print=expert.prompt_print if same_model else None,
     )
     return stamped(moved, loaded, svf)
 

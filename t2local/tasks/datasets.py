@@ -25,6 +25,8 @@ VALIDATION_SHARE = 0.15
 HELD_OUT_SHARE = 0.25
 TOPICS = ("math", "code", "reasoning", "other")  # the kinds of question
 SMALL_TALK = PROJECT_ROOT / "assets" / "small_talk.jsonl"
+EVERYDAY = PROJECT_ROOT / "assets" / "everyday.jsonl"
+SMALL_TALK_SHARE = 64  # messages of it among the everyday ones
 ENOUGH_PROMPTS = 10  # with fewer, a share to hold out is a row or two: each is held out in turn
 
 
@@ -267,6 +269,15 @@ def topic_labels(
         examples += rows[:per_label]
     rng.shuffle(examples)
     return examples
+
+
+def everyday_messages(split: str) -> list[str]:
+    """What people ask an assistant about anything: no expert's subject, unless somebody trains it.
+
+    Our own: every topic of a day, some in other languages, and small talk. `T2LocalError` if a file
+    is gone.
+    """
+    return [*small_talk(split, EVERYDAY), *small_talk(split)[:SMALL_TALK_SHARE]]
 
 
 def small_talk(split: str, path: Path = SMALL_TALK) -> list[str]:

@@ -16,6 +16,7 @@ from t2local.adapt.answering import CHOICE, check_sees
 from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.errors import T2LocalError
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut, stamped
+from t2local.experts.prompt_print import FEWEST_PROMPTS, PromptPrint, print_of, sampled
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress, drain
 from t2local.provenance import origin
@@ -23,6 +24,7 @@ from t2local.statistics import paired_difference
 from t2local.svf import SVFModel, Z
 from t2local.tasks.datasets import Dataset, dataset, folds, with_prompts
 from t2local.tasks.rewards import check_reward, parts_of
+from t2local.tasks.rows import Example
 from t2local.tasks.uploads import with_choices
 from t2local.training.config import Method, SVFMethod, method_for
 from t2local.training.dry_run import check_lengths
@@ -30,6 +32,7 @@ from t2local.training.loop import Event, train
 from t2local.training.processes import Processes
 from t2local.training.reports import (
     MEASURING_HELD_OUT,
+    TAKING_PRINT,
     TRAINING_WITHOUT,
     Gain,
     TrainOutcome,
@@ -84,7 +87,6 @@ def train_expert(
     forgotten = yield from forgetting(
         loaded, svf, method.holding(outcome.flat), others, _later(cancel, processes), processes
     )
-    made = origin(str(loaded.device))
     card = {
         "data": source.source,
         "data_sha256": source.sha256,
@@ -96,9 +98,7 @@ def train_expert(
         "best_step": outcome.best_step,
         "seed": config.seed,
         "train_s": round(trained_s, 1),
-        "commit": made["commit"],
-        "machine": f"{made['machine']}, {loaded.dtype}",
-        **_held_as(loaded, svf),
+        **_made_with(loaded, svf),
         "command": plan.command,
         "curve": [round(value, 4) for value in outcome.curve],
         "held_out": held_out.as_dict(),
@@ -108,7 +108,28 @@ def train_expert(
     expert = None
     if isinstance(method, SVFMethod):
         expert = make_expert(loaded, svf, method.z(outcome.flat), plan, labels, card)
+        yield Progress(TAKING_PRINT, 0, 1, "prints")
+        expert = replace(expert, prompt_print=prompt_print(loaded, svf, source, expert.kind))
     return Trained(outcome, held_out, card, expert)
+
+
+def prompt_print(
+    loaded: LoadedModel, svf: SVFModel, source: Dataset, kind: str = SKILL
+) -> PromptPrint | None:
+    """Of the prompts that an expert was trained on, the held-out ones aside.
+
+    None for too few, and for a classifier, which answers nothing.
+    """
+    prompts = [e.turns for e in printed_rows(source)]
+    if kind != SKILL or len(prompts) < FEWEST_PROMPTS:
+        return None
+    return print_of(loaded, prompts, lambda: svf.using({}))
+
+
+def printed_rows(source: Dataset) -> list[Example]:
+    """The rows of an expert's prompt print, in its order: what the expert was trained on tells."""
+    trained_on = [*source.train, *source.validation]
+    return sampled(list({example.group: example for example in trained_on}.values()))
 
 
 def _later(cancel: CancelToken | None, processes: Processes | None) -> CancelToken | None:
@@ -170,9 +191,15 @@ def _listing_choices(source: Dataset) -> Dataset:
     )
 
 
-def _held_as(loaded: LoadedModel, svf: SVFModel) -> dict[str, str]:
-    """How weights and bases were stored, for a card."""
-    return {"quantization": loaded.quantization, "basis": svf.basis_dtype}
+def _made_with(loaded: LoadedModel, svf: SVFModel) -> dict[str, str]:
+    """With which code, on which machine, and how weights and bases were stored, for a card."""
+    made = origin(str(loaded.device))
+    return {
+        "commit": made["commit"],
+        "machine": f"{made['machine']}, {loaded.dtype}",
+        "quantization": loaded.quantization,
+        "basis": svf.basis_dtype,
+    }
 
 
 def make_expert(

@@ -11,6 +11,7 @@ from t2local.untrusted import typed
 
 # What a `Progress` of a run says after its last step.
 MEASURING_HELD_OUT = "Measuring on held-out rows"
+TAKING_PRINT = "Noting which prompts it is for"
 TRAINING_WITHOUT = "Leave-one-out: training without row"
 MEASURING_FORGOTTEN = "Measuring what was forgotten"
 

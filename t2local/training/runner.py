@@ -16,6 +16,7 @@ from t2local.adapt.dispatch import classification_prompt
 from t2local.errors import DiskFull, T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.experts.expert import free_name, is_taken
+from t2local.experts.prompt_print import print_of_others
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import SVFModel
@@ -26,7 +27,7 @@ from t2local.training.dry_run import Agenda, other_seconds
 from t2local.training.loop import Event
 from t2local.training.processes import Processes
 from t2local.training.recipe import Trained, dataset_of, train_expert
-from t2local.training.reports import Held, Notice
+from t2local.training.reports import TAKING_PRINT, Held, Notice
 from t2local.training.runs import Run
 from t2local.training.validation import OtherTask
 
@@ -87,6 +88,8 @@ def _running(
         if not isinstance(event, Progress):
             yield from _kept_trying(lambda event=event: run.record(event))
         yield event
+    if trained.expert is not None and trained.expert.prompt_print is not None:
+        yield from _with_others_printed(loaded, svf)
     if plan.config.method == LORA:
         folder = run.folder / ADAPTER_FOLDER
         yield from _kept_trying(lambda: method.save(trained.outcome.flat, folder))
@@ -101,6 +104,18 @@ def _running(
             yield notice
     yield from _kept_trying(lambda: run.finish(summary(trained)))
     return trained
+
+
+def _with_others_printed(
+    loaded: LoadedModel, svf: SVFModel
+) -> Generator[Progress | Held, None, None]:
+    """See that this model has the print of everyday messages, from which experts are told apart."""
+    store = ExpertStore(loaded.slug)
+    known = store.print_of_others()
+    if known is None or not known.fits(loaded):
+        yield Progress(TAKING_PRINT, 0, 1, "prints")
+        others = print_of_others(loaded, lambda: svf.using({}))
+        yield from _kept_trying(lambda: store.save_print_of_others(others))
 
 
 def _renamed(wanted: str, trained: Trained) -> Notice:

@@ -135,7 +135,7 @@ def test_one_bad_message_of_a_batch_leaves_the_others_alone(workshop, monkeypatc
 
 
 def test_what_is_offered_follows_from_what_is_there():
-    assert offered() == ["classifier", "prompt", "manual", "base"]
+    assert offered() == ["classifier", "similarity", "prompt", "manual", "base"]
     assert offered(Available()) == ["base"]
     assert offered(Available(mixable=("draft",))) == ["manual", "base"]
     every = Available(EXPERTS, EXPERTS, "reader", LABELS, kept=("a", "b"))
