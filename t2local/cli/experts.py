@@ -15,6 +15,7 @@ from t2local import paths
 from t2local.adapt.applier import holding
 from t2local.cli import add_reward_argument, add_storage_arguments, log, open_model
 from t2local.cli.look import add_rows_arguments, refuse_flags, source_in
+from t2local.cli.prints import add_print
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, HeldOut, Library, read_expert
 from t2local.experts.comparison import Comparison, Facts, compare
@@ -50,6 +51,7 @@ def add_parser(subparsers) -> None:
     bringing = _add(actions, "restore", restore, "bring a deleted expert back", "name")
     bringing.add_argument("new", nargs="?", help="another name for it")
     add_actions(actions)
+    add_print(actions)
     for action in actions.choices.values():
         suppressed = {"default": argparse.SUPPRESS}  # or it would undo what stood before ACTION
         action.add_argument("--model", metavar="NAME", help="whose experts", **suppressed)
@@ -123,6 +125,7 @@ def card(expert: Expert) -> dict[str, Any]:
         "numbers": expert.size,
         "rms_of_z_minus_1": expert.rms,
         "labels": list(expert.labels),
+        "printed_prompts": 0 if expert.prompt_print is None else len(expert.prompt_print),
         "license": expert.license,
         "training": dict(expert.training),
     }

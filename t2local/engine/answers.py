@@ -301,6 +301,8 @@ class _Writer:
         }
         if not dispatch.probabilities:
             asked |= {name: earlier[name] for name in asked if name in earlier}
+        if dispatch.near:
+            asked["near"] = [[each.label, each.place] for each in dispatch.near]
         return {
             **asked,
             "chosen": dispatch.chosen,

@@ -168,12 +168,22 @@ class Engine:
 
     def experts(self) -> list[ExpertInfo]:
         """Every expert file for this model, unusable ones with the reason as their warning."""
-        return [expert_info(entry) for entry in self._shelf.entries]
+        overlaps = self._shelf.overlaps
+        names = [e.stored.expert.name if e.usable else "" for e in self._shelf.entries]
+        return [
+            expert_info(entry, overlaps.get(name, ""))
+            for entry, name in zip(self._shelf.entries, names, strict=True)
+        ]
 
     def strategies(self) -> list[str]:
         """The strategies that are possible with the experts there are, best first."""
         kept = self.searches.kept() if self._shelf.skills else ()
         return offered(replace(self._shelf.available, kept=kept))
+
+    def prompts_of(self, name: str) -> tuple[str, ...]:
+        """The prompts of an expert's print in its order, while its run's data are here; else ()."""
+        expert = self._shelf.usable.get(name)
+        return self.training.prompts_behind(expert) if expert and expert.prompt_print else ()
 
     def matrix_names(self) -> list[str]:
         return list(self._ready().svf.matrix_names)
@@ -292,6 +302,7 @@ OWNERS_ACTS = {
     "searches": "search for mixtures", "evaluations": "evaluate", "rename": "rename an expert",
     "duplicate": "copy an expert", "delete": "delete an expert", "jobs": "see others' work",
     "restore": "bring back an expert", "import_file": "add an expert",
+    "note_prompts": "note an expert's prompts", "prompts_of": "see what an expert learnt from",
 }  # fmt: skip
 
 

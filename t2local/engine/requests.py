@@ -93,6 +93,8 @@ class ExpertInfo:
     usable: bool = True  # False: refused, and `warning` says why
     forgetting: Sequence[Mapping[str, Any]] = ()
     draft: bool = False  # of a run in progress, without a file
+    prompts: int = 0  # in its prompt print: 0 means that similarity cannot find it
+    overlap: str = ""  # a sentence where its ground is another expert's too
 
 
 def mixture_json(mixture: Mixture) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from t2local.experts.store import ExpertStore, Stored, check_fits
 from t2local.experts.transfer import taken_over
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
+from t2local.training.recipe import prompt_print
+from t2local.training.runner import rows_behind
 
 DRAFT = "A run in progress, as it was after this step; gone when the run has finished."
 
@@ -102,6 +104,20 @@ class Shelf:
         rows = {name: self.usable[name].prompt_print.embeddings for name in self.printed}
         return Discriminant({**rows, OTHER: self.others.embeddings})
 
+    @cached_property
+    def overlaps(self) -> dict[str, str]:
+        """A sentence for each expert whose ground another one covers too."""
+        found: dict[str, str] = {}
+        for overlap in self.prints.overlaps() if self.prints is not None else ():
+            for name, other in ((overlap.expert, overlap.other), (overlap.other, overlap.expert)):
+                found.setdefault(
+                    name,
+                    f"{overlap.share:.0%} of the prompts that '{overlap.expert}' learnt from are "
+                    f"like those of '{overlap.other}': by similarity '{name}' shares its messages "
+                    f"with '{other}'.",
+                )
+        return found
+
     @property
     def available(self) -> Available:
         """What strategies choose among, kept mixtures aside."""
@@ -129,8 +145,8 @@ def _entry(stored: Stored, loaded: LoadedModel, svf: SVFModel) -> Entry:
         return Entry(stored, False, str(error))
 
 
-def expert_info(entry: Entry) -> ExpertInfo:
-    """What the page shows of an expert."""
+def expert_info(entry: Entry, overlap: str = "") -> ExpertInfo:
+    """What the page shows of an expert. `overlap`: what `Shelf.overlaps` says of it."""
     expert, path = entry.stored.expert, entry.stored.path
     if expert is None:
         return ExpertInfo(
@@ -148,6 +164,8 @@ def expert_info(entry: Entry) -> ExpertInfo:
         usable=entry.usable,
         draft=draft,
         forgetting=tuple(measured.as_dict() for measured in expert.forgetting),
+        prompts=len(expert.prompt_print) if expert.prompt_print else 0,
+        overlap=overlap,
     )
 
 
@@ -182,6 +200,20 @@ class Keeping:
             copy = self._library().duplicate(name, reserved=self.in_training())
             self.changed()
         return copy.name
+
+    def note_prompts(self, name: str) -> int:
+        """Take the prompt print of an expert from its run's rows; how many prompts it has."""
+        loaded, svf = self.model()
+        with self._one_at_a_time:
+            library = self._library()
+            library.check_own(name, "given a print")
+            taken = prompt_print(loaded, svf, rows_behind(library.load(name)))
+            if taken is None:
+                raise T2LocalError(f"'{name}' learnt from too few prompts to be found by them.")
+            library.know_others(loaded, lambda: svf.using({}))
+            library.give_print(name, taken)
+            self.changed()
+        return len(taken)
 
     def delete(self, name: str) -> None:
         with self._one_at_a_time:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from t2local import paths
@@ -26,7 +27,8 @@ from t2local.tasks.datasets import dataset
 from t2local.tasks.rows import Example
 from t2local.training.config import SVF, SVFMethod, TrainConfig
 from t2local.training.dry_run import DryRunReport, Forecast, dry_run_report, lasting
-from t2local.training.recipe import dataset_of, make_expert
+from t2local.training.finding import Found
+from t2local.training.recipe import dataset_of, make_expert, printed_rows
 from t2local.training.reports import (
     Checkpoint,
     Curves,
@@ -36,7 +38,7 @@ from t2local.training.reports import (
     curves,
     warnings,
 )
-from t2local.training.runner import other_tasks, running
+from t2local.training.runner import other_tasks, rows_behind, run_of, running
 from t2local.training.runs import Plan, Run
 
 MOST_LISTED = 30
@@ -68,6 +70,11 @@ class RunReport:
     def forgetting(self) -> Sequence[Mapping[str, Any]]:
         """As on an expert's card, empty until finished."""
         return self.result.get("forgetting", ())
+
+    @property
+    def found(self) -> Found | None:
+        """Whether similarity finds the expert; None until finished, and where nobody could see."""
+        return Found.from_card(self.result)
 
 
 class RunWork(Work):
@@ -139,6 +146,7 @@ class Training:
         self.uses = uses or Uses()
         self.loading: Mapping[str, str] = {}
         self._tried: dict[tuple[str, str, TrainConfig], DryRunReport] = {}
+        self._prompts: dict[tuple[str, int], tuple[str, ...]] = {}
         jobs.register(TRAINING, self._again, Elsewhere(self._recorded, self._all_recorded))
 
     def begin_with(self, choice: Choice) -> None:
@@ -184,6 +192,18 @@ class Training:
                 tried = dry_run_report(loaded, svf, source_rows, reward, config, others)
                 self._tried[key] = tried
         return tried
+
+    def prompts_behind(self, expert: Expert) -> tuple[str, ...]:
+        """The prompts of an expert's print in its order; () where its run or data are gone."""
+        try:
+            run = run_of(expert)
+            key = run.name, Path(run.plan().source).stat().st_mtime_ns
+            if key not in self._prompts:
+                rows = printed_rows(rows_behind(expert))
+                self._prompts[key] = tuple(row.prompt for row in rows)
+        except (T2LocalError, OSError):
+            return ()
+        return self._prompts[key]
 
     def start(self, name: str, source: str, reward: str, length: str, config: TrainConfig) -> str:
         """Queue a run of about `length` and give its name.

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 from t2local import paths
 from t2local.errors import T2LocalError
 from t2local.experts.expert import Expert, check_free, check_name, free_name, stamped
+from t2local.experts.prompt_print import PromptPrint
 from t2local.experts.store import ExpertStore, Stored, read_expert, write_expert
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, compose
@@ -87,6 +88,17 @@ class Library(ExpertStore):
         copy = replace(expert, name=new)
         self.save(copy)
         return copy
+
+    @_alone
+    def give_print(self, name: str, taken: PromptPrint) -> Expert:
+        """Keep the prompts that one of the user's experts is for."""
+        printed = replace(self._readable(self._own(name, "given a print")), prompt_print=taken)
+        self.save(printed)
+        return printed
+
+    def check_own(self, name: str, done: str) -> None:
+        """Raise `T2LocalError` for a shipped expert, which cannot be `done`."""
+        self._own(name, done)
 
     @_alone
     def delete(self, name: str) -> Deleted:

@@ -35,6 +35,10 @@ class PromptPrint:
     embeddings: Tensor
     depth: int
 
+    def __len__(self) -> int:
+        """How many prompts are in it."""
+        return len(self.embeddings)
+
     def fits(self, loaded: LoadedModel) -> bool:
         """Whether messages that this model reads can be compared with it."""
         width = loaded.model.config.get_text_config().hidden_size

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from t2local.experts.expert import (
     check_name,
     transfer_warning,
 )
-from t2local.experts.prompt_print import PromptPrint
+from t2local.experts.prompt_print import PromptPrint, print_of_others
+from t2local.models.decode.generate import Around
+from t2local.models.load.loader import LoadedModel
 from t2local.svf.basis import ROUGH
 from t2local.svf.mixing import Z
 from t2local.svf.model import SVFModel
@@ -339,6 +342,17 @@ class ExpertStore:
             with contextlib.suppress(OSError, ValueError):
                 return PromptPrint.from_text(file_bytes(folder / OTHERS, MOST_BYTES).decode())
         return None
+
+    def know_others(self, loaded: LoadedModel, around: Around = nullcontext) -> PromptPrint:
+        """The print of everyday messages; taken and kept now where there is none that fits.
+
+        `around()` puts the base model in force. Raises `T2LocalError` when it cannot be kept.
+        """
+        known = self.print_of_others()
+        if known is None or not known.fits(loaded):
+            known = print_of_others(loaded, around)
+            self.save_print_of_others(known)
+        return known
 
     def save_print_of_others(self, prints: PromptPrint) -> Path:
         """Keep it for this model. Raises `T2LocalError` when the disk is full or not writable."""

@@ -6,7 +6,8 @@ the main one writes.
 """
 
 import random
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,7 +17,6 @@ from t2local.adapt.dispatch import classification_prompt
 from t2local.errors import DiskFull, T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.experts.expert import free_name, is_taken
-from t2local.experts.prompt_print import print_of_others
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import SVFModel
@@ -24,6 +24,7 @@ from t2local.tasks.datasets import DECIDING, Dataset, probes
 from t2local.tasks.rows import Example
 from t2local.training.config import LORA, method_for
 from t2local.training.dry_run import Agenda, other_seconds
+from t2local.training.finding import found_by_similarity
 from t2local.training.loop import Event
 from t2local.training.processes import Processes
 from t2local.training.recipe import Trained, dataset_of, train_expert
@@ -89,7 +90,7 @@ def _running(
             yield from _kept_trying(lambda event=event: run.record(event))
         yield event
     if trained.expert is not None and trained.expert.prompt_print is not None:
-        yield from _with_others_printed(loaded, svf)
+        trained = yield from _looked_for(trained, loaded, svf, source, others)
     if plan.config.method == LORA:
         folder = run.folder / ADAPTER_FOLDER
         yield from _kept_trying(lambda: method.save(trained.outcome.flat, folder))
@@ -106,16 +107,24 @@ def _running(
     return trained
 
 
-def _with_others_printed(
-    loaded: LoadedModel, svf: SVFModel
-) -> Generator[Progress | Held, None, None]:
-    """See that this model has the print of everyday messages, from which experts are told apart."""
-    store = ExpertStore(loaded.slug)
-    known = store.print_of_others()
-    if known is None or not known.fits(loaded):
-        yield Progress(TAKING_PRINT, 0, 1, "prints")
-        others = print_of_others(loaded, lambda: svf.using({}))
-        yield from _kept_trying(lambda: store.save_print_of_others(others))
+def _looked_for(
+    trained: Trained,
+    loaded: LoadedModel,
+    svf: SVFModel,
+    source: Dataset,
+    others: Sequence[OtherTask],
+) -> Generator[Progress | Held, None, Trained]:
+    """The same with whether similarity finds the expert on its card."""
+    yield Progress(TAKING_PRINT, 0, 1, "prints")
+    store, expert = ExpertStore(loaded.slug), trained.expert
+
+    def base() -> AbstractContextManager:
+        return svf.using({})
+
+    everyday = yield from _kept_trying(lambda: store.know_others(loaded, base))
+    found = found_by_similarity(loaded, expert, everyday, source, others, base)
+    card = {**trained.card, "found": found.as_dict() if found else None}
+    return replace(trained, card=card, expert=replace(expert, training=card))
 
 
 def _renamed(wanted: str, trained: Trained) -> Notice:
@@ -145,6 +154,7 @@ def summary(trained: Trained) -> dict[str, Any]:
         "train_s": card["train_s"],
         "held_out": measured,
         "forgetting": card["forgetting"],
+        "found": card.get("found"),
         "reward_curve": list(outcome.curve),
         "peak_memory_bytes": outcome.peak_memory_bytes,
         "seconds": dict(outcome.seconds),
@@ -232,6 +242,31 @@ def _earlier(own: str, source: Dataset, model_slug: str) -> list[OtherTask]:
             budget = plan.config.max_new_tokens
             found[plan.name] = OtherTask(plan.name, tuple(chosen), plan.reward, budget)
     return list(found.values())[::-1]
+
+
+def run_of(expert: Expert) -> Run:
+    """The run that its card names. Raises `T2LocalError` where that is not on this machine."""
+    run = Run(paths.runs_dir() / paths.slug(str(expert.training.get(RUN, ""))))
+    if not (run.folder / "run.json").is_file():
+        raise T2LocalError(
+            f"No training run of '{expert.name}' is on this machine; name a file with prompts that "
+            "it is for."
+        )
+    return run
+
+
+def rows_behind(expert: Expert) -> Dataset:
+    """The rows that an expert of the user's was trained on, while they are here as they were.
+
+    Raises `T2LocalError` where its run or its data is gone or has changed since.
+    """
+    rows, _ = dataset_of(run_of(expert).plan())
+    if rows.sha256 != expert.training.get("data_sha256"):
+        raise T2LocalError(
+            f"The data of '{expert.name}' has changed since it was trained; name a file with "
+            "prompts that it is for."
+        )
+    return rows
 
 
 def _newest_first() -> Iterator[Run]:

@@ -32,6 +32,8 @@ TERMS: dict[str, str | Callable[[], str]] = {
     "α": "How much of an expert is mixed in. 0 is none, 1 all of it, 2 twice as much; below 0 "
     "pushes the model away from what that expert learned.",
     "σ": "Singular values: how strong each direction of a weight matrix is, the largest first.",
+    "similarity": "The way of deciding who answers that knows every expert at once: your message, "
+    "as the plain model reads it, is compared with prompts that each expert was trained on.",
     "pass 1": "The model reads your prompt once and decides what kind of task it is. Nothing is "
     "written yet; it takes a fraction of a second.",
     "pass 2": "The model, now adapted with the chosen mixture of experts, writes the answer.",

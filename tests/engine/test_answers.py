@@ -266,7 +266,7 @@ def test_eight_chats_at_once_are_all_answered_in_turns(engine):
     def one(number):
         chat = engine.chats.new().ask(f"What is {number} + 2?")
         together.wait(30)
-        engine.answers.start(chat, asked(40, MATH if number % 2 else CODE))
+        engine.answers.start(chat, asked(160, MATH if number % 2 else CODE))
         for live in engine.answers.follow(chat.id):
             if live.chat.last_answer and live.chat.last_answer.content:
                 first.setdefault(number, time.monotonic())
@@ -275,7 +275,7 @@ def test_eight_chats_at_once_are_all_answered_in_turns(engine):
 
     with ThreadPoolExecutor(8) as pool:
         chats = list(pool.map(one, range(8)))
-    assert [c.last_answer.timing["tokens"] for c in chats] == [40] * 8
+    assert [c.last_answer.timing["tokens"] for c in chats] == [160] * 8
     assert max(first.values()) < min(last.values()), "all had begun before the first was through"
 
 

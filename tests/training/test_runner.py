@@ -1,18 +1,21 @@
 import errno
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from t2local import paths
 from t2local.engine.training import status_on_disk
-from t2local.errors import DiskFull
+from t2local.errors import DiskFull, T2LocalError
 from t2local.experts import Expert, ExpertStore, HeldOut
+from t2local.experts.prompt_print import print_of
 from t2local.progress import drain
 from t2local.training.config import LORA, TrainConfig
+from t2local.training.recipe import printed_rows
 from t2local.training.reports import Held, Notice, StepReport
-from t2local.training.runner import ADAPTER_FOLDER, running
+from t2local.training.runner import ADAPTER_FOLDER, rows_behind, running
 from t2local.training.runs import Plan, Run
 from t2local.training.validation import OtherTask
 
@@ -33,6 +36,34 @@ def test_a_run_ends_with_its_expert_and_a_summary_on_disk(loaded, svf, data):
     assert result["expert"] == "red"
     assert HeldOut.from_dict(result["held_out"]).trained == trained.held_out.trained
     assert result["numbers"] == sum(svf.ranks.values())
+
+
+def test_a_run_takes_its_experts_print_and_says_whether_similarity_finds_it(loaded, svf, data):
+    trained = drain(running(new_run(data), loaded, svf, lambda expert: None))
+    taken, store = trained.expert.prompt_print, ExpertStore(loaded.slug)
+    assert taken.fits(loaded)
+    assert torch.isfinite(taken.embeddings).all()
+    assert store.print_of_others().fits(loaded)
+    measured = trained.expert.training["found"]
+    assert measured["of_own"] == trained.held_out.n
+    assert 0 <= measured["own"] <= measured["of_own"]
+
+
+def test_the_rows_behind_an_expert_are_those_of_its_print_in_order(loaded, svf, data):
+    trained = drain(running(new_run(data), loaded, svf, lambda expert: None))
+    rows = printed_rows(rows_behind(trained.expert))
+    again = print_of(loaded, [row.turns for row in rows], lambda: svf.using({}))
+    assert torch.equal(again.embeddings, trained.expert.prompt_print.embeddings)
+
+
+def test_rows_that_changed_or_are_gone_are_nobodys(loaded, svf, data):
+    trained = drain(running(new_run(data), loaded, svf, lambda expert: None))
+    elsewhere = replace(trained.expert, training={**trained.expert.training, "run": "../x"})
+    with pytest.raises(T2LocalError, match="No training run of 'red'"):
+        rows_behind(elsewhere)
+    changed = replace(trained.expert, training={**trained.expert.training, "data_sha256": "0"})
+    with pytest.raises(T2LocalError, match="has changed since"):
+        rows_behind(changed)
 
 
 def test_forgetting_on_other_tasks_stands_on_the_card(loaded, svf, data, colours, monkeypatch):

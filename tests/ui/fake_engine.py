@@ -117,6 +117,9 @@ class FakeEngine:
     def strategies(self) -> list[str]:
         return offered()
 
+    def prompts_of(self, name: str) -> tuple[str, ...]:
+        return ()
+
     def answer(
         self, chat_id: str, request: ChatRequest, cancel: CancelToken | None = None
     ) -> Iterator[object]:

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -236,7 +236,12 @@ class ChatEvents:
         timing = (chat.last_answer.timing if chat.last_answer else None) or {}
         return {
             **about,
-            tab.transcript: transcript_html(chat, self._answerers(), sees=self.engine.status.sees),
+            tab.transcript: transcript_html(
+                chat,
+                self._answerers(),
+                sees=self.engine.status.sees,
+                prompts_of=self._prompts_of,
+            ),
             tab.line: line_html(
                 self.engine.status, timing.get("tokens_per_s", 0.0), timing.get("context_used", 0)
             ),
@@ -248,11 +253,20 @@ class ChatEvents:
         """An answer at work, as far as it is."""
         tab, status = self.tab, self.engine.status
         return {
-            tab.transcript: transcript_html(live.chat, stage=live.stage, sees=status.sees),
+            tab.transcript: transcript_html(
+                live.chat, stage=live.stage, sees=status.sees, prompts_of=self._prompts_of
+            ),
             tab.line: line_html(status, live.tokens_per_s, live.context_used),
             tab.send: gr.Button(visible=False),
             tab.stop: gr.Button(visible=True),
         }
+
+    def _prompts_of(self, name: str) -> Sequence[str]:
+        """What an expert learnt from, for its owner's eyes."""
+        try:
+            return self.engine.prompts_of(name)
+        except T2LocalError:  # a guest's page
+            return ()
 
     def _list(self, chat_id: str | None, rows: int) -> dict:
         answered = self.engine.answers.chats()

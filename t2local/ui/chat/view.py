@@ -5,8 +5,9 @@ Here are the values; the elements are in `templates/chat.html`.
 
 import functools
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -25,6 +26,7 @@ from t2local.ui.style import PAGE, quiet_html
 
 FILE = "chat.html"
 Bar = tuple[str, float, str, bool]  # name, share of the full width, number, whether it is below 0
+PromptsOf = Callable[[str], Sequence[str]]  # an expert's name -> what it learnt from, if here
 NOT_BEGUN = "The answer did not begin: raise the length, then regenerate it, or press Continue."
 SHOWN_CHARACTERS = 6_000  # of a user's message; copying and editing have all of it
 
@@ -50,6 +52,7 @@ class UserTurn:
 class Card:
     """What pass 1 decided, what pass 2 mixed. Shares are 0 to 1; seconds None: it did not happen.
 
+    `near`: how many training prompts of which expert the message is like; `like`: some of them.
     `names` may answer instead; `override` is the one that does.
     """
 
@@ -64,6 +67,8 @@ class Card:
     mixture: Sequence[Bar]
     strength: float
     note: str
+    near: Sequence[tuple[str, int]]
+    like: Sequence[str]
     names: Sequence[str]
     override: str | None
     is_open: bool
@@ -104,10 +109,11 @@ def transcript_html(
     stage: str | None = None,
     compare: bool = False,
     sees: bool = True,
+    prompts_of: PromptsOf = lambda name: (),
 ) -> str:
     """`answer_with`: names that may answer instead. `stage`: what the model is doing, or None.
 
-    `sees`: whether it is given the pictures.
+    `sees`: whether it is given the pictures. `prompts_of`: what an expert was trained on.
     """
     if not chat.messages:
         return welcome_html()
@@ -121,6 +127,7 @@ def transcript_html(
             live=stage is not None and i == last,
             answer_with=answer_with,
             compare=compare,
+            prompts_of=prompts_of,
         )
         for i, message in enumerate(chat.messages)
     ]
@@ -171,14 +178,23 @@ def _pictures(message: Message) -> list[tuple[str, str]]:
 
 
 def _assistant(
-    message: Message, *, is_last: bool, live: bool, answer_with: Sequence[str], compare: bool
+    message: Message,
+    *,
+    is_last: bool,
+    live: bool,
+    answer_with: Sequence[str],
+    compare: bool,
+    prompts_of: PromptsOf,
 ) -> AssistantTurn:
     names = answer_with if is_last and not live else ()
     marks, base = steer_marks(message), None
     if message.base_content is not None or (live and compare):
         base = _answer(message.base_content or "", [], live)
     return AssistantTurn(
-        card=_card(message.dispatch or {}, message.timing, names, is_open=is_last),
+        card=replace(
+            _card(message.dispatch or {}, message.timing, names, is_open=is_last),
+            like=_like(message.dispatch or {}, prompts_of) if is_last else (),
+        ),
         adapted=_answer(message.content, marks, live),
         base=base,
         live=live,
@@ -247,6 +263,7 @@ def _facts(timing: Mapping[str, Any], steered: int) -> list[str]:
 # --- The dispatch card: what pass 1 decided, what pass 2 mixed, and how long each took.
 
 SUMMARY_SEGMENTS = 0.02  # smaller shares are left out of the one-line bar
+LIKE_SHOWN, LIKE_LENGTH = 2, 90  # training prompts, and characters of each
 
 
 def dispatch_card(
@@ -283,10 +300,36 @@ def _card(
         mixture=_mixture(alpha),
         strength=dispatch.get("strength", 1.0),
         note=str(dispatch.get("note") or ""),
+        near=_near(dispatch),
+        like=(),
         names=names,
         override=override,
         is_open=is_open,
     )
+
+
+def _neighbours(dispatch: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The training prompts that the message is near to, `(expert, place)`, the nearest first."""
+    pairs = dispatch.get("near")
+    return [
+        (pair[0], pair[1])
+        for pair in (pairs if isinstance(pairs, list) else ())
+        if isinstance(pair, list) and [type(part) for part in pair] == [str, int] and pair[1] >= 0
+    ]
+
+
+def _near(dispatch: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """How many of them each expert has, the most first."""
+    return Counter(name for name, _ in _neighbours(dispatch)).most_common()
+
+
+def _like(dispatch: Mapping[str, Any], prompts_of: PromptsOf) -> list[str]:
+    """The nearest of the prompts of the expert that was chosen, in short, where they are here."""
+    chosen = str(dispatch.get("chosen"))
+    places = [place for name, place in _neighbours(dispatch) if name == chosen]
+    texts = prompts_of(chosen) if places else ()
+    found = [" ".join(texts[place].split()) for place in places if place < len(texts)]
+    return [t if len(t) <= LIKE_LENGTH else f"{t[:LIKE_LENGTH]}…" for t in found[:LIKE_SHOWN]]
 
 
 def thinking_card(stage: str) -> str:

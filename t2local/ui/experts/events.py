@@ -45,6 +45,7 @@ class ExpertsEvents:
             tab.cards.rename: self.renamed,
             tab.cards.duplicate: self.duplicated,
             tab.cards.remove: self.removed,
+            tab.cards.note_prompts: self.noted,
             tab.trash.restore: self.restored,
         }
         for trigger, callback in changes.items():
@@ -72,6 +73,13 @@ class ExpertsEvents:
 
     def duplicated(self, values: dict, event: gr.EventData) -> dict:
         self.engine.library.duplicate(sent(event, "name"))
+        return self._after(values)
+
+    def noted(self, values: dict, event: gr.EventData) -> dict:
+        """The prompts that an expert was trained on: from now on similarity finds it."""
+        name = sent(event, "name")
+        prompts = self.engine.library.note_prompts(name)
+        gr.Info(as_text(f"'{name}' is found by similarity from now on, by {prompts} prompts."))
         return self._after(values)
 
     def removed(self, values: dict, event: gr.EventData) -> dict:

@@ -63,6 +63,10 @@ def _acts(expert: ExpertInfo, picked: bool) -> list[tuple[str, str]]:
         "compare": ("Comparing ✓" if picked else "Compare", readable),
         "rename": ("Rename", readable and not expert.shipped),
         "duplicate": ("Duplicate", readable),
+        "note_prompts": (
+            "Let similarity find it",
+            expert.usable and expert.kind == "skill" and not expert.shipped and not expert.prompts,
+        ),
         "hand_over": ("Download", readable),
         "remove": ("Delete", not expert.shipped),
     }

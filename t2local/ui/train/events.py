@@ -10,6 +10,7 @@ from collections.abc import Callable
 import gradio as gr
 
 from t2local import plots
+from t2local.adapt.dispatch import strategy_of
 from t2local.engine.engine import Engine
 from t2local.engine.training import RunReport
 from t2local.errors import T2LocalError
@@ -84,7 +85,8 @@ class TrainEvents:
     def bind(self, page: gr.Blocks, own: gr.Tab) -> None:
         self._bind_data()
         self._bind_step()
-        live, here = self.live, {self.live.run, self.live.drawn, self.chat.wheel.mixer}
+        live, wheel = self.live, self.chat.wheel
+        here = {live.run, live.drawn, wheel.mixer, wheel.strategy}
         gr.on([page.load, own.select], shown(self.refreshed), None, self.run_shown, **QUIET)
         live.run.input(shown(self.picked), here, self.run_shown, **QUIET)
         jobs = self.training.jobs
@@ -258,8 +260,11 @@ class TrainEvents:
     def ticked(self, values: dict) -> dict:
         report = self.training.report(self._run(values))
         update = self._present(report, values[self.live.drawn])
-        alpha = read_alpha(values[self.chat.wheel.mixer])
-        return update if report.live else update | self._arrive(alpha)
+        if report.live:
+            return update
+        wheel, found = self.chat.wheel, self.engine.strategies()[0]
+        asks = strategy_of(values[wheel.strategy]).asks  # who decides is not the person
+        return update | self._arrive(read_alpha(values[wheel.mixer]), found if asks else None)
 
     def tried_in_chat(self, values: dict) -> dict:
         """The chat with this expert alone at α = 1, or with what it is so far, chosen by hand."""

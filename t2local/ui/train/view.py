@@ -107,6 +107,7 @@ def live_html(report: RunReport) -> str:
         held_out=held_out,
         verdict=_verdict(held_out["ci95_difference"]) if held_out else "",
         forgotten=[said(HeldOut.from_dict(task)) for task in report.forgetting],
+        found=report.found,
         notes=[*report.warnings, *(text for _, text in report.curves.notices)],
     )
 
