@@ -47,13 +47,18 @@ class Discriminant:
 
     def __init__(self, prints: Mapping[str, Tensor]) -> None:
         assert len(prints) > 1, "one class is not told apart from nothing"
-        self.labels = tuple(prints)
+        self.prints, self.labels = prints, tuple(prints)
         self._rows = [_unit(rows.double()) for rows in prints.values()]
         self._owner = torch.cat([torch.full((len(r),), k) for k, r in enumerate(self._rows)])
 
     def fit(self) -> None:
         """Do now what the first message would wait for: a second for twenty experts."""
         _ = self._calibration
+
+    def joined_by(self, label: str, rows: Tensor) -> "Discriminant":
+        """With one more expert, whose print is `rows` `[n, d]`."""
+        *experts, other = self.prints.items()
+        return Discriminant({**dict(experts), label: rows, other[0]: other[1]})
 
     def probabilities(self, embeddings: Tensor) -> list[dict[str, float]]:
         """Label -> p for each of `embeddings` `[n, d]`; {} where one is not finite."""

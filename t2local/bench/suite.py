@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from t2local import paths
 from t2local.adapt.applier import adapting
-from t2local.bench import decoding, exactness, speed
+from t2local.bench import decoding, dispatching, exactness, speed
 from t2local.bench.decoding import rounded_decoding
 from t2local.bench.speed import (
     ANSWER_TOKENS,
@@ -80,10 +80,12 @@ class Effort:
     population: int  # of a mixture search
     shots: int  # that each of its candidates answers
     table_rows: int  # of a file that is read
+    kinds: int  # of task, each a new expert's
+    questions: int  # of each kind that dispatchers are asked
 
 
-FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION, SHOTS, 50_000)
-QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 2, 2, 2_000)
+FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION, SHOTS, 50_000, 8, 60)
+QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 2, 2, 2_000, 1, 4)
 
 
 def measuring(opening: Opening, effort: Effort) -> Measuring[None]:
@@ -306,6 +308,13 @@ def _engine(opening: Opening, effort: Effort) -> Measuring[None]:
         return
     yield preview(engine, effort.rounds)
     yield first_pass(engine, max(1, effort.rounds // 2), effort.answer_tokens)
+    workshop = engine.models.ready().workshop
+    if workshop.available.prints is not None:
+        yield "measuring who is given what by similarity"
+        yield dispatching.first_tokens(workshop, effort.rounds)
+        yield dispatching.new_experts(workshop, effort.kinds)
+        if workshop.available.classifier:
+            yield dispatching.against_the_classifier(workshop, effort.questions)
 
 
 def _in_child(function: Callable, *arguments):

@@ -222,4 +222,9 @@ RATIO_BARS = {
     "read_xlsx_over_pandas": Bar("≤", 1.5),
     "first_pass_prompt_over_answer": Bar("≤", 0.10),
     "first_pass_classifier_over_answer": Bar("≤", 0.10),
+    "first_token_similarity_over_none": Bar("≤", 1.1),
+    "first_token_twenty_experts_over_two": Bar("≤", 1.2),
+    "similarity_recall_of_a_new_expert": Bar("≥", 0.9),
+    "similarity_taken_from_others": Bar("≤", 0.03),
+    "similarity_minus_classifier_high_end": Bar("≥", 0.0),
 }
