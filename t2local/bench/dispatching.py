@@ -78,7 +78,7 @@ def new_experts(workshop: Workshop, most: int) -> Measured:
 
 def against_the_classifier(workshop: Workshop, most: int) -> Measured:
     """Both on our questions for the shipped experts and everyday messages, paired."""
-    asked = [(text, name) for name, rows in _by_expert().items() for text in rows[:most]]
+    asked = [(text, name) for name, rows in by_expert().items() for text in rows[:most]]
     asked += [(text, OTHER) for text in everyday_messages(HELD_OUT)[:most]]
     right = {
         name: [
@@ -126,6 +126,11 @@ def first_tokens(workshop: Workshop, rounds: int) -> Measured:
     )
 
 
+def by_expert() -> Mapping[str, list[str]]:
+    """Shipped skill -> our own questions of its task."""
+    return {name: [e.prompt for e in rows] for name, rows in probes().items() if name != DECIDING}
+
+
 def vectors(workshop: Workshop, texts: Sequence[str]) -> torch.Tensor:
     """Messages as the base model reads them, each alone: `[n, d]`."""
     chats = [[{"role": "user", "content": text}] for text in texts]
@@ -156,12 +161,7 @@ def _first_token(workshop: Workshop, told: Discriminant, strategy: str) -> None:
 
 
 def _questions() -> list[str]:
-    return [text for rows in _by_expert().values() for text in rows]
-
-
-def _by_expert() -> Mapping[str, list[str]]:
-    """Shipped skill -> our own questions of its task."""
-    return {name: [e.prompt for e in rows] for name, rows in probes().items() if name != DECIDING}
+    return [text for rows in by_expert().values() for text in rows]
 
 
 def _share(told: Discriminant, kind: str, rows: torch.Tensor) -> float:
