@@ -164,13 +164,15 @@ class Wheel:
         )
 
     def show_chat(self, engine: Engine, chat: Chat) -> dict[Any, Any]:
-        """Updates that bring back the settings a chat was last asked with."""
+        """Updates that bring back the settings a chat was last asked with; the best for a new one."""
         controls = controls_from_json(chat.controls)
         mixture = controls.mixture
         strategies = engine.strategies()
-        strategy = controls.strategy if controls.strategy in strategies else strategies[0]
+        kept = bool(chat.controls) and controls.strategy in strategies
         return {
-            self.strategy: gr.Dropdown(choices=strategies, value=strategy),
+            self.strategy: gr.Dropdown(
+                choices=strategies, value=controls.strategy if kept else strategies[0]
+            ),
             self.soft: SOFT if controls.soft else HARD,
             self.threshold: controls.threshold,
             self.mixer: mixer_update(engine.experts(), mixture.alpha),
