@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from t2local.adapt.choosing import Choice
 from t2local.adapt.similarity import Discriminant, Neighbour
 from t2local.errors import T2LocalError
 from t2local.experts.expert import RESERVED
@@ -55,6 +56,7 @@ class Dispatch:
     seconds: float = 0.0
     note: str = ""  # one sentence when the decision needs a word ("below the threshold of 0.40")
     near: tuple[Neighbour, ...] = ()  # training prompts that the message is like, the nearest first
+    choice: Choice | None = None  # what the leading expert chose, where it was trained to choose
 
 
 @dataclass(frozen=True)
@@ -202,9 +204,9 @@ def compare_prints(
     prints = reading.available.prints
     if prints is None:
         raise T2LocalError(
-            "No expert of this model has a prompt print yet, so none can be found by similarity; "
-            "take one with `python -m t2local experts print NAME --data FILE`, or choose another "
-            "strategy."
+            "The experts of this model cannot be told apart by similarity yet: none has a prompt "
+            "print, or everyday messages were not read. `python -m t2local experts print NAME "
+            "--data FILE` does both; or choose another strategy."
         )
     chats = [[{"role": "user", "content": message}] for message in messages]
     return prints.probabilities(embed(reading.loaded, chats, lambda: reading.under(Mixture())))
@@ -275,7 +277,7 @@ class Controls:
     model answers. `mixture`: its α are used by `manual`, its strength and gains by every strategy.
     A strategy `few-shot:NAME` answers with the mixture kept under that name, plain `few-shot` with
     `mixture` itself. `override`: an expert's name, or `base`, skips pass 1 and answers with it
-    alone.
+    alone. `write`: an expert that was trained to choose writes its answer instead.
     """
 
     strategy: str = CLASSIFIER
@@ -283,6 +285,7 @@ class Controls:
     threshold: float = 0.4
     mixture: Mixture = field(default_factory=Mixture)
     override: str | None = None
+    write: bool = False
 
     def __post_init__(self) -> None:
         strategy_of(self.strategy)

@@ -9,6 +9,7 @@ is one more class; nothing is trained.
 Not in the paper: there, an expert that the classifier was not trained on is never dispatched to.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ SHRINKAGE = 0.8  # measured: assets/results/README.md, with the layer and the al
 NEAREST = 10  # prints that a message is said to be near to
 COVERED = 0.3  # of an expert's prints that are taken for another's: they overlap
 TEMPERATURES = tuple(2.0 ** (k / 2) for k in range(-2, 15))
+AS_LIKELY = 0.01  # nats a message
 BIASES = tuple(k / 2 for k in range(-12, 13))  # of *other*, in units of the temperature
 
 
@@ -54,6 +56,14 @@ class Discriminant:
     def fit(self) -> None:
         """Do now what the first message would wait for: a second for twenty experts."""
         _ = self._calibration
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal only for equal prints under equal names."""
+        found = hashlib.sha256()
+        for label, rows in self.prints.items():
+            found.update(label.encode() + rows.to(torch.float32).contiguous().numpy().tobytes())
+        return found.hexdigest()[:16]
 
     def joined_by(self, label: str, rows: Tensor) -> "Discriminant":
         """With one more expert, whose print is `rows` `[n, d]`."""
@@ -146,6 +156,8 @@ class Discriminant:
         """Temperature and bias of the greatest likelihood of the left-out rows.
 
         Each expert counts the same, and *other* as much as the root of how many experts there are.
+        Of pairs that are as likely, within `AS_LIKELY`, it is that of the least bias and then the
+        greatest temperature: prints that lie far apart leave both open.
         """
         each = torch.stack([1.0 / (self._owner == k).sum() for k in self._classes])
         each[-1] *= math.sqrt(len(self._classes) - 1)
@@ -156,7 +168,10 @@ class Discriminant:
             own = shares.gather(1, self._owner[:, None])[:, 0].clamp(min=1e-9)
             return float(-(weights * own.log()).sum())
 
-        return min(((t, b) for t in TEMPERATURES for b in BIASES), key=lambda pair: loss(*pair))
+        losses = {(t, b): loss(t, b) for t in TEMPERATURES for b in BIASES}
+        most = min(losses.values()) + AS_LIKELY * float(weights.sum())
+        likely = [pair for pair, value in losses.items() if value <= most]
+        return min(likely, key=lambda pair: (abs(pair[1]), -pair[0]))
 
     @staticmethod
     def _shares(scores: Tensor, temperature: float, bias: float) -> Tensor:

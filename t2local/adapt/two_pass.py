@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from t2local.adapt.applier import Applier, MixtureKey
+from t2local.adapt.choosing import Labels, choose, leading
 from t2local.adapt.context import (
     Fitted,
     TooLong,
@@ -38,7 +39,14 @@ from t2local.adapt.dispatch import (
     strategy_of,
     without_question,
 )
-from t2local.models.decode.embedding import depth_of_embedding, listening, message_span, pooled
+from t2local.models.chat_format import encode_text
+from t2local.models.decode.embedding import (
+    MOST_TOKENS,
+    depth_of_embedding,
+    listening,
+    message_span,
+    pooled,
+)
 from t2local.models.decode.generate import Decoder, PrefixCache, Quick
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.decode.sampling import Sampling
@@ -98,6 +106,7 @@ class Workshop:
     prefixes: PrefixCache
     lock: Callable[[], AbstractContextManager]
     warnings: Mapping[str, str] = field(default_factory=dict)  # experts to be used with care
+    choosers: Mapping[str, Labels] = field(default_factory=dict)  # experts trained to choose
     available: Available = field(default_factory=Available)  # what pass 1 may choose
 
     def forget(self) -> None:
@@ -155,6 +164,7 @@ def _read_and_decide(
     loaded, prints, started = workshop.loaded, workshop.available.prints, time.perf_counter()
     assert prints is not None, "without prints there is no such strategy"
     first, end = message_span(loaded, without_thoughts(messages), fitted.ids)
+    end = min(end, first + MOST_TOKENS)  # as it is embedded alone
     before = fitted.ids[: len(fitted.ids) + first + 1]
     with workshop.lock():
         kept = workshop.prefixes.take(_base_key(workshop, sampling), before)
@@ -177,6 +187,12 @@ def _read_and_decide(
     decision = decide(controls, probabilities, workshop.available.skills)
     near = tuple(prints.nearest(vector)) if probabilities else ()
     return replace(decision, near=near, seconds=time.perf_counter() - started), decoder
+
+
+def _keep_reading(workshop: Workshop, sampling: Sampling, begun: Decoder | None) -> None:
+    """Keep what pass 1 has read for the next message, which the base model reads as well."""
+    if begun is not None:
+        workshop.prefixes.put(_base_key(workshop, sampling), begun.kept())
 
 
 def _base_key(workshop: Workshop, sampling: Sampling) -> "PrefixKey":
@@ -215,9 +231,47 @@ def answer(
             decision, begun = dispatch(workshop, question, controls), None
         if fitted.note:
             decision = replace(decision, note=f"{decision.note} {fitted.note}".strip())
+        if not (controls.write or continue_last) and leading(decision.mixture) in workshop.choosers:
+            chosen = _choose(workshop, decision, fitted, compare)
+            if chosen is not None:
+                with workshop.lock():
+                    _keep_reading(workshop, sampling, begun)
+                yield from chosen
+                return
         yield Dispatched(decision, len(fitted.ids), fitted.cut_tokens)
         speech = _Speech(workshop, decision.mixture, fitted, sampling, compare, begun)
         yield from _speak(workshop, decision, speech, steering or Steering(), cancel)
+
+
+def _choose(
+    workshop: Workshop, decision: Dispatch, fitted: Fitted, compare: bool
+) -> list[Event] | None:
+    """The events of an answer by the leading expert's labels; None where it has to write."""
+    loaded, name, started = workshop.loaded, leading(decision.mixture), time.perf_counter()
+    mixtures = [decision.mixture, *([Mixture()] if compare else [])]
+    choices = []
+    for mixture in mixtures:
+        with workshop.lock():
+            held = workshop.applier.using(mixture)
+            choices.append(choose(loaded, name, workshop.choosers[name], fitted.ids, held))
+    if any(choice is None for choice in choices):
+        return None
+    decision = replace(decision, choice=choices[ADAPTED_ROW])
+    said = [(row, choice.label) for row, choice in enumerate(choices)]
+    counts = [len(encode_text(loaded.tokenizer, label)) for _, label in said]
+    return [
+        Dispatched(decision, len(fitted.ids), fitted.cut_tokens),
+        *(Token(label, row, n) for (row, label), n in zip(said, counts, strict=True)),
+        Done(
+            texts=tuple(label for _, label in said),
+            tokens=sum(counts),
+            first_pass_s=decision.seconds,
+            second_pass_s=time.perf_counter() - started,
+            finish="stop",
+            context_used=len(fitted.ids) + max(counts),
+            context_length=loaded.context_length,
+        ),
+    ]
 
 
 def _speak(
@@ -287,9 +341,8 @@ class _Speech:
             if begun is not None and self._key() == _base_key(workshop, sampling):
                 self.decoder = begun
                 return
-            if begun is not None:  # for the next message, which the base model reads as well
-                workshop.prefixes.put(_base_key(workshop, sampling), begun.kept())
             kept = workshop.prefixes.take(self._key(), prompt.ids, rows)
+            _keep_reading(workshop, sampling, begun)
             self.decoder = Decoder(workshop.loaded, prompt.ids, sampling, rows, kept)
 
     def turn_to(self, mixture: Mixture | None) -> bool:

@@ -57,21 +57,28 @@ def new_experts(workshop: Workshop, most: int) -> Measured:
     told = workshop.available.prints
     assert told is not None, "no prints"
     foreign = vectors(workshop, [*_questions(), *everyday_messages(HELD_OUT)])
-    recalls, takings = {}, {}
+    recalls, takings, strays = {}, {}, {}
     for kind, prompts in itertools.islice(kinds().items(), most):
         own = vectors(workshop, prompts)
         found = told.joined_by(kind, own[:PRINTED])
         recalls[kind] = _share(found, kind, own[PRINTED:])
         takings[kind] = _share(found, kind, foreign)
-    rows = [Row("a new expert found", kind, share, "of its own") for kind, share in recalls.items()]
-    rows += [
-        Row("a new expert takes", kind, share, "of others'") for kind, share in takings.items()
+        strays[kind] = 1.0 - _share(told, OTHER, own)
+    rows = [
+        Row(name, kind, share, unit)
+        for name, unit, shares in (
+            ("a new expert found", "of its own", recalls),
+            ("a new expert takes", "of others'", takings),
+            ("given to an expert before there is one", "of its own", strays),
+        )
+        for kind, share in shares.items()
     ]
     ratios = {
         "similarity_recall_of_a_new_expert": sum(recalls.values()) / len(recalls),
         "similarity_recall_least": min(recalls.values()),
         "similarity_taken_from_others": sum(takings.values()) / len(takings),
         "similarity_taken_most": max(takings.values()),
+        "similarity_strays": sum(strays.values()) / len(strays),
     }
     return Measured(rows, ratios)
 
@@ -95,7 +102,7 @@ def against_the_classifier(workshop: Workshop, most: int) -> Measured:
         Row("similarity − classifier", name, value, "share")
         for name, value in (("mean", mean), ("95 % from", low), ("95 % to", high))
     ]
-    return Measured(rows, {"similarity_minus_classifier_high_end": high})
+    return Measured(rows, {"similarity_minus_classifier_low_end": low})
 
 
 def first_tokens(workshop: Workshop, rounds: int) -> Measured:
@@ -165,11 +172,11 @@ def _questions() -> list[str]:
 
 
 def _share(told: Discriminant, kind: str, rows: torch.Tensor) -> float:
-    """How many of the messages `rows` `[n, d]` are given to `kind`."""
+    """How many of the messages `rows` `[n, d]` are given to `kind`, or for *other* to nobody."""
     skills = told.labels[:-1]
     decisions = [decide(Controls(SIMILARITY), p, skills) for p in told.probabilities(rows)]
-    given = [d.chosen == kind and bool(d.mixture.alpha) for d in decisions]
-    return sum(given) / len(given)
+    given = [d.chosen if d.mixture.alpha else OTHER for d in decisions]
+    return given.count(kind) / len(given)
 
 
 def _given(workshop: Workshop, strategy: str, asked: Sequence[tuple[str, str]]) -> list[str]:

@@ -26,6 +26,9 @@ def add_parser(subparsers) -> None:
         "--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated"
     )
     parser.add_argument("--hard", action="store_true", help="the likeliest expert alone, α = 1")
+    parser.add_argument(
+        "--write", action="store_true", help="also an expert that was trained to choose a label"
+    )
     parser.add_argument("--threshold", type=float, default=Controls.threshold)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--temperature", type=float, default=Sampling.temperature)
@@ -64,6 +67,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         soft=not arguments.hard,
         threshold=arguments.threshold,
         mixture=mixture,
+        write=arguments.write,
     )
     images = [str(Path(image).expanduser().resolve()) for image in arguments.image]
     messages = ({"role": "user", "content": arguments.prompt, "images": images},)
@@ -78,6 +82,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
                     "probabilities": dict(dispatch.probabilities),
                     "chosen": dispatch.chosen,
                     "alpha": dict(dispatch.mixture.alpha),
+                    **({"choice": dict(dispatch.choice.shares)} if dispatch.choice else {}),
                 },
                 "timing": {
                     "first_pass_s": done.first_pass_s,
@@ -117,6 +122,9 @@ def _log_decision(event: Dispatched) -> None:
     decision = event.dispatch
     shares = " ".join(f"{label} {p:.2f}" for label, p in decision.probabilities.items())
     log(f"pass 1 · {decision.strategy} · {decision.seconds:.2f} s · {decision.chosen} {shares}")
+    if decision.choice is not None:
+        shares = " ".join(f"{label} {p:.2f}" for label, p in decision.choice.shares.items())
+        log(f"'{decision.choice.expert}' chooses among its labels (--write: not so): {shares}")
     if decision.note:
         log(decision.note)
 

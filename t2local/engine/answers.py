@@ -300,7 +300,11 @@ class _Writer:
             "seconds": dispatch.seconds,
         }
         if not dispatch.probabilities:
-            asked |= {name: earlier[name] for name in asked if name in earlier}
+            kept = (*asked, "near")
+            asked |= {name: earlier[name] for name in kept if name in earlier}
+        if dispatch.choice is not None:
+            choice = dispatch.choice
+            asked["choice"] = {"expert": choice.expert, "shares": dict(choice.shares)}
         if dispatch.near:
             asked["near"] = [[each.label, each.place] for each in dispatch.near]
         return {

@@ -168,12 +168,14 @@ class Engine:
 
     def experts(self) -> list[ExpertInfo]:
         """Every expert file for this model, unusable ones with the reason as their warning."""
-        overlaps = self._shelf.overlaps
-        names = [e.stored.expert.name if e.usable else "" for e in self._shelf.entries]
-        return [
-            expert_info(entry, overlaps.get(name, ""))
-            for entry, name in zip(self._shelf.entries, names, strict=True)
-        ]
+        shelf = self._shelf  # another may take its place at any time
+        overlaps, told = shelf.overlaps, shelf.prints.prints if shelf.prints else {}
+        found = []
+        for entry in shelf.entries:
+            name = entry.stored.expert.name if entry.usable else ""
+            prompts = len(told[name]) if name in told else 0
+            found.append(expert_info(entry, overlaps.get(name, ""), prompts))
+        return found
 
     def strategies(self) -> list[str]:
         """The strategies that are possible with the experts there are, best first."""

@@ -275,7 +275,8 @@ class Evaluations(OnModel):
 
     def _subject(self) -> Subject:
         loaded, svf = self.model()
-        return Subject(loaded, svf, self.shelf().usable)
+        shelf = self.shelf()
+        return Subject(loaded, svf, shelf.usable, shelf.prints)
 
     def _store(self) -> MixtureStore:
         loaded, _ = self.model()

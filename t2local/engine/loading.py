@@ -208,7 +208,11 @@ class Opened:
         with self.svf.lock:
             applier.take_over(self.workshop.applier)
         workshop = replace(
-            self.workshop, applier=applier, warnings=shelf.warnings, available=shelf.available
+            self.workshop,
+            applier=applier,
+            warnings=shelf.warnings,
+            choosers=shelf.choosers,
+            available=shelf.available,
         )
         return replace(self, shelf=shelf, workshop=workshop)
 
@@ -289,6 +293,7 @@ def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Prog
         PrefixCache(),
         lambda: svf.lock,
         shelf.warnings,
+        shelf.choosers,
         shelf.available,
     )
     opened = Opened(choice, loaded, svf, shelf, workshop)

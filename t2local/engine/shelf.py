@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from t2local.adapt.choosing import Labels
 from t2local.adapt.dispatch import OTHER, Available
 from t2local.adapt.similarity import Discriminant
 from t2local.engine.requests import ExpertInfo
@@ -52,9 +53,7 @@ class Shelf:
         files = [*store.files(), *taken_over(loaded, svf)]
         entries = tuple(_entry(f, loaded, svf) for f in files)
         experts = {e.stored.expert.name: e.stored.expert for e in entries if e.usable}
-        others = store.print_of_others()
-        if others is not None and not others.fits(loaded):
-            others = None
+        others = store.print_of_others(loaded)
         return cls(entries, {n: _with_fitting_print(e, loaded) for n, e in experts.items()}, others)
 
     def with_drafts(self, drafts: Sequence[Expert]) -> "Shelf":
@@ -119,6 +118,15 @@ class Shelf:
         return found
 
     @property
+    def choosers(self) -> dict[str, Labels]:
+        """Skills that were trained to choose among labels, by name."""
+        return {
+            name: Labels(expert.labels, _temperature(expert))
+            for name, expert in self.usable.items()
+            if expert.kind == SKILL and expert.labels
+        }
+
+    @property
     def available(self) -> Available:
         """What strategies choose among, kept mixtures aside."""
         shipped = {e.stored.expert.name for e in self.entries if e.usable and e.stored.shipped}
@@ -128,6 +136,13 @@ class Shelf:
             return Available(self.skills, self.mixable, **known)
         labels = self.usable[self.classifier].labels
         return Available(self.skills, self.mixable, self.classifier, labels, **known)
+
+
+def _temperature(expert: Expert) -> float:
+    """Of its policy over labels, 1 where the card does not say."""
+    config = expert.training.get("config")
+    found = config.get("temperature") if isinstance(config, Mapping) else None
+    return float(found) if isinstance(found, int | float) and 0.01 <= found <= 100 else 1.0
 
 
 def _with_fitting_print(expert: Expert, loaded: LoadedModel) -> Expert:
@@ -145,8 +160,11 @@ def _entry(stored: Stored, loaded: LoadedModel, svf: SVFModel) -> Entry:
         return Entry(stored, False, str(error))
 
 
-def expert_info(entry: Entry, overlap: str = "") -> ExpertInfo:
-    """What the page shows of an expert. `overlap`: what `Shelf.overlaps` says of it."""
+def expert_info(entry: Entry, overlap: str = "", prompts: int = 0) -> ExpertInfo:
+    """What the page shows of an expert. `overlap`: what `Shelf.overlaps` says of it.
+
+    `prompts`: by how many *similarity* finds it.
+    """
     expert, path = entry.stored.expert, entry.stored.path
     if expert is None:
         return ExpertInfo(
@@ -164,7 +182,7 @@ def expert_info(entry: Entry, overlap: str = "") -> ExpertInfo:
         usable=entry.usable,
         draft=draft,
         forgetting=tuple(measured.as_dict() for measured in expert.forgetting),
-        prompts=len(expert.prompt_print) if expert.prompt_print else 0,
+        prompts=prompts,
         overlap=overlap,
     )
 
@@ -205,11 +223,14 @@ class Keeping:
         """Take the prompt print of an expert from its run's rows; how many prompts it has."""
         loaded, svf = self.model()
         with self._one_at_a_time:
-            library = self._library()
+            library = Library(loaded.slug)
             library.check_own(name, "given a print")
-            taken = prompt_print(loaded, svf, rows_behind(library.load(name)))
+            expert = library.load(name)
+            taken = expert.prompt_print
+            if taken is None or not taken.fits(loaded):
+                taken = prompt_print(loaded, svf, rows_behind(expert), expert.kind)
             if taken is None:
-                raise T2LocalError(f"'{name}' learnt from too few prompts to be found by them.")
+                raise T2LocalError(f"'{name}' has too few prompts to be found by them.")
             library.know_others(loaded, lambda: svf.using({}))
             library.give_print(name, taken)
             self.changed()
@@ -244,6 +265,8 @@ class Keeping:
         with self._one_at_a_time:
             library = self._library()
             expert, warning = library.import_file(Path(path), name, fits, self.in_training())
+            if expert.prompt_print is not None and expert.prompt_print.fits(loaded):
+                library.know_others(loaded, lambda: svf.using({}))
             self.changed()
         return expert.name, warning
 

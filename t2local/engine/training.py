@@ -194,7 +194,12 @@ class Training:
         return tried
 
     def prompts_behind(self, expert: Expert) -> tuple[str, ...]:
-        """The prompts of an expert's print in its order; () where its run or data are gone."""
+        """The prompts of an expert's print in its order; () where its run or data are gone.
+
+        Also for a print that was taken of other prompts than the run's.
+        """
+        if expert.prompt_print is None or expert.prompt_print.data != _data_of(expert):
+            return ()
         try:
             run = run_of(expert)
             key = run.name, Path(run.plan().source).stat().st_mtime_ns
@@ -240,7 +245,9 @@ class Training:
             raise T2LocalError(f"'{plan.name}' has taken no step yet; wait for the first one.")
         loaded, svf = self.model()
         z = SVFMethod(loaded, svf).z(state.flat)
-        return make_expert(loaded, svf, z, replace(plan, name=f"{plan.name}-step-{state.step}"))
+        named = replace(plan, name=f"{plan.name}-step-{state.step}")
+        labels = () if plan.classifier else dataset_of(plan)[1]
+        return make_expert(loaded, svf, z, named, labels)
 
     def runs(self) -> list[tuple[str, str]]:
         """(expert, run) of the newest runs on disk, the newest first; unreadable ones left out."""
@@ -306,6 +313,11 @@ class Training:
         taken = {stored.path.stem for stored in ExpertStore(loaded.slug).files()}
         if name in taken | self.names_in_training():
             raise T2LocalError(f"There is an expert '{name}' already; choose another name.")
+
+
+def _data_of(expert: Expert) -> str:
+    """The hash of the rows that it was trained on; one that no print has where it is unknown."""
+    return str(expert.training.get("data_sha256", "unknown"))
 
 
 def status_on_disk(run: Run) -> JobStatus:

@@ -26,6 +26,7 @@ from t2local.adapt.dispatch import (
     first_pass,
     strategy_of,
 )
+from t2local.adapt.similarity import Discriminant
 from t2local.errors import T2LocalError
 from t2local.experts import Expert
 from t2local.experts.expert import CLASSIFIER, SKILL
@@ -38,11 +39,12 @@ from t2local.svf import Mixture, SVFModel, Z, compose
 
 @dataclass(frozen=True)
 class Subject:
-    """`experts`: the usable ones, by name."""
+    """`experts`: the usable ones, by name. `prints`: what *similarity* tells apart."""
 
     loaded: LoadedModel
     svf: SVFModel
     experts: Mapping[str, Expert]
+    prints: Discriminant | None = None
 
     @property
     def skills(self) -> tuple[str, ...]:
@@ -53,8 +55,8 @@ class Subject:
         """What strategies choose among."""
         readers = (e for e in self.experts.values() if e.kind == CLASSIFIER)
         if (reader := next(readers, None)) is None:
-            return Available(self.skills, self.skills)
-        return Available(self.skills, self.skills, reader.name, reader.labels)
+            return Available(self.skills, self.skills, prints=self.prints)
+        return Available(self.skills, self.skills, reader.name, reader.labels, prints=self.prints)
 
     def size(self, name: str) -> int:
         """How many numbers an expert has."""
@@ -194,6 +196,8 @@ def asking(subject: Subject, name: str) -> Asking:
     experts = (*available.skills, reader) if reader else available.skills
     labels = list(strategy.labels(available))
     key = [kind, soft, labels, [subject.digest(expert) for expert in experts]]
+    if strategy.reads_on and subject.prints is not None:
+        key.append(subject.prints.digest)
     return Asking(
         name,
         key,

@@ -91,10 +91,11 @@ class TrainingCard(TypedDict, total=False):
 class Expert:
     """`z`: matrix name -> float32 `[r]`. `training`: what made it (steps, data hash, command, ...).
 
-    `kind`: "skill" experts are mixed into answers; a "classifier" only decides in pass 1, among
-    `labels`. `basis_fingerprint`: of the matrices in `z`. `sigma_check`: matrix name -> its three
-    largest singular values, compared within a tolerance when the expert is loaded. `prompt_print`:
-    of prompts it was trained on, by which the strategy *similarity* finds it; None: not taken yet.
+    `kind`: "skill" experts are mixed into answers; a "classifier" only decides in pass 1. `labels`:
+    what either chooses among, empty for a skill that writes. `basis_fingerprint`: of the matrices
+    in `z`. `sigma_check`: matrix name -> its three largest singular values, compared within a
+    tolerance when the expert is loaded. `prompt_print`: of prompts it was trained on, by which the
+    strategy *similarity* finds it; None: not taken yet.
     """
 
     name: str

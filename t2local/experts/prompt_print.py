@@ -30,10 +30,14 @@ LARGEST = 60_000.0  # of float16
 
 @dataclass(frozen=True)
 class PromptPrint:
-    """`embeddings` `[n, d]` float16, of the base model's states after `depth` layers."""
+    """`embeddings` `[n, d]` float16, of the base model's states after `depth` layers.
+
+    `data`: the hash of the dataset whose rows they are, "" where it is of other prompts.
+    """
 
     embeddings: Tensor
     depth: int
+    data: str = ""
 
     def __len__(self) -> int:
         """How many prompts are in it."""
@@ -50,6 +54,7 @@ class PromptPrint:
         return json.dumps(
             {
                 "depth": self.depth,
+                "data": self.data,
                 "shape": list(content.shape),
                 "float16": base64.b64encode(content.numpy().tobytes()).decode(),
             }
@@ -62,6 +67,7 @@ class PromptPrint:
             raise ValueError(f"its prompt print has {len(text):,} characters")
         content = typed(dict[str, Any], parsed(text), "print")
         depth = typed(int, content.get("depth"), "depth")
+        data = typed(str, content.get("data", ""), "data")[:64]
         rows, width = typed(tuple[int, int], content.get("shape"), "shape")
         try:
             raw = base64.b64decode(typed(str, content.get("float16"), "float16"), validate=True)
@@ -73,7 +79,7 @@ class PromptPrint:
         embeddings = torch.frombuffer(bytearray(raw), dtype=torch.float16).view(rows, width)
         if not torch.isfinite(embeddings).all():
             raise ValueError("its prompt print holds numbers that are not finite")
-        return cls(embeddings, depth)
+        return cls(embeddings, depth, data)
 
 
 def sampled(prompts: Sequence[Any], seed: int = 0, most: int = MOST_PROMPTS) -> list[Any]:

@@ -336,11 +336,13 @@ class ExpertStore:
         known = ", ".join(f.path.stem for f in self.files()) or "none yet"
         raise T2LocalError(f"There is no expert '{name}' for this model; there are: {known}.")
 
-    def print_of_others(self) -> PromptPrint | None:
+    def print_of_others(self, loaded: LoadedModel) -> PromptPrint | None:
         """That of everyday messages for this model; None where it is still to be taken."""
         for folder in (self.own_folder, self.shipped_folder):
             with contextlib.suppress(OSError, ValueError):
-                return PromptPrint.from_text(file_bytes(folder / OTHERS, MOST_BYTES).decode())
+                taken = PromptPrint.from_text(file_bytes(folder / OTHERS, MOST_BYTES).decode())
+                if taken.fits(loaded):
+                    return taken
         return None
 
     def know_others(self, loaded: LoadedModel, around: Around = nullcontext) -> PromptPrint:
@@ -348,8 +350,8 @@ class ExpertStore:
 
         `around()` puts the base model in force. Raises `T2LocalError` when it cannot be kept.
         """
-        known = self.print_of_others()
-        if known is None or not known.fits(loaded):
+        known = self.print_of_others(loaded)
+        if known is None:
             known = print_of_others(loaded, around)
             self.save_print_of_others(known)
         return known

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from t2local.adapt.answering import CHOICE, check_sees
+from t2local.adapt.answering import CHOICE, action_of, check_sees
+from t2local.adapt.choosing import common_labels
 from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.errors import T2LocalError
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut, stamped
@@ -66,7 +67,7 @@ def train_expert(
 ) -> Generator[Event | Gain | Progress, None, Trained]:
     """Train and measure; the events are those of `train`, `Gain` and `Progress`.
 
-    `labels`: those of a classifier expert, empty for a skill. `state`: of a run that goes on.
+    `labels`: what its expert chooses among, empty where it writes. `state`: of a run that goes on.
     `others`: tasks on which forgetting is measured.
     Raises `T2LocalError` when there is nothing to learn from, or rows do not fit the context.
     """
@@ -118,12 +119,17 @@ def prompt_print(
 ) -> PromptPrint | None:
     """Of the prompts that an expert was trained on, the held-out ones aside.
 
-    None for too few, and for a classifier, which answers nothing.
+    None for too few, for a classifier, which answers nothing, and where the states of the model
+    cannot be read.
     """
     prompts = [e.turns for e in printed_rows(source)]
     if kind != SKILL or len(prompts) < FEWEST_PROMPTS:
         return None
-    return print_of(loaded, prompts, lambda: svf.using({}))
+    try:
+        taken = print_of(loaded, prompts, lambda: svf.using({}))
+    except T2LocalError:  # a model whose states cannot be read
+        return None
+    return replace(taken, data=source.sha256)
 
 
 def printed_rows(source: Dataset) -> list[Example]:
@@ -172,14 +178,21 @@ def _held_out_reward(base: Scored, trained: Scored) -> dict[str, Any]:
 
 
 def dataset_of(plan: Plan) -> tuple[Dataset, tuple[str, ...]]:
-    """A run's examples, and the labels if it trains a classifier. Raises `T2LocalError`."""
+    """A run's examples, and the labels where its expert chooses among some. `T2LocalError`."""
     source = dataset(plan.source, plan.config.seed, plan.config.held_out_share)
     if CHOICE in {name for _, name in parts_of(plan.reward)}:
         source = _listing_choices(source)
     check_reward(plan.reward, [*source.train, *source.held_out])
     if not plan.classifier:
-        return source, ()
+        return source, labels_of(source.rows)
     return with_prompts(source, classification_prompt), LABELS
+
+
+def labels_of(rows: Sequence[Example]) -> tuple[str, ...]:
+    """What an expert chooses among that is trained on `rows`; () where it writes."""
+    if action_of(rows) != CHOICE:
+        return ()
+    return common_labels([[str(choice) for choice in row.columns["choices"]] for row in rows])
 
 
 def _listing_choices(source: Dataset) -> Dataset:
@@ -219,7 +232,7 @@ def make_expert(
         description=plan.description,
         reward=plan.reward,
         training=card or {},
-        kind=CLASSIFIER if labels else SKILL,
+        kind=CLASSIFIER if plan.classifier and labels else SKILL,
         labels=labels,
     )
     return stamped(expert, loaded, svf)

@@ -127,6 +127,24 @@ def test_a_trained_prompt_is_its_own_nearest_neighbour():
     assert next(iter(shares_of(nearest))) == "poems"
 
 
+def test_a_copy_of_an_expert_changes_nothing_for_the_others():
+    """The temperature and the bias are not those of the copy's rows alone."""
+    alone = Discriminant(PRINTS)
+    copied = Discriminant({"again": PRINTS["mails"], **PRINTS})
+    asked = torch.cat([around(1, 40, seed=8), spread_out(60, seed=4)])
+    before, after = (likeliest(told.probabilities(asked)) for told in (alone, copied))
+    same = sum(a == b or {a, b} == {"mails", "again"} for a, b in zip(before, after, strict=True))
+    assert same >= 98
+
+
+def test_prints_far_apart_leave_room_for_doubt():
+    """What they do not decide is not decided: no bias, the greatest temperature that is as good."""
+    prints = {"mails": around(0, 30, 0.05), OTHER: around(5, 60, 0.05)}
+    temperature, bias = Discriminant(prints)._calibration
+    assert bias == 0
+    assert temperature > 1
+
+
 # --- In the two passes.
 
 TEXTS = {

@@ -47,7 +47,7 @@ def test_no_prompt_of_a_kind_is_an_everyday_message():
 
 def test_a_new_experts_recall_and_what_it_takes_are_shares(workshop):
     measured = dispatching.new_experts(workshop, 2)
-    assert len(measured.rows) == 4
+    assert len(measured.rows) == 6
     assert all(0 <= row.value <= 1 for row in measured.rows)
     own = [row.value for row in measured.rows if row.name == "a new expert found"]
     assert measured.ratios["similarity_recall_of_a_new_expert"] == pytest.approx(sum(own) / 2)

@@ -6,7 +6,7 @@ import pytest
 
 from t2local.cli.main import main
 from t2local.experts import Library
-from t2local.experts.store import read_expert
+from t2local.experts.store import OTHERS, read_expert
 from t2local.models.load.loader import model_slug
 from t2local.svf import attach
 from tests.experts.support import small_expert
@@ -43,7 +43,7 @@ def test_an_expert_gets_the_print_of_a_files_prompts(capsys, library, source, ro
     assert (status, said["expert"], said["prompts"]) == (0, "counting", 28)
     assert said["overlaps"] == []
     assert len(library.load("counting").prompt_print) == 28
-    assert library.print_of_others() is not None
+    assert (library.own_folder / OTHERS).is_file()
     main(["experts", "show", "counting", "--model", source, "--json"])
     assert json.loads(capsys.readouterr().out)["printed_prompts"] == 28
 

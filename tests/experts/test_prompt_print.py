@@ -92,16 +92,17 @@ def test_a_print_fits_the_model_it_was_taken_of_and_none_of_another_width(tiny_l
 
 
 def test_the_print_of_everyday_messages_is_kept_for_a_model(tiny_loaded):
-    store = ExpertStore("some-model")
-    assert store.print_of_others() is None
-    taken = print_of_others(tiny_loaded("llama"))
-    store.save_print_of_others(taken)
-    assert torch.equal(store.print_of_others().embeddings, taken.embeddings)
+    store, loaded = ExpertStore("some-model"), tiny_loaded("llama")
+    assert store.print_of_others(loaded) is None
+    taken = store.know_others(loaded)
+    assert torch.equal(store.print_of_others(loaded).embeddings, taken.embeddings)
+    assert torch.equal(print_of_others(loaded).embeddings, taken.embeddings)
     assert store.files() == []  # it is no expert
 
 
 def test_a_damaged_print_of_everyday_messages_counts_as_none(tiny_loaded):
     store = ExpertStore("some-model")
     path = store.save_print_of_others(ROWS)
+    assert store.print_of_others(tiny_loaded("llama")) is None  # another model's
     path.write_bytes(b"\xff\xfe half")
-    assert store.print_of_others() is None
+    assert store.print_of_others(tiny_loaded("llama")) is None

@@ -86,6 +86,11 @@ def embed(
 
 def pooled(heard: Sequence[Tensor], n_tokens: int, end: int = 0) -> Tensor:
     """The mean `[d]` of the `n_tokens` states before `end` (0 or negative) of `heard`."""
+    if not heard or any(part.dim() != 3 for part in heard):
+        raise T2LocalError(
+            "The states of this model cannot be read, so its messages cannot be compared; choose "
+            "another strategy than similarity."
+        )
     states = torch.cat([part[0] for part in heard])  # [T, d]
     last = len(states) + end
     return states[max(0, last - n_tokens) : last].float().mean(dim=0).cpu()
@@ -94,7 +99,7 @@ def pooled(heard: Sequence[Tensor], n_tokens: int, end: int = 0) -> Tensor:
 def _layers(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder's layers in order. Raises `T2LocalError` where a model keeps them elsewhere."""
     count = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
+    for module in model.get_decoder().modules():  # not in a vision tower, which may be as deep
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise T2LocalError(

@@ -45,7 +45,7 @@ class PrefixCache:
     Guarded by the model's lock (`SVFModel.lock`): whoever calls a method holds it.
     """
 
-    def __init__(self, capacity: int = 2) -> None:
+    def __init__(self, capacity: int = 3) -> None:
         self._capacity = capacity
         self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
 

@@ -3,6 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -71,6 +72,7 @@ class ChatEvents:
         self._speaks(tab.transcript.edit_message, self.edit)
         self._speaks(tab.transcript.carry_on, self.carry_on)
         self._speaks(tab.transcript.answer_with, self.answer_with)
+        self._speaks(tab.transcript.write_instead, self.write_instead)
         self._speaks(tab.transcript.example, self.example)
         tab.stop.click(self.stop, {tab.chat_id}, None, queue=False)
         opens = {tab.new.click: self.new, tab.chats.pick: self.pick, tab.chats.remove: self.remove}
@@ -116,15 +118,30 @@ class ChatEvents:
         name = sent(event, "name")
         return self._start(answer, self._chat(values), values, request, override=name)
 
+    def write_instead(self, values: dict, request: gr.Request) -> dict:
+        """The same again, but an expert that chose a label writes."""
+        chat = self._chat(values)
+        before = (chat.last_answer.dispatch if chat.last_answer else None) or {}
+        return self._start(
+            answer, chat, values, request, override=before.get("override"), write=True
+        )
+
     def stop(self, values: dict) -> None:
         self.engine.answers.stop(values[self.tab.chat_id])
 
     def _start(
-        self, how: How, chat: Chat, values: dict, request: gr.Request, override: str | None = None
+        self,
+        how: How,
+        chat: Chat,
+        values: dict,
+        request: gr.Request,
+        override: str | None = None,
+        write: bool = False,
     ) -> dict:
         """Let a chat be answered; the page shows it from when the question is on disk."""
         tab, answers = self.tab, self.engine.answers
         asked = self.wheel.asked(values, compare=bool(values[tab.compare]), override=override)
+        asked = replace(asked, controls=replace(asked.controls, write=write))
         job = answers.start(chat, asked, how)
         following = self._show(request, chat.id, job)
         first = next(answers.follow(chat.id), None)

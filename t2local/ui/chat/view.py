@@ -52,6 +52,7 @@ class UserTurn:
 class Card:
     """What pass 1 decided, what pass 2 mixed. Shares are 0 to 1; seconds None: it did not happen.
 
+    `choices`: where `chooser` chose among its labels; `may_write`: it may write instead.
     `near`: how many training prompts of which expert the message is like; `like`: some of them.
     `names` may answer instead; `override` is the one that does.
     """
@@ -67,6 +68,9 @@ class Card:
     mixture: Sequence[Bar]
     strength: float
     note: str
+    chooser: str
+    choices: Sequence[Bar]
+    may_write: bool
     near: Sequence[tuple[str, int]]
     like: Sequence[str]
     names: Sequence[str]
@@ -300,12 +304,25 @@ def _card(
         mixture=_mixture(alpha),
         strength=dispatch.get("strength", 1.0),
         note=str(dispatch.get("note") or ""),
+        chooser=str(_choice(dispatch).get("expert", "")),
+        choices=_probabilities(_choice(dispatch).get("shares") or {}),
+        may_write=bool(names),
         near=_near(dispatch),
         like=(),
         names=names,
         override=override,
         is_open=is_open,
     )
+
+
+def _choice(dispatch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an expert chose among its labels, `expert` and `shares`; {} where it wrote."""
+    choice = dispatch.get("choice")
+    shares = choice.get("shares") if isinstance(choice, Mapping) else None
+    if not isinstance(shares, Mapping):
+        return {}
+    sound = all(isinstance(share, int | float) for share in shares.values())
+    return choice if sound else {}
 
 
 def _neighbours(dispatch: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -164,7 +164,7 @@ class Wheel:
         )
 
     def show_chat(self, engine: Engine, chat: Chat) -> dict[Any, Any]:
-        """Updates that bring back the settings a chat was last asked with; the best for a new one."""
+        """The settings a chat was last asked with; for a new one the best strategy there is."""
         controls = controls_from_json(chat.controls)
         mixture = controls.mixture
         strategies = engine.strategies()

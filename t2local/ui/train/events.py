@@ -10,11 +10,11 @@ from collections.abc import Callable
 import gradio as gr
 
 from t2local import plots
-from t2local.adapt.dispatch import strategy_of
+from t2local.adapt.dispatch import SIMILARITY, strategy_of
 from t2local.engine.engine import Engine
 from t2local.engine.training import RunReport
 from t2local.errors import T2LocalError
-from t2local.progress import FAILED, INTERRUPTED, PAUSED, QUEUED, RUNNING
+from t2local.progress import FAILED, FINISHED, INTERRUPTED, PAUSED, QUEUED, RUNNING
 from t2local.tasks.files import ExampleFile, Look
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.uploads import Draft, check_enough, keep_rows, read_draft, try_reward
@@ -262,9 +262,18 @@ class TrainEvents:
         update = self._present(report, values[self.live.drawn])
         if report.live:
             return update
-        wheel, found = self.chat.wheel, self.engine.strategies()[0]
-        asks = strategy_of(values[wheel.strategy]).asks  # who decides is not the person
-        return update | self._arrive(read_alpha(values[wheel.mixer]), found if asks else None)
+        wheel = self.chat.wheel
+        return update | self._arrive(
+            read_alpha(values[wheel.mixer]),
+            self._finding(report, values[wheel.strategy]),
+        )
+
+    def _finding(self, report: RunReport, strategy: str) -> str | None:
+        """The strategy that finds a run's new expert; None where a person decides, or none does."""
+        names = {e.name for e in self.engine.experts() if e.prompts}
+        made = report.status.stage == FINISHED and report.status.name in names
+        asks = strategy_of(strategy).asks
+        return SIMILARITY if made and asks and SIMILARITY in self.engine.strategies() else None
 
     def tried_in_chat(self, values: dict) -> dict:
         """The chat with this expert alone at α = 1, or with what it is so far, chosen by hand."""

@@ -10,6 +10,8 @@ from t2local.models.decode.embedding import (
     message_span,
     pooled,
 )
+from t2local.models.load.loader import load_model
+from t2local.progress import drain
 
 LONG = "A train leaves at nine and meets another one. " * 30
 ASK = [{"role": "user", "content": "What is 2 + 2?"}]
@@ -78,3 +80,11 @@ def test_a_model_whose_layers_are_nowhere_says_so(tiny_loaded):
     loaded.model.config.num_hidden_layers = 7
     with pytest.raises(T2LocalError, match="another strategy"):
         depth_of_embedding(loaded)
+
+
+def test_of_a_vision_language_model_it_is_the_language_model_that_is_heard(llava_folder):
+    """Its picture tower may have as many layers."""
+    loaded = drain(load_model(str(llava_folder)))
+    config = loaded.model.config
+    assert config.vision_config.num_hidden_layers == config.text_config.num_hidden_layers
+    assert embed(loaded, [ASK]).shape == (1, config.text_config.hidden_size)
