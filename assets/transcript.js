@@ -1,4 +1,4 @@
-// Clicks in the transcript become events: "retry", "edit_message", "carry_on", "answer_with",
+// Clicks in the transcript become events: "retry", "edit_message", "carry_on", "answer_with", "write_instead",
 // "example". Copying and editing in place need no server. The view follows the newest text
 // unless the reader scrolled up.
 const scroller = element.closest("#transcript") ?? element;

@@ -8,11 +8,10 @@ from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.plots import theme
+from t2local.ui.chat.cards import describe_change, dispatch_card
 from t2local.ui.chat.view import (
     SHOWN,
     chat_list_html,
-    describe_change,
-    dispatch_card,
     line_html,
     next_tokens_html,
     shown_rows,

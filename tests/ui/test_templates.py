@@ -32,6 +32,7 @@ from t2local.training.reports import Check, Curves
 from t2local.training.runs import Plan
 from t2local.ui import own_rows
 from t2local.ui.adapt.events import status_html
+from t2local.ui.chat import cards
 from t2local.ui.chat import view as chat
 from t2local.ui.evaluate import view as evaluate
 from t2local.ui.experts import view as experts
@@ -55,7 +56,8 @@ def draw_chat() -> None:
     dispatch = {
         "strategy": "classifier", "probabilities": {"math": 0.86, "other": 0.14}, "chosen": "math",
         "alpha": {"math": 0.86, "code": -0.3}, "strength": 1.0, "seconds": 0.3, "note": "a note",
-        "override": "code",
+        "override": "code", "near": [["math", 0], ["math", 1], ["other", 3]],
+        "choice": {"expert": "math", "shares": {"blue": 0.9, "red": 0.1}},
     }  # fmt: skip
     timing = {"second_pass_s": 6.1, "tokens": 5, "packed_tokens": 3, "finish": "length"}
     steered = ((3, {"alpha": {"math": 0.5}}),)
@@ -64,11 +66,12 @@ def draw_chat() -> None:
     for messages in ((), (asked,), (asked, answer), (asked, replace(answer, base_content="6"))):
         for stage in (None, "writing"):
             chat.transcript_html(
-                Chat("ab" * 16, "t", messages), ("math", "code"), stage, sees=False
-            )
-    chat.dispatch_card({}, None)
-    chat.dispatch_card({**dispatch, "strength": 0.5}, timing, answer_with=("math", "code"))
-    chat.thinking_card("reading")
+                Chat("ab" * 16, "t", messages), ("math", "code"), stage, sees=False,
+                prompts_of=lambda name: ("one prompt", "another"),
+            )  # fmt: skip
+    cards.dispatch_card({}, None)
+    cards.dispatch_card({**dispatch, "strength": 0.5}, timing, answer_with=("math", "code"))
+    cards.thinking_card("reading")
     chat.next_tokens_html(NextTokens(((" x", 0.5),), (("y", 0.9),), 0.1))
     chat.chat_list_html([ChatSummary(f"{i}", f"chat {i}", 1.0) for i in range(300)], "7")
     for error, ready in (("broken", False), (None, False), (None, True)):
@@ -108,7 +111,8 @@ def draw_train() -> None:
     train.answers_html(curves)
     train.marked("one", "two")
     plan = Plan("sums", "sums.csv", "choice", TrainConfig(method="lora"))
-    result = {"held_out": HELD_OUT, "forgetting": [HELD_OUT], "numbers": 9, "train_s": 90.0}
+    result = {"held_out": HELD_OUT, "forgetting": [HELD_OUT], "numbers": 9, "train_s": 90.0,
+              "found": {"own": 9, "of_own": 10, "taken": 1, "of_others": 40}}  # fmt: skip
     reports = [
         RunReport(
             JobStatus("run", "training", "sums", stage, 7, 20, "said"),
@@ -155,7 +159,8 @@ def draw_experts() -> None:
     engine = FakeEngine()
     first, *others = engine.experts()
     experts.experts_html([])
-    one = replace(first, warning="warned", shipped=False, forgetting=(HELD_OUT,))
+    one = replace(first, warning="warned", shipped=False, forgetting=(HELD_OUT,), prompts=9)
+    one = replace(one, overlap="shares its ground")
     experts.experts_html([one, replace(first, held_out=None), *others], ["math"])
     deleted = [Deleted(name, Path(name), 1.0) for name in ("one", "two")]
     experts.trash_html(deleted, "one")
