@@ -22,7 +22,7 @@ SHRINKAGE = 0.8  # measured: assets/results/README.md, with the layer and the al
 NEAREST = 10  # prints that a message is said to be near to
 COVERED = 0.3  # of an expert's prints that are taken for another's: they overlap
 TEMPERATURES = tuple(2.0 ** (k / 2) for k in range(-2, 15))
-AS_LIKELY = 0.01  # nats a message
+AS_LIKELY = 0.001  # nats a message
 BIASES = tuple(k / 2 for k in range(-12, 13))  # of *other*, in units of the temperature
 
 

@@ -170,7 +170,7 @@ def _assistant(
         live=live,
         raw=None if live else _spoken(message.content).answer or message.content,
         last=is_last,
-        facts=[] if live else _facts(message.timing or {}, len(marks)),
+        facts=[] if live else _facts(message, len(marks)),
     )
 
 
@@ -218,10 +218,14 @@ def _thought(thinking: str, live: bool) -> str:
     return "Thinking …" if live else f"Thought first, {len(thinking):,} characters"
 
 
-def _facts(timing: Mapping[str, Any], steered: int) -> list[str]:
+def _facts(message: Message, steered: int) -> list[str]:
     """What stands under an answer; a term among it explains itself."""
+    timing = message.timing or {}
+    if (message.dispatch or {}).get("choice"):
+        return ["chosen among its labels"]  # no speed of writing
+    tokens = timing.get("tokens")
     facts = [
-        f"{timing['tokens']} tokens" if timing.get("tokens") else "",
+        f"{tokens} token{'s' if tokens != 1 else ''}" if tokens else "",
         f"{timing['tokens_per_s']:.0f} tok/s" if timing.get("tokens_per_s") else "",
         "8-bit weights" if timing.get("packed_tokens") else "",
         {"cancelled": "stopped", "length": "cut at the limit"}.get(timing.get("finish"), ""),
