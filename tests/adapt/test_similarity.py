@@ -198,18 +198,23 @@ def spoken(workshop, strategy, chat, **options):
     return first.dispatch, done
 
 
-def test_a_base_answer_goes_on_from_what_pass_one_has_read(printed, monkeypatch):
-    chat = chats(["Hello there!"])[0]
-    expected = spoken(printed, "base", chat)[1].texts
-    printed.forget()
-    read = []
-    forward = printed.loaded.model.forward
+def tokens_read(model, monkeypatch):
+    """A list that grows by the number of tokens of each forward from now on."""
+    read, forward = [], model.forward
 
     def watched(*args, **options):
         read.append(options["input_ids"].shape[1])
         return forward(*args, **options)
 
-    monkeypatch.setattr(printed.loaded.model, "forward", watched)
+    monkeypatch.setattr(model, "forward", watched)
+    return read
+
+
+def test_a_base_answer_goes_on_from_what_pass_one_has_read(printed, monkeypatch):
+    chat = chats(["Hello there!"])[0]
+    expected = spoken(printed, "base", chat)[1].texts
+    printed.forget()
+    read = tokens_read(printed.loaded.model, monkeypatch)
     decision, done = spoken(printed, SIMILARITY, chat)
     assert not decision.mixture.alpha
     assert done.texts == expected
@@ -237,14 +242,7 @@ def test_a_chat_that_goes_on_reads_only_what_is_new(printed, monkeypatch):
     first = chats([TEXTS["code"][0]])[0]
     said = spoken(printed, SIMILARITY, first)[1].texts[0]
     more = [*first, {"role": "assistant", "content": said or "."}, *chats(["And now?"])[0]]
-    read = []
-    forward = printed.loaded.model.forward
-
-    def watched(*args, **options):
-        read.append(options["input_ids"].shape[1])
-        return forward(*args, **options)
-
-    monkeypatch.setattr(printed.loaded.model, "forward", watched)
+    read = tokens_read(printed.loaded.model, monkeypatch)
     first_event = next(answer(printed, more, Controls(SIMILARITY), GREEDY))
     assert read[0] < first_event.context_tokens - 10
 
