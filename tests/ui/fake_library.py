@@ -38,6 +38,10 @@ class FakeLibrary:
         self.own[copy] = replace(original, name=copy, shipped=False)
         return copy
 
+    def note_prompts(self, name: str) -> int:
+        self.own[name] = replace(_found(self.own, name), prompts=64)
+        return 64
+
     def delete(self, name: str) -> None:
         self.trash.insert(0, _found(self.own, name))
         del self.own[name]

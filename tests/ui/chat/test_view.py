@@ -38,6 +38,33 @@ def test_without_the_runs_data_the_card_shows_no_words_of_it():
     assert "<q>" not in page
 
 
+CHOSEN = {
+    "expert": "mails",
+    "shares": {"delivery": 0.7, "<i>billing</i>": 0.3},
+}
+
+
+def test_the_card_of_a_choosing_expert_has_a_bar_for_each_label_and_lets_it_write():
+    page = transcript_html(answered_by({**NEAR, "choice": CHOSEN}), ("mails", "base"))
+    assert "was trained to choose" in page
+    assert "&lt;i&gt;billing&lt;/i&gt;" in page
+    assert 'data-act="write_instead"' in page
+    assert "chosen among its labels" in page
+    assert "tok/s" not in page
+
+
+def test_an_older_answer_cannot_be_written_anew():
+    chat = answered_by({**NEAR, "choice": CHOSEN}).ask("and now?")
+    assert 'data-act="write_instead"' not in transcript_html(chat, ("mails", "base"))
+
+
+@pytest.mark.parametrize(
+    "choice", [3, "delivery", {}, {"shares": 3}, {"shares": {"a": "x"}}, {"expert": "mails"}]
+)
+def test_a_chat_with_a_garbled_choice_is_shown_without_it(choice):
+    assert "trained to choose" not in transcript_html(answered_by({**NEAR, "choice": choice}))
+
+
 @pytest.mark.parametrize("near", [None, 3, "mails", [3], [["mails"]], [["mails", -1]], [[3, "m"]]])
 def test_a_chat_with_garbled_neighbours_is_shown_without_them(near):
     assert "near to" not in transcript_html(answered_by({**NEAR, "near": near}))

@@ -55,6 +55,17 @@ def test_duplicate_rename_delete_and_undo_and_the_sliders_follow(open_page, own)
     page.wait_for_selector("#mixer [data-expert=sums]", state="attached")
 
 
+def test_an_expert_without_a_print_can_be_made_known_to_similarity_once(open_page, own):
+    own.engine.library.duplicate("math")
+    page = show(open_page, own.url)
+    assert "found by similarity" not in page.inner_text(".expert[data-name=math-copy]")
+    act(page, "math-copy", "note_prompts")
+    page.wait_for_selector("text='math-copy' is found by similarity from now on, by 64 prompts.")
+    page.wait_for_selector(".expert[data-name=math-copy] footer .term")
+    assert "found by similarity" in page.inner_text(".expert[data-name=math-copy]")
+    assert page.locator(".expert[data-name=math-copy] [data-act=note_prompts]").count() == 0
+
+
 def test_a_shipped_expert_offers_a_copy_but_no_delete(open_page, served):
     page = show(open_page, served.url)
     acts = page.locator(".expert[data-name=math] [data-act]")
