@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from t2local.adapt.dispatch import SIMILARITY
+from t2local.adapt.dispatch import SIMILARITY, Dispatched
 from t2local.engine.engine import Seat
 from t2local.engine.people import GUEST, OWNER, Account
 from t2local.engine.requests import ChatRequest, Controls
@@ -72,9 +72,8 @@ def test_its_prompts_are_shown_while_the_data_are_here(trained, data):
     prompts = engine.prompts_of("red")
     expert = Library(engine.models.ready().loaded.slug).load("red")
     assert len(prompts) == len(expert.prompt_print)
-    first = next(
-        event for event in engine.answer("chat", asked(prompts[3])) if hasattr(event, "dispatch")
-    )
+    first = next(engine.answer("chat", asked(prompts[3])))
+    assert isinstance(first, Dispatched)
     nearest = first.dispatch.near[0]
     assert prompts[nearest.place] == prompts[3]
     Path(data).unlink()

@@ -19,7 +19,7 @@ from t2local.models.decode.generate import Around
 from t2local.models.load.loader import LoadedModel
 
 DEPTH_SHARE = 0.8  # of the layers; measured: assets/results/README.md
-MOST_TOKENS = 1024  # of a message that is embedded by itself: what it begins with
+MOST_TOKENS = 96  # of a message: what it begins with; the mean of whole pages is like no prompt's
 PLACEHOLDER = "\U00100000"  # a private character: no message begins or ends like it
 
 

@@ -75,6 +75,13 @@ def test_a_message_longer_than_the_context_is_embedded_by_what_fits(loaded):
     assert torch.isfinite(embed(loaded, [[{"role": "user", "content": LONG}]])).all()
 
 
+def test_a_long_message_counts_by_what_it_begins_with(loaded):
+    """The mean of pages of text is like no prompt's, whatever they are about."""
+    ends = [[{"role": "user", "content": LONG[:400] + end}] for end in ("and so on", "def f(): 0")]
+    one, other = embed(loaded, ends)
+    torch.testing.assert_close(one, other)
+
+
 def test_a_model_whose_layers_are_nowhere_says_so(tiny_loaded):
     loaded = tiny_loaded("llama")
     loaded.model.config.num_hidden_layers = 7
