@@ -9,12 +9,19 @@ forward, or `around_rows` where each row has its own.
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from t2local.errors import T2LocalError
-from t2local.models.chat_format import answer_text, encode_text, opening_of, render_prompt
+from t2local.models.chat_format import (
+    answer_text,
+    encode_text,
+    end_of_turn,
+    opening_of,
+    render_prompt,
+)
 from t2local.models.decode.generate import (
     Around,
     AroundRows,
@@ -26,7 +33,7 @@ from t2local.models.decode.generate import (
 from t2local.models.decode.scoring import choice_scores
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
-from t2local.tasks.rows import Example
+from t2local.tasks.rows import WHOLE, Example
 
 CHOICE, TEXT = "choice", "text"
 CHOICE_ROWS, TEXT_ROWS = 16, 32  # of a batch
@@ -35,6 +42,13 @@ TOO_LONG = "longer than the model's context"
 
 Ids = Sequence[int]
 Watched = list[tuple[Sequence[int], Tensor]]  # rows of a forward, the sum of each one's logits
+
+
+class Choices(NamedTuple):
+    """`ids`: the tokens of each of `texts`."""
+
+    texts: Sequence[str]
+    ids: Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -81,8 +95,7 @@ def check_sees(loaded: LoadedModel, examples: Sequence[Example]) -> None:
 
 def choice_tokens(loaded: LoadedModel, example: Example) -> int:
     """How many tokens one forward reads for an example: its prompt once and every choice."""
-    choices = sum(map(len, choice_ids(loaded, example.columns["choices"])))
-    return len(prompt_ids(loaded, example)) + choices
+    return len(prompt_ids(loaded, example)) + sum(map(len, choices_of(loaded, example).ids))
 
 
 def choice_ids(loaded: LoadedModel, choices: Sequence[str]) -> list[list[int]]:
@@ -90,9 +103,21 @@ def choice_ids(loaded: LoadedModel, choices: Sequence[str]) -> list[list[int]]:
     return [encode_text(loaded.tokenizer, str(choice)) for choice in choices]
 
 
+def choices_of(loaded: LoadedModel, example: Example) -> Choices:
+    """What an example lists. Of whole answers the end of the turn is a token too.
+
+    Without it a long answer cut short would be as likely as its beginning is.
+    """
+    texts = [str(choice) for choice in example.columns["choices"]]
+    ids = choice_ids(loaded, texts)
+    if not example.columns.get(WHOLE):
+        return Choices(texts, ids)
+    return Choices(texts, [[*one, end_of_turn(loaded.tokenizer)] for one in ids])
+
+
 def score_choices(loaded: LoadedModel, examples: Sequence[Example]) -> list[Tensor]:
     """A differentiable `[K]` tensor an example: length-normalised log-likelihoods. One forward."""
-    choices = [choice_ids(loaded, e.columns["choices"]) for e in examples]
+    choices = [choices_of(loaded, e).ids for e in examples]
     return choice_scores(loaded.model, [prompt_ids(loaded, e) for e in examples], choices)
 
 
@@ -117,7 +142,7 @@ def answer_examples(
             cancel.raise_if_cancelled()
         rows = [examples[place] for place in places]
         prompts = [prompt_ids(loaded, row) for row in rows]
-        choices = [row.columns["choices"] for row in rows] if action == CHOICE else None
+        choices = [choices_of(loaded, row) for row in rows] if action == CHOICE else None
         found = answer_batch(loaded, prompts, choices, max_new_tokens, cancel, around=around)
         for place, answer in zip(places, found, strict=True):
             given[place] = answer
@@ -127,7 +152,7 @@ def answer_examples(
 def answer_batch(
     loaded: LoadedModel,
     prompts: Sequence[Ids],
-    choices: Sequence[Sequence[str]] | None,
+    choices: Sequence[Choices] | None,
     max_new_tokens: int,
     cancel: CancelToken | None = None,
     *,
@@ -147,15 +172,17 @@ def answer_batch(
 def _likeliest(
     loaded: LoadedModel,
     prompts: Sequence[Ids],
-    choices: Sequence[Sequence[str]],
+    choices: Sequence[Choices],
     around: Around,
     around_rows: AroundRows | None,
 ) -> list[Answer]:
-    tokens = [choice_ids(loaded, row) for row in choices]
+    tokens = [row.ids for row in choices]
     with around() if around_rows is None else around_rows(range(len(prompts))):
         scored = [scores.float().cpu() for scores in choice_scores(loaded.model, prompts, tokens)]
     return [
-        Answer(str(row[int(scores.argmax())])) if bool(sound(scores)) else Answer(failed=NOT_FINITE)
+        Answer(row.texts[int(scores.argmax())])
+        if bool(sound(scores))
+        else Answer(failed=NOT_FINITE)
         for row, scores in zip(choices, scored, strict=True)
     ]
 

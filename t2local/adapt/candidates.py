@@ -19,6 +19,7 @@ from t2local.adapt.answering import (
     action_of,
     check_sees,
     choice_ids,
+    choices_of,
     prompt_ids,
     sound,
     write,
@@ -397,9 +398,12 @@ def _answers(
     loaded: LoadedModel, shot: Example, chooses: bool
 ) -> tuple[list[str], list[list[int]]]:
     """The texts whose likelihood is looked at, and their tokens (at least one each)."""
-    texts = list(shot.columns["choices"]) if chooses else [shot.answer] if shot.answer else []
-    tokens = choice_ids(loaded, texts)
-    kept = [(text, ids) for text, ids in zip(texts, tokens, strict=True) if ids]
+    if chooses:
+        texts, tokens = choices_of(loaded, shot)
+    else:
+        texts = [shot.answer] if shot.answer else []
+        tokens = choice_ids(loaded, texts)
+    kept = [(text, list(ids)) for text, ids in zip(texts, tokens, strict=True) if ids]
     return [text for text, _ in kept], [ids for _, ids in kept]
 
 

@@ -19,6 +19,7 @@ from t2local.adapt.answering import (
     answer_batch,
     batches,
     check_sees,
+    choices_of,
     prompt_ids,
 )
 from t2local.adapt.dispatch import Dispatch
@@ -225,7 +226,7 @@ def _answers(
 ) -> list[Answer]:
     loaded, chooses = subject.loaded, _action(task) == CHOICE
     prompts = [prompt_ids(loaded, q.example, q.user, q.system, q.prefill) for q in questions]
-    choices = [q.example.columns["choices"] for q in questions] if chooses else None
+    choices = [choices_of(loaded, q.example) for q in questions] if chooses else None
     return answer_batch(
         loaded, prompts, choices, budget, cancel, around=around, around_rows=around_rows
     )

@@ -26,6 +26,7 @@ MOST_COLUMNS = 1_000  # names that all rows of a file have together
 MOST_PRINTED = 2**20  # characters of a Python value in a cell
 DEEPEST = 50  # lists and objects inside one another that a row may hold
 
+WHOLE = "whole"  # a column: the choices are whole answers, and that they end there counts
 Bad = tuple[int, str]
 Record = tuple[int, Sequence[str] | None]  # None: its cells could not be told apart
 

@@ -155,6 +155,11 @@ class SVFMethod:
     def change(self, flat: torch.Tensor) -> Mapping[str, float]:
         return {n: float((z - 1).square().mean().sqrt()) for n, z in self.z(flat).items()}
 
+    def flat(self, z: Z) -> torch.Tensor:
+        """An expert's numbers as one vector; a matrix that it does not name is the base model's."""
+        start = self.svf.identity()
+        return torch.cat([z.get(name, one).float().to(one.device) for name, one in start.items()])
+
     def z(self, flat: torch.Tensor) -> Z:
         """Views of `flat`, by matrix name."""
         rows = flat.split(list(self.svf.ranks.values()))

@@ -19,6 +19,7 @@ from t2local.adapt.applier import holding
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
 from t2local.errors import T2LocalError
 from t2local.models.chat_format import encode_text
+from t2local.models.decode.generate import Around
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import Progress
@@ -27,7 +28,7 @@ from t2local.tasks.datasets import Dataset
 from t2local.tasks.rewards import REWARDS, rewards_of
 from t2local.tasks.rows import Example, shown, too_long
 from t2local.training.config import NEXT_TOKEN, TrainConfig, method_for
-from t2local.training.policies import Policy, policy_for, sampling_seed
+from t2local.training.policies import policy_for
 from t2local.training.reports import (
     MEASURING_FORGOTTEN,
     MEASURING_HELD_OUT,
@@ -37,6 +38,7 @@ from t2local.training.reports import (
     StepReport,
     Validation,
 )
+from t2local.training.rollouts import Policy, sampling_seed
 from t2local.training.step_memory import StepWork, step_bytes
 from t2local.training.validation import OtherTask, base_known
 
@@ -90,10 +92,15 @@ class DryRunReport:
         return self.memory_bytes <= self.free_bytes
 
 
-def dry_run(policy: Policy, examples: Sequence[Example], seed: int) -> DryRun:
-    """Rewards of the base model on a few prompts. Raises `T2LocalError` if all are equal."""
+def dry_run(
+    policy: Policy, examples: Sequence[Example], seed: int, hold: Around | None = None
+) -> DryRun:
+    """Rewards of the base model on a few prompts. Raises `T2LocalError` if all are equal.
+
+    `hold`: what training starts from, where that is not the base model.
+    """
     chosen = random.Random(seed).sample(list(examples), min(DRY_RUN_PROMPTS, len(examples)))
-    base = StepWork(0, lambda: policy.svf.using({}))
+    base = StepWork(0, hold or (lambda: policy.svf.using({})))
     rollout = policy.rollout(chosen, seed, base)
     groups = [[0.0 if r is None else r for r in g] for g in policy.rewards(rollout, base)]
     said = zip(chosen, rollout.texts, groups, strict=True)

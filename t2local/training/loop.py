@@ -7,6 +7,7 @@ z = 1 is the base model exactly; no weight decay, which would pull z to 0 and no
 sampled prompts that teach nothing are drawn again, and those that teach come more often (below).
 """
 
+import functools
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -33,7 +34,8 @@ from t2local.training.config import (
     sampler_for,
 )
 from t2local.training.dry_run import dry_run
-from t2local.training.policies import Rewards, Rollout, policy_for, sampling_seed
+from t2local.training.policies import policy_for
+from t2local.training.preferences import Reference, are_preferences
 from t2local.training.processes import Processes
 from t2local.training.reports import (
     GAP_LIMIT,
@@ -47,6 +49,7 @@ from t2local.training.reports import (
     TrainState,
     Validation,
 )
+from t2local.training.rollouts import Rewards, Rollout, sampling_seed
 from t2local.training.step_memory import (
     Clock,
     StepWork,
@@ -55,7 +58,7 @@ from t2local.training.step_memory import (
     wants_checkpointing,
     with_fewer_rows,
 )
-from t2local.training.validation import Scored, score_greedy
+from t2local.training.validation import Scored, said_to, score_greedy
 
 GAP_WORDS = (
     "The quick sampler's answers are {:.2f} nats a token off the model's own on average: they are "
@@ -77,8 +80,13 @@ def train(
     state: TrainState | None = None,
     method: Method | None = None,
     processes: Processes | None = None,
+    start: torch.Tensor | None = None,
+    reference: Reference | None = None,
 ) -> Generator[Event, None, TrainOutcome]:
     """Train by one method; yields a `DryRun`, then the other events as they come.
+
+    `start`: the numbers to begin with, an earlier expert's; None: the base model's. `reference`:
+    what is known of the base model's likelihoods already.
 
     Seeded: the same inputs give the same events on one machine, also when a run is cut off and
     goes on from the `state` of a `Checkpoint` (the dry run is not repeated then). A cancelled run
@@ -86,22 +94,33 @@ def train(
     enough memory for a single row.
     """
     method, processes = method or method_for(loaded, svf, config), processes or Processes()
+    reference = reference or Reference(loaded, svf)
+    policy_of = functools.partial(policy_for, loaded, svf, examples, reward, reference=reference)
     device = next(iter(svf.singular_values.values())).device
     checkpointing = wants_checkpointing(loaded, examples, config)
 
     def score(flat: torch.Tensor) -> Scored:
-        hold = method.holding(flat)
-        return score_greedy(loaded, hold, validation, reward, config.max_new_tokens, processes)
+        return score_greedy(
+            loaded, method.holding(flat), validation, reward, config.max_new_tokens, processes,
+            reference,
+        )  # fmt: skip
+
+    def said(flat: torch.Tensor, scored: Scored | None) -> Sequence[str]:
+        rows, hold = validation[:ANSWERS_SHOWN], method.holding(flat)
+        if scored is not None and not are_preferences(rows):
+            return scored.answers[:ANSWERS_SHOWN]
+        return said_to(loaded, hold, rows, reward, config.max_new_tokens)
 
     if state is None:
+        first = method.start() if start is None else start
         if config.objective == POLICY_GRADIENT:
-            policy = policy_for(loaded, svf, examples, reward, config)
-            yield dry_run(policy, examples, config.seed)
-        state = TrainState.start(method.start().to(device), config.rows_per_forward)
-        scored = score(state.flat)  # the base model is the first candidate
-        state = replace(state, base_answers=tuple(scored.answers[:ANSWERS_SHOWN]))
-        state, *events = _validated(state, scored, validation)
-        yield from events
+            yield dry_run(policy_of(config), examples, config.seed, method.holding(first))
+        state = TrainState.start(first.to(device), config.rows_per_forward)
+        scored = score(state.flat)
+        base = said(method.start().to(device), scored if start is None else None)
+        state = replace(state, base_answers=tuple(base))
+        state, *events = _validated(state, scored, validation, said(state.flat, scored))
+        yield from events  # what training starts from is the first candidate
     flat = state.flat.to(device, copy=True).requires_grad_()
     optimiser = torch.optim.AdamW([flat], lr=config.learning_rate, weight_decay=0.0)
     _restore(optimiser, flat, state)
@@ -124,9 +143,7 @@ def train(
             step, gradient_holding(loaded, config, hold), clock, share, len(batch),
             sampler_for(loaded, config, hold),
         )  # fmt: skip
-        policy = policy_for(
-            loaded, svf, examples, reward, replace(config, rows_per_forward=rows_per_forward)
-        )
+        policy = policy_of(replace(config, rows_per_forward=rows_per_forward))
 
         def draw(own: Sequence[int], work: StepWork, drawing: int = 0) -> Drawn:
             # Text is sampled: REINFORCE. Choices are all listed, and their loss is minus the exact
@@ -153,7 +170,7 @@ def train(
         taken_bytes = max(0, clock.most_bytes - before)
         return processes.combine(flat.grad, statistics), tried, taken_bytes
 
-    stopped, samples = "all steps done", policy_for(loaded, svf, examples, reward, config).samples
+    stopped, samples = "all steps done", policy_of(config).samples
     while state.step < config.steps:
         step = state.step + 1
         batch, others = prompt_order(examples, config, state, samples)
@@ -182,7 +199,8 @@ def train(
             yield Notice(step, GAP_WORDS.format(gathered.sampler_gap, MOST_WEIGHT))
         last = step == config.steps or (cancel is not None and cancel.cancelled)
         if step % config.validate_every == 0 or last:
-            state, *events = _validated(state, score(state.flat), validation)
+            scored = score(state.flat)
+            state, *events = _validated(state, scored, validation, said(state.flat, scored))
             yield from events
         yield Checkpoint(state, due=step % config.checkpoint_every == 0 or last)
         if cancel is not None and cancel.cancelled:
@@ -249,13 +267,13 @@ def _with_rates(state: TrainState, tried: Sequence[tuple[int, float]], examples:
 
 
 def _validated(
-    state: TrainState, scored: Scored, rows: Sequence[Example]
+    state: TrainState, scored: Scored, rows: Sequence[Example], said: Sequence[str]
 ) -> tuple[TrainState, Validation, Answers]:
     result = scored.as_validation(state.step, state.best)
     state = replace(state, validations=(*state.validations, result))
     if result.best:
         state = replace(state, best=result, best_flat=state.flat)
-    shown = zip((e.prompt for e in rows), state.base_answers, scored.answers, strict=False)
+    shown = zip((e.prompt for e in rows), state.base_answers, said, strict=False)
     return state, result, Answers(state.step, tuple(shown))
 
 

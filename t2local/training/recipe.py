@@ -5,6 +5,7 @@ one of the paired difference. Where there are too few rows to set any aside, eac
 expert that was trained on all the others (leave-one-out).
 """
 
+import random
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from t2local import paths
 from t2local.adapt.answering import CHOICE, action_of, check_sees
 from t2local.adapt.choosing import common_labels
 from t2local.adapt.dispatch import LABELS, classification_prompt
@@ -30,6 +32,7 @@ from t2local.tasks.uploads import with_choices
 from t2local.training.config import Method, SVFMethod, method_for
 from t2local.training.dry_run import check_lengths
 from t2local.training.loop import Event, train
+from t2local.training.preferences import Reference, are_preferences
 from t2local.training.processes import Processes
 from t2local.training.reports import (
     MEASURING_HELD_OUT,
@@ -39,7 +42,7 @@ from t2local.training.reports import (
     TrainOutcome,
     TrainState,
 )
-from t2local.training.runs import Plan
+from t2local.training.runs import Plan, Run
 from t2local.training.validation import OtherTask, Scored, as_card, forgetting, score_greedy
 
 
@@ -64,25 +67,29 @@ def train_expert(
     method: Method | None = None,
     processes: Processes | None = None,
     others: Sequence[OtherTask] = (),
+    start: Expert | None = None,
 ) -> Generator[Event | Gain | Progress, None, Trained]:
     """Train and measure; the events are those of `train`, `Gain` and `Progress`.
 
     `labels`: what its expert chooses among, empty where it writes. `state`: of a run that goes on.
-    `others`: tasks on which forgetting is measured.
+    `others`: tasks on which forgetting is measured. `start`: the expert from whose `z` it goes on.
     Raises `T2LocalError` when there is nothing to learn from, or rows do not fit the context.
     """
     config = plan.config
     check_sees(loaded, source.train)
     check_lengths(loaded, source, config)
     method = method or method_for(loaded, svf, config)
+    first = None if start is None else first_numbers(method, start)
+    reference = Reference(loaded, svf)
     started = time.perf_counter()
     # The dry run comes first inside `train`; measuring waits until it has said yes.
     outcome = yield from train(
         loaded, svf, source.train, source.validation, plan.reward, config, cancel, state,
-        method, processes,
+        method, processes, first, reference,
     )  # fmt: skip
     trained_s = time.perf_counter() - started
-    base, trained = yield from _measured(loaded, svf, source, plan, method, outcome, processes)
+    measuring = Measuring(loaded, svf, source, plan, method, processes, first, reference)
+    base, before, trained = yield from measuring.measured(outcome.flat)
     held_out = _held_out(base, trained, source.source)
     yield Gain(outcome.steps, held_out)
     forgotten = yield from forgetting(
@@ -105,6 +112,8 @@ def train_expert(
         "held_out": held_out.as_dict(),
         "held_out_reward": _held_out_reward(base, trained),
         "forgetting": as_card(forgotten),
+        **({"prefers": True} if are_preferences(source.held_out) else {}),
+        **_since(start, before, trained, source),
     }
     expert = None
     if isinstance(method, SVFMethod):
@@ -144,27 +153,90 @@ def _later(cancel: CancelToken | None, processes: Processes | None) -> CancelTok
     return cancel if alone and cancel is not None and not cancel.cancelled else None
 
 
-def _measured(
-    loaded: LoadedModel,
-    svf: SVFModel,
-    source: Dataset,
-    plan: Plan,
-    method: Method,
-    outcome: TrainOutcome,
-    processes: Processes | None,
-) -> Generator[Progress, None, tuple[Scored, Scored]]:
-    """Greedy answers to the held-out rows by the base model and by what was trained."""
+def first_numbers(method: Method, start: Expert) -> torch.Tensor:
+    """Those of an expert. Raises `T2LocalError` for a method that trains no `z`."""
+    if not isinstance(method, SVFMethod):
+        raise T2LocalError(
+            f"A LoRA adapter cannot go on from '{start.name}', which is a z; leave one of them out."
+        )
+    return method.flat(start.z)
 
-    def score(flat: torch.Tensor) -> Scored:
-        budget, hold = plan.config.max_new_tokens, method.holding(flat)
-        return score_greedy(loaded, hold, source.held_out, plan.reward, budget, processes)
 
-    yield Progress(f"{MEASURING_HELD_OUT}: base", 0, 2, "models")
-    base = score(method.start().to(outcome.flat.device))
-    if source.leave_one_out:
-        return base, (yield from leave_one_out(loaded, svf, source, plan, method, processes))
-    yield Progress(f"{MEASURING_HELD_OUT}: trained", 1, 2, "models")
-    return base, score(outcome.flat)
+def _since(
+    start: Expert | None, before: Scored | None, trained: Scored, source: Dataset
+) -> dict[str, Any]:
+    """For the card of an expert that another one went on to be, beside that one's own score."""
+    if start is None or before is None:
+        return {}
+    return {"start": start.name, "since_start": _held_out(before, trained, source.source).as_dict()}
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Greedy answers to held-out rows. `first`: the numbers that training began with, if any."""
+
+    loaded: LoadedModel
+    svf: SVFModel
+    source: Dataset
+    plan: Plan
+    method: Method
+    processes: Processes | None
+    first: torch.Tensor | None
+    reference: Reference
+
+    def score(self, flat: torch.Tensor, rows: Sequence[Example]) -> Scored:
+        budget, hold = self.plan.config.max_new_tokens, self.method.holding(flat)
+        return score_greedy(
+            self.loaded, hold, rows, self.plan.reward, budget, self.processes, self.reference
+        )
+
+    def measured(
+        self, flat: torch.Tensor
+    ) -> Generator[Progress, None, tuple[Scored, Scored | None, Scored]]:
+        """By the base model, by what training began with if that is another, and by `flat`."""
+        rows = self.source.held_out
+        yield Progress(f"{MEASURING_HELD_OUT}: base", 0, 2, "models")
+        base = self.score(self.method.start().to(flat.device), rows)
+        before = None
+        if self.first is not None:
+            yield Progress(f"{MEASURING_HELD_OUT}: before", 0, 2, "models")
+            before = self.score(self.first.to(flat.device), rows)
+        if self.source.leave_one_out:
+            return base, before, (yield from self.leave_one_out())
+        yield Progress(f"{MEASURING_HELD_OUT}: trained", 1, 2, "models")
+        return base, before, self.score(flat, rows)
+
+    # Leave-one-out: each of a handful of rows is measured unseen.
+    #
+    # The expert that is kept is trained on all rows. For the measurement, one expert for each row
+    # is trained in the same way on all the others and then thrown away: as many trainings as rows.
+
+    def leave_one_out(self) -> Generator[Progress, None, Scored]:
+        """Answers to every row by an expert that never saw it, in the order of the rows.
+
+        A fold whose other rows can teach nothing is answered by what training begins with.
+        """
+        parts, plan = folds(self.source), self.plan
+        found: dict[str, list[tuple[str, float, float]]] = {}
+        for done, part in enumerate(parts):
+            yield Progress(TRAINING_WITHOUT, done, len(parts), "rows")
+            work = train(
+                self.loaded, self.svf, part.train, part.validation, plan.reward, plan.config,
+                method=self.method, processes=self.processes, start=self.first,
+                reference=self.reference,
+            )  # fmt: skip
+            try:
+                flat = drain(work).flat
+            except T2LocalError:
+                flat = self.method.start() if self.first is None else self.first
+            scored = self.score(flat, part.held_out)
+            rows = zip(scored.answers, scored.rewards, scored.right, strict=True)
+            found[part.held_out[0].group] = list(rows)
+        # Rows of one prompt come in their order.
+        answers, rewards, right = zip(
+            *(found[row.group].pop(0) for row in self.source.held_out), strict=True
+        )
+        return Scored(answers, rewards, right)
 
 
 def _held_out(base: Scored, trained: Scored, task: str) -> HeldOut:
@@ -182,10 +254,27 @@ def dataset_of(plan: Plan) -> tuple[Dataset, tuple[str, ...]]:
     source = dataset(plan.source, plan.config.seed, plan.config.held_out_share)
     if CHOICE in {name for _, name in parts_of(plan.reward)}:
         source = _listing_choices(source)
+    if plan.replayed:
+        source = with_replay(source, plan)
     check_reward(plan.reward, [*source.train, *source.held_out])
     if not plan.classifier:
         return source, labels_of(source.rows)
     return with_prompts(source, classification_prompt), LABELS
+
+
+def with_replay(source: Dataset, plan: Plan) -> Dataset:
+    """With rows that an earlier run learnt from, at most as many as there are new ones.
+
+    None that is measured here: what was held out then is not learnt, what is held out now neither.
+    """
+    before, _ = dataset_of(Run(paths.runs_dir() / paths.slug(plan.replayed)).plan())
+    apart = {e.group for e in (*source.validation, *source.held_out)}
+    if source.leave_one_out:
+        apart = {e.group for e in source.train}
+    known = [e for e in before.train if e.group not in apart]
+    count = min(len(known), len(source.train))
+    chosen = random.Random(plan.config.seed).sample(known, count)
+    return replace(source, train=[*source.train, *chosen])
 
 
 def labels_of(rows: Sequence[Example]) -> tuple[str, ...]:
@@ -236,45 +325,3 @@ def make_expert(
         labels=labels,
     )
     return stamped(expert, loaded, svf)
-
-
-# --- Leave-one-out: each of a handful of rows is measured unseen.
-#
-# The expert that is kept is trained on all rows. For the measurement, one expert for each row is
-# trained in the same way on all the others and then thrown away: as many trainings as rows.
-
-
-def leave_one_out(
-    loaded: LoadedModel,
-    svf: SVFModel,
-    source: Dataset,
-    plan: Plan,
-    method: Method,
-    processes: Processes | None = None,
-) -> Generator[Progress, None, Scored]:
-    """Greedy answers to every row by an expert that never saw it, in the order of the rows.
-
-    A fold whose other rows can teach nothing is answered by the base model.
-    """
-    config, parts = plan.config, folds(source)
-    found: dict[str, tuple[list[str], list[float]]] = {}
-    for done, part in enumerate(parts):
-        yield Progress(TRAINING_WITHOUT, done, len(parts), "rows")
-        work = train(
-            loaded, svf, part.train, part.validation, plan.reward, config,
-            method=method, processes=processes,
-        )  # fmt: skip
-        try:
-            flat = drain(work).flat
-        except T2LocalError:
-            flat = method.start()
-        scored = score_greedy(
-            loaded, method.holding(flat), part.held_out, plan.reward, config.max_new_tokens,
-            processes,
-        )  # fmt: skip
-        found[part.held_out[0].group] = list(scored.answers), list(scored.rewards)
-    answers, rewards = [], []
-    for row in source.held_out:  # rows of one prompt come in their order
-        answers.append(found[row.group][0].pop(0))
-        rewards.append(found[row.group][1].pop(0))
-    return Scored(answers, rewards)

@@ -16,7 +16,10 @@ from t2local.adapt.answering import CHOICE, action_of
 from t2local.adapt.dispatch import classification_prompt
 from t2local.errors import DiskFull, T2LocalError
 from t2local.experts import Expert, ExpertStore
-from t2local.experts.expert import free_name, is_taken
+from t2local.experts.expert import CLASSIFIER, free_name, is_taken
+from t2local.experts.library import Library
+from t2local.experts.store import check_fits, read_expert
+from t2local.experts.versions import Versions
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress, drain
 from t2local.svf import SVFModel
@@ -26,6 +29,7 @@ from t2local.training.config import LORA, method_for
 from t2local.training.dry_run import Agenda, other_seconds
 from t2local.training.finding import found_by_similarity
 from t2local.training.loop import Event
+from t2local.training.preferences import are_preferences
 from t2local.training.processes import Processes
 from t2local.training.recipe import Trained, dataset_of, train_expert
 from t2local.training.reports import TAKING_PRINT, Held, Notice
@@ -73,7 +77,10 @@ def _running(
     source, labels = dataset_of(plan)
     method = method_for(loaded, svf, plan.config)
     others = processes.from_main(other_tasks(plan.name, source, loaded.slug))
-    work = train_expert(loaded, svf, source, plan, labels, cancel, state, method, processes, others)
+    start = started_from(run, loaded, svf)
+    work = train_expert(
+        loaded, svf, source, plan, labels, cancel, state, method, processes, others, start
+    )
     if not processes.is_main:
         return drain(work)
     yield from _kept_trying(lambda: run.rewind(state))
@@ -96,7 +103,7 @@ def _running(
         yield from _kept_trying(lambda: method.save(trained.outcome.flat, folder))
     else:
         expert = yield from _kept_trying(
-            lambda: adopted(trained.expert, run.name, loaded.slug, adopt)
+            lambda: adopted(trained.expert, run.name, loaded.slug, adopt, plan.start)
         )
         trained = replace(trained, expert=expert)
         if expert.name != plan.name:
@@ -169,20 +176,29 @@ def summary(trained: Trained) -> dict[str, Any]:
 # replaced. A shipped expert's name is free: the user's own stands before it.
 
 
-def adopted(expert: Expert, run: str, model_slug: str, adopt: Callable[[Expert], Any]) -> Expert:
-    """Adopt it; between the look at which names are free and its file nobody takes one."""
-    with ExpertStore(model_slug).changing():
-        expert = to_keep(expert, run, model_slug)
+def adopted(
+    expert: Expert, run: str, model_slug: str, adopt: Callable[[Expert], Any], start: str = ""
+) -> Expert:
+    """Adopt it; between the look at which names are free and its file nobody takes one.
+
+    `start`: the expert it went on from. Under that one's name it is its new version.
+    """
+    store = ExpertStore(model_slug)
+    with store.changing():
+        expert = to_keep(expert, run, model_slug, start)
+        there = next((f.expert for f in store.files() if f.path.stem == expert.name), None)
+        if start == expert.name and not _left_by(run, there):
+            Versions(store).keep(expert.name)
         adopt(expert)
     return expert
 
 
-def to_keep(expert: Expert, run: str, model_slug: str) -> Expert:
+def to_keep(expert: Expert, run: str, model_slug: str, start: str = "") -> Expert:
     """The expert with its run on its card, under its own name or a free one."""
     expert = replace(expert, training={**expert.training, RUN: run})
     files = ExpertStore(model_slug).files()
     others = [f.path.stem for f in files if not f.shipped and not _left_by(run, f.expert)]
-    if not is_taken(expert.name, others):
+    if expert.name == start or not is_taken(expert.name, others):
         return expert
     shipped = [f.path.stem for f in files if f.shipped]
     return replace(expert, name=free_name(expert.name, [*others, *shipped]))
@@ -190,6 +206,48 @@ def to_keep(expert: Expert, run: str, model_slug: str) -> Expert:
 
 def _left_by(run: str, expert: Expert | None) -> bool:
     return expert is not None and expert.training.get(RUN) == run
+
+
+# --- Going on from an expert: its `z`, and its own rows again beside the new ones.
+
+
+def started_from(run: Run, loaded: LoadedModel, svf: SVFModel) -> Expert | None:
+    """The expert that a run goes on from. Raises `T2LocalError` where it is gone or unfit."""
+    plan, library = run.plan(), Library(loaded.slug)
+    if not plan.start:
+        return None
+    start = library.load(plan.start)
+    if _left_by(run.name, start):  # killed between its new version and its end
+        start = read_expert(Versions(library).of(plan.start)[0].path)
+    check_fits(start, svf, loaded.name, loaded.quantization)
+    if (start.kind == CLASSIFIER) != plan.classifier:
+        raise T2LocalError(
+            f"'{plan.start}' is a {start.kind}; go on from an expert of the kind that you train."
+        )
+    return start
+
+
+def replay_of(expert: Expert, source: Dataset, reward: str) -> tuple[str, str]:
+    """The run whose rows may be learnt again beside `source`, and a sentence about it.
+
+    "" and why not, where they are gone, or are asked and rewarded in another way.
+    """
+    try:
+        run, rows = run_of(expert), rows_behind(expert)
+    except T2LocalError as error:
+        return "", f"Its own rows are not learnt again. {error}"
+    plan = run.plan()
+    if plan.reward != reward:
+        return "", (
+            f"Its own rows are not learnt again: they are rewarded by '{plan.reward}', these by "
+            f"'{reward}'. What it forgets of them is measured."
+        )
+    if action_of(rows.rows) != action_of(source.rows) or (
+        are_preferences(rows.rows) != are_preferences(source.rows)
+    ):
+        return "", "Its own rows are not learnt again: these are asked in another way."
+    count = min(len(rows.train), len(source.train))
+    return run.name, f"{count} of its own rows are learnt again beside these."
 
 
 # --- The tasks on which forgetting is measured.
@@ -238,7 +296,7 @@ def _earlier(own: str, source: Dataset, model_slug: str) -> list[OtherTask]:
         fresh = [e for e in rows.held_out if e.key not in taken]
         most = MOST_CHOICES if action_of(fresh) == CHOICE else MOST_TEXTS
         chosen = random.Random(0).sample(fresh, min(most, len(fresh)))
-        if len(chosen) >= FEWEST_ROWS:
+        if len(chosen) >= FEWEST_ROWS and not are_preferences(chosen):
             budget = plan.config.max_new_tokens
             found[plan.name] = OtherTask(plan.name, tuple(chosen), plan.reward, budget)
     return list(found.values())[::-1]

@@ -48,7 +48,11 @@ Event = DryRun | StepReport | Validation | Answers | Notice | Gain | Checkpoint
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is told. `source`: a dataset or a file; `model` and below: what to load."""
+    """What a run is told. `source`: a dataset or a file; `model` and below: what to load.
+
+    `start`: the expert from whose `z` it goes on, "" for the base model. `replayed`: the run whose
+    rows are learnt again beside these, "" for none.
+    """
 
     name: str
     source: str
@@ -60,6 +64,8 @@ class Plan:
     quantization: str = "auto"
     basis: str = "auto"
     command: str = ""
+    start: str = ""
+    replayed: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from t2local.svf import SVFModel
 from t2local.tasks.files import content_hash
 from t2local.tasks.rewards import rewards_of
 from t2local.tasks.rows import Example
+from t2local.training.preferences import Reference, are_preferences, rise
 from t2local.training.processes import Processes
 from t2local.training.reports import MEASURING_FORGOTTEN, Validation
 from t2local.untrusted import read_document, typed
@@ -41,11 +42,12 @@ class Scored:
 
     answers: Sequence[str]
     rewards: Sequence[float]
+    judged: Sequence[float] = ()  # how right each is, where rewards do not say it
 
     @property
     def right(self) -> list[float]:
         """1.0 where the reward is full, else 0.0."""
-        return [float(reward >= 1) for reward in self.rewards]
+        return list(self.judged) or [float(reward >= 1) for reward in self.rewards]
 
     @property
     def accuracy(self) -> float:
@@ -68,12 +70,16 @@ def score_greedy(
     reward: str,
     max_new_tokens: int,
     processes: Processes | None = None,
+    reference: Reference | None = None,
 ) -> Scored:
     """Greedy answers under what `around` puts in force.
 
-    Rows that cannot be scored, and those on which the model failed, count −1.
+    Rows that cannot be scored, and those on which the model failed, count −1. `reference`: whole
+    answers are judged by whether the right one rose above the base model's odds (`preferences`).
     """
     processes = processes or Processes()
+    if reference is not None and are_preferences(rows):
+        return _score_preferences(loaded, around, rows, processes, reference)
 
     def score(part: Sequence[Example]) -> list[tuple[str, float]]:
         answers = answer_examples(loaded, part, max_new_tokens, around=around)
@@ -85,6 +91,34 @@ def score_greedy(
 
     answers, rewards = zip(*processes.each(score, rows), strict=True)
     return Scored(answers, rewards)
+
+
+def said_to(
+    loaded: LoadedModel,
+    around: Around,
+    rows: Sequence[Example],
+    reward: str,
+    max_new_tokens: int,
+) -> tuple[str, ...]:
+    """What a person is shown: greedy answers, written where whole answers are compared."""
+    if are_preferences(rows):
+        rows = [replace(row, written=True) for row in rows]
+    return tuple(score_greedy(loaded, around, rows, reward, max_new_tokens).answers)
+
+
+def _score_preferences(
+    loaded: LoadedModel,
+    around: Around,
+    rows: Sequence[Example],
+    processes: Processes,
+    reference: Reference,
+) -> Scored:
+    def score(part: Sequence[Example]) -> list[tuple[float, float]]:
+        return list(zip(*rise(loaded, around, reference, part), strict=True))
+
+    rises, heights = zip(*processes.each(score, rows), strict=True)
+    chosen = [e.answer if up == 1.0 else "" for e, up in zip(rows, rises, strict=True)]
+    return Scored(chosen, heights, rises)
 
 
 # --- Forgetting.

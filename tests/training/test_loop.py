@@ -10,7 +10,6 @@ from t2local.progress import CancelToken, drain
 from t2local.tasks.rewards import REWARDS
 from t2local.training.config import TrainConfig
 from t2local.training.loop import MIDDLING, WAIT, _with_rates, pass_rate, prompt_order, train
-from t2local.training.policies import TextPolicy
 from t2local.training.reports import (
     Checkpoint,
     DryRun,
@@ -20,6 +19,7 @@ from t2local.training.reports import (
     Validation,
     curves,
 )
+from t2local.training.text_policies import TextPolicy
 
 QUICK = TrainConfig(steps=6, prompts_per_step=4, learning_rate=2e-2, validate_every=3)
 

@@ -11,6 +11,7 @@ from t2local.models.groups.linear import rounds, rounds_in_pairs, rounds_quickly
 from t2local.progress import drain
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.rows import Example
+from t2local.training.choice_policies import ChoicePolicy
 from t2local.training.config import (
     EXACT,
     NEXT_TOKEN,
@@ -20,16 +21,10 @@ from t2local.training.config import (
     sampler_for,
 )
 from t2local.training.loop import train
-from t2local.training.policies import (
-    ChoicePolicy,
-    NextTokenPolicy,
-    TextPolicy,
-    answer_kl,
-    policy_for,
-    sampled_kl,
-)
+from t2local.training.policies import policy_for
 from t2local.training.reports import DryRun, StepReport
 from t2local.training.step_memory import StepWork, gradient_checkpointing
+from t2local.training.text_policies import NextTokenPolicy, TextPolicy, answer_kl, sampled_kl
 from tests.models.decode.test_compiled_steps import grouped
 from tests.training.conftest import accumulate
 
@@ -206,7 +201,7 @@ def test_the_heads_products_round_as_those_of_the_layers(texts, parity, monkeypa
         seen.append((torch.is_grad_enabled(), rounds()))
         return log_probabilities(*arguments)
 
-    monkeypatch.setattr("t2local.training.policies.log_probabilities", looking)
+    monkeypatch.setattr("t2local.training.text_policies.log_probabilities", looking)
     rollout = policy.rollout(texts[:2], 0, work)
     for loss, _ in policy.losses(rollout, policy.advantages(policy.rewards(rollout, work)), work):
         work.backward(loss)

@@ -15,8 +15,9 @@ from t2local.experts.store import read_expert
 from t2local.paths import PROJECT_ROOT
 from t2local.training.config import NEXT_TOKEN, SVFMethod, TrainConfig
 from t2local.training.loop import Drawn, without_equal_groups
-from t2local.training.policies import Rollout, policy_for
+from t2local.training.policies import policy_for
 from t2local.training.processes import Processes, combined
+from t2local.training.rollouts import Rollout
 from t2local.training.step_memory import StepWork
 from tests.training.conftest import accumulate
 

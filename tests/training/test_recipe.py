@@ -8,7 +8,8 @@ from t2local.tasks.datasets import Dataset, folds, split_rows
 from t2local.tasks.rows import Example
 from t2local.training import recipe as module
 from t2local.training.config import TrainConfig, method_for
-from t2local.training.recipe import leave_one_out, train_expert
+from t2local.training.preferences import Reference
+from t2local.training.recipe import Measuring, train_expert
 from t2local.training.reports import MEASURING_FORGOTTEN, Gain
 from t2local.training.runs import Plan
 from t2local.training.validation import OtherTask
@@ -107,7 +108,8 @@ def test_no_expert_has_seen_the_row_it_answers(loaded, svf, five, monkeypatch):
 
     monkeypatch.setattr(module, "train", watched)
     method = method_for(loaded, svf, CONFIG)
-    scored = drain(leave_one_out(loaded, svf, five, PLAN, method))
+    measuring = Measuring(loaded, svf, five, PLAN, method, None, None, Reference(loaded, svf))
+    scored = drain(measuring.leave_one_out())
     assert len(scored.answers) == 5
     assert [row.prompt in prompts for row, prompts in zip(five.held_out, seen, strict=False)] == [
         False
@@ -125,13 +127,7 @@ def test_where_the_others_teach_nothing_the_base_model_answers(loaded, svf, five
     hopeless = split_rows(
         "five", [Example(e.prompt, "red", {"choices": ["a", "b"]}) for e in five.train]
     )
-    scored = drain(
-        leave_one_out(
-            loaded,
-            svf,
-            hopeless,
-            Plan("red", "x", "exact", CONFIG),
-            method_for(loaded, svf, CONFIG),
-        )
-    )
+    plan, method = Plan("red", "x", "exact", CONFIG), method_for(loaded, svf, CONFIG)
+    measuring = Measuring(loaded, svf, hopeless, plan, method, None, None, Reference(loaded, svf))
+    scored = drain(measuring.leave_one_out())
     assert set(scored.rewards) == {-1.0}

@@ -9,9 +9,9 @@ import torch
 from t2local.errors import T2LocalError
 from t2local.progress import drain
 from t2local.training import step_memory
+from t2local.training.choice_policies import ChoicePolicy
 from t2local.training.config import TrainConfig
 from t2local.training.loop import train
-from t2local.training.policies import ChoicePolicy
 from t2local.training.reports import Notice
 from t2local.training.step_memory import (
     activation_bytes,

@@ -1,0 +1,85 @@
+"""Earlier versions of an expert: kept when a further trained one takes its place, and brought back.
+
+A copy of the whole file each, in `.versions` beside the experts. Going back keeps the present one
+as a version too, so nothing is lost either way.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2local import paths
+from t2local.errors import T2LocalError
+from t2local.experts.expert import Expert
+from t2local.experts.store import ExpertStore, read_expert
+
+SUFFIX = ".safetensors"
+MOST_KEPT = 10  # of an expert; the oldest is dropped
+
+
+@dataclass(frozen=True)
+class Version:
+    """`replaced`: seconds since 1970."""
+
+    path: Path
+    replaced: float
+
+
+class Versions:
+    """The earlier versions of the user's own experts of one model.
+
+    Whoever changes something holds `ExpertStore.changing` around it.
+    """
+
+    def __init__(self, store: ExpertStore) -> None:
+        self.store = store
+        self.folder = store.own_folder / ".versions"
+
+    def of(self, name: str) -> list[Version]:
+        """The newest first."""
+        found = [_version(path) for path in self.folder.glob(f"*{SUFFIX}") if _of(path, name)]
+        return sorted(found, key=lambda version: -version.replaced)
+
+    def keep(self, name: str) -> None:
+        """Copy what is there now; nothing happens where nothing is, or it was kept last."""
+        present = self._present(name)
+        if not present.is_file():
+            return
+        content, before = present.read_bytes(), self.of(name)
+        if before and before[0].path.read_bytes() == content:
+            return  # a program was killed between the copy and what was to replace it
+        target = self.folder / f"{paths.slug(name)}.{time.time_ns()}{SUFFIX}"
+        with paths.atomic_write(target) as temporary:
+            temporary.write_bytes(content)
+        for old in self.of(name)[MOST_KEPT:]:
+            with paths.saving(old.path):
+                old.path.unlink(missing_ok=True)
+
+    def back(self, name: str) -> Expert:
+        """Put the newest version in the place of the present one, which becomes a version.
+
+        Raises `T2LocalError` where there is none, or it is damaged.
+        """
+        versions = self.of(name)
+        if not versions:
+            raise T2LocalError(f"'{name}' has no earlier version to go back to.")
+        chosen = versions[0]
+        expert = read_expert(chosen.path)
+        self.keep(name)
+        with paths.atomic_write(self._present(name)) as temporary:
+            temporary.write_bytes(chosen.path.read_bytes())
+        with paths.saving(chosen.path):
+            chosen.path.unlink(missing_ok=True)
+        return expert
+
+    def _present(self, name: str) -> Path:
+        return self.store.own_folder / f"{paths.slug(name)}{SUFFIX}"
+
+
+def _of(path: Path, name: str) -> bool:
+    return path.name.removesuffix(SUFFIX).rpartition(".")[0] == paths.slug(name)
+
+
+def _version(path: Path) -> Version:
+    stamp = path.name.removesuffix(SUFFIX).rpartition(".")[2]
+    return Version(path, int(stamp) / 1e9 if stamp.isdigit() else 0.0)
