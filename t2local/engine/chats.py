@@ -93,7 +93,8 @@ class Message:
 
     `base_content`: the base model's answer, when both were asked. `steered`: where in `content`
     (characters) the mixture changed, and its JSON from there on. `images`: the paths of its
-    pictures; the file holds their names alone, so that a home may be moved.
+    pictures; the file holds their names alone, so that a home may be moved. `original`: what the
+    model had said, where a person wrote over its answer.
     """
 
     role: str  # "user" | "assistant"
@@ -103,6 +104,7 @@ class Message:
     base_content: str | None = None
     steered: tuple[tuple[int, Mapping[str, Any]], ...] = ()
     images: tuple[str, ...] = ()
+    original: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,15 @@ class Chat:
             )
         before = replace(self, messages=self.messages[:index])
         return before.ask(text).showing(self.messages[index].images)
+
+    def rewrite(self, index: int, text: str) -> "Chat":
+        """As if answer `index` had been `text`; nothing in it brings back what the model said."""
+        message = self.messages[index]
+        said = message.content if message.original is None else message.original
+        text = text.strip()
+        changed = replace(message, content=text or said, original=said if text else None)
+        before, after = self.messages[:index], self.messages[index + 1 :]
+        return replace(self, messages=(*before, replace(changed, steered=()), *after))
 
     def unanswered(self) -> "Chat":
         """This chat without the answers after its last user message.
@@ -423,6 +434,7 @@ def message_from_json(content: Mapping[str, Any], pictures: Path) -> Message:
         base_content=readable(str | None, content.get("base_content"), None),
         steered=readable(marks, content.get("steered"), (), check_places),
         images=tuple(str(pictures / Path(name).name) for name in images),
+        original=readable(str | None, content.get("original"), None),
     )
 
 

@@ -1,0 +1,320 @@
+"""What a person thought of answers: a thumb, what they wanted instead, the better of two. On disk.
+
+One JSON file a verdict, beside the chats. Its name follows from the chat, what was asked in it and
+the answers that were judged: a second verdict takes the first one's place, so none is lost and none
+is there twice. Its chat may be gone: a verdict holds all that was asked. A damaged file is left
+where it is and told of (`Verdicts.damaged`).
+"""
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from t2local import locks, paths
+from t2local.engine.chats import CHAT_ID, Chat, Message
+from t2local.errors import T2LocalError
+from t2local.pictures import data_uri, picture_bytes
+from t2local.thinking import split_thinking
+from t2local.untrusted import check_encodes, read_document, typed, word
+
+SCHEMA = 1
+FOLDER = ".verdicts"  # beside the chats; no account is called so
+UP, DOWN = THUMBS = "up", "down"
+MOST_BYTES = 64 * 2**20  # of one file, its pictures included
+BUSY = "Another t2local is writing down a verdict; try it again in a moment."
+GONE = "That answer is no longer there; reload the page and judge it again."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of an `answer` to `turns` (role, content, pictures as data URIs; the system prompt first).
+
+    `thumb`: up, down, or "" for none. `wanted`: what the person wrote over it, "" for nothing.
+    `over`: the answer that it was preferred to. `again`: another answer was asked for in its place.
+    `mixture`, `over_mixture`: what answered, as JSON. `given`: seconds since 1970.
+    """
+
+    id: str
+    chat: str
+    turns: tuple[Mapping[str, Any], ...]
+    answer: str
+    thumb: str = ""
+    wanted: str = ""
+    over: str = ""
+    again: bool = False
+    mixture: Mapping[str, Any] = field(default_factory=dict)
+    over_mixture: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    given: float = 0.0
+
+    @property
+    def says(self) -> bool:
+        """Whether anything was said of the answer."""
+        return bool(self.thumb or self.wanted or self.over or self.again)
+
+    @property
+    def question(self) -> str:
+        return str(self.turns[-1].get("content", "")) if self.turns else ""
+
+
+class Verdicts:
+    """The verdicts on the chats of one folder; safe to call from threads and processes."""
+
+    def __init__(self, chats_folder: Path) -> None:
+        self.folder = chats_folder / FOLDER
+        self.damaged: dict[str, str] = {}  # file name -> what is wrong with it
+        self._lock = threading.Lock()  # around a look at a file and its change
+
+    def all(self) -> list[Verdict]:
+        """The newest first; files that cannot be read are noted in `damaged`."""
+        found, damaged = [], {}
+        for path in sorted(self.folder.glob("[0-9a-f]*.json")):
+            try:
+                found.append(_read(path))
+            except T2LocalError as error:
+                damaged[path.name] = str(error)
+        self.damaged = damaged
+        return sorted(found, key=lambda verdict: -verdict.given)
+
+    def count(self, chat_id: str) -> int:
+        """How many there are on a chat's answers."""
+        return len(self._of(chat_id))
+
+    def of(self, chat: Chat) -> Mapping[int, Verdict]:
+        """The verdicts on the answers that a chat shows, by the answer's place among its messages.
+
+        Of an answer that was judged alone and beside the base model's, both in one.
+        """
+        there, found = {path.stem for path in self._of(chat.id)}, {}
+        chain = _chain(chat.messages) if there else ()
+        for place, (before, message) in enumerate(zip(chain, chat.messages, strict=False)):
+            ids = (_alone_id(chat, before, message), _pair_id(chat, before, message))
+            known = [self._shown(id) for id in ids if id in there]
+            known = [verdict for verdict in known if verdict is not None]
+            if message.role == "assistant" and known:
+                alone, pair = known[0], known[-1]
+                found[place] = replace(alone, over=pair.over, answer=pair.answer)
+        return found
+
+    def thumb(self, chat: Chat, place: int, thumb: str, model: str) -> Verdict:
+        """Up or down; the same one again takes it back. Raises `T2LocalError`."""
+        if thumb not in THUMBS:
+            raise T2LocalError(f"'{word(thumb)}' is no verdict; give {' or '.join(THUMBS)}.")
+
+        def change(verdict: Verdict) -> Verdict:
+            return replace(verdict, thumb="" if verdict.thumb == thumb else thumb)
+
+        return self._judge(_fresh(chat, place, model), change)
+
+    def rewrite(self, chat: Chat, place: int, text: str, model: str) -> Verdict:
+        """What the person wanted instead; nothing, or the answer itself, takes it back."""
+        message = _judged(chat, place)
+        wanted = "" if text.strip() in ("", spoken(_said(message))) else text.strip()
+        check_encodes(wanted, "what you wrote")
+        return self._judge(_fresh(chat, place, model), lambda v: replace(v, wanted=wanted))
+
+    def again(self, chat: Chat, model: str) -> None:
+        """Note that another answer was asked for in the place of the last one."""
+        place = len(chat.messages) - 1
+        last = chat.last_answer
+        if last is not None and last.content.strip() and (last.timing or {}).get("finish"):
+            self._judge(_fresh(chat, place, model), lambda v: replace(v, again=True))
+
+    def prefer(self, chat: Chat, place: int, base: bool, model: str) -> Verdict:
+        """The better of the two answers that stand side by side: the base model's, or the other.
+
+        The same again takes it back. Raises `T2LocalError` where there are no two different ones.
+        """
+        message = _judged(chat, place)
+        adapted, plain = spoken(_said(message)), spoken(message.base_content or "")
+        if not adapted or not plain:
+            raise T2LocalError("There are no two answers to choose from; ask for both first.")
+        if adapted == plain:
+            raise T2LocalError("Both answers are the same, so neither is better.")
+        id = _pair_id(chat, _before(chat, place), message)
+        fresh = replace(_fresh(chat, place, model), id=id)
+        sides = {
+            "answer": plain if base else adapted,
+            "over": adapted if base else plain,
+            "mixture": {} if base else fresh.mixture,
+            "over_mixture": fresh.mixture if base else {},
+        }
+
+        def change(verdict: Verdict) -> Verdict:
+            if verdict.over and verdict.answer == sides["answer"]:
+                return replace(verdict, over="")
+            return replace(verdict, **sides)
+
+        return self._judge(fresh, change)
+
+    def change(self, id: str, wanted: str) -> Verdict:
+        """Another text of what was wanted. Raises `T2LocalError` for an unknown verdict."""
+        if not wanted.strip():
+            raise T2LocalError("What you wanted is empty; write it, or drop the row.")
+        check_encodes(wanted, "what you wrote")
+        with self._changing():
+            changed = replace(_read(self._path(id)), wanted=wanted.strip())
+            self._write(changed)
+        return changed
+
+    def drop(self, id: str) -> None:
+        """Delete one; nothing happens where it is gone."""
+        with self._changing(), paths.saving(self._path(id)):
+            self._path(id).unlink(missing_ok=True)
+
+    def forget(self, chat_id: str) -> None:
+        """Delete those on one chat's answers."""
+        with self._changing():
+            for path in self._of(chat_id):
+                with paths.saving(path):
+                    path.unlink(missing_ok=True)
+
+    def _shown(self, id: str) -> Verdict | None:
+        """None for one that cannot be read: the list in the tab Train says why."""
+        try:
+            return _read(self._path(id))
+        except T2LocalError:
+            return None
+
+    def _judge(self, fresh: Verdict, change: Callable[[Verdict], Verdict]) -> Verdict:
+        path = self._path(fresh.id)
+        with self._changing():
+            there = _read(path) if path.exists() else fresh
+            changed = replace(change(there), given=time.time())
+            if changed.says:
+                self._write(changed)
+            else:
+                with paths.saving(path):
+                    path.unlink(missing_ok=True)
+        return changed
+
+    def _write(self, verdict: Verdict) -> None:
+        content = {"schema": SCHEMA, **asdict(verdict)}
+        found = json.dumps(content, ensure_ascii=False, indent=1).encode()
+        if len(found) > MOST_BYTES:
+            raise T2LocalError(
+                f"This verdict would have {len(found) / 2**20:.0f} MB with its pictures, the most "
+                f"is {MOST_BYTES // 2**20}; judge answers to smaller pictures."
+            )
+        with paths.atomic_write(self._path(verdict.id)) as temporary:
+            temporary.write_bytes(found)
+
+    def _of(self, chat_id: str) -> list[Path]:
+        assert CHAT_ID.fullmatch(chat_id), chat_id
+        return list(self.folder.glob(f"{chat_id}-*.json"))
+
+    def _path(self, id: str) -> Path:
+        chat, _, digest = id.partition("-")
+        if not (CHAT_ID.fullmatch(chat) and CHAT_ID.fullmatch(digest)):
+            raise T2LocalError(f"'{word(id)}' is no verdict's id; choose a row from the list.")
+        return self.folder / f"{id}.json"
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._lock, locks.holding(self.folder / ".lock", BUSY):
+            yield
+
+
+def spoken(text: str) -> str:
+    """An answer without what was thought before it."""
+    return (split_thinking(text).answer or text).strip()
+
+
+def _said(message: Message) -> str:
+    """What the model had said, also where a person wrote over it."""
+    return message.content if message.original is None else message.original
+
+
+def _judged(chat: Chat, place: int) -> Message:
+    """Raises `T2LocalError` where there is no answer at this place."""
+    if 0 < place < len(chat.messages) and chat.messages[place].role == "assistant":
+        return chat.messages[place]
+    raise T2LocalError(GONE)
+
+
+def _fresh(chat: Chat, place: int, model: str) -> Verdict:
+    """One that says nothing yet."""
+    message = _judged(chat, place)
+    if not message.content.strip():
+        raise T2LocalError("There is no answer to judge; let the model answer first.")
+    before = replace(chat, messages=chat.messages[:place])
+    turns = tuple(_kept(turn) for turn in before.turns())
+    mixture = {n: v for n, v in (message.dispatch or {}).items() if n in _MIXTURE}
+    id = _alone_id(chat, _before(chat, place), message)
+    return Verdict(id, chat.id, turns, spoken(_said(message)), mixture=mixture, model=model)
+
+
+_MIXTURE = ("alpha", "strength", "gains", "by_matrix")
+
+
+def _kept(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The turn with its pictures in it: the chat's own go when it is deleted."""
+    if not turn.get("images"):
+        return turn
+    return {**turn, "images": [data_uri(picture_bytes(image)) for image in turn["images"]]}
+
+
+def _chain(messages: Sequence[Message]) -> Iterator[bytes]:
+    """Of each place what identifies all that was said before it; settings do not count."""
+    before = b""
+    for message in messages:
+        yield before
+        before = _digest(before.hex(), message.role, _said(message))
+
+
+def _digest(*parts: str) -> bytes:
+    return hashlib.sha256(json.dumps(parts).encode()).digest()[:16]
+
+
+def _before(chat: Chat, place: int) -> bytes:
+    return list(_chain(chat.messages[: place + 1]))[-1]
+
+
+def _alone_id(chat: Chat, before: bytes, message: Message) -> str:
+    return f"{chat.id}-{_digest(before.hex(), _said(message)).hex()}"
+
+
+def _pair_id(chat: Chat, before: bytes, message: Message) -> str:
+    both = _said(message), message.base_content or ""
+    return f"{chat.id}-{_digest(before.hex(), *both).hex()}"
+
+
+def _read(path: Path) -> Verdict:
+    """Raises `T2LocalError` when absent, damaged or from a newer t2local."""
+    try:
+        content = read_document(path, MOST_BYTES + 1)
+        schema = typed(int, content.get("schema"), "schema")
+        if schema > SCHEMA:
+            raise T2LocalError(
+                f"The verdict '{path.name}' was written by a newer t2local (format {schema}); "
+                "update t2local to see it."
+            )
+        verdict = typed(Verdict, content)
+        if verdict.id != path.stem or verdict.thumb not in ("", *THUMBS):
+            raise ValueError("it is none of this folder")
+        if not verdict.turns or not all(_is_turn(turn) for turn in verdict.turns):
+            raise ValueError("what was asked is missing")
+        return verdict
+    except (OSError, ValueError) as error:
+        if not os.path.lexists(path):
+            raise T2LocalError("That row is no longer on disk; reload the page.") from None
+        raise T2LocalError(
+            f"The verdict '{path.name}' is damaged ({error}); it was left as it is."
+        ) from error
+
+
+def _is_turn(turn: Mapping[str, Any]) -> bool:
+    pictures = turn.get("images", [])
+    return (
+        isinstance(turn.get("role"), str)
+        and isinstance(turn.get("content"), str)
+        and isinstance(pictures, Sequence)
+        and all(isinstance(one, str) and one.startswith("data:") for one in pictures)
+    )
