@@ -39,6 +39,6 @@ element.addEventListener("click", (e) => {
   else if (act === "keep") row.classList.remove("asking");
   else if (act === "remove") {
     row.classList.remove("asking");
-    trigger("remove", { id: row.dataset.id, shown: shown() });
+    trigger("remove", { id: row.dataset.id, rows: button.dataset.rows ?? "keep", shown: shown() });
   }
 });

@@ -1,5 +1,5 @@
 // Clicks in the transcript become events: "retry", "edit_message", "carry_on", "answer_with", "write_instead",
-// "example". Copying and editing in place need no server. The view follows the newest text
+// "example", "thumb", "prefer", "rewrite". Copying and editing in place need no server. The view follows the newest text
 // unless the reader scrolled up.
 const scroller = element.closest("#transcript") ?? element;
 let following = true;
@@ -23,16 +23,23 @@ const copy = async (text, button) => {
   setTimeout(() => button.classList.remove("done"), 1200);
 };
 
+// A message is sent again as it was changed; an answer is written over, and the chat goes on with that.
+const WORDS = {
+  user: ["Edit your message", "Send", "The answers below it are replaced."],
+  assistant: ["What you wanted", "Keep this", "A row to learn from, in the tab Train. The chat goes on with it."],
+};
 const edit = (turn) => {
   if (turn.querySelector(".editor")) return;
-  const said = turn.querySelector(".said");
+  const said = turn.querySelector(".said, .spoken");
   const editor = document.createElement("div");
   editor.className = "editor";
+  const asked = turn.classList.contains("user");
+  const [label, act, told] = WORDS[asked ? "user" : "assistant"];
   editor.innerHTML =
-    '<textarea aria-label="Edit your message"></textarea><div class="editor-acts">' +
-    '<button type="button" data-edit="send">Send</button>' +
+    `<textarea aria-label="${label}"></textarea><div class="editor-acts">` +
+    `<button type="button" data-edit="send">${act}</button>` +
     '<button type="button" data-edit="keep">Keep as it was</button>' +
-    "<small>The answers below it are replaced.</small></div>";
+    `<small>${told}</small></div>`;
   const area = editor.querySelector("textarea");
   area.value = turn.dataset.raw;
   const close = () => {
@@ -41,14 +48,14 @@ const edit = (turn) => {
   };
   const send = () => {
     close();
-    following = true;
-    trigger("edit_message", { index: +turn.dataset.index, text: area.value });
+    following = asked;
+    trigger(asked ? "edit_message" : "rewrite", { index: +turn.dataset.index, text: area.value });
   };
   editor.querySelector('[data-edit="send"]').addEventListener("click", send);
   editor.querySelector('[data-edit="keep"]').addEventListener("click", close);
   area.addEventListener("keydown", (e) => {
     if (e.key === "Escape") close();
-    if (e.key === "Enter" && !e.shiftKey) {
+    if (e.key === "Enter" && !e.shiftKey && (asked || e.ctrlKey || e.metaKey)) {
       e.preventDefault();
       send();
     }
@@ -65,7 +72,10 @@ element.addEventListener("click", (e) => {
   const act = button.dataset.act;
   if (act === "copy") copy(turn.dataset.raw, button);
   else if (act === "copy-code") copy(button.closest("pre").querySelector("code").innerText, button);
-  else if (act === "edit") edit(turn);
+  else if (act === "edit" || act === "rewrite") edit(turn);
+  else if (act === "take_back") trigger("rewrite", { index: +turn.dataset.index, text: "" });
+  else if (act === "thumb") trigger("thumb", { index: +turn.dataset.index, thumb: button.dataset.thumb });
+  else if (act === "prefer") trigger("prefer", { index: +turn.dataset.index, side: button.dataset.side });
   else {
     following = true;
     if (act === "answer_with") trigger("answer_with", { name: button.dataset.name });

@@ -11,16 +11,17 @@ from t2local import paths
 from t2local.cli import add_model_arguments, add_reward_argument, log, open_model
 from t2local.cli.look import add_rows_arguments, refuse_flags, source_in
 from t2local.errors import T2LocalError
-from t2local.experts import Expert, ExpertStore
+from t2local.experts import Expert, ExpertStore, Library
+from t2local.models.load.loader import model_slug
 from t2local.progress import Progress, drain
-from t2local.tasks.datasets import DATASETS, dataset
+from t2local.tasks.datasets import DATASETS, Dataset, dataset
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import suggest_reward, try_reward
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import with_fitting
 from t2local.training.processes import Processes
 from t2local.training.reports import DryRun, Gain, Held, Notice, StepReport, Validation
-from t2local.training.runner import ADAPTER_FOLDER, running, summary
+from t2local.training.runner import ADAPTER_FOLDER, replay_of, running, summary
 from t2local.training.runs import Plan, Run
 from t2local.training.validation import in_words
 
@@ -32,6 +33,11 @@ def add_parser(subparsers) -> None:
     add_rows_arguments(parser)
     parser.add_argument("--name", help="the new expert's name")
     parser.add_argument("--resume", metavar="RUN", help='go on with a run cut off; "last" works')
+    parser.add_argument(
+        "--from", dest="start", default="", metavar="EXPERT",
+        help="go on from this expert of yours, its own rows learnt again beside these; under its "
+        "name the result is its new version",
+    )  # fmt: skip
     parser.add_argument("--description", default="", help="one line for its card")
     parser.add_argument(
         "--classifier", action="store_true", help="train the expert that decides in pass 1"
@@ -111,7 +117,19 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         arguments.quantize,
         arguments.basis,
         "python -m t2local " + shlex.join(sys.argv[1:]),
+        start=arguments.start,
+        replayed=_replayed(arguments, source, reward),
     )
+
+
+def _replayed(arguments: argparse.Namespace, source: Dataset, reward: str) -> str:
+    """The run whose rows are learnt again. Raises `T2LocalError` for an unknown expert."""
+    if not arguments.start:
+        return ""
+    slug = model_slug(arguments.model or paths.default_model())
+    run, words = replay_of(Library(slug).load(arguments.start), source, reward)
+    log(words)
+    return run
 
 
 def _check_gold(reward: str, rows: Sequence[Example], accepted: bool) -> None:

@@ -39,8 +39,10 @@ from t2local.engine.requests import (
 from t2local.engine.searches import Searches
 from t2local.engine.shelf import Keeping, Shelf, expert_info
 from t2local.engine.training import Drafts, Training
+from t2local.engine.verdicts import Verdicts
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
+from t2local.experts.versions import Versions
 from t2local.locks import Neighbours
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.load.loader import LoadedModel
@@ -63,6 +65,7 @@ class Engine:
         precision: str = "auto",
     ) -> None:
         self.chats, self._neighbours = ChatStore(), Neighbours()
+        self.verdicts = Verdicts(self.chats.folder)
         self.jobs, self.uses = Jobs(), Uses()
         self.downloads = Downloads(self.jobs)
         choice = Choice(model or paths.default_model(), quantize, basis, targets, why, precision)
@@ -170,11 +173,13 @@ class Engine:
         """Every expert file for this model, unusable ones with the reason as their warning."""
         shelf = self._shelf  # another may take its place at any time
         overlaps, told = shelf.overlaps, shelf.prints.prints if shelf.prints else {}
-        found = []
+        opened, found = self.models.opened, []
+        versions = Versions(ExpertStore(opened.loaded.slug)).counts() if opened else {}
         for entry in shelf.entries:
             name = entry.stored.expert.name if entry.usable else ""
             prompts = len(told[name]) if name in told else 0
-            found.append(expert_info(entry, overlaps.get(name, ""), prompts))
+            before = 0 if entry.stored.shipped else versions.get(entry.stored.path.stem, 0)
+            found.append(expert_info(entry, overlaps.get(name, ""), prompts, before))
         return found
 
     def strategies(self) -> list[str]:
@@ -304,6 +309,7 @@ OWNERS_ACTS = {
     "searches": "search for mixtures", "evaluations": "evaluate", "rename": "rename an expert",
     "duplicate": "copy an expert", "delete": "delete an expert", "jobs": "see others' work",
     "restore": "bring back an expert", "import_file": "add an expert",
+    "back": "go back to an earlier version",
     "note_prompts": "note an expert's prompts", "prompts_of": "see what an expert learnt from",
 }  # fmt: skip
 
@@ -335,7 +341,7 @@ class Limited:
 
 
 class Seat:
-    """What an account has of the engine. `chats`, `answers` and `jobs` are its own.
+    """What an account has of the engine. `chats`, `verdicts`, `answers`, `jobs` are its own.
 
     All else is the engine's: everything for an owner, `GUEST_MAY` for a guest. The engine knows its
     chats by their account and id, so no id leads to another's answer.
@@ -343,6 +349,7 @@ class Seat:
 
     def __init__(self, engine: Engine, account: Account, chats: ChatStore) -> None:
         self.account, self.chats = account, chats
+        self.verdicts = Verdicts(chats.folder)
         self._engine = engine
         self._shared = engine if account.owns else Limited(engine, GUEST_MAY)
         self._scope = f"{account.name}."  # no name has a dot

@@ -141,6 +141,9 @@ def _length_habit(
     """Fewer words, or more, than most others have."""
     wanted, rest = sorted(map(words_in, liked)), sorted(map(words_in, others))
     least, most = _within(wanted)
+    if sum(n > most for n in rest) >= ALIKE * len(rest):
+        least = 1  # the others are longer: only too many words are wrong
+    most = max(most, least + 1)
     told = sum(least <= n <= most for n in wanted) / len(wanted)
     apart = sum(not least <= n <= most for n in rest) / len(rest)
     if min(told, apart) < ALIKE:

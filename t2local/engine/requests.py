@@ -95,6 +95,8 @@ class ExpertInfo:
     draft: bool = False  # of a run in progress, without a file
     prompts: int = 0  # in its prompt print: 0 means that similarity cannot find it
     overlap: str = ""  # a sentence where its ground is another expert's too
+    versions: int = 0  # earlier ones that are kept
+    prefers: bool = False  # it was measured by which of two answers it prefers
 
 
 def mixture_json(mixture: Mixture) -> dict[str, Any]:

@@ -160,10 +160,10 @@ def _entry(stored: Stored, loaded: LoadedModel, svf: SVFModel) -> Entry:
         return Entry(stored, False, str(error))
 
 
-def expert_info(entry: Entry, overlap: str = "", prompts: int = 0) -> ExpertInfo:
+def expert_info(entry: Entry, overlap: str = "", prompts: int = 0, versions: int = 0) -> ExpertInfo:
     """What the page shows of an expert. `overlap`: what `Shelf.overlaps` says of it.
 
-    `prompts`: by how many *similarity* finds it.
+    `prompts`: by how many *similarity* finds it. `versions`: earlier ones that are kept.
     """
     expert, path = entry.stored.expert, entry.stored.path
     if expert is None:
@@ -184,6 +184,8 @@ def expert_info(entry: Entry, overlap: str = "", prompts: int = 0) -> ExpertInfo
         forgetting=tuple(measured.as_dict() for measured in expert.forgetting),
         prompts=prompts,
         overlap=overlap,
+        versions=versions,
+        prefers=bool(expert.training.get("prefers")),
     )
 
 
@@ -235,6 +237,12 @@ class Keeping:
             library.give_print(name, taken)
             self.changed()
         return len(taken)
+
+    def back(self, name: str) -> None:
+        """The version before the present one takes its place, and the other way round."""
+        with self._one_at_a_time:
+            self._library().back(name)
+            self.changed()
 
     def delete(self, name: str) -> None:
         with self._one_at_a_time:

@@ -18,7 +18,8 @@ from t2local.engine.jobs import Elsewhere, Job, Jobs, Work
 from t2local.engine.loading import Choice
 from t2local.engine.model_slot import Uses
 from t2local.errors import T2LocalError
-from t2local.experts import Expert, ExpertStore
+from t2local.experts import Expert, ExpertStore, Library
+from t2local.experts.expert import SKILL
 from t2local.locks import Lock
 from t2local.models.load.loader import LoadedModel, model_slug
 from t2local.progress import BUSY, FINISHED, INTERRUPTED, Progress
@@ -38,7 +39,7 @@ from t2local.training.reports import (
     curves,
     warnings,
 )
-from t2local.training.runner import other_tasks, rows_behind, run_of, running
+from t2local.training.runner import other_tasks, replay_of, rows_behind, run_of, running
 from t2local.training.runs import Plan, Run
 
 MOST_LISTED = 30
@@ -210,16 +211,45 @@ class Training:
             return ()
         return self._prompts[key]
 
-    def start(self, name: str, source: str, reward: str, length: str, config: TrainConfig) -> str:
+    def begins(self) -> list[str]:
+        """The person's own experts, from which a run may go on; none before there is a model."""
+        try:
+            loaded, _ = self.model()
+        except T2LocalError:
+            return []
+        own = [f.expert for f in ExpertStore(loaded.slug).files() if f.expert and not f.shipped]
+        return [expert.name for expert in own if expert.kind == SKILL]
+
+    def replay(self, start: str, source: str, reward: str, config: TrainConfig) -> tuple[str, str]:
+        """The run whose rows are learnt again when one goes on from `start`, and a sentence."""
+        if not start:
+            return "", ""
+        loaded, _ = self.model()
+        rows = dataset(source, config.seed, config.held_out_share)
+        return replay_of(Library(loaded.slug).load(start), rows, reward)
+
+    def start(
+        self,
+        name: str,
+        source: str,
+        reward: str,
+        length: str,
+        config: TrainConfig,
+        start: str = "",
+    ) -> str:
         """Queue a run of about `length` and give its name.
 
-        Raises `T2LocalError`: a name that is taken or cannot be one, nothing to learn from.
+        `start`: the expert whose `z` it goes on from. Under that one's name it will be its new
+        version. Raises `T2LocalError`: a name that is taken or cannot be one, nothing to learn
+        from.
         """
-        self.check_name(name)
+        self.check_name(name, start)
         tried = self.dry_run_report(source, reward, config)
         if tried.problem:
             raise T2LocalError(tried.problem)
-        plan = Plan(name, source, reward, lasting(length, tried, config), **self.loading)
+        replayed, _ = self.replay(start, source, reward, config)
+        config = lasting(length, tried, config)
+        plan = Plan(name, source, reward, config, start=start, replayed=replayed, **self.loading)
         return self.queue(plan)
 
     def queue(self, plan: Plan) -> str:
@@ -306,11 +336,15 @@ class Training:
         except T2LocalError:  # damaged, which its report says
             return False
 
-    def check_name(self, name: str) -> None:
-        """Raise `T2LocalError` for a name that is taken or cannot be one."""
+    def check_name(self, name: str, start: str = "") -> None:
+        """Raise `T2LocalError` for a name that is taken or cannot be one.
+
+        That of the expert that a run goes on from is free for it.
+        """
         Plan(name, "", "")  # refuses what cannot be a name
         loaded, _ = self.model()
         taken = {stored.path.stem for stored in ExpertStore(loaded.slug).files()}
+        taken -= {start} if start in self.begins() else set()
         if name in taken | self.names_in_training():
             raise T2LocalError(f"There is an expert '{name}' already; choose another name.")
 

@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -75,7 +76,7 @@ class Verdicts:
     def all(self) -> list[Verdict]:
         """The newest first; files that cannot be read are noted in `damaged`."""
         found, damaged = [], {}
-        for path in sorted(self.folder.glob("[0-9a-f]*.json")):
+        for path in sorted(self._files()):
             try:
                 found.append(_read(path))
             except T2LocalError as error:
@@ -83,9 +84,9 @@ class Verdicts:
         self.damaged = damaged
         return sorted(found, key=lambda verdict: -verdict.given)
 
-    def count(self, chat_id: str) -> int:
-        """How many there are on a chat's answers."""
-        return len(self._of(chat_id))
+    def counts(self) -> Mapping[str, int]:
+        """Chat -> how many there are on its answers. No file is read."""
+        return Counter(path.name.partition("-")[0] for path in self._files())
 
     def of(self, chat: Chat) -> Mapping[int, Verdict]:
         """The verdicts on the answers that a chat shows, by the answer's place among its messages.
@@ -124,7 +125,7 @@ class Verdicts:
         """Note that another answer was asked for in the place of the last one."""
         place = len(chat.messages) - 1
         last = chat.last_answer
-        if last is not None and last.content.strip() and (last.timing or {}).get("finish"):
+        if last is not None and last.content.strip() and last.timing:
             self._judge(_fresh(chat, place, model), lambda v: replace(v, again=True))
 
     def prefer(self, chat: Chat, place: int, base: bool, model: str) -> Verdict:
@@ -205,6 +206,9 @@ class Verdicts:
             )
         with paths.atomic_write(self._path(verdict.id)) as temporary:
             temporary.write_bytes(found)
+
+    def _files(self) -> list[Path]:
+        return list(self.folder.glob("[0-9a-f]*.json"))
 
     def _of(self, chat_id: str) -> list[Path]:
         assert CHAT_ID.fullmatch(chat_id), chat_id

@@ -16,6 +16,7 @@ from t2local.errors import T2LocalError
 from t2local.experts.expert import Expert, check_free, check_name, free_name, stamped
 from t2local.experts.prompt_print import PromptPrint
 from t2local.experts.store import ExpertStore, Stored, read_expert, write_expert
+from t2local.experts.versions import Versions
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel, compose
 from t2local.svf.mixing import Gains, Mixture
@@ -75,6 +76,7 @@ class Library(ExpertStore):
         target = self.save(renamed)
         if not target.samefile(stored.path):  # `Math` for `math` is one file on some disks
             self._gone(stored.path)
+            Versions(self).follow(stored.path.stem, new)
         return renamed
 
     @_alone
@@ -99,6 +101,11 @@ class Library(ExpertStore):
     def check_own(self, name: str, done: str) -> None:
         """Raise `T2LocalError` for a shipped expert, which cannot be `done`."""
         self._own(name, done)
+
+    @_alone
+    def back(self, name: str) -> Expert:
+        """The version that was replaced last in the place of the present one, which is kept."""
+        return Versions(self).back(self._own(name, "taken back").path.stem)
 
     @_alone
     def delete(self, name: str) -> Deleted:

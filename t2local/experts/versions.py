@@ -5,6 +5,8 @@ as a version too, so nothing is lost either way.
 """
 
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +37,17 @@ class Versions:
         self.store = store
         self.folder = store.own_folder / ".versions"
 
+    def counts(self) -> Mapping[str, int]:
+        """How many there are of each expert that has some, by its file's name."""
+        return Counter(_expert_of(path) for path in self.folder.glob(f"*{SUFFIX}"))
+
     def of(self, name: str) -> list[Version]:
         """The newest first."""
-        found = [_version(path) for path in self.folder.glob(f"*{SUFFIX}") if _of(path, name)]
+        found = [
+            _version(path)
+            for path in self.folder.glob(f"*{SUFFIX}")
+            if _expert_of(path) == paths.slug(name)
+        ]
         return sorted(found, key=lambda version: -version.replaced)
 
     def keep(self, name: str) -> None:
@@ -72,12 +82,20 @@ class Versions:
             chosen.path.unlink(missing_ok=True)
         return expert
 
+    def follow(self, name: str, new: str) -> None:
+        """The versions of an expert that was renamed go with it."""
+        for version in self.of(name):
+            stamp = version.path.name.removesuffix(SUFFIX).rpartition(".")[2]
+            target = self.folder / f"{paths.slug(new)}.{stamp}{SUFFIX}"
+            with paths.saving(target):
+                paths.move(version.path, target)
+
     def _present(self, name: str) -> Path:
         return self.store.own_folder / f"{paths.slug(name)}{SUFFIX}"
 
 
-def _of(path: Path, name: str) -> bool:
-    return path.name.removesuffix(SUFFIX).rpartition(".")[0] == paths.slug(name)
+def _expert_of(path: Path) -> str:
+    return path.name.removesuffix(SUFFIX).rpartition(".")[0]
 
 
 def _version(path: Path) -> Version:

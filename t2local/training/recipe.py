@@ -79,8 +79,7 @@ def train_expert(
     check_sees(loaded, source.train)
     check_lengths(loaded, source, config)
     method = method or method_for(loaded, svf, config)
-    first = None if start is None else first_numbers(method, start)
-    reference = Reference(loaded, svf)
+    first, reference = first_numbers(method, start), Reference(loaded, svf)
     started = time.perf_counter()
     # The dry run comes first inside `train`; measuring waits until it has said yes.
     outcome = yield from train(
@@ -96,10 +95,7 @@ def train_expert(
         loaded, svf, method.holding(outcome.flat), others, _later(cancel, processes), processes
     )
     card = {
-        "data": source.source,
-        "data_sha256": source.sha256,
-        "leave_one_out": source.leave_one_out,
-        "rows": {"train": len(source.train), "validation": len(source.validation)},
+        **_learnt_from(source),
         "config": asdict(config),
         "numbers": outcome.flat.numel(),
         "steps": outcome.steps,
@@ -112,7 +108,6 @@ def train_expert(
         "held_out": held_out.as_dict(),
         "held_out_reward": _held_out_reward(base, trained),
         "forgetting": as_card(forgotten),
-        **({"prefers": True} if are_preferences(source.held_out) else {}),
         **_since(start, before, trained, source),
     }
     expert = None
@@ -153,8 +148,21 @@ def _later(cancel: CancelToken | None, processes: Processes | None) -> CancelTok
     return cancel if alone and cancel is not None and not cancel.cancelled else None
 
 
-def first_numbers(method: Method, start: Expert) -> torch.Tensor:
-    """Those of an expert. Raises `T2LocalError` for a method that trains no `z`."""
+def _learnt_from(source: Dataset) -> dict[str, Any]:
+    """For a card: on which rows. `prefers`: each was a choice between whole answers."""
+    return {
+        "data": source.source,
+        "data_sha256": source.sha256,
+        "leave_one_out": source.leave_one_out,
+        "rows": {"train": len(source.train), "validation": len(source.validation)},
+        **({"prefers": True} if are_preferences(source.held_out) else {}),
+    }
+
+
+def first_numbers(method: Method, start: Expert | None) -> torch.Tensor | None:
+    """Those of an expert, if any. Raises `T2LocalError` for a method that trains no `z`."""
+    if start is None:
+        return None
     if not isinstance(method, SVFMethod):
         raise T2LocalError(
             f"A LoRA adapter cannot go on from '{start.name}', which is a z; leave one of them out."

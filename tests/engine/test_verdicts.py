@@ -161,7 +161,7 @@ def test_change_drop_forget(verdicts):
     id = verdicts.rewrite(first, 1, "Good day.", "").id
     assert verdicts.change(id, "Good evening.").wanted == "Good evening."
     other = verdicts.thumb(second, 1, UP, "").id
-    assert (verdicts.count(first.id), verdicts.count(second.id)) == (1, 1)
+    assert verdicts.counts() == {first.id: 1, second.id: 1}
     verdicts.drop(other)
     verdicts.drop(other)  # gone already
     assert [v.id for v in verdicts.all()] == [id]

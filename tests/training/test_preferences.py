@@ -77,9 +77,7 @@ def test_the_base_model_is_asked_once_for_each_row(loaded, svf, rows, monkeypatc
 
 def test_the_base_model_itself_prefers_neither(loaded, svf, rows):
     reference = Reference(loaded, svf)
-    scored = score_greedy(
-        loaded, lambda: svf.using({}), rows, "choice", 1, reference=reference
-    )
+    scored = score_greedy(loaded, lambda: svf.using({}), rows, "choice", 1, reference=reference)
     assert scored.right == [0.5] * len(rows)
     assert scored.accuracy == 0.5
     assert scored.rewards == tuple([0.0] * len(rows))

@@ -36,6 +36,7 @@ from t2local.engine.requests import (
 from t2local.engine.searches import Searches
 from t2local.engine.shelf import Shelf
 from t2local.engine.training import Training
+from t2local.engine.verdicts import Verdicts
 from t2local.errors import T2LocalError
 from t2local.progress import CancelToken
 from t2local.svf.mixing import Mixture
@@ -71,6 +72,7 @@ class FakeEngine:
     ) -> None:
         self.delay_s, self.load_s, self.said, self.sees = delay_s, load_s, SAID, sees
         self.chats = chats or ChatStore()
+        self.verdicts = Verdicts(self.chats.folder)
         self.error: str | None = None
         self.requests: list[tuple[str, ChatRequest]] = []
         self.steered: list[tuple[str, Mixture]] = []

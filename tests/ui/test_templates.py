@@ -11,10 +11,12 @@ from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
 from t2local.engine.doors import Doors
 from t2local.engine.job_record import JobStatus
+from t2local.engine.lessons import Habit, lessons_of
 from t2local.engine.loading import sizing
 from t2local.engine.model_slot import Download
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.training import RunReport
+from t2local.engine.verdicts import Verdict
 from t2local.evaluation.measure import Scored
 from t2local.evaluation.tally import Confusion, Record, Result
 from t2local.experts import Deleted, HeldOut
@@ -41,6 +43,7 @@ from t2local.ui.markdown import render
 from t2local.ui.models import view as models
 from t2local.ui.page import build_app
 from t2local.ui.style import PAGE, header_html, login_html, note_html
+from t2local.ui.train import taught
 from t2local.ui.train import view as train
 from tests.markup import Recorder
 from tests.ui.fake_engine import FakeEngine
@@ -68,12 +71,14 @@ def draw_chat() -> None:
             chat.transcript_html(
                 Chat("ab" * 16, "t", messages), ("math", "code"), stage, sees=False,
                 prompts_of=lambda name: ("one prompt", "another"),
+                verdicts={1: Verdict("id", "chat", (), "6", thumb="up", over="It is 56.")},
             )  # fmt: skip
     cards.dispatch_card({}, None)
     cards.dispatch_card({**dispatch, "strength": 0.5}, timing, answer_with=("math", "code"))
     cards.thinking_card("reading")
     chat.next_tokens_html(NextTokens(((" x", 0.5),), (("y", 0.9),), 0.1))
-    chat.chat_list_html([ChatSummary(f"{i}", f"chat {i}", 1.0) for i in range(300)], "7")
+    chats = [ChatSummary(f"{i}", f"chat {i}", 1.0) for i in range(300)]
+    chat.chat_list_html(chats, "7", judged={"1": 1, "2": 2})
     for error, ready in (("broken", False), (None, False), (None, True)):
         about = {"why": "so", "context_length": 99, "beside": "Another one."}
         status = EngineStatus("stage", 0.3, ready, error, "model", **about)
@@ -126,6 +131,14 @@ def draw_train() -> None:
     for report in reports:
         train.live_html(report)
     train.runs_html(reports)
+    train.begin_html("sums", "Its rows are learnt again.")
+    turns = ({"role": "user", "content": "How many?"},)
+    wrote = [Verdict(f"{n}", "chat", turns, f"{n}", wanted="56") for n in range(120)]
+    up = Verdict("up", "chat", turns, "fine", thumb="up")
+    for verdicts in ([], [up], wrote):
+        taught.taught_html(verdicts, lessons_of(verdicts), ["broken.json"])
+    habit = Habit("length", "a reason", ())
+    taught.taught_html(wrote, replace(lessons_of(wrote), habit=habit))
 
 
 def draw_rows() -> None:

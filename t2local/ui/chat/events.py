@@ -74,6 +74,13 @@ class ChatEvents:
         self._speaks(tab.transcript.answer_with, self.answer_with)
         self._speaks(tab.transcript.write_instead, self.write_instead)
         self._speaks(tab.transcript.example, self.example)
+        judged = {
+            tab.transcript.thumb: self.thumb,
+            tab.transcript.prefer: self.prefer,
+            tab.transcript.rewrite: self.rewrite,
+        }
+        for trigger, callback in judged.items():
+            trigger(shown(callback), {tab.chat_id, tab.listed}, self.presented, **quiet)
         tab.stop.click(self.stop, {tab.chat_id}, None, queue=False)
         opens = {tab.new.click: self.new, tab.chats.pick: self.pick, tab.chats.remove: self.remove}
         opened = [*self.shown_chat, *self.chat_outputs]
@@ -109,7 +116,10 @@ class ChatEvents:
         return self._start(answer, chat, values, request)
 
     def retry(self, values: dict, request: gr.Request) -> dict:
-        return self._start(answer, self._chat(values), values, request)
+        """Another answer in the place of the last one, which is noted down first."""
+        chat = self._chat(values)
+        self.engine.verdicts.again(chat, self.engine.status.model_name)
+        return self._start(answer, chat, values, request)
 
     def carry_on(self, values: dict, request: gr.Request) -> dict:
         return self._start(carry_on, self._chat(values), values, request)
@@ -198,6 +208,31 @@ class ChatEvents:
                     update[self.wheel.mixer] = mixer_update(self.engine.experts(), alpha)
                 yield update
 
+    # what is thought of answers ------------------------------------------------------------
+
+    def thumb(self, values: dict, event: gr.EventData) -> dict:
+        chat, place = self._chat(values), sent(event, "index", int)
+        model = self.engine.status.model_name
+        self.engine.verdicts.thumb(chat, place, sent(event, "thumb"), model)
+        return self.present(chat, values[self.tab.listed][0])
+
+    def prefer(self, values: dict, event: gr.EventData) -> dict:
+        """The better of the two answers that stand side by side."""
+        chat, place = self._chat(values), sent(event, "index", int)
+        base = sent(event, "side") == "base"
+        self.engine.verdicts.prefer(chat, place, base, self.engine.status.model_name)
+        return self.present(chat, values[self.tab.listed][0])
+
+    def rewrite(self, values: dict, event: gr.EventData) -> dict:
+        """Write over an answer; the chat goes on with it. Nothing brings the answer back."""
+        chat, chats = self._chat(values), self.engine.chats
+        place, text = sent(event, "index", int), sent(event, "text")
+        with chats.claim(chat.id):
+            model = self.engine.status.model_name
+            verdict = self.engine.verdicts.rewrite(chat, place, text, model)
+            chat = chats.save(chat.rewrite(place, verdict.wanted))
+        return self.present(chat, values[self.tab.listed][0])
+
     # chats ---------------------------------------------------------------------------------
 
     def new(self, values: dict, request: gr.Request) -> dict:
@@ -213,6 +248,8 @@ class ChatEvents:
         self.engine.answers.stop(chat_id)
         self.engine.answers.settle(chat_id)
         self.engine.chats.delete(chat_id)
+        if dropping(event):
+            self.engine.verdicts.forget(chat_id)
         kept = values[self.tab.chat_id] if values[self.tab.chat_id] != chat_id else None
         return self.open(self.engine.chats.load_or_new(kept), request, shown_rows(event))
 
@@ -258,6 +295,7 @@ class ChatEvents:
                 self._answerers(),
                 sees=self.engine.status.sees,
                 prompts_of=self._prompts_of,
+                verdicts=self.engine.verdicts.of(chat),
             ),
             tab.line: line_html(
                 self.engine.status, timing.get("tokens_per_s", 0.0), timing.get("context_used", 0)
@@ -287,7 +325,8 @@ class ChatEvents:
 
     def _list(self, chat_id: str | None, rows: int) -> dict:
         answered = self.engine.answers.chats()
-        listed = chat_list_html(self.engine.chats.list(), chat_id, shown=rows, answered=answered)
+        chats, judged = self.engine.chats.list(), self.engine.verdicts.counts()
+        listed = chat_list_html(chats, chat_id, shown=rows, answered=answered, judged=judged)
         return {self.tab.chats: listed, self.tab.listed: (rows, answered)}
 
     def _kept(self, chat_id: str, files: list[str]) -> tuple[str, ...]:
@@ -309,6 +348,11 @@ class ChatEvents:
         if chat_id is not None:
             self.engine.answers.settle(chat_id)
         return self.engine.chats.load_or_new(chat_id)
+
+
+def dropping(event: gr.EventData) -> bool:
+    """Whether what was thought of a deleted chat's answers goes with it; an older page says not."""
+    return getattr(event, "rows", "keep") == "drop"
 
 
 def last_dispatch(chat: Chat) -> dict:

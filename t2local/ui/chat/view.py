@@ -16,6 +16,7 @@ from markupsafe import Markup
 from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
 from t2local.engine.requests import EngineStatus, NextTokens
+from t2local.engine.verdicts import Verdict, spoken
 from t2local.thinking import THINKING_TAGS, Spoken, split_thinking
 from t2local.ui.chat.cards import Card, PromptsOf, card_of, describe_change, like
 from t2local.ui.markdown import render, split_end
@@ -61,9 +62,14 @@ class Said:
 
 @dataclass(frozen=True)
 class AssistantTurn:
-    """`adapted`, `base`: what each has said; `raw`: the answer that is copied."""
+    """`adapted`, `base`: what each has said; `raw`: the answer that is copied.
+
+    `thumb`, `better`: what was thought of it ("up", "down"; "adapted", "base"; "" for nothing);
+    `rewritten`: a person wrote over it.
+    """
 
     role: ClassVar = "assistant"
+    index: int
     card: Card
     adapted: "Said"
     base: "Said | None"
@@ -71,6 +77,9 @@ class AssistantTurn:
     raw: str | None
     last: bool
     facts: Sequence[str]
+    thumb: str = ""
+    better: str = ""
+    rewritten: bool = False
 
 
 def transcript_html(
@@ -80,10 +89,12 @@ def transcript_html(
     compare: bool = False,
     sees: bool = True,
     prompts_of: PromptsOf = lambda name: (),
+    verdicts: Mapping[int, Verdict] | None = None,
 ) -> str:
     """`answer_with`: names that may answer instead. `stage`: what the model is doing, or None.
 
     `sees`: whether it is given the pictures. `prompts_of`: what an expert was trained on.
+    `verdicts`: what was thought of the answers, by their places.
     """
     if not chat.messages:
         return welcome_html()
@@ -92,7 +103,9 @@ def transcript_html(
         _user(i, message, idle=stage is None, sees=sees)
         if message.role == "user"
         else _assistant(
+            i,
             message,
+            verdict=(verdicts or {}).get(i),
             is_last=i == last,
             live=stage is not None and i == last,
             answer_with=answer_with,
@@ -148,8 +161,10 @@ def _pictures(message: Message) -> list[tuple[str, str]]:
 
 
 def _assistant(
+    index: int,
     message: Message,
     *,
+    verdict: Verdict | None,
     is_last: bool,
     live: bool,
     answer_with: Sequence[str],
@@ -161,6 +176,10 @@ def _assistant(
     if message.base_content is not None or (live and compare):
         base = _answer(message.base_content or "", [], live)
     return AssistantTurn(
+        index=index,
+        thumb=verdict.thumb if verdict else "",
+        better=_better(message, verdict),
+        rewritten=message.original is not None,
         card=replace(
             card_of(message.dispatch or {}, message.timing, names, is_open=is_last),
             like=like(message.dispatch or {}, prompts_of) if is_last else (),
@@ -172,6 +191,13 @@ def _assistant(
         last=is_last,
         facts=[] if live else _facts(message, len(marks)),
     )
+
+
+def _better(message: Message, verdict: Verdict | None) -> str:
+    """Which of two answers side by side was preferred, "" for neither."""
+    if verdict is None or not verdict.over:
+        return ""
+    return "base" if verdict.answer == spoken(message.base_content or "") else "adapted"
 
 
 def _answer(text: str, marks: list[tuple[int, str]], live: bool) -> Said:
@@ -293,11 +319,12 @@ def chat_list_html(
     now: float | None = None,
     shown: int = SHOWN,
     answered: Collection[str] = (),
+    judged: Mapping[str, int] | None = None,
 ) -> str:
     """Newest first, in groups by age; `current` is marked, and so are those being `answered`.
 
     `now`: seconds since 1970. `shown`: how many rows; `current` comes after them where it is older.
-    A button asks for more.
+    A button asks for more. `judged`: how many verdicts there are on each chat's answers.
     """
     if not chats:
         return quiet_html("Your chats appear here. They stay on this computer.")
@@ -314,6 +341,7 @@ def chat_list_html(
         rows=rows,
         current=current,
         answered=answered,
+        judged=judged or {},
         older=len(chats) - len(rows),
         next_shown=STEP * shown,
     )

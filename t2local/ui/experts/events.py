@@ -46,6 +46,7 @@ class ExpertsEvents:
             tab.cards.duplicate: self.duplicated,
             tab.cards.remove: self.removed,
             tab.cards.note_prompts: self.noted,
+            tab.cards.go_back: self.went_back,
             tab.trash.restore: self.restored,
         }
         for trigger, callback in changes.items():
@@ -80,6 +81,13 @@ class ExpertsEvents:
         name = sent(event, "name")
         prompts = self.engine.library.note_prompts(name)
         gr.Info(as_text(f"'{name}' is found by similarity from now on, by {prompts} prompts."))
+        return self._after(values)
+
+    def went_back(self, values: dict, event: gr.EventData) -> dict:
+        """The version before takes an expert's place; pressed again, it is as it was."""
+        name = sent(event, "name")
+        self.engine.library.back(name)
+        gr.Info(as_text(f"'{name}' is what it was before its last training; again goes forth."))
         return self._after(values)
 
     def removed(self, values: dict, event: gr.EventData) -> dict:

@@ -67,6 +67,10 @@ def _acts(expert: ExpertInfo, picked: bool) -> list[tuple[str, str]]:
             "Let similarity find it",
             expert.usable and expert.kind == "skill" and not expert.shipped and not expert.prompts,
         ),
+        "go_back": (
+            f"Back a version (of {expert.versions})",
+            expert.versions > 0 and not expert.shipped,
+        ),
         "hand_over": ("Download", readable),
         "remove": ("Delete", not expert.shipped),
     }

@@ -27,10 +27,12 @@ from t2local.ui.forms import bind_consent
 from t2local.ui.messages import shown
 from t2local.ui.own_rows import RowsEvents, trial_html
 from t2local.ui.style import FOLDER, note_html
-from t2local.ui.train.layout import TrainTab, try_button
+from t2local.ui.train.layout import BASE_MODEL, TrainTab, try_button
+from t2local.ui.train.taught import NAME, TaughtEvents
 from t2local.ui.train.view import (
     NO_RUN,
     answers_html,
+    begin_html,
     estimate_html,
     label,
     live_html,
@@ -62,7 +64,8 @@ class TrainEvents:
         self.asked = {*data.rows.given, data.share, step.reward}
         self.asked |= {step.second, step.weight}
         self.plan = {
-            *self.asked, step.accept, step.name, step.length, step.tried, *step.form.all,
+            *self.asked, step.accept, step.begin, step.name, step.length, step.tried,
+            *step.form.all,
         }  # fmt: skip
         self.fitted = {name: step.form.components[name] for name in FITTED}
         self.weighing = [step.trial, step.accept]
@@ -70,7 +73,10 @@ class TrainEvents:
             step.reason, *self.weighing, step.tried, step.tried_shown, step.estimate,
             *self.fitted.values(),
         ]  # fmt: skip
-        of_rows = [data.parts, data.share, step.group, step.reward, step.name, *self.reasons]
+        of_rows = [
+            data.parts, data.share, step.group, step.reward, step.begin, step.begin_said, step.name,
+            *self.reasons,
+        ]  # fmt: skip
         self.rows = RowsEvents(
             data.rows, engine.training.as_read, _enough, self.followed,
             [data.share, step.second, step.weight], of_rows,
@@ -84,6 +90,8 @@ class TrainEvents:
 
     def bind(self, page: gr.Blocks, own: gr.Tab) -> None:
         self._bind_data()
+        taught = TaughtEvents(self.engine, self.data.taught)
+        taught.bind(page, own, self.rows.on, self.taught)
         self._bind_step()
         live, wheel = self.live, self.chat.wheel
         here = {live.run, live.drawn, wheel.mixer, wheel.strategy}
@@ -116,7 +124,10 @@ class TrainEvents:
         consented.then(shown(self.weighed), self.asked, self.weighing, **QUIET)
         added = [step.second.input, step.weight.blur]
         gr.on(added, shown(self.weighed), self.asked, self.weighing, **QUIET)
-        step.name.blur(shown(self.named), {step.name}, step.name_problem, **QUIET)
+        named = {step.name, step.begin}
+        step.name.blur(shown(self.named), named, step.name_problem, **QUIET)
+        begun = [step.begin_said, step.name, step.name_problem]
+        step.begin.input(shown(self.began), self.plan, begun, **QUIET)
         tried = [step.tried, step.tried_shown, step.estimate]
         step.try_base.click(shown(self.tried), self.plan, tried, show_progress_on=step.tried_shown)
         gr.on(
@@ -131,6 +142,12 @@ class TrainEvents:
 
     def sampled(self, name: str, values: dict) -> dict:
         return self.rows.looked(values, str(FOLDER / "samples" / f"{name}.csv"))
+
+    def taught(self, values: dict, path: str) -> dict:
+        """Rows from chats: the expert that they made before goes on, where there is one."""
+        step, update = self.step, self.rows.looked(values, path)
+        name = NAME if NAME in self.training.begins() else ""
+        return {**update, step.begin: self._begins(name), step.name: NAME}
 
     def shared(self, values: dict) -> dict:
         """Another part of the rows is held out: what was tried is not valid any more."""
@@ -154,7 +171,27 @@ class TrainEvents:
             step.group: gr.Column(visible=True),
             step.reward: reward,
             **self._reasons(draft, {**values, step.reward: reward}),
+            step.begin: self._begins(),
+            step.begin_said: "",
             step.name: draft.name.replace("_", "-"),
+        }
+
+    def _begins(self, chosen: str = "") -> gr.Dropdown:
+        """What a run may start from: the base model, or an expert of the person's own."""
+        own = self.training.begins()
+        return gr.Dropdown(choices=[BASE_MODEL, *own], value=chosen, visible=bool(own))
+
+    def began(self, values: dict) -> dict:
+        """From an expert: what becomes of its own rows, and its name for the new version."""
+        step, start = self.step, values[self.step.begin]
+        if not start:
+            return {step.begin_said: "", step.name_problem: self.named(values)}
+        config = step.form.read(values)
+        _, words = self.training.replay(start, self._kept(values), self._reward(values), config)
+        return {
+            step.begin_said: begin_html(start, words),
+            step.name: start,
+            step.name_problem: "",
         }
 
     def _draft(self, values: dict) -> Draft:
@@ -193,7 +230,8 @@ class TrainEvents:
     def named(self, values: dict) -> str:
         """Why a name cannot be, under its field."""
         try:
-            self.training.check_name((values[self.step.name] or "").strip())
+            name = (values[self.step.name] or "").strip()
+            self.training.check_name(name, values[self.step.begin] or "")
         except T2LocalError as error:
             return note_html(str(error))
         return ""
@@ -206,7 +244,8 @@ class TrainEvents:
             self._reward(values),
             values[step.length],
         )
-        return self._show(self.training.start(name, source, reward, length, config))
+        start = values[step.begin] or ""
+        return self._show(self.training.start(name, source, reward, length, config, start))
 
     def _check_gold(self, values: dict) -> None:
         """Raise `T2LocalError` where training would teach the wrong thing, unless accepted."""

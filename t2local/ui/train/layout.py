@@ -15,8 +15,10 @@ from t2local.training.dry_run import LENGTHS
 from t2local.ui.forms import TrainForm, create_consent, create_train_form
 from t2local.ui.own_rows import Rows, create_rows
 from t2local.ui.style import PAGE, caption_html, heading_html
+from t2local.ui.train.taught import Taught, create_taught
 from t2local.ui.train.view import NO_ROWS, NO_RUN, NOTHING, estimate_html
 
+BASE_MODEL = ("the base model", "")
 OWN_STEPS = "the steps below"
 SAMPLES = {
     "sort_support_mails": "Sort support mails",
@@ -30,6 +32,7 @@ class DataStep:
     """`parts`: how the rows are divided."""
 
     samples: dict[str, gr.Button]
+    taught: Taught
     rows: Rows
     parts: gr.HTML
     share: gr.Slider
@@ -49,6 +52,8 @@ class RunStep:
     try_base: gr.Button
     tried: gr.State
     tried_shown: gr.HTML
+    begin: gr.Dropdown
+    begin_said: gr.HTML
     name: gr.Textbox
     name_problem: gr.HTML
     length: gr.Radio
@@ -106,13 +111,14 @@ def _create_data() -> DataStep:
             name: gr.Button(words, size="sm", min_width=0, elem_id=f"sample-{name}")
             for name, words in SAMPLES.items()
         }
+    taught = create_taught()
     rows = create_rows("train", nothing=NO_ROWS)
     parts = _html("", "train-parts")
     share = gr.Slider(
         0.1, 0.6, TrainConfig.held_out_share, step=0.05, label="share of the rows held out",
         visible=False, elem_id="train-share",
     )  # fmt: skip
-    return DataStep(samples, rows, parts, share)
+    return DataStep(samples, taught, rows, parts, share)
 
 
 def _create_step(share: gr.Slider) -> RunStep:
@@ -133,6 +139,10 @@ def _create_step(share: gr.Slider) -> RunStep:
         try_base = gr.Button("See what the base model earns", size="sm", elem_id="try-base")
         tried_shown = _html("", "tried")
         _html(heading_html("3 · Name and time"))
+        begin = gr.Dropdown(
+            [BASE_MODEL], value="", label="it starts from", visible=False, elem_id="train-begin"
+        )
+        begin_said = _html("", "begin-said")
         name = gr.Textbox(
             label="the expert's name", info="letters, digits, dots, dashes", elem_id="train-name"
         )
@@ -146,8 +156,8 @@ def _create_step(share: gr.Slider) -> RunStep:
             form = create_train_form(share)
         start = gr.Button("Start training", variant="primary", elem_id="train-start")
     return RunStep(
-        group, reward, reason, trial, accept, try_base, gr.State(None), tried_shown, name,
-        name_problem, length, estimate, form, start, second, weight, consent,
+        group, reward, reason, trial, accept, try_base, gr.State(None), tried_shown, begin,
+        begin_said, name, name_problem, length, estimate, form, start, second, weight, consent,
     )  # fmt: skip
 
 

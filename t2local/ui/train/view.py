@@ -46,6 +46,11 @@ def reward_html(draft: Draft, reward: str) -> str:
     return PAGE.render(FILE, "reward", suggestion=draft.suggestion, taken=taken)
 
 
+def begin_html(start: str, replay: str) -> str:
+    """What going on from an expert means. `replay`: a sentence about its own rows."""
+    return PAGE.render(FILE, "begin", start=start, replay=replay)
+
+
 def tried_html(tried: DryRunReport) -> str:
     """What the base model says to a few rows and what it earns for it."""
     samples = [_sample(sample) for sample in tried.samples]
