@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from t2local import paths
 from t2local.adapt.applier import adapting
-from t2local.bench import decoding, dispatching, exactness, speed
+from t2local.bench import decoding, dispatching, exactness, habits, speed
 from t2local.bench.decoding import rounded_decoding
 from t2local.bench.speed import (
     ANSWER_TOKENS,
@@ -45,7 +45,7 @@ from t2local.models.chat_format import render_chat
 from t2local.models.decode.compiled_steps import rounding_problem
 from t2local.models.groups.linear import compiling_problem
 from t2local.models.load import parts
-from t2local.models.load.loader import LoadedModel, load_model, local_path
+from t2local.models.load.loader import LoadedModel, basis_for, load_model, local_path
 from t2local.models.load.quantized import nf4_problem
 from t2local.models.storage import GGUF, INT8, NF4
 from t2local.progress import Progress, Result
@@ -82,30 +82,37 @@ class Effort:
     table_rows: int  # of a file that is read
     kinds: int  # of task, each a new expert's
     questions: int  # of each kind that dispatchers are asked
+    habits: int  # each trained for five minutes
 
 
-FULL = Effort(20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION, SHOTS, 50_000, 8, 60)
-QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 2, 2, 2_000, 1, 4)
+FULL = Effort(
+    20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION, SHOTS, 50_000, 8, 60, 3
+)
+QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 2, 2, 2_000, 1, 4, 0)
 
 
-def measuring(opening: Opening, effort: Effort) -> Measuring[None]:
+def measuring(opening: Opening, effort: Effort, only: str = "") -> Measuring[None]:
     """First the status of the opened model, then all parts, each `Measured` as it comes.
 
-    Raises `T2LocalError` where the model cannot be loaded.
+    `only`: those with this in their names. Raises `T2LocalError` where there are none, or the model
+    cannot be loaded.
     """
+    parts: dict[str, Part] = {
+        "a training step": lambda: _training_step(opening, effort),
+        "a second start": lambda: _second_start(opening),
+        "the branch": lambda: _svf(opening, effort),
+        "decoding from the file's own bits": lambda: _compiled(opening, effort),
+        "what a person waits for": lambda: _engine(opening, effort),
+        "habits learnt from edits": lambda: _habits(opening, effort),
+        "the start of a program": lambda: speed.program_start(4 * effort.rounds),
+        "the reading of tables": lambda: speed.reading(effort.rounds, effort.table_rows),
+    }
+    chosen = {name: part for name, part in parts.items() if only in name}
+    if not chosen:
+        raise T2LocalError(f"No part is called '{only}'; there are: {', '.join(parts)}.")
     yield "opening the model"
     yield _in_child(opened, *opening)
-    yield from in_turn(
-        {
-            "a training step": lambda: _training_step(opening, effort),
-            "a second start": lambda: _second_start(opening),
-            "the branch": lambda: _svf(opening, effort),
-            "decoding from the file's own bits": lambda: _compiled(opening, effort),
-            "what a person waits for": lambda: _engine(opening, effort),
-            "the start of a program": lambda: speed.program_start(4 * effort.rounds),
-            "the reading of tables": lambda: speed.reading(effort.rounds, effort.table_rows),
-        }
-    )
+    yield from in_turn(chosen)
 
 
 def _training_step(opening: Opening, effort: Effort) -> Measuring[None]:
@@ -315,6 +322,14 @@ def _engine(opening: Opening, effort: Effort) -> Measuring[None]:
         yield dispatching.new_experts(workshop, effort.kinds)
         if workshop.available.classifier:
             yield dispatching.against_the_classifier(workshop, effort.questions)
+
+
+def _habits(opening: Opening, effort: Effort) -> Measuring[None]:
+    source, quantize, basis = opening
+    loaded = yield from load_model(source, quantize)
+    loaded, svf = yield from adapting(loaded, "all", basis_for(loaded, basis, "all"))
+    for habit in habits.HABITS[: effort.habits]:
+        yield from habits.learnt(loaded, svf, habit)
 
 
 def _in_child(function: Callable, *arguments):

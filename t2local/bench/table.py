@@ -224,6 +224,16 @@ RATIO_BARS = {
     "first_pass_classifier_over_answer": Bar("≤", 0.10),
     "first_token_similarity_over_none": Bar("≤", 1.1),
     "first_token_twenty_experts_over_two": Bar("≤", 1.2),
+    **{
+        f"habit_{name}_{what}": bar
+        for name in ("short", "polite", "in_JSON")
+        for what, bar in (
+            ("preferred", Bar("≥", 0.8)),
+            ("preferred_low_end", Bar("≥", 0.5)),
+            ("written", Bar("≥", 0.8)),
+            ("train_s", Bar("≤", 300)),
+        )
+    },
     "similarity_recall_of_a_new_expert": Bar("≥", 0.9),
     "similarity_taken_from_others": Bar("≤", 0.03),
     "similarity_minus_classifier_low_end": Bar("≥", -0.03),  # not worse, within three points

@@ -35,6 +35,9 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.jsonl", help="add each figure here as it comes"
     )
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="parts with this in their names, such as habits"
+    )
     add_model_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -52,7 +55,7 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
         work = measuring_shape(arguments.shape, arguments.vram, arguments.quick)
     else:
         opening = (source, arguments.quantize, arguments.basis)
-        work = measuring(opening, QUICK if arguments.quick else FULL)
+        work = measuring(opening, QUICK if arguments.quick else FULL, arguments.only)
     drain(work, told.take)
     if arguments.json:
         report(told.as_json())

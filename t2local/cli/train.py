@@ -10,13 +10,16 @@ from typing import Any
 from t2local import paths
 from t2local.cli import add_model_arguments, add_reward_argument, log, open_model
 from t2local.cli.look import add_rows_arguments, refuse_flags, source_in
+from t2local.engine.lessons import lessons_of
+from t2local.engine.overnight import NAME
+from t2local.engine.verdicts import Verdicts
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore, Library
 from t2local.models.load.loader import model_slug
 from t2local.progress import Progress, drain
 from t2local.tasks.datasets import DATASETS, Dataset, dataset
 from t2local.tasks.rows import Example
-from t2local.tasks.uploads import suggest_reward, try_reward
+from t2local.tasks.uploads import suggest_reward, try_reward, write_rows
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import with_fitting
 from t2local.training.processes import Processes
@@ -25,10 +28,13 @@ from t2local.training.runner import ADAPTER_FOLDER, replay_of, running, summary
 from t2local.training.runs import Plan, Run
 from t2local.training.validation import in_words
 
+CHATS = "chats"  # as --data
+
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("train", help="train an expert by SVF reinforcement learning")
-    parser.add_argument("--data", metavar="FILE", help=f"a file, or one of {', '.join(DATASETS)}")
+    known = f"a file, or one of {', '.join(DATASETS)}, or '{CHATS}': rows from your chats"
+    parser.add_argument("--data", metavar="FILE", help=known)
     add_reward_argument(parser)
     add_rows_arguments(parser)
     parser.add_argument("--name", help="the new expert's name")
@@ -145,10 +151,28 @@ def _check_gold(reward: str, rows: Sequence[Example], accepted: bool) -> None:
 
 def _data(arguments: argparse.Namespace) -> str:
     """A dataset's name, or the file to train on: it gives the same rows when a run goes on."""
+    if arguments.data == CHATS and not paths.named(CHATS).is_file():
+        refuse_flags(CHATS, arguments)
+        return _rows_from_chats()
     if arguments.data in DATASETS or not paths.named(arguments.data).is_file():
         refuse_flags(arguments.data, arguments)
         return arguments.data
     return source_in(arguments.data, arguments)
+
+
+def _rows_from_chats() -> str:
+    """A file of what was judged in the chats of this home. `T2LocalError` where that is nothing."""
+    lessons = lessons_of(Verdicts(paths.chats_dir()).all())
+    if not lessons.choices:
+        raise T2LocalError(
+            "There are no rows from chats yet: in the page, write what you wanted under an answer, "
+            "or say which of two is better."
+        )
+    log(
+        f"{len(lessons.choices)} choices: {lessons.rewritten} written, {lessons.preferred} "
+        f"preferred, {lessons.thumbs} from thumbs"
+    )
+    return str(write_rows(lessons.choices, NAME))
 
 
 def log_event(event) -> None:

@@ -18,8 +18,9 @@ from t2local.engine.jobs import Elsewhere, Job, Jobs, Work
 from t2local.engine.loading import Choice
 from t2local.engine.model_slot import Uses
 from t2local.errors import T2LocalError
-from t2local.experts import Expert, ExpertStore, Library
+from t2local.experts import Expert, ExpertStore, HeldOut, Library
 from t2local.experts.expert import SKILL
+from t2local.experts.store import read_expert
 from t2local.locks import Lock
 from t2local.models.load.loader import LoadedModel, model_slug
 from t2local.progress import BUSY, FINISHED, INTERRUPTED, Progress
@@ -39,8 +40,16 @@ from t2local.training.reports import (
     curves,
     warnings,
 )
-from t2local.training.runner import other_tasks, replay_of, rows_behind, run_of, running
+from t2local.training.runner import (
+    adopt_offered,
+    other_tasks,
+    replay_of,
+    rows_behind,
+    run_of,
+    running,
+)
 from t2local.training.runs import Plan, Run
+from t2local.training.validation import in_words
 
 MOST_LISTED = 30
 
@@ -56,6 +65,21 @@ class RunReport:
     curves: Curves
     warnings: tuple[str, ...] = ()
     result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prefers(self) -> bool:
+        """Whether it was measured by which of two answers it prefers; False until finished."""
+        return bool(self.result.get("prefers"))
+
+    @property
+    def since_start(self) -> Mapping[str, Any] | None:
+        """The held-out rows again, beside the expert that it went on from."""
+        return self.result.get("since_start")
+
+    @property
+    def offered(self) -> bool:
+        """Whether its expert waits to be adopted."""
+        return Run.open(self.status.id).offered.is_file()
 
     @property
     def live(self) -> bool:
@@ -113,6 +137,8 @@ class RunWork(Work):
             elif isinstance(event, Held):
                 job.pause(f"Paused. {event.reason}")
             yield event
+        if self.plan.offered:
+            return f"'{expert.name}' waits for you: adopt it, try it, or drop it."
         if expert is None:
             return f"'{job.status.name}' is measured; its adapter lies in the run's folder."
         job.tell(name=expert.name)
@@ -236,12 +262,13 @@ class Training:
         length: str,
         config: TrainConfig,
         start: str = "",
+        offered: bool = False,
     ) -> str:
         """Queue a run of about `length` and give its name.
 
         `start`: the expert whose `z` it goes on from. Under that one's name it will be its new
-        version. Raises `T2LocalError`: a name that is taken or cannot be one, nothing to learn
-        from.
+        version. `offered`: it is not adopted before `adopt_offered`. Raises `T2LocalError`: a name
+        that is taken or cannot be one, nothing to learn from.
         """
         self.check_name(name, start)
         tried = self.dry_run_report(source, reward, config)
@@ -249,7 +276,16 @@ class Training:
             raise T2LocalError(tried.problem)
         replayed, _ = self.replay(start, source, reward, config)
         config = lasting(length, tried, config)
-        plan = Plan(name, source, reward, config, start=start, replayed=replayed, **self.loading)
+        plan = Plan(
+            name,
+            source,
+            reward,
+            config,
+            start=start,
+            replayed=replayed,
+            offered=offered,
+            **self.loading,
+        )
         return self.queue(plan)
 
     def queue(self, plan: Plan) -> str:
@@ -257,12 +293,37 @@ class Training:
         dataset_of(plan)  # bad rows are told now, not from the queue
         return self.jobs.start(self._work(Run.create(plan)))
 
+    def adopt_offered(self, name: str) -> str:
+        """Take in what a finished run offers; the expert's name. Raises `T2LocalError`."""
+        loaded, _ = self.model()
+        return adopt_offered(Run.open(name), loaded.slug, self.adopt).name
+
+    def drop_offered(self, name: str) -> None:
+        """Delete what a run offers; nothing happens where that is gone."""
+        path = Run.open(name).offered
+        with paths.saving(path):
+            path.unlink(missing_ok=True)
+
+    def offers(self) -> list[str]:
+        """Finished runs whose experts wait for an answer, the newest first."""
+        return [run for _, run in self.runs() if Run.open(run).offered.is_file()]
+
+    def offered_words(self, name: str) -> str:
+        """What a run offers, in a sentence or two."""
+        report = self.report(name)
+        gain = in_words(HeldOut.from_dict(report.held_out)) if report.held_out else ""
+        fell = [f for f in report.forgetting if f["ci95_difference"][1] < 0]
+        fallen = f" Worse elsewhere: {', '.join(f['task'] for f in fell)}." if fell else ""
+        return f"{gain}.{fallen} Adopt it, try it or drop it in the tab Train."
+
     def snapshot(self, name: str) -> Expert:
-        """The `z` of a run in progress, as an expert called after its step.
+        """The `z` of a run in progress, as an expert called after its step, or what one offers.
 
         Raises `T2LocalError`: not running, before the first step, or no `z` at all (LoRA).
         """
         job, plan = self.jobs.find(name), Run.open(name).plan()
+        if Run.open(name).offered.is_file():
+            return replace(read_expert(Run.open(name).offered), name=f"{plan.name}-offered")
         if job is None:
             raise T2LocalError(f"Run '{name}' is not running; resume it first.")
         if plan.config.method != SVF:

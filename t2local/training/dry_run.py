@@ -29,6 +29,7 @@ from t2local.tasks.rewards import REWARDS, rewards_of
 from t2local.tasks.rows import Example, shown, too_long
 from t2local.training.config import NEXT_TOKEN, TrainConfig, method_for
 from t2local.training.policies import policy_for
+from t2local.training.preferences import are_preferences
 from t2local.training.reports import (
     MEASURING_FORGOTTEN,
     MEASURING_HELD_OUT,
@@ -253,6 +254,8 @@ def _unscored(reward: str) -> str:
 
 def fitting(reward: str, examples: Sequence[Example]) -> dict[str, Any]:
     """Names (of `FITTED`) and values of `TrainConfig` that suit the examples."""
+    if reward == CHOICE and are_preferences(examples):
+        return {"prompts_per_step": TEXT_PROMPTS}  # whole answers are long
     if reward == CHOICE:
         return {"temperature": choice_temperature(examples)}
     fitted: dict[str, Any] = {"prompts_per_step": TEXT_PROMPTS, "learning_rate": TEXT_LEARNING_RATE}

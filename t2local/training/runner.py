@@ -18,7 +18,7 @@ from t2local.errors import DiskFull, T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.experts.expert import CLASSIFIER, free_name, is_taken
 from t2local.experts.library import Library
-from t2local.experts.store import check_fits, read_expert
+from t2local.experts.store import check_fits, read_expert, write_expert
 from t2local.experts.versions import Versions
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress, drain
@@ -101,6 +101,10 @@ def _running(
     if plan.config.method == LORA:
         folder = run.folder / ADAPTER_FOLDER
         yield from _kept_trying(lambda: method.save(trained.outcome.flat, folder))
+    elif plan.offered:
+        expert = replace(trained.expert, training={**trained.expert.training, RUN: run.name})
+        yield from _kept_trying(lambda: write_expert(expert, run.offered))
+        trained = replace(trained, expert=expert)
     else:
         expert = yield from _kept_trying(
             lambda: adopted(trained.expert, run.name, loaded.slug, adopt, plan.start)
@@ -160,6 +164,8 @@ def summary(trained: Trained) -> dict[str, Any]:
         "stopped": outcome.stopped,
         "train_s": card["train_s"],
         "held_out": measured,
+        "prefers": bool(card.get("prefers")),
+        "since_start": card.get("since_start"),
         "forgetting": card["forgetting"],
         "found": card.get("found"),
         "reward_curve": list(outcome.curve),
@@ -190,6 +196,15 @@ def adopted(
         if start == expert.name and not _left_by(run, there):
             Versions(store).keep(expert.name)
         adopt(expert)
+    return expert
+
+
+def adopt_offered(run: Run, model_slug: str, adopt: Callable[[Expert], Any]) -> Expert:
+    """Adopt what a run offered. Raises `T2LocalError` where it was adopted or dropped already."""
+    if not run.offered.is_file():
+        raise T2LocalError(f"Run '{run.name}' offers nothing any more; look in the tab Experts.")
+    expert = adopted(read_expert(run.offered), run.name, model_slug, adopt, run.plan().start)
+    run.offered.unlink(missing_ok=True)
     return expert
 
 

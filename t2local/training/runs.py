@@ -40,6 +40,7 @@ class Summary(TypedDict, total=False):
     train_s: float
     held_out: Shares
     forgetting: tuple[Measured, ...]
+    since_start: Measured | None
 
 
 TENSORS = ("flat", "exp_avg", "exp_avg_sq", "best_flat")
@@ -51,7 +52,8 @@ class Plan:
     """What a run is told. `source`: a dataset or a file; `model` and below: what to load.
 
     `start`: the expert from whose `z` it goes on, "" for the base model. `replayed`: the run whose
-    rows are learnt again beside these, "" for none.
+    rows are learnt again beside these, "" for none. `offered`: its expert waits in the run's folder
+    until the person adopts it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Plan:
     command: str = ""
     start: str = ""
     replayed: str = ""
+    offered: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -213,6 +216,11 @@ class Run:
                 f"What came of run '{self.name}' cannot be read ({error}); its expert is in the "
                 "tab Experts all the same."
             ) from error
+
+    @property
+    def offered(self) -> Path:
+        """The file of an expert that waits to be adopted; there only while it does."""
+        return self.folder / "offered.safetensors"
 
     @property
     def finished(self) -> bool:

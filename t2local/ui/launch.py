@@ -42,6 +42,7 @@ from t2local.tasks.sandbox import add_consent_argument
 
 if TYPE_CHECKING:  # importing it takes seconds
     from t2local.engine.engine import Engine
+    from t2local.engine.overnight import Appointment
     from t2local.ui.page import Page, Pages
 
 GRADIO_FOLDER = "GRADIO_TEMP_DIR"  # as `page` has it, whose import takes seconds
@@ -69,6 +70,17 @@ def parser() -> argparse.ArgumentParser:
         "several times as fast, logits about two per cent off",
     )
     _add_doors(add)
+    add(
+        "--overnight",
+        metavar="HH:MM",
+        help="at this time of day, learn from new rows of your chats while the machine is idle; "
+        "what comes of it is offered on the page, not adopted",
+    )
+    add(
+        "--overnight-adopt",
+        action="store_true",
+        help="with --overnight: adopt it where it is proven better and nothing else fell",
+    )
     add("--data-dir", type=Path, help="where models, experts and chats are kept (T2LOCAL_HOME)")
     add_consent_argument(arguments)
     return arguments
@@ -255,10 +267,15 @@ def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "E
             max_upload_mb=options.max_upload,
             environment=os.environ,
         )
+        appointment = _appointment(options)
         os.environ.pop(TOKEN, None)  # no program that is started from here needs it
         with uploads_folder(host, port):
             engine = make_engine(options)
             engine.start()
+            if appointment is not None:
+                from t2local.engine.overnight import Nights
+
+                Nights(appointment, engine.training, engine.verdicts).start()
             if beside := engine.status.beside:
                 print(beside, flush=True)
             from t2local.ui.page import Pages, build_app  # the environment is set: gradio reads it
@@ -271,6 +288,17 @@ def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "E
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def _appointment(options: argparse.Namespace) -> "Appointment | None":
+    """Raises `T2LocalError` for what is no time of day, and for a wish without a time."""
+    if options.overnight is None:
+        if options.overnight_adopt:
+            raise T2LocalError("--overnight-adopt needs a time; give --overnight HH:MM too.")
+        return None
+    from t2local.engine.overnight import Appointment
+
+    return Appointment.read(options.overnight, options.overnight_adopt)
 
 
 def _accounts(path: Path | None) -> tuple[Account, ...]:

@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,9 +20,10 @@ import torch
 from t2local import paths
 from t2local.adapt.cem import CEMConfig
 from t2local.engine import chat_index
-from t2local.engine.chats import ChatStore
+from t2local.engine.chats import Chat, ChatStore, Message
 from t2local.engine.evaluations import EvaluationPlan
 from t2local.engine.searches import SearchPlan
+from t2local.engine.verdicts import Verdicts
 from t2local.experts import Expert, ExpertStore, Library
 from t2local.progress import FINISHED, drain
 from t2local.training.runner import adopted
@@ -216,3 +218,36 @@ def test_a_migration_of_the_chat_index(home, monkeypatch):
             assert database.execute("SELECT count(*) FROM chats").fetchone() == (60,)
         told += len(counts)
     assert told > 2
+
+
+def test_judging_answers(home):
+    """Thumbs, edits and votes: none is lost, and none is there twice."""
+    talk = Chat("ab" * 8, messages=(Message("user", "Hi"), Message("assistant", "Hello")))
+    chats, moments, told = ChatStore().folder, random.Random(7), {}
+    acts = {
+        "thumb": lambda own, one: own.thumb(one, 1, "up", ""),
+        "edit": lambda own, one: own.rewrite(one, 1, "Good day.", ""),
+        "vote": lambda own, one: own.prefer(one, 1, base=True, model=""),
+    }
+
+    def work(tell):
+        own, number = Verdicts(chats), 0
+        while True:
+            number += 1
+            kind = list(acts)[number % 3]
+            asked = Message("user", f"{os.getpid()} {number}")
+            answer = Message("assistant", "Hello", base_content="Go away")
+            verdict = acts[kind](own, replace(talk, messages=(asked, answer)))
+            tell((kind, verdict.id))
+
+    for _ in range(KILLS):
+        told |= {id: kind for kind, id in killed(work, 0.05, moments)}
+        verdicts = Verdicts(chats)
+        found = {verdict.id: verdict for verdict in verdicts.all()}
+        assert verdicts.damaged == {}
+        assert told.keys() <= found.keys(), "all that was told"
+        assert len(found) - len(told) <= KILLS, "each at most once more"
+        said = {"thumb": "thumb", "edit": "wanted", "vote": "over"}
+        assert all(getattr(found[id], said[kind]) for id, kind in told.items())
+    assert len(told) > 2, "they did come to judge"
+    assert nothing_is_left_over()

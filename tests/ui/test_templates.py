@@ -117,7 +117,8 @@ def draw_train() -> None:
     train.marked("one", "two")
     plan = Plan("sums", "sums.csv", "choice", TrainConfig(method="lora"))
     result = {"held_out": HELD_OUT, "forgetting": [HELD_OUT], "numbers": 9, "train_s": 90.0,
-              "found": {"own": 9, "of_own": 10, "taken": 1, "of_others": 40}}  # fmt: skip
+              "found": {"own": 9, "of_own": 10, "taken": 1, "of_others": 40},
+              "prefers": True, "since_start": HELD_OUT}  # fmt: skip
     reports = [
         RunReport(
             JobStatus("run", "training", "sums", stage, 7, 20, "said"),

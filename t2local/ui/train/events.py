@@ -82,7 +82,8 @@ class TrainEvents:
             [data.share, step.second, step.weight], of_rows,
         )  # fmt: skip
         self.run_shown = [
-            live.run, live.status, live.pause, live.resume, live.stop, live.try_it, live.plots,
+            live.run, live.status, live.pause, live.resume, live.stop, live.try_it, live.adopt,
+            live.drop, live.plots,
             live.answers, live.reward, live.vitals, live.layers, live.drawn, live.timer,
             live.compared,
         ]  # fmt: skip
@@ -103,6 +104,12 @@ class TrainEvents:
             callback = functools.partial(self.acted, act)
             button.click(shown(callback), here, self.run_shown, **QUIET)
         outputs = [*self.run_shown, *self.arrived]
+        for button, act in (
+            (live.adopt, self.training.adopt_offered),
+            (live.drop, self.training.drop_offered),
+        ):
+            answered = shown(functools.partial(self.answered, act))
+            button.click(answered, here, [*self.run_shown, *self.arrived], **QUIET)
         ticking = live.timer.tick(shown(self.ticked), here, outputs, **QUIET)
         ticking.failure(lambda: gr.Timer(active=False), None, live.timer, **QUIET)
         laid = [live.overlay, live.table]
@@ -317,8 +324,15 @@ class TrainEvents:
     def tried_in_chat(self, values: dict) -> dict:
         """The chat with this expert alone at α = 1, or with what it is so far, chosen by hand."""
         report, strategy = self.training.report(self._run(values)), "manual"
-        name = self.engine.draft(self._run(values)) if report.live else report.status.name
+        waits = report.live or report.offered
+        name = self.engine.draft(self._run(values)) if waits else report.status.name
         return {self.tabs: gr.Tabs(selected=CHAT), **self._arrive({name: 1.0}, strategy)}
+
+    def answered(self, act: Callable[[str], object], values: dict) -> dict:
+        """Adopt or drop what a run offers; the chat and the tab Experts follow."""
+        act(self._run(values))
+        alpha = read_alpha(values[self.chat.wheel.mixer])
+        return {**self._show(self._run(values)), **self._arrive(alpha)}
 
     def _run(self, values: dict) -> str:
         """The run that is shown."""
@@ -361,6 +375,8 @@ class TrainEvents:
             live.resume: gr.Button(visible=stage in (PAUSED, INTERRUPTED, FAILED)),
             live.stop: gr.Button(visible=stage in (QUEUED, RUNNING, PAUSED)),
             live.try_it: try_button(report),
+            live.adopt: gr.Button(visible=report.offered),
+            live.drop: gr.Button(visible=report.offered),
             live.plots: gr.Column(visible=bool(run.steps)),
             live.drawn: now,
             live.timer: gr.Timer(active=report.live),

@@ -75,6 +75,8 @@ class Live:
     resume: gr.Button
     stop: gr.Button
     try_it: gr.Button
+    adopt: gr.Button
+    drop: gr.Button
     plots: gr.Column
     answers: gr.HTML
     reward: gr.Plot
@@ -188,6 +190,7 @@ def _create_live() -> Live:
         try_it = gr.Button(
             "Try it in the chat", variant="primary", visible=False, elem_id="train-try", min_width=0
         )
+        adopt, drop = _act("Adopt it", "train-adopt"), _act("Drop it", "train-drop")
     answers = _html("", "train-answers")
     with gr.Column(visible=False, elem_id="train-plots") as plots:
         _html(PAGE.render("train.html", "reward_caption"))
@@ -205,8 +208,8 @@ def _create_live() -> Live:
         overlay = gr.Plot(show_label=False, container=False, elem_id="plot-runs")
         table = _html(NOTHING, "compared-table")
     return Live(
-        run, status, pause, resume, stop, try_it, plots, answers, reward, vitals, layers,
-        gr.State(()), gr.Timer(1.0, active=False), compared, overlay, table,
+        run, status, pause, resume, stop, try_it, adopt, drop, plots, answers, reward, vitals,
+        layers, gr.State(()), gr.Timer(1.0, active=False), compared, overlay, table,
     )  # fmt: skip
 
 
@@ -224,6 +227,8 @@ def try_button(report: RunReport) -> gr.Button:
     if report.plan.config.method != SVF:
         words = "A LoRA adapter has no z: it cannot be mixed in the chat"
         return gr.Button(words, visible=begun, interactive=False)
+    if report.offered:
+        return gr.Button("Try it beside the old one", visible=True, interactive=True)
     if stage == FINISHED:
         return gr.Button("Try it in the chat", visible=True, interactive=True)
     words = f"Try step {report.status.step} in the chat"

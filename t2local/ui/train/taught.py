@@ -13,6 +13,7 @@ import gradio as gr
 
 from t2local.engine.engine import Engine
 from t2local.engine.lessons import Lessons, lessons_of
+from t2local.engine.overnight import NAME, fresh_rows
 from t2local.engine.verdicts import DOWN, UP, Verdict
 from t2local.errors import T2LocalError
 from t2local.tasks.uploads import FEWEST_PROMPTS, write_rows
@@ -21,7 +22,6 @@ from t2local.ui.style import PAGE, asset
 
 FILE = "taught.html"
 LISTED = 100  # rows of the list; the file has all
-NAME = "from-my-chats"  # of the file, and of the expert unless it gets another
 QUIET = {"show_progress": "hidden"}
 SAVE_IT = """(path) => {
     const link = document.createElement("a");
@@ -82,7 +82,9 @@ class TaughtEvents:
         if lessons.habit is not None:
             habit = gr.Button(f"Learn by the reward {lessons.habit.reward}", visible=True)
         return {
-            taught.listed: taught_html(verdicts, lessons, list(self.engine.verdicts.damaged)),
+            taught.listed: taught_html(
+                verdicts, lessons, list(self.engine.verdicts.damaged), len(fresh_rows(lessons))
+            ),
             taught.learn: gr.Button(
                 f"Learn from these {len(lessons.choices)}",
                 visible=several,
@@ -152,9 +154,12 @@ class Line(NamedTuple):
 
 
 def taught_html(
-    verdicts: Sequence[Verdict], lessons: Lessons | None = None, damaged: Sequence[str] = ()
+    verdicts: Sequence[Verdict],
+    lessons: Lessons | None = None,
+    damaged: Sequence[str] = (),
+    fresh: int = 0,
 ) -> str:
-    """`damaged`: names of files that cannot be read."""
+    """`damaged`: names of files that cannot be read. `fresh`: choices that no run has learnt."""
     return PAGE.render(
         FILE,
         "taught",
@@ -166,6 +171,7 @@ def taught_html(
         fewest=FEWEST_PROMPTS,
         enough=lessons is not None and _enough(lessons),
         damaged=damaged,
+        fresh=fresh,
     )
 
 

@@ -6,6 +6,7 @@ Here are the values; the elements are in `templates/train.html`.
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from t2local.engine.training import RunReport
 from t2local.experts import HeldOut
@@ -113,8 +114,19 @@ def live_html(report: RunReport) -> str:
         verdict=_verdict(held_out["ci95_difference"]) if held_out else "",
         forgotten=[said(HeldOut.from_dict(task)) for task in report.forgetting],
         found=report.found,
+        prefers=report.prefers,
+        since=since_line(report),
+        offered=report.offered,
         notes=[*report.warnings, *(text for _, text in report.curves.notices)],
     )
+
+
+def since_line(report: RunReport) -> str:
+    """What a version that goes on has gained since the one before, "" where there is none."""
+    if report.since_start is None:
+        return ""
+    gain = HeldOut.from_dict(report.since_start)
+    return said(replace(gain, task=f"Beside {report.plan.start} before"))
 
 
 def _facts(report: RunReport) -> list[tuple[str, str, str]]:

@@ -3,10 +3,14 @@
 import time
 
 import pytest
+import torch
 
 from t2local.engine.chats import Chat, Message
 from t2local.engine.lessons import lessons_of
 from t2local.engine.verdicts import UP, Verdicts
+from t2local.experts import Expert
+from t2local.experts.store import write_expert
+from t2local.training.runs import Plan, Run
 from t2local.ui.train.taught import taught_html
 from tests.ui.conftest import ask, done, open_tab
 
@@ -138,3 +142,24 @@ def test_rows_are_listed_changed_dropped_and_taken_up(open_page, served):
         page.click("#taught-export")
     assert "shorter 5" in saved.value.path().read_text(encoding="utf-8")
     assert page.input_value("#train-name textarea, #train-name input") == "from-my-chats"
+
+
+@browser_test
+def test_what_was_learnt_at_night_is_told_and_can_be_dropped(open_page, home):
+    run = Run.create(Plan("from-my-chats", "rows.jsonl", "choice", offered=True))
+    gain = {"n": 12, "base": 0.5, "trained": 0.75, "ci95_difference": [0.1, 0.4]}
+    fell = {**gain, "task": "math", "ci95_difference": [-0.4, -0.1]}
+    run.finish({"expert": "from-my-chats", "held_out": gain, "forgetting": [fell], "prefers": True})
+    expert = Expert("from-my-chats", "tiny", "print", {"layers.0": torch.ones(4)})
+    write_expert(expert, run.offered)
+    page = open_page()
+    page.wait_for_selector("text=Learnt while you were away")
+    page.wait_for_selector("text=Worse elsewhere: math")
+    open_tab(page, "Train")
+    page.wait_for_selector("#train-status >> text=Nothing has changed yet")
+    page.wait_for_selector("#train-status >> text=of your own answers preferred")
+    assert page.is_visible("#train-adopt")
+    assert page.inner_text("#train-try") == "Try it beside the old one"
+    page.click("#train-drop")
+    page.wait_for_selector("#train-drop", state="hidden")
+    assert not run.offered.exists()
