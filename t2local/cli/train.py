@@ -165,7 +165,7 @@ def _rows_from_chats() -> str:
     lessons = lessons_of(Verdicts(paths.chats_dir()).all())
     if not lessons.choices:
         raise T2LocalError(
-            "There are no rows from chats yet: in the page, write what you wanted under an answer, "
+            "There are no rows from chats yet; in the page, write what you wanted under an answer, "
             "or say which of two is better."
         )
     log(

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t2local import paths
 from t2local.engine.lessons import Lessons, lessons_of
@@ -27,6 +27,9 @@ from t2local.tasks.uploads import FEWEST_PROMPTS, write_rows
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import with_fitting
 from t2local.training.runs import Run
+
+if TYPE_CHECKING:
+    from t2local.engine.engine import Engine
 
 NAME = "from-my-chats"  # of the rows' file, and of the expert
 FEWEST_NEW = 12  # rows, before it is worth a night
@@ -126,6 +129,11 @@ def is_proven(result: Mapping[str, Any]) -> bool:
     low, _ = gain.get("ci95_difference") or (0.0, 0.0)
     fell = [f for f in result.get("forgetting", ()) if f["ci95_difference"][1] < 0]
     return low > 0 and not fell
+
+
+def keep(appointment: Appointment, engine: "Engine") -> None:
+    """From now on, in the background."""
+    Nights(appointment, engine.training, engine.verdicts).start()
 
 
 class Nights:

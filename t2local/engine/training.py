@@ -65,6 +65,7 @@ class RunReport:
     curves: Curves
     warnings: tuple[str, ...] = ()
     result: Mapping[str, Any] = field(default_factory=dict)
+    offered: bool = False  # its expert waits to be adopted
 
     @property
     def prefers(self) -> bool:
@@ -75,11 +76,6 @@ class RunReport:
     def since_start(self) -> Mapping[str, Any] | None:
         """The held-out rows again, beside the expert that it went on from."""
         return self.result.get("since_start")
-
-    @property
-    def offered(self) -> bool:
-        """Whether its expert waits to be adopted."""
-        return Run.open(self.status.id).offered.is_file()
 
     @property
     def live(self) -> bool:
@@ -311,10 +307,13 @@ class Training:
     def offered_words(self, name: str) -> str:
         """What a run offers, in a sentence or two."""
         report = self.report(name)
-        gain = in_words(HeldOut.from_dict(report.held_out)) if report.held_out else ""
+        measured = report.held_out or report.since_start
+        named = {**measured, "task": "Preferred on held-out rows"} if measured else {}
+        gain = f" {in_words(HeldOut.from_dict(named))}." if named else ""
         fell = [f for f in report.forgetting if f["ci95_difference"][1] < 0]
         fallen = f" Worse elsewhere: {', '.join(f['task'] for f in fell)}." if fell else ""
-        return f"{gain}.{fallen} Adopt it, try it or drop it in the tab Train."
+        told = f"'{report.status.name}' was learnt while you were away.{gain}{fallen}"
+        return f"{told} Adopt it, try it or drop it in the tab Train."
 
     def snapshot(self, name: str) -> Expert:
         """The `z` of a run in progress, as an expert called after its step, or what one offers.
@@ -362,7 +361,8 @@ class Training:
         run, status = Run.open(name), self.jobs.status(name)
         so_far = curves(run.metrics())
         result = run.result() if status.stage == FINISHED else {}
-        return RunReport(status, run.plan(), so_far, tuple(warnings(so_far)), result)
+        waits = run.offered.is_file()
+        return RunReport(status, run.plan(), so_far, tuple(warnings(so_far)), result, waits)
 
     def reports(self, names: Sequence[str]) -> list[RunReport]:
         """Several runs, to be laid over each other; those that cannot be read are left out."""

@@ -138,7 +138,7 @@ class Verdicts:
         if not adapted or not plain:
             raise T2LocalError("There are no two answers to choose from; ask for both first.")
         if adapted == plain:
-            raise T2LocalError("Both answers are the same, so neither is better.")
+            raise T2LocalError("Both answers are the same; write what you wanted instead.")
         id = _pair_id(chat, _before(chat, place), message)
         fresh = replace(_fresh(chat, place, model), id=id)
         sides = {

@@ -72,7 +72,7 @@ class Versions:
         """
         versions = self.of(name)
         if not versions:
-            raise T2LocalError(f"'{name}' has no earlier version to go back to.")
+            raise T2LocalError(f"'{name}' has no earlier version; train it further first.")
         chosen = versions[0]
         expert = read_expert(chosen.path)
         self.keep(name)

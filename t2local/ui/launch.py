@@ -273,9 +273,9 @@ def run(arguments: Sequence[str], make_engine: Callable[[argparse.Namespace], "E
             engine = make_engine(options)
             engine.start()
             if appointment is not None:
-                from t2local.engine.overnight import Nights
+                from t2local.engine.overnight import keep
 
-                Nights(appointment, engine.training, engine.verdicts).start()
+                keep(appointment, engine)
             if beside := engine.status.beside:
                 print(beside, flush=True)
             from t2local.ui.page import Pages, build_app  # the environment is set: gradio reads it

@@ -270,11 +270,9 @@ class _Opening:
         self.header, self.experts, self.timer = header, experts, timer
         self.serial = gr.State(NO_MODEL)
         self.doors, self.who = Doors(), ""
-        self.account: Account | None = None
 
     def bind(self, page: Page) -> None:
         self.doors, self.who = page.doors, page.account.name if page.account else ""
-        self.account = page.account
         tab, quiet = self.tab, {"show_progress": "hidden"}
         status = [self.header, self.timer, self.serial, tab.message, tab.send]
         chat = [*self.chat_events.shown_chat, *self.chat_events.chat_outputs, self.experts]
@@ -292,18 +290,9 @@ class _Opening:
         damaged = list(self.engine.chats.damaged.values())
         for reason in damaged[:MOST_WARNINGS]:
             gr.Warning(as_text(reason), title="One chat was skipped")
-        self._tell_offers()
         if more := len(damaged[MOST_WARNINGS:]):
             gr.Warning(f"{more} more are damaged; they stay on disk as they are.", title="Chats")
         return update | self._experts()
-
-    def _tell_offers(self) -> None:
-        """That something was learnt from chats meanwhile, to whom may adopt it."""
-        if self.account is not None and not self.account.owns:
-            return
-        for name in self.engine.training.offers()[:1]:
-            words = self.engine.training.offered_words(name)
-            gr.Info(as_text(words), title="Learnt while you were away", duration=20)
 
     def _last_chat(self, values: dict) -> Chat:
         last = values[self.tab.last_chat]

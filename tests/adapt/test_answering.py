@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from t2local.adapt.answering import NOT_FINITE, TOO_LONG, answer_batch, answer_examples, prompt_ids
+from t2local.adapt.answering import (
+    NOT_FINITE,
+    TOO_LONG,
+    answer_batch,
+    answer_examples,
+    choices_of,
+    prompt_ids,
+)
 from t2local.adapt.applier import holding
 from t2local.evaluation.measure import evaluate
 from t2local.evaluation.questions import LIKELIHOOD, Question, QuestionSet
@@ -53,7 +60,7 @@ def test_of_rows_with_their_own_z_one_that_gives_nan_fails_alone(made, rows):
     loaded, svf, z = made
     own = {n: torch.stack([row, torch.full_like(row, 1e30), row * 0.9]) for n, row in z.items()}
     prompts = [prompt_ids(loaded, row) for row in rows]
-    choices = [row.columns["choices"] for row in rows] if rows[0].columns else None
+    choices = [choices_of(loaded, row) for row in rows] if rows[0].columns else None
 
     def hold(kept):
         return svf.using({name: part[list(kept)] for name, part in own.items()})

@@ -42,6 +42,9 @@ class FakeLibrary:
         self.own[name] = replace(_found(self.own, name), prompts=64)
         return 64
 
+    def back(self, name: str) -> None:
+        self.own[name] = replace(_found(self.own, name), versions=1)
+
     def delete(self, name: str) -> None:
         self.trash.insert(0, _found(self.own, name))
         del self.own[name]

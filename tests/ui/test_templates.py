@@ -126,6 +126,7 @@ def draw_train() -> None:
             curves,
             ("warned",),
             result,
+            offered=stage == FINISHED,
         )
         for stage in (RUNNING, FAILED, FINISHED)
     ]

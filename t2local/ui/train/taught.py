@@ -17,7 +17,7 @@ from t2local.engine.overnight import NAME, fresh_rows
 from t2local.engine.verdicts import DOWN, UP, Verdict
 from t2local.errors import T2LocalError
 from t2local.tasks.uploads import FEWEST_PROMPTS, write_rows
-from t2local.ui.messages import moment, sent, shown
+from t2local.ui.messages import as_text, moment, sent, shown
 from t2local.ui.style import PAGE, asset
 
 FILE = "taught.html"
@@ -67,6 +67,7 @@ class TaughtEvents:
         """`on`: binds an event whose callback takes up rows; `looked`: takes up those of a file."""
         taught = self.taught
         gr.on([page.load, own.select], shown(self.refreshed), None, self.shows, **QUIET)
+        page.load(shown(self.told), None, None, **QUIET)
         taught.listed.drop_row(shown(self.dropped), None, self.shows, **QUIET)
         taught.listed.change_row(shown(self.changed), None, self.shows, **QUIET)
         saving = taught.export.click(shown(self.saved), None, taught.path, **QUIET)
@@ -94,6 +95,11 @@ class TaughtEvents:
             taught.export: gr.Button(visible=several),
         }
 
+    def told(self) -> None:
+        """That something was learnt from chats meanwhile, and waits for an answer."""
+        for name in self.engine.training.offers()[:1]:
+            gr.Info(as_text(self.engine.training.offered_words(name)), duration=20)
+
     def dropped(self, event: gr.EventData) -> dict:
         self.engine.verdicts.drop(sent(event, "id"))
         return self.refreshed()
@@ -114,7 +120,7 @@ class TaughtEvents:
         lessons = lessons_of(self.engine.verdicts.all())
         if not lessons.choices:
             raise T2LocalError(
-                "There is nothing to learn from yet: write what you wanted under an answer, or "
+                "There is nothing to learn from yet; write what you wanted under an answer, or "
                 "say which of two is better."
             )
         return str(write_rows(lessons.choices, NAME))
@@ -207,4 +213,4 @@ def _said(verdict: Verdict) -> str:
         return "you wrote"
     if verdict.over:
         return "you chose"
-    return {UP: "👍", DOWN: "👎"}.get(verdict.thumb, "asked again")
+    return {UP: "thumb up", DOWN: "thumb down"}.get(verdict.thumb, "asked again")

@@ -51,7 +51,9 @@ def test_answers_are_sent_again_only_when_there_are_new_ones():
         update = events._present(report, drawn)
         return "answers" in update, update["drawn"]
 
-    parts = "status pause resume stop try_it plots drawn timer answers reward vitals layers"
+    parts = (
+        "status pause resume stop try_it adopt drop plots drawn timer answers reward vitals layers"
+    )
     live = SimpleNamespace(**{name: name for name in parts.split()})
     events = TrainEvents.__new__(TrainEvents)
     events.live = live
