@@ -24,7 +24,7 @@ from t2local.training.config import TrainConfig
 from t2local.training.dry_run import with_fitting
 from t2local.training.processes import Processes
 from t2local.training.reports import DryRun, Gain, Held, Notice, StepReport, Validation
-from t2local.training.runner import ADAPTER_FOLDER, replay_of, running, summary
+from t2local.training.runner import ADAPTER_FOLDER, GoingOn, going_on, running, summary
 from t2local.training.runs import Plan, Run
 from t2local.training.validation import in_words
 
@@ -111,7 +111,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         log(f"reward {reward}: {reason}")
     if arguments.data not in DATASETS:
         _check_gold(reward, rows, arguments.accept_gold)
-    config = with_fitting(given, reward, rows)
+    config, before = with_fitting(given, reward, rows), _going_on(arguments, source, reward)
     return Plan(
         arguments.name,
         data,
@@ -124,18 +124,19 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         arguments.basis,
         "python -m t2local " + shlex.join(sys.argv[1:]),
         start=arguments.start,
-        replayed=_replayed(arguments, source, reward),
+        start_run=before.run,
+        replays=before.replays,
     )
 
 
-def _replayed(arguments: argparse.Namespace, source: Dataset, reward: str) -> str:
-    """The run whose rows are learnt again. Raises `T2LocalError` for an unknown expert."""
+def _going_on(arguments: argparse.Namespace, source: Dataset, reward: str) -> GoingOn:
+    """What it means for the rows of the expert that is gone on from, if any. `T2LocalError`."""
     if not arguments.start:
-        return ""
+        return GoingOn()
     slug = model_slug(arguments.model or paths.default_model())
-    run, words = replay_of(Library(slug).load(arguments.start), source, reward)
-    log(words)
-    return run
+    found = going_on(Library(slug).load(arguments.start), arguments.name, source, reward)
+    log(found.words)
+    return found
 
 
 def _check_gold(reward: str, rows: Sequence[Example], accepted: bool) -> None:

@@ -23,6 +23,7 @@ from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import ADAPTED_ROW, Controls, Dispatch, Token, offered
 from t2local.engine.answers import JOB, Answers
 from t2local.engine.chats import ChatStore
+from t2local.engine.drafts import Drafts
 from t2local.engine.evaluations import Evaluations
 from t2local.engine.job_record import KINDS, JobStatus, Kind
 from t2local.engine.jobs import MOST_LISTED, Jobs
@@ -38,7 +39,7 @@ from t2local.engine.requests import (
 )
 from t2local.engine.searches import Searches
 from t2local.engine.shelf import Keeping, Shelf, expert_info
-from t2local.engine.training import Drafts, Training
+from t2local.engine.training import Training
 from t2local.engine.verdicts import Verdicts
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore

@@ -35,6 +35,7 @@ NAME = "from-my-chats"  # of the rows' file, and of the expert
 FEWEST_NEW = 12  # rows, before it is worth a night
 LENGTH, PATIENCE = "an hour", 4
 BUSY_SHARE = 0.3  # of the processors, by whatever else runs here
+LOOK_S = 60.0  # between two looks at the clock
 TRIES, TRY_EVERY_S = 48, 300.0  # from the time that was given, while the machine is busy
 LOG = logging.getLogger(__name__)
 
@@ -54,39 +55,35 @@ class Appointment:
             raise T2LocalError(f"'{text}' is no time of day; write it as HH:MM, such as 02:30.")
         return cls(datetime.time(int(found[1]), int(found[2])), adopts)
 
-    def wait_s(self, now: datetime.datetime) -> float:
-        """Seconds until it is that time again."""
+    def wait(self, now: datetime.datetime) -> datetime.timedelta:
+        """Until it is that time again."""
         then = datetime.datetime.combine(now.date(), self.at)
         if then <= now:
             then += datetime.timedelta(days=1)
-        return (then - now).total_seconds()
+        return then - now
 
 
 # --- What no run has learnt from yet.
 
 
 def key_of(row: Example) -> tuple[str, ...]:
-    return (row.key, *map(str, row.columns.get("choices") or ()))
+    """Equal for a row and what is read back from its file, where spaces and turns may be joined."""
+    said = "".join(str(turn["content"]) for turn in row.turns)
+    return tuple("".join(text.split()) for text in (said, *row.columns.get("choices", ())))
 
 
-def fresh_rows(lessons: Lessons) -> list[Example]:
-    """The choices that are in no run's file of rows from chats, the newest first."""
+def fresh_rows(lessons: Lessons, training: Training) -> list[Example]:
+    """The choices that no expert of the loaded model has learnt from chats, the newest first."""
     learnt: set[tuple[str, ...]] = set()
-    for path in {_rows_of(path.parent) for path in paths.runs_dir().glob("*/run.json")} - {None}:
+    for path in paths.runs_dir().glob("*/run.json"):
         try:
-            learnt |= {key_of(row) for row in read_examples(path).examples}
+            run = Run(path.parent)
+            source = Path(run.plan().source)
+            if source.name.startswith(f"{NAME}-") and training.has_learnt(run):
+                learnt |= {key_of(row) for row in read_examples(source).examples}
         except T2LocalError:  # moved or spoilt: its rows count as new
             continue
     return [row for row in lessons.choices if key_of(row) not in learnt]
-
-
-def _rows_of(folder: Path) -> Path | None:
-    """The file that a run learnt from, where that is one of rows from chats."""
-    try:
-        source = Path(Run(folder).plan().source)
-    except T2LocalError:
-        return None
-    return source if source.name.startswith(f"{NAME}-") and source.is_file() else None
 
 
 # --- One night.
@@ -111,8 +108,10 @@ def begin(training: Training, verdicts: Verdicts) -> str:
 
     An expert that was made of earlier rows goes on, and learns those again beside the new ones.
     """
+    if training.offers():
+        return ""  # the last one waits for an answer
     lessons = lessons_of(verdicts.all())
-    fresh = fresh_rows(lessons)
+    fresh = fresh_rows(lessons, training)
     goes_on = NAME in training.begins()
     rows = fresh if goes_on else list(lessons.choices)
     if len(fresh) < FEWEST_NEW or len({row.group for row in rows}) < FEWEST_PROMPTS:
@@ -158,11 +157,18 @@ class Nights:
         threading.Thread(target=self._keep, daemon=True, name="overnight").start()
 
     def _keep(self) -> None:
-        while not self._wait(self.appointment.wait_s(self._now())):
+        while not self._slept_until(self._now() + self.appointment.wait(self._now())):
             try:
                 self.night()
-            except T2LocalError as error:
+            except Exception as error:  # of one night; there will be others
                 LOG.warning("Nothing was learnt from chats this night: %s", error)
+
+    def _slept_until(self, then: datetime.datetime) -> bool:
+        """Whether the program ends before. A computer that sleeps stops the clock of a wait."""
+        while (left := (then - self._now()).total_seconds()) > 0:
+            if self._wait(min(left, LOOK_S)):
+                return True
+        return False
 
     def night(self) -> str:
         """Begin a run as soon as the machine is idle, and see it through; its name, "" for none."""

@@ -1,18 +1,17 @@
 """What the Train page asks for: rows as the model reads them, a dry run, runs and their reports.
 
 Everything that lasts is on disk (`tasks.uploads`, `training.runs`), so any page, also after a
-restart, gets the same answers. Experts still in training can be offered to the chat as drafts.
+restart, gets the same answers.
 """
 
-import threading
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from t2local import paths
-from t2local.adapt.answering import prompt_ids
+from t2local.adapt.answering import check_sees, prompt_ids
 from t2local.engine.job_record import ELSEWHERE, TRAINING, JobStatus
 from t2local.engine.jobs import Elsewhere, Job, Jobs, Work
 from t2local.engine.loading import Choice
@@ -28,7 +27,13 @@ from t2local.svf import SVFModel
 from t2local.tasks.datasets import dataset
 from t2local.tasks.rows import Example
 from t2local.training.config import SVF, SVFMethod, TrainConfig
-from t2local.training.dry_run import DryRunReport, Forecast, dry_run_report, lasting
+from t2local.training.dry_run import (
+    DryRunReport,
+    Forecast,
+    check_lengths,
+    dry_run_report,
+    lasting,
+)
 from t2local.training.finding import Found
 from t2local.training.recipe import dataset_of, make_expert, printed_rows
 from t2local.training.reports import (
@@ -41,9 +46,12 @@ from t2local.training.reports import (
     warnings,
 )
 from t2local.training.runner import (
+    DROPPED,
+    GoingOn,
     adopt_offered,
+    drop_offered,
+    going_on,
     other_tasks,
-    replay_of,
     rows_behind,
     run_of,
     running,
@@ -242,13 +250,19 @@ class Training:
         own = [f.expert for f in ExpertStore(loaded.slug).files() if f.expert and not f.shipped]
         return [expert.name for expert in own if expert.kind == SKILL]
 
-    def replay(self, start: str, source: str, reward: str, config: TrainConfig) -> tuple[str, str]:
-        """The run whose rows are learnt again when one goes on from `start`, and a sentence."""
+    def going_on(
+        self, start: str, name: str, source: str, reward: str, config: TrainConfig
+    ) -> GoingOn:
+        """What it means for the rows of `start` that a run goes on from it. `T2LocalError`."""
         if not start:
-            return "", ""
+            return GoingOn()
         loaded, _ = self.model()
+        if config.method != SVF:
+            raise T2LocalError(
+                f"A LoRA adapter cannot go on from '{start}', which is a z; leave one of them out."
+            )
         rows = dataset(source, config.seed, config.held_out_share)
-        return replay_of(Library(loaded.slug).load(start), rows, reward)
+        return going_on(Library(loaded.slug).load(start), name, rows, reward)
 
     def start(
         self,
@@ -270,7 +284,7 @@ class Training:
         tried = self.dry_run_report(source, reward, config)
         if tried.problem:
             raise T2LocalError(tried.problem)
-        replayed, _ = self.replay(start, source, reward, config)
+        before = self.going_on(start, name, source, reward, config)
         config = lasting(length, tried, config)
         plan = Plan(
             name,
@@ -278,7 +292,8 @@ class Training:
             reward,
             config,
             start=start,
-            replayed=replayed,
+            start_run=before.run,
+            replays=before.replays,
             offered=offered,
             **self.loading,
         )
@@ -286,28 +301,54 @@ class Training:
 
     def queue(self, plan: Plan) -> str:
         """Queue a new run and give its name. Raises `T2LocalError` for data that cannot serve."""
-        dataset_of(plan)  # bad rows are told now, not from the queue
+        source, _ = dataset_of(plan)  # bad rows are told now, not from the queue
+        loaded, _ = self.model()
+        check_sees(loaded, source.train)
+        check_lengths(loaded, source, plan.config)
         return self.jobs.start(self._work(Run.create(plan)))
 
     def adopt_offered(self, name: str) -> str:
         """Take in what a finished run offers; the expert's name. Raises `T2LocalError`."""
+        self._offered(name)
         loaded, _ = self.model()
         return adopt_offered(Run.open(name), loaded.slug, self.adopt).name
 
+    def _offered(self, name: str) -> Expert:
+        """Raises `T2LocalError` where it is gone, or another model's."""
+        run = Run.open(name)
+        if not run.offered.is_file():
+            raise T2LocalError(f"Run '{name}' offers nothing any more; look in the tab Experts.")
+        expert, (loaded, _) = read_expert(run.offered), self.model()
+        if paths.slug(expert.base_model) != loaded.slug:
+            raise T2LocalError(
+                f"'{expert.name}' was trained on {expert.base_model}, and '{loaded.name}' is "
+                "loaded; load that model in the tab Models first."
+            )
+        return expert
+
     def drop_offered(self, name: str) -> None:
         """Delete what a run offers; nothing happens where that is gone."""
-        path = Run.open(name).offered
-        with paths.saving(path):
-            path.unlink(missing_ok=True)
+        drop_offered(Run.open(name))
 
     def offers(self) -> list[str]:
-        """Finished runs whose experts wait for an answer, the newest first."""
-        return [run for _, run in self.runs() if Run.open(run).offered.is_file()]
+        """Runs of the loaded model whose experts wait for an answer, the newest first."""
+        loaded, _ = self.model()
+        waiting = (run for _, run in self.runs() if Run.open(run).offered.is_file())
+        return [name for name in waiting if model_slug(Run.open(name).plan().model) == loaded.slug]
+
+    def has_learnt(self, run: Run) -> bool:
+        """Whether a run of the loaded model made an expert that was not dropped, or is about to."""
+        loaded, _ = self.model()
+        if model_slug(run.plan().model) != loaded.slug:
+            return False
+        if run.finished:
+            return run.result().get("offer") != DROPPED
+        return self.jobs.status(run.name).stage in BUSY
 
     def offered_words(self, name: str) -> str:
         """What a run offers, in a sentence or two."""
         report = self.report(name)
-        measured = report.held_out or report.since_start
+        measured = report.since_start or report.held_out
         named = {**measured, "task": "Preferred on held-out rows"} if measured else {}
         gain = f" {in_words(HeldOut.from_dict(named))}." if named else ""
         fell = [f for f in report.forgetting if f["ci95_difference"][1] < 0]
@@ -322,7 +363,7 @@ class Training:
         """
         job, plan = self.jobs.find(name), Run.open(name).plan()
         if Run.open(name).offered.is_file():
-            return replace(read_expert(Run.open(name).offered), name=f"{plan.name}-offered")
+            return replace(self._offered(name), name=f"{plan.name}-offered")
         if job is None:
             raise T2LocalError(f"Run '{name}' is not running; resume it first.")
         if plan.config.method != SVF:
@@ -428,45 +469,3 @@ def status_on_disk(run: Run) -> JobStatus:
         message = ELSEWHERE
     steps = plan.config.steps
     return JobStatus(*about, plan.name, INTERRUPTED, step, steps, message, started_s=began)
-
-
-# --- Experts still in training, offered to the chat as they were after some step. Never on disk.
-
-
-class Drafts:
-    """At most one a run: the newest that somebody asked for. From any thread."""
-
-    def __init__(self, training: Training) -> None:
-        self._training, self._jobs = training, training.jobs
-        self._lock = threading.Lock()  # around `_by_run`; runs are asked without it
-        self._by_run: dict[str, Expert] = {}
-
-    def take(self, run: str) -> Expert:
-        """What a run in progress is now. Raises `T2LocalError` where there is no such `z`."""
-        draft = self._training.snapshot(run)
-        with self._lock:
-            self._by_run[run] = draft
-        return draft
-
-    def clear(self) -> None:
-        """Forget all: another model is loaded."""
-        with self._lock:
-            self._by_run.clear()
-
-    def drop(self, expert: str) -> None:
-        """The finished expert takes its drafts' place."""
-        self._keep(lambda run: self._jobs.status(run).name != expert)
-
-    def besides(self, names: Collection[str]) -> list[Expert]:
-        """Drafts of runs that go on; an expert of the same name comes first."""
-        self._keep(lambda run: self._jobs.status(run).stage in BUSY)
-        with self._lock:
-            return [draft for draft in self._by_run.values() if draft.name not in names]
-
-    def _keep(self, wanted: Callable[[str], bool]) -> None:
-        with self._lock:
-            runs = list(self._by_run)
-        over = [run for run in runs if not wanted(run)]
-        with self._lock:
-            for run in over:
-                self._by_run.pop(run, None)

@@ -48,7 +48,7 @@ class Versions:
             for path in self.folder.glob(f"*{SUFFIX}")
             if _expert_of(path) == paths.slug(name)
         ]
-        return sorted(found, key=lambda version: -version.replaced)
+        return sorted(found, key=lambda version: -_stamp(version.path))
 
     def keep(self, name: str) -> None:
         """Copy what is there now; nothing happens where nothing is, or it was kept last."""
@@ -66,27 +66,36 @@ class Versions:
                 old.path.unlink(missing_ok=True)
 
     def back(self, name: str) -> Expert:
-        """Put the newest version in the place of the present one, which becomes a version.
+        """Put the newest version in the place of the present one, which becomes the oldest.
 
-        Raises `T2LocalError` where there is none, or it is damaged.
+        So whoever goes on pressing sees each once. Raises `T2LocalError` where there is none, or it
+        is damaged.
         """
-        versions = self.of(name)
+        present = self._present(name).read_bytes()
+        versions = [v for v in self.of(name) if v.path.read_bytes() != present]
         if not versions:
             raise T2LocalError(f"'{name}' has no earlier version; train it further first.")
-        chosen = versions[0]
-        expert = read_expert(chosen.path)
-        self.keep(name)
-        with paths.atomic_write(self._present(name)) as temporary:
-            temporary.write_bytes(chosen.path.read_bytes())
+        chosen, oldest = versions[0], versions[-1]
+        expert, content = read_expert(chosen.path), chosen.path.read_bytes()
+        target = self.folder / f"{paths.slug(name)}.{_stamp(oldest.path) - 1}{SUFFIX}"
+        for path, written in ((target, present), (self._present(name), content)):
+            with paths.atomic_write(path) as temporary:
+                temporary.write_bytes(written)
         with paths.saving(chosen.path):
             chosen.path.unlink(missing_ok=True)
         return expert
 
+    def drop(self, name: str) -> None:
+        """Forget those of a name that another expert has now."""
+        for version in self.of(name):
+            with paths.saving(version.path):
+                version.path.unlink(missing_ok=True)
+
     def follow(self, name: str, new: str) -> None:
         """The versions of an expert that was renamed go with it."""
+        self.drop(new)
         for version in self.of(name):
-            stamp = version.path.name.removesuffix(SUFFIX).rpartition(".")[2]
-            target = self.folder / f"{paths.slug(new)}.{stamp}{SUFFIX}"
+            target = self.folder / f"{paths.slug(new)}.{_stamp(version.path)}{SUFFIX}"
             with paths.saving(target):
                 paths.move(version.path, target)
 
@@ -99,5 +108,10 @@ def _expert_of(path: Path) -> str:
 
 
 def _version(path: Path) -> Version:
-    stamp = path.name.removesuffix(SUFFIX).rpartition(".")[2]
-    return Version(path, int(stamp) / 1e9 if stamp.isdigit() else 0.0)
+    return Version(path, _stamp(path) / 1e9)
+
+
+def _stamp(path: Path) -> int:
+    """Nanoseconds since 1970."""
+    text = path.name.removesuffix(SUFFIX).rpartition(".")[2]
+    return int(text) if text.isdigit() else 0

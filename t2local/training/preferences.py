@@ -28,6 +28,7 @@ from t2local.training.step_memory import StepWork
 
 BETA = 0.1  # of a difference of log-likelihoods, as in both papers
 IMITATED = 1.0  # weight of −log π_z a token of the right answer, as in Iterative RPO
+UNMOVED = 1e-4  # nats a token, by which two batches of one model may differ
 ROWS = 4  # of a forward of the base model
 
 
@@ -114,7 +115,8 @@ def rise(
     """Whether each row's right answer rose above the base model's odds, and how far, in nats.
 
     Rises: 1.0 where it became likelier than with the base model, and more so than any other of the
-    row, 0.5 where nothing moved at all, else 0.0. How far: a token's mean, within −1 to 1.
+    row, 0.5 where nothing moved (the base model, by definition), else 0.0. How far: a token's mean,
+    within −1 to 1.
     """
     rises, heights = [], []
     for start in range(0, len(examples), ROWS):
@@ -126,7 +128,9 @@ def rise(
             moved = (own.float() - before.to(own.device)).cpu()
             label = int(example.columns["label"])
             others = torch.cat([moved[:label], moved[label + 1 :], torch.zeros(1)])
-            rises.append(float(moved[label] > others.max()) if moved.any() else 0.5)
-            height = float(moved[label]) / len(choices_of(loaded, example).ids[label])
+            lengths = [len(ids) for ids in choices_of(loaded, example).ids]
+            still = moved.abs().max() < UNMOVED * max(lengths)
+            rises.append(0.5 if still else float(moved[label] > others.max()))
+            height = float(moved[label]) / lengths[label]
             heights.append(max(-1.0, min(1.0, height)))
     return rises, heights

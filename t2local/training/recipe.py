@@ -25,9 +25,10 @@ from t2local.progress import CancelToken, Progress, drain
 from t2local.provenance import origin
 from t2local.statistics import paired_difference
 from t2local.svf import SVFModel, Z
-from t2local.tasks.datasets import Dataset, dataset, folds, with_prompts
+from t2local.tasks.datasets import Dataset, dataset, folds, split_rows, with_prompts
 from t2local.tasks.rewards import check_reward, parts_of
 from t2local.tasks.rows import Example
+from t2local.tasks.uploads import FEWEST_PROMPTS as FEWEST_TRAINED
 from t2local.tasks.uploads import with_choices
 from t2local.training.config import Method, SVFMethod, method_for
 from t2local.training.dry_run import check_lengths
@@ -262,27 +263,56 @@ def dataset_of(plan: Plan) -> tuple[Dataset, tuple[str, ...]]:
     source = dataset(plan.source, plan.config.seed, plan.config.held_out_share)
     if CHOICE in {name for _, name in parts_of(plan.reward)}:
         source = _listing_choices(source)
-    if plan.replayed:
-        source = with_replay(source, plan)
+    if plan.start_run:
+        source = unseen(source, plan)
+    if plan.replays:
+        again = replayed_rows(source, plan.start_run, plan.config.seed)
+        source = replace(source, train=[*source.train, *again])
     check_reward(plan.reward, [*source.train, *source.held_out])
     if not plan.classifier:
         return source, labels_of(source.rows)
     return with_prompts(source, classification_prompt), LABELS
 
 
-def with_replay(source: Dataset, plan: Plan) -> Dataset:
-    """With rows that an earlier run learnt from, at most as many as there are new ones.
+def unseen(source: Dataset, plan: Plan) -> Dataset:
+    """With no row among those that are measured which the plan's start has learnt from already.
+
+    Where there are such, the rows that it has not seen are divided anew, and the others are learnt.
+    Raises `T2LocalError` where they are too few.
+    """
+    known = groups_seen(plan.start_run)
+    measured = () if source.leave_one_out else (*source.validation, *source.held_out)
+    if not known & {e.group for e in measured or source.rows}:
+        return source
+    seen = [e for e in source.rows if e.group in known]
+    fresh = [e for e in source.rows if e.group not in known]
+    if len({e.group for e in fresh}) < FEWEST_TRAINED:
+        raise T2LocalError(
+            f"All but {len(fresh)} rows were learnt by '{plan.start}' already, and nothing can be "
+            f"measured on those; add at least {FEWEST_TRAINED} new questions."
+        )
+    config = plan.config
+    parts = split_rows(source.source, fresh, config.seed, config.held_out_share)
+    return replace(parts, train=[*parts.train, *seen], note=source.note)
+
+
+def groups_seen(run: str) -> set[str]:
+    """What a run's expert has learnt from or was chosen by, and those that it went on from."""
+    plan = Run(paths.runs_dir() / paths.slug(run)).plan()
+    rows, _ = dataset_of(plan)
+    own = {e.group for e in (*rows.train, *rows.validation)}
+    return own | (groups_seen(plan.start_run) if plan.start_run else set())
+
+
+def replayed_rows(source: Dataset, run: str, seed: int = 0) -> list[Example]:
+    """Rows that an earlier run learnt from, at most as many as there are in `source`.
 
     None that is measured here: what was held out then is not learnt, what is held out now neither.
     """
-    before, _ = dataset_of(Run(paths.runs_dir() / paths.slug(plan.replayed)).plan())
-    apart = {e.group for e in (*source.validation, *source.held_out)}
-    if source.leave_one_out:
-        apart = {e.group for e in source.train}
+    before, _ = dataset_of(Run(paths.runs_dir() / paths.slug(run)).plan())
+    apart = {e.group for e in source.rows}  # measured here, or learnt here in any case
     known = [e for e in before.train if e.group not in apart]
-    count = min(len(known), len(source.train))
-    chosen = random.Random(plan.config.seed).sample(known, count)
-    return replace(source, train=[*source.train, *chosen])
+    return random.Random(seed).sample(known, min(len(known), len(source.train)))
 
 
 def labels_of(rows: Sequence[Example]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from t2local import locks, paths
 from t2local.adapt.answering import CHOICE, action_of
@@ -31,13 +31,20 @@ from t2local.training.finding import found_by_similarity
 from t2local.training.loop import Event
 from t2local.training.preferences import are_preferences
 from t2local.training.processes import Processes
-from t2local.training.recipe import Trained, dataset_of, train_expert
+from t2local.training.recipe import (
+    Trained,
+    dataset_of,
+    labels_of,
+    replayed_rows,
+    train_expert,
+)
 from t2local.training.reports import TAKING_PRINT, Held, Notice
 from t2local.training.runs import Run
 from t2local.training.validation import OtherTask
 
 ADAPTER_FOLDER = "adapter"
 RUN = "run"  # on the card: the run's folder
+ADOPTED, DROPPED = "adopted", "dropped"  # what became of an expert that a run offered
 MOST_CHOICES, MOST_TEXTS = 60, 16  # rows of an earlier expert; writing is slow
 FEWEST_ROWS = 4  # fewer say nothing
 Kept = TypeVar("Kept")
@@ -76,7 +83,8 @@ def _running(
     plan, state = run.plan(), run.state()
     source, labels = dataset_of(plan)
     method = method_for(loaded, svf, plan.config)
-    others = processes.from_main(other_tasks(plan.name, source, loaded.slug))
+    own = "" if plan.start and not plan.replays else plan.name  # else it may forget its own rows
+    others = processes.from_main(other_tasks(own, source, loaded.slug))
     start = started_from(run, loaded, svf)
     work = train_expert(
         loaded, svf, source, plan, labels, cancel, state, method, processes, others, start
@@ -192,9 +200,12 @@ def adopted(
     store = ExpertStore(model_slug)
     with store.changing():
         expert = to_keep(expert, run, model_slug, start)
-        there = next((f.expert for f in store.files() if f.path.stem == expert.name), None)
+        own = (f.expert for f in store.files() if f.path.stem == expert.name and not f.shipped)
+        there = next(own, None)
         if start == expert.name and not _left_by(run, there):
             Versions(store).keep(expert.name)
+        elif there is None:
+            Versions(store).drop(expert.name)  # of another that had the name
         adopt(expert)
     return expert
 
@@ -204,8 +215,16 @@ def adopt_offered(run: Run, model_slug: str, adopt: Callable[[Expert], Any]) -> 
     if not run.offered.is_file():
         raise T2LocalError(f"Run '{run.name}' offers nothing any more; look in the tab Experts.")
     expert = adopted(read_expert(run.offered), run.name, model_slug, adopt, run.plan().start)
+    run.finish({**run.result(), "expert": expert.name, "offer": ADOPTED})
     run.offered.unlink(missing_ok=True)
     return expert
+
+
+def drop_offered(run: Run) -> None:
+    """Delete what a run offered; nothing happens where that is gone."""
+    if run.offered.is_file():
+        run.finish({**run.result(), "offer": DROPPED})
+        run.offered.unlink(missing_ok=True)
 
 
 def to_keep(expert: Expert, run: str, model_slug: str, start: str = "") -> Expert:
@@ -242,27 +261,49 @@ def started_from(run: Run, loaded: LoadedModel, svf: SVFModel) -> Expert | None:
     return start
 
 
-def replay_of(expert: Expert, source: Dataset, reward: str) -> tuple[str, str]:
-    """The run whose rows may be learnt again beside `source`, and a sentence about it.
-
-    "" and why not, where they are gone, or are asked and rewarded in another way.
+class GoingOn(NamedTuple):
+    """`run`: that made the start, "" where its rows are gone. `replays`: whether they are learnt
+    again beside the new ones. `words`: a sentence about it.
     """
+
+    run: str = ""
+    replays: bool = False
+    words: str = ""
+
+
+def going_on(expert: Expert, name: str, source: Dataset, reward: str) -> GoingOn:
+    """What going on from `expert` with these rows, as `name`, means for its own ones.
+
+    Raises `T2LocalError` where a new version would choose among other labels than the one before.
+    """
+    labels = labels_of(source.rows)
+    if expert.labels and name == expert.name and set(labels) != set(expert.labels):
+        raise T2LocalError(
+            f"'{expert.name}' chooses among {', '.join(expert.labels)}, and these rows among "
+            f"{', '.join(labels) or 'nothing in common'}; list the same choices in every row, or "
+            "give what comes of it another name."
+        )
     try:
         run, rows = run_of(expert), rows_behind(expert)
     except T2LocalError as error:
-        return "", f"Its own rows are not learnt again. {error}"
+        return GoingOn(words=f"Its own rows are not learnt again. {error}")
     plan = run.plan()
     if plan.reward != reward:
-        return "", (
-            f"Its own rows are not learnt again: they are rewarded by '{plan.reward}', these by "
-            f"'{reward}'. What it forgets of them is measured."
-        )
-    if action_of(rows.rows) != action_of(source.rows) or (
+        told = f"they are rewarded by '{plan.reward}', these by '{reward}'"
+    elif action_of(rows.rows) != action_of(source.rows) or (
         are_preferences(rows.rows) != are_preferences(source.rows)
     ):
-        return "", "Its own rows are not learnt again: these are asked in another way."
-    count = min(len(rows.train), len(source.train))
-    return run.name, f"{count} of its own rows are learnt again beside these."
+        told = "these are asked in another way"
+    else:
+        if count := len(replayed_rows(source, run.name)):
+            return GoingOn(
+                run.name, True, f"{count} of its own rows are learnt again beside these."
+            )
+        return GoingOn(run.name, False, "Its own rows are among these.")
+    words = (
+        f"Its own rows are not learnt again: {told}. Beside the base model it is measured on them."
+    )
+    return GoingOn(run.name, False, words)
 
 
 # --- The tasks on which forgetting is measured.

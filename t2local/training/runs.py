@@ -41,6 +41,7 @@ class Summary(TypedDict, total=False):
     held_out: Shares
     forgetting: tuple[Measured, ...]
     since_start: Measured | None
+    offer: str
 
 
 TENSORS = ("flat", "exp_avg", "exp_avg_sq", "best_flat")
@@ -51,9 +52,9 @@ Event = DryRun | StepReport | Validation | Answers | Notice | Gain | Checkpoint
 class Plan:
     """What a run is told. `source`: a dataset or a file; `model` and below: what to load.
 
-    `start`: the expert from whose `z` it goes on, "" for the base model. `replayed`: the run whose
-    rows are learnt again beside these, "" for none. `offered`: its expert waits in the run's folder
-    until the person adopts it.
+    `start`: the expert from whose `z` it goes on, "" for the base model; `start_run`: the run that
+    made that one, "" where it is not known; `replays`: whether its rows are learnt again beside
+    these. `offered`: its expert waits in the run's folder until the person adopts it.
     """
 
     name: str
@@ -67,7 +68,8 @@ class Plan:
     basis: str = "auto"
     command: str = ""
     start: str = ""
-    replayed: str = ""
+    start_run: str = ""
+    replays: bool = False
     offered: bool = False
 
     def __post_init__(self) -> None:

@@ -178,7 +178,7 @@ def _bind_chat(room: Room) -> ChatEvents:
         offering = OfferEvents(room.engine, tab)
         offering.bind(room.timer)
         offered = offering.shown_beside
-    events = ChatEvents(room.engine, tab, offered)
+    events = ChatEvents(room.engine, tab, offered, judges=offered is not None)
     WheelEvents(room.engine, tab).bind(events.bind())
     return events
 

@@ -5,10 +5,14 @@ import sys
 import pytest
 import torch
 
+from t2local import paths
 from t2local.cli.main import main
+from t2local.engine.chats import Chat, Message
 from t2local.engine.doors import Doors
 from t2local.engine.people import OWNER, add_account, new_account
+from t2local.engine.verdicts import Verdicts
 from t2local.experts import Expert, ExpertStore
+from t2local.experts.versions import Versions
 from t2local.models.load.loader import load_model
 from t2local.progress import drain
 from t2local.svf import attach
@@ -158,6 +162,37 @@ def test_training_asks_before_it_learns_from_answers_that_are_wrong_by_the_rewar
     status, _, err = run(capsys, *command, "--accept-gold")
     assert "'many'" in err
     assert "--accept-gold" not in err
+
+
+def test_rows_from_chats_are_data_like_any_other_and_a_run_goes_on(capsys, home, folder):
+    command = ["train", "--data", "chats", "--name", "mine", "--steps", "1", "--model", folder]
+    status, _, err = run(capsys, *command)
+    assert status == 1
+    assert "no rows from chats yet" in last_line(err)
+
+    def judge(numbers):
+        for number in numbers:
+            said = Message("user", f"Question {number}?"), Message("assistant", f"Long {number}.")
+            chat = Chat(f"{number:016x}", messages=said)
+            Verdicts(paths.chats_dir()).rewrite(chat, 1, f"Short {number}.", "tiny")
+
+    judge(range(7))
+    status, out, err = run(capsys, *command, "--json")
+    assert status == 0, err
+    assert "7 choices: 7 written, 0 preferred, 0 from thumbs" in err
+    first = json.loads(out)
+    assert first["prefers"] is True
+    status, out, err = run(capsys, *command, "--from", "mine", "--json")
+    assert status == 1
+    assert "were learnt by 'mine' already" in last_line(err)
+    judge(range(7, 14))
+    status, out, err = run(capsys, *command, "--from", "mine", "--json")
+    assert status == 0, err
+    assert "Its own rows are among these." in err
+    second = json.loads(out)
+    assert second["expert"] == first["expert"], "its new version"
+    assert second["since_start"]["n"] == first["held_out"]["n"]
+    assert len(Versions(ExpertStore("tiny-llama")).of("mine")) == 1
 
 
 def test_a_run_can_be_resumed_by_name_and_ends_with_the_same_expert(capsys, folder, data):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2local.engine.training import Drafts
+from t2local.engine.drafts import Drafts
 from t2local.progress import FINISHED, RUNNING
 
 

@@ -19,7 +19,7 @@ from t2local.engine.overnight import (
     fresh_rows,
     is_proven,
 )
-from t2local.engine.verdicts import Verdicts
+from t2local.engine.verdicts import Verdict, Verdicts
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.progress import FINISHED
@@ -57,25 +57,44 @@ def test_what_is_no_time_of_day(text):
 
 def test_it_waits_until_the_next_such_time():
     appointment = Appointment.read("02:30")
-    assert appointment.wait_s(at(2, 0)) == 30 * 60
-    assert appointment.wait_s(at(2, 30)) == 24 * 3600
-    assert appointment.wait_s(at(3, 0)) == 23.5 * 3600
+    assert appointment.wait(at(2, 0)) == datetime.timedelta(minutes=30)
+    assert appointment.wait(at(2, 30)) == datetime.timedelta(days=1)
+    assert appointment.wait(at(3, 0)) == datetime.timedelta(hours=23.5)
 
 
 def test_rows_are_new_until_a_run_has_learnt_from_them(home):
-    lessons = Lessons(tuple(row(n) for n in range(5)))
-    assert fresh_rows(lessons) == list(lessons.choices)
+    lessons, training = Lessons(tuple(row(n) for n in range(5))), Asked()
+    assert fresh_rows(lessons, training) == list(lessons.choices)
     source = write_rows([row(1), row(3)], NAME)
     Run.create(Plan("x", str(source), "choice"))
-    assert [r.prompt for r in fresh_rows(lessons)] == ["q 0", "q 2", "q 4"]
+    assert [r.prompt for r in fresh_rows(lessons, training)] == ["q 0", "q 2", "q 4"]
+    training.counts = False
+    assert len(fresh_rows(lessons, training)) == 5, "its run failed, or what it made was dropped"
+    training.counts = True
     source.unlink()
-    assert len(fresh_rows(lessons)) == 5
+    assert len(fresh_rows(lessons, training)) == 5
 
 
 def test_rows_of_another_file_are_none_of_them(home):
     source = write_rows([row(1)], "mails")
     Run.create(Plan("x", str(source), "choice"))
-    assert len(fresh_rows(Lessons((row(1),)))) == 1
+    assert len(fresh_rows(Lessons((row(1),)), Asked())) == 1
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [("user", "Two\nlines? \n")],
+        [("system", "Be kind. "), ("user", "Hi")],
+        [("user", "Not answered"), ("user", "And now?")],
+        [("user", "Stopped"), ("assistant", ""), ("user", "Again")],
+    ],
+)
+def test_what_is_learnt_is_not_new_however_its_turns_are_written(home, turns):
+    told = tuple({"role": role, "content": text} for role, text in turns)
+    lessons = lessons_of([Verdict("id", "ab" * 8, told, " No. ", wanted="Yes.\n")])
+    Run.create(Plan("x", str(write_rows(lessons.choices, NAME)), "choice"))
+    assert fresh_rows(lessons, Asked()) == []
 
 
 class Asked:
@@ -83,10 +102,17 @@ class Asked:
 
     def __init__(self, own=(), stage=FINISHED):
         self.own, self.started, self.adopted = list(own), [], []
+        self.counts, self.waiting = True, []
         self.jobs = SimpleNamespace(wait=lambda name: SimpleNamespace(stage=stage))
 
     def begins(self):
         return self.own
+
+    def offers(self):
+        return self.waiting
+
+    def has_learnt(self, run):
+        return self.counts
 
     def start(self, name, source, reward, length, config, start, offered):
         self.started.append((name, source, reward, start, offered))
@@ -122,6 +148,30 @@ def test_enough_are_one_whose_expert_is_offered(home):
     ((name, _, reward, start, offered),) = training.started
     assert (name, reward, start, offered) == (NAME, "choice", "", True)
     assert begin(training, Rows(FEWEST_NEW)) == "", "nothing is new any more"
+
+
+def test_no_night_begins_while_an_offer_waits(home):
+    training = Asked()
+    training.waiting = ["an earlier run"]
+    assert begin(training, Rows(FEWEST_NEW)) == ""
+
+
+def test_one_bad_night_is_not_the_last(home):
+    nights_seen, clock = [], [at(2, 0)]
+
+    def wait(seconds):
+        clock[0] += datetime.timedelta(seconds=seconds)
+        return len(nights_seen) > 2
+
+    def busy(training):
+        nights_seen.append(clock[0])
+        raise RuntimeError("out of memory")
+
+    appointment = Appointment.read("02:30")
+    own = Nights(appointment, Asked(), Rows(1), now=lambda: clock[0], wait=wait, busy=busy)
+    own._keep()
+    assert [seen.hour for seen in nights_seen] == [2, 2, 2]
+    assert nights_seen[1] - nights_seen[0] == datetime.timedelta(days=1)
 
 
 def test_an_expert_of_earlier_rows_goes_on_with_the_new_ones_alone(home):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2local.errors import T2LocalError
-from t2local.experts import Expert, ExpertStore
+from t2local.experts import Expert, ExpertStore, Library
 from t2local.experts.versions import MOST_KEPT, Versions
 from t2local.training.runner import adopted
 
@@ -39,6 +39,33 @@ def test_without_going_on_another_of_the_name_gets_a_free_one(store):
     adopted(expert(1), "first", "tiny", store.save)
     assert adopted(expert(2), "second", "tiny", store.save).name == "red-2"
     assert Versions(store).of("red") == []
+
+
+def test_pressing_on_goes_through_all_versions(store):
+    for number in range(4):
+        adopted(expert(number), f"run {number}", "tiny", store.save, start="red")
+    seen = [value(store)]
+    for _ in range(4):
+        Versions(store).back("red")
+        seen.append(value(store))
+    assert seen == [3.0, 2.0, 1.0, 0.0, 3.0]
+    assert len(Versions(store).of("red")) == 3
+
+
+def test_a_new_expert_does_not_inherit_the_versions_of_another(store):
+    library = Library("tiny")
+    for number in range(2):
+        adopted(expert(number), f"run {number}", "tiny", store.save, start="red")
+    library.delete("red")
+    adopted(expert(7), "another", "tiny", store.save)
+    assert Versions(store).of("red") == []
+
+
+def test_versions_go_with_a_renamed_expert(store):
+    for number in range(2):
+        adopted(expert(number), f"run {number}", "tiny", store.save, start="red")
+    Library("tiny").rename("red", "blue")
+    assert (Versions(store).of("red"), len(Versions(store).of("blue"))) == ([], 1)
 
 
 def test_going_on_under_another_name_replaces_nothing(store):

@@ -11,7 +11,7 @@ from typing import Any
 
 from t2local.errors import T2LocalError
 from t2local.tasks.rewards.normal import ANSWER, IS, UNSPACED, last_boxed, plain, stands_in, tidy
-from t2local.tasks.rows import Example
+from t2local.tasks.rows import WHOLE, Example
 from t2local.tasks.syntax import literal
 from t2local.thinking import bare_answer, split_thinking
 
@@ -69,7 +69,8 @@ def choice(
     """+1 where the completion names the right choice, by letter or by its text, else −1.
 
     Columns: `choices` (texts, or ARC's {"text": […], "label": […]}) and `label` (index), or
-    `answer` (letter, label, text or index from 0). Naming several choices counts as none.
+    `answer` (letter, label, text or index from 0). Naming several choices counts as none. Where
+    the choices are `whole` answers, every letter counts.
 
     >>> choice(["?"], ["The answer is (B)."], choices=[["a cat", "a dog"]], label=[1])
     [1.0]
@@ -77,13 +78,17 @@ def choice(
     count = len(completions)
     rows = zip(
         completions,
-        *(column(columns.get(name), count) for name in ("choices", "label")),
+        *(column(columns.get(name), count) for name in ("choices", "label", WHOLE)),
         accepted_answers(columns, count),
         strict=True,
     )
     rewards: list[float | None] = []
-    for completion, choices, label, answers in rows:
+    for completion, choices, label, whole, answers in rows:
         texts, labels = _texts_and_labels(choices)
+        if whole and isinstance(label, int) and 0 <= label < len(texts):
+            same = said(completion).strip() == str(texts[label]).strip()
+            rewards.append(1.0 if same else -1.0)
+            continue
         right = _right_choices(texts, labels, label, answers)
         if not right:
             rewards.append(None)

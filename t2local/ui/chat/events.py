@@ -1,5 +1,6 @@
 """What the Chat tab does: each callback reads its inputs, asks the engine, presents the answer."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,10 +47,15 @@ class ChatEvents:
     """
 
     def __init__(
-        self, engine: Engine, tab: ChatTab, offered: Callable[[Chat], dict] | None = None
+        self,
+        engine: Engine,
+        tab: ChatTab,
+        offered: Callable[[Chat], dict] | None = None,
+        judges: bool = True,
     ) -> None:
+        """`judges`: whether what this person thinks of answers is kept, to be learnt from."""
         self.engine, self.tab, self.wheel = engine, tab, tab.wheel
-        self.offered = offered
+        self.offered, self.judges = offered, judges
         # By the page's session; only single reads and writes, so no lock.
         self._shown: dict[str, Following] = {}
         self.inputs = {tab.chat_id, tab.message, tab.compare, tab.listed, *tab.wheel.inputs}
@@ -116,10 +122,13 @@ class ChatEvents:
         return self._start(answer, chat, values, request)
 
     def retry(self, values: dict, request: gr.Request) -> dict:
-        """Another answer in the place of the last one, which is noted down first."""
+        """Another answer in the place of the last one, which is noted down."""
         chat = self._chat(values)
-        self.engine.verdicts.again(chat, self.engine.status.model_name)
-        return self._start(answer, chat, values, request)
+        update = self._start(answer, chat, values, request)
+        if self.judges:
+            with contextlib.suppress(T2LocalError):  # it cannot be kept, and was not asked for
+                self.engine.verdicts.again(chat, self.engine.status.model_name)
+        return update
 
     def carry_on(self, values: dict, request: gr.Request) -> dict:
         return self._start(carry_on, self._chat(values), values, request)
@@ -248,7 +257,7 @@ class ChatEvents:
         self.engine.answers.stop(chat_id)
         self.engine.answers.settle(chat_id)
         self.engine.chats.delete(chat_id)
-        if dropping(event):
+        if dropping(event) or not self.judges:
             self.engine.verdicts.forget(chat_id)
         kept = values[self.tab.chat_id] if values[self.tab.chat_id] != chat_id else None
         return self.open(self.engine.chats.load_or_new(kept), request, shown_rows(event))
@@ -295,7 +304,7 @@ class ChatEvents:
                 self._answerers(),
                 sees=self.engine.status.sees,
                 prompts_of=self._prompts_of,
-                verdicts=self.engine.verdicts.of(chat),
+                verdicts=self.engine.verdicts.of(chat) if self.judges else None,
             ),
             tab.line: line_html(
                 self.engine.status, timing.get("tokens_per_s", 0.0), timing.get("context_used", 0)
@@ -325,7 +334,8 @@ class ChatEvents:
 
     def _list(self, chat_id: str | None, rows: int) -> dict:
         answered = self.engine.answers.chats()
-        chats, judged = self.engine.chats.list(), self.engine.verdicts.counts()
+        chats = self.engine.chats.list()
+        judged = self.engine.verdicts.counts() if self.judges else {}
         listed = chat_list_html(chats, chat_id, shown=rows, answered=answered, judged=judged)
         return {self.tab.chats: listed, self.tab.listed: (rows, answered)}
 

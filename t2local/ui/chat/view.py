@@ -65,7 +65,7 @@ class AssistantTurn:
     """`adapted`, `base`: what each has said; `raw`: the answer that is copied.
 
     `thumb`, `better`: what was thought of it ("up", "down"; "adapted", "base"; "" for nothing);
-    `rewritten`: a person wrote over it.
+    `rewritten`: a person wrote over it. `judged`: whether this person's judgement is asked for.
     """
 
     role: ClassVar = "assistant"
@@ -80,6 +80,7 @@ class AssistantTurn:
     thumb: str = ""
     better: str = ""
     rewritten: bool = False
+    judged: bool = True
 
 
 def transcript_html(
@@ -94,7 +95,7 @@ def transcript_html(
     """`answer_with`: names that may answer instead. `stage`: what the model is doing, or None.
 
     `sees`: whether it is given the pictures. `prompts_of`: what an expert was trained on.
-    `verdicts`: what was thought of the answers, by their places.
+    `verdicts`: what was thought of the answers, by their places; None for whom nobody asks.
     """
     if not chat.messages:
         return welcome_html()
@@ -106,6 +107,7 @@ def transcript_html(
             i,
             message,
             verdict=(verdicts or {}).get(i),
+            judged=verdicts is not None,
             is_last=i == last,
             live=stage is not None and i == last,
             answer_with=answer_with,
@@ -165,6 +167,7 @@ def _assistant(
     message: Message,
     *,
     verdict: Verdict | None,
+    judged: bool,
     is_last: bool,
     live: bool,
     answer_with: Sequence[str],
@@ -177,6 +180,7 @@ def _assistant(
         base = _answer(message.base_content or "", [], live)
     return AssistantTurn(
         index=index,
+        judged=judged,
         thumb=verdict.thumb if verdict else "",
         better=_better(message, verdict),
         rewritten=message.original is not None,

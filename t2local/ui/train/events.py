@@ -193,10 +193,10 @@ class TrainEvents:
         step, start = self.step, values[self.step.begin]
         if not start:
             return {step.begin_said: "", step.name_problem: self.named(values)}
-        config = step.form.read(values)
-        _, words = self.training.replay(start, self._kept(values), self._reward(values), config)
+        config, source = step.form.read(values), self._kept(values)
+        found = self.training.going_on(start, start, source, self._reward(values), config)
         return {
-            step.begin_said: begin_html(start, words),
+            step.begin_said: begin_html(start, found.words),
             step.name: start,
             step.name_problem: "",
         }
@@ -324,8 +324,9 @@ class TrainEvents:
     def tried_in_chat(self, values: dict) -> dict:
         """The chat with this expert alone at α = 1, or with what it is so far, chosen by hand."""
         report, strategy = self.training.report(self._run(values)), "manual"
-        waits = report.live or report.offered
-        name = self.engine.draft(self._run(values)) if waits else report.status.name
+        waits, name = report.live or report.offered, report.result.get("expert")
+        if waits or not name:
+            name = self.engine.draft(self._run(values)) if waits else report.status.name
         return {self.tabs: gr.Tabs(selected=CHAT), **self._arrive({name: 1.0}, strategy)}
 
     def answered(self, act: Callable[[str], object], values: dict) -> dict:

@@ -12,6 +12,7 @@ from t2local.progress import FINISHED, PAUSED, RUNNING
 from t2local.tasks.rewards import REWARDS
 from t2local.training.config import SVF, TrainConfig
 from t2local.training.dry_run import LENGTHS
+from t2local.training.runner import DROPPED
 from t2local.ui.forms import TrainForm, create_consent, create_train_form
 from t2local.ui.own_rows import Rows, create_rows
 from t2local.ui.style import PAGE, caption_html, heading_html
@@ -229,6 +230,8 @@ def try_button(report: RunReport) -> gr.Button:
         return gr.Button(words, visible=begun, interactive=False)
     if report.offered:
         return gr.Button("Try it beside the old one", visible=True, interactive=True)
+    if report.result.get("offer") == DROPPED:
+        return gr.Button(visible=False)
     if stage == FINISHED:
         return gr.Button("Try it in the chat", visible=True, interactive=True)
     words = f"Try step {report.status.step} in the chat"

@@ -72,20 +72,19 @@ class TaughtEvents:
         taught.listed.change_row(shown(self.changed), None, self.shows, **QUIET)
         saving = taught.export.click(shown(self.saved), None, taught.path, **QUIET)
         saving.success(None, taught.path, None, js=SAVE_IT)
-        on(taught.learn.click, lambda values: looked(values, self._choices()))
+        on(taught.learn.click, lambda values: looked(values, self._to_learn()))
         on(taught.habit.click, lambda values: looked(values, self._habit()))
 
     def refreshed(self) -> dict:
         taught, verdicts = self.taught, self.engine.verdicts.all()
         lessons = lessons_of(verdicts)
-        several = bool(lessons.choices)
+        several, damaged = bool(lessons.choices), list(self.engine.verdicts.damaged)
+        fresh = fresh_rows(lessons, self.engine.training)
         habit = gr.Button(visible=False)
         if lessons.habit is not None:
             habit = gr.Button(f"Learn by the reward {lessons.habit.reward}", visible=True)
         return {
-            taught.listed: taught_html(
-                verdicts, lessons, list(self.engine.verdicts.damaged), len(fresh_rows(lessons))
-            ),
+            taught.listed: taught_html(verdicts, lessons, damaged, len(fresh)),
             taught.learn: gr.Button(
                 f"Learn from these {len(lessons.choices)}",
                 visible=several,
@@ -97,7 +96,11 @@ class TaughtEvents:
 
     def told(self) -> None:
         """That something was learnt from chats meanwhile, and waits for an answer."""
-        for name in self.engine.training.offers()[:1]:
+        try:
+            waiting = self.engine.training.offers()[:1]
+        except T2LocalError:  # no model yet
+            return
+        for name in waiting:
             gr.Info(as_text(self.engine.training.offered_words(name)), duration=20)
 
     def dropped(self, event: gr.EventData) -> dict:
@@ -124,6 +127,15 @@ class TaughtEvents:
                 "say which of two is better."
             )
         return str(write_rows(lessons.choices, NAME))
+
+    def _to_learn(self) -> str:
+        """What is new, where an expert that learnt the others goes on; else all."""
+        lessons = lessons_of(self.engine.verdicts.all())
+        fresh = fresh_rows(lessons, self.engine.training)
+        enough = len({row.group for row in fresh}) >= FEWEST_PROMPTS
+        if NAME in self.engine.training.begins() and enough:
+            return str(write_rows(fresh, NAME))
+        return self._choices()
 
     def _habit(self) -> str:
         habit = lessons_of(self.engine.verdicts.all()).habit

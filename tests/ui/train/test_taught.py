@@ -1,6 +1,7 @@
 """Rows from chats: judged under an answer, listed in the tab Train, taken up to be learnt."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from t2local.engine.lessons import lessons_of
 from t2local.engine.verdicts import UP, Verdicts
 from t2local.experts import Expert
 from t2local.experts.store import write_expert
+from t2local.models.load.loader import model_slug
 from t2local.training.runs import Plan, Run
 from t2local.ui.train.taught import taught_html
 from tests.ui.conftest import ask, done, open_tab
@@ -151,7 +153,9 @@ def test_rows_are_listed_changed_dropped_and_taken_up(open_page, served):
 
 
 @browser_test
-def test_what_was_learnt_at_night_is_told_and_can_be_dropped(open_page, home):
+def test_what_was_learnt_at_night_is_told_and_can_be_dropped(open_page, served, home, monkeypatch):
+    loaded = SimpleNamespace(slug=model_slug("embedded"))
+    monkeypatch.setattr(served.engine.training, "model", lambda: (loaded, None))
     run = Run.create(Plan("from-my-chats", "rows.jsonl", "choice", offered=True))
     gain = {"n": 12, "base": 0.5, "trained": 0.75, "ci95_difference": [0.1, 0.4]}
     fell = {**gain, "task": "math", "ci95_difference": [-0.4, -0.1]}
@@ -163,7 +167,7 @@ def test_what_was_learnt_at_night_is_told_and_can_be_dropped(open_page, home):
     page.wait_for_selector("text=Worse elsewhere: math")
     open_tab(page, "Train")
     page.wait_for_selector("#train-status >> text=Nothing has changed yet")
-    page.wait_for_selector("#train-status >> text=of your own answers preferred")
+    page.wait_for_selector("#train-status >> text=of your own answers risen")
     assert page.is_visible("#train-adopt")
     assert page.inner_text("#train-try") == "Try it beside the old one"
     page.click("#train-drop")
