@@ -33,6 +33,7 @@ from t2local.untrusted import read_document, typed
 
 ROWS_AT_ONCE = 8  # choices; others who share the model wait for one forward of so many rows
 SCORING = 1  # raise it when the way answers are scored changes: what is remembered then is void
+BEGINNING_TOKENS = 48  # of written answers that are only looked at
 MOST_KEPT = 500  # entries of what is remembered
 
 
@@ -100,9 +101,10 @@ def said_to(
     reward: str,
     max_new_tokens: int,
 ) -> tuple[str, ...]:
-    """What a person is shown: greedy answers, written where whole answers are compared."""
+    """What a person is shown: greedy answers, or how they begin where whole ones are compared."""
     if are_preferences(rows):
         rows = [replace(row, written=True) for row in rows]
+        max_new_tokens = min(max_new_tokens, BEGINNING_TOKENS)
     return tuple(score_greedy(loaded, around, rows, reward, max_new_tokens).answers)
 
 
