@@ -11,6 +11,7 @@ model wrote nothing at all and preferred every edit. So what was preferred is im
 token's mean (Iterative RPO, arXiv 2404.19733), and counts as right only where it became likelier.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,7 @@ from t2local.training.step_memory import StepWork
 
 BETA = 0.1  # of a difference of log-likelihoods, as in both papers
 IMITATED = 1.0  # weight of −log π_z a token of the right answer, as in Iterative RPO
+SCALE = 2.0  # nats a token
 UNMOVED = 1e-4  # nats a token, by which two batches of one model may differ
 ROWS = 4  # of a forward of the base model
 
@@ -112,11 +114,11 @@ class PreferencePolicy(ChoicePolicy):
 def rise(
     loaded: LoadedModel, around: Around, reference: Reference, examples: Sequence[Example]
 ) -> tuple[list[float], list[float]]:
-    """Whether each row's right answer rose above the base model's odds, and how far, in nats.
+    """Whether each row's right answer rose above the base model's odds, and how far.
 
     Rises: 1.0 where it became likelier than with the base model, and more so than any other of the
-    row, 0.5 where nothing moved (the base model, by definition), else 0.0. How far: a token's mean,
-    within −1 to 1.
+    row, 0.5 where nothing moved (the base model, by definition), else 0.0. How far: a token's mean
+    in nats as tanh(· / 2), within −1 to 1 and never at its end, so that the best step can be told.
     """
     rises, heights = [], []
     for start in range(0, len(examples), ROWS):
@@ -131,6 +133,5 @@ def rise(
             lengths = [len(ids) for ids in choices_of(loaded, example).ids]
             still = moved.abs().max() < UNMOVED * max(lengths)
             rises.append(0.5 if still else float(moved[label] > others.max()))
-            height = float(moved[label]) / lengths[label]
-            heights.append(max(-1.0, min(1.0, height)))
+            heights.append(math.tanh(float(moved[label]) / lengths[label] / SCALE))
     return rises, heights

@@ -17,6 +17,13 @@ from t2local.ui.messages import TERMS, explained
 
 READY_HINT = "Ask something …"
 SEEING_HINT = f"Ask something, or show a picture of at most {MOST_BYTES // 2**20} MB …"
+# In the browser: save the file at a path that the page serves.
+SAVE_IT = """(path) => {
+    const link = document.createElement("a");
+    link.href = `gradio_api/file=${path}`;
+    link.download = path.split(/[\\\\/]/).pop();
+    link.click();
+}"""
 
 
 def size(n_bytes: int) -> str:

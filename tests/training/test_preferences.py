@@ -149,3 +149,20 @@ def test_training_goes_on_from_other_numbers(loaded, svf, rows):
     )  # fmt: skip
     assert torch.allclose(outcome.flat, start, atol=1e-5)
     assert not torch.allclose(outcome.flat, method.start(), atol=1e-3)
+
+
+def test_of_two_steps_that_prefer_all_the_one_that_says_it_likelier_is_best(
+    loaded, svf, rows, monkeypatch
+):
+    """An answer that was most unlikely rises by many nats: the measure must not end before."""
+    reference = Reference(loaded, svf)
+    base = reference.of(rows[:2])
+
+    def risen(by):
+        far = [row + torch.tensor([by, 0.0]) for row in base]
+        monkeypatch.setattr("t2local.training.preferences.log_likelihoods", lambda *_: far)
+        return rise(loaded, lambda: svf.using({}), reference, rows[:2])
+
+    (early, low), (late, high) = risen(8.0), risen(20.0)
+    assert early == late == [1.0, 1.0]
+    assert all(a < b < 1.0 for a, b in zip(low, high, strict=True))

@@ -16,15 +16,10 @@ from t2local.ui.chat.wheel import mixer_update, read_alpha
 from t2local.ui.experts.layout import ExpertsTab
 from t2local.ui.experts.view import experts_html, picked_html, trash_html
 from t2local.ui.messages import as_text, sent, shown
+from t2local.ui.style import SAVE_IT
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"
-SAVE_IT = """(path) => {
-    const link = document.createElement("a");
-    link.href = `gradio_api/file=${path}`;
-    link.download = path.split(/[\\\\/]/).pop();
-    link.click();
-}"""
 SHOW_PANEL = "() => document.getElementById('compare-panel')?.scrollIntoView({block: 'start'})"
 
 

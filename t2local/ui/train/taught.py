@@ -18,17 +18,11 @@ from t2local.engine.verdicts import DOWN, UP, Verdict
 from t2local.errors import T2LocalError
 from t2local.tasks.uploads import FEWEST_PROMPTS, write_rows
 from t2local.ui.messages import as_text, moment, sent, shown
-from t2local.ui.style import PAGE, asset
+from t2local.ui.style import PAGE, SAVE_IT, asset
 
 FILE = "taught.html"
 LISTED = 100  # rows of the list; the file has all
 QUIET = {"show_progress": "hidden"}
-SAVE_IT = """(path) => {
-    const link = document.createElement("a");
-    link.href = `gradio_api/file=${path}`;
-    link.download = path.split(/[\\\\/]/).pop();
-    link.click();
-}"""
 
 
 @dataclass(frozen=True)
