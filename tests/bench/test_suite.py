@@ -100,3 +100,8 @@ def test_a_model_that_cannot_be_opened_ends_it_with_one_sentence(tmp_path):
     assert next(events) == "opening the model"
     with pytest.raises(T2LocalError, match=r"none\.gguf"):
         next(events)
+
+
+def test_a_part_that_nobody_has_is_told_with_those_there_are():
+    with pytest.raises(T2LocalError, match="there are: a training step"):
+        next(measuring(("embedded", "auto", "auto"), QUICK, "no such part"))
