@@ -65,6 +65,9 @@ const edit = (turn) => {
   area.focus();
 };
 
+// What a click on a button means: what is on it, or nothing where that is pressed already.
+const meant = (button, name) => (button.getAttribute("aria-pressed") === "true" ? "" : button.dataset[name]);
+
 element.addEventListener("click", (e) => {
   const button = e.target.closest("[data-act]");
   if (!button) return;
@@ -74,8 +77,8 @@ element.addEventListener("click", (e) => {
   else if (act === "copy-code") copy(button.closest("pre").querySelector("code").innerText, button);
   else if (act === "edit" || act === "rewrite") edit(turn);
   else if (act === "take_back") trigger("rewrite", { index: +turn.dataset.index, text: "" });
-  else if (act === "thumb") trigger("thumb", { index: +turn.dataset.index, thumb: button.dataset.thumb });
-  else if (act === "prefer") trigger("prefer", { index: +turn.dataset.index, side: button.dataset.side });
+  else if (act === "thumb") trigger("thumb", { index: +turn.dataset.index, thumb: meant(button, "thumb") });
+  else if (act === "prefer") trigger("prefer", { index: +turn.dataset.index, side: meant(button, "side") });
   else {
     following = true;
     if (act === "answer_with") trigger("answer_with", { name: button.dataset.name });

@@ -2,7 +2,7 @@
 
 Once a day, at the time that the person gave, a run is begun where enough rows are new and the
 machine is idle. What it makes is *offered*, not adopted: the page tells what was measured, and the
-person adopts it, tries it beside the old one, or drops it. Only where they said so before is it
+person adopts it, tries it in the chat, or drops it. Only where they said so before is it
 adopted by itself, and then only if it is proven better and nothing else fell.
 """
 

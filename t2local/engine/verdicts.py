@@ -105,14 +105,13 @@ class Verdicts:
         return found
 
     def thumb(self, chat: Chat, place: int, thumb: str, model: str) -> Verdict:
-        """Up or down; the same one again takes it back. Raises `T2LocalError`."""
-        if thumb not in THUMBS:
+        """Up or down; "" takes it back. Raises `T2LocalError`.
+
+        What is meant is said, not what is to be turned over: two tabs may show different states.
+        """
+        if thumb not in ("", *THUMBS):
             raise T2LocalError(f"'{word(thumb)}' is no verdict; give {' or '.join(THUMBS)}.")
-
-        def change(verdict: Verdict) -> Verdict:
-            return replace(verdict, thumb="" if verdict.thumb == thumb else thumb)
-
-        return self._judge(_fresh(chat, place, model), change)
+        return self._judge(_fresh(chat, place, model), lambda v: replace(v, thumb=thumb))
 
     def rewrite(self, chat: Chat, place: int, text: str, model: str) -> Verdict:
         """What the person wanted instead; nothing, or the answer itself, takes it back."""
@@ -128,10 +127,10 @@ class Verdicts:
         if last is not None and last.content.strip() and last.timing:
             self._judge(_fresh(chat, place, model), lambda v: replace(v, again=True))
 
-    def prefer(self, chat: Chat, place: int, base: bool, model: str) -> Verdict:
+    def prefer(self, chat: Chat, place: int, base: bool | None, model: str) -> Verdict:
         """The better of the two answers that stand side by side: the base model's, or the other.
 
-        The same again takes it back. Raises `T2LocalError` where there are no two different ones.
+        None takes it back. Raises `T2LocalError` where there are no two different ones.
         """
         message = _judged(chat, place)
         adapted, plain = spoken(_said(message)), spoken(message.base_content or "")
@@ -149,9 +148,7 @@ class Verdicts:
         }
 
         def change(verdict: Verdict) -> Verdict:
-            if verdict.over and verdict.answer == sides["answer"]:
-                return replace(verdict, over="")
-            return replace(verdict, **sides)
+            return replace(verdict, over="") if base is None else replace(verdict, **sides)
 
         return self._judge(fresh, change)
 

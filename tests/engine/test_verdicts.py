@@ -37,12 +37,14 @@ def test_a_thumb_is_a_row_with_all_that_was_asked(verdicts):
     assert (kept.answer, kept.thumb, kept.model, kept.question) == ("Ciao!", UP, "tiny", "Bye")
 
 
-def test_a_second_verdict_takes_the_firsts_place_and_the_same_takes_it_back(verdicts):
+def test_a_second_verdict_takes_the_firsts_place_and_none_takes_it_back(verdicts):
     talk = chat("Hi", "Hello!")
     verdicts.thumb(talk, 1, UP, "")
     verdicts.thumb(talk, 1, DOWN, "")
     assert [v.thumb for v in verdicts.all()] == [DOWN]
     verdicts.thumb(talk, 1, DOWN, "")
+    assert [v.thumb for v in verdicts.all()] == [DOWN], "from a second tab that does not show it"
+    verdicts.thumb(talk, 1, "", "")
     assert verdicts.all() == []
 
 
@@ -99,6 +101,8 @@ def test_the_better_of_two(verdicts):
     (kept,) = verdicts.all()
     assert (kept.answer, kept.over) == ("Go away.", "Hello!")
     verdicts.prefer(talk, 1, base=True, model="")
+    assert [v.over for v in verdicts.all()] == ["Hello!"], "from a second tab"
+    verdicts.prefer(talk, 1, base=None, model="")
     assert verdicts.all() == []
 
 

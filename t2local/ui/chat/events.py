@@ -228,7 +228,7 @@ class ChatEvents:
     def prefer(self, values: dict, event: gr.EventData) -> dict:
         """The better of the two answers that stand side by side."""
         chat, place = self._chat(values), sent(event, "index", int)
-        base = sent(event, "side") == "base"
+        base = {"base": True, "adapted": False}.get(sent(event, "side"))
         self.engine.verdicts.prefer(chat, place, base, self.engine.status.model_name)
         return self.present(chat, values[self.tab.listed][0])
 

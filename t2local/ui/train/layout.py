@@ -229,7 +229,7 @@ def try_button(report: RunReport) -> gr.Button:
         words = "A LoRA adapter has no z: it cannot be mixed in the chat"
         return gr.Button(words, visible=begun, interactive=False)
     if report.offered:
-        return gr.Button("Try it beside the old one", visible=True, interactive=True)
+        return gr.Button("Try it before you decide", visible=True, interactive=True)
     if report.result.get("offer") == DROPPED:
         return gr.Button(visible=False)
     if stage == FINISHED:

@@ -169,7 +169,7 @@ def test_what_was_learnt_at_night_is_told_and_can_be_dropped(open_page, served, 
     page.wait_for_selector("#train-status >> text=Nothing has changed yet")
     page.wait_for_selector("#train-status >> text=of your own answers risen")
     assert page.is_visible("#train-adopt")
-    assert page.inner_text("#train-try") == "Try it beside the old one"
+    assert page.inner_text("#train-try") == "Try it before you decide"
     page.click("#train-drop")
     page.wait_for_selector("#train-drop", state="hidden")
     assert not run.offered.exists()
