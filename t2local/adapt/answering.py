@@ -37,6 +37,8 @@ from t2local.tasks.rows import WHOLE, Example
 
 CHOICE, TEXT = "choice", "text"
 CHOICE_ROWS, TEXT_ROWS = 16, 32  # of a batch
+BETA = 0.1  # of a difference of log-likelihoods of whole answers, as in DPO (arXiv 2305.18290)
+UNMOVED = 1e-4  # nats a token, by which two batches of one model may differ
 NOT_FINITE = "the model gave NaN"
 TOO_LONG = "longer than the model's context"
 
@@ -119,6 +121,28 @@ def score_choices(loaded: LoadedModel, examples: Sequence[Example]) -> list[Tens
     """A differentiable `[K]` tensor an example: length-normalised log-likelihoods. One forward."""
     choices = [choices_of(loaded, e).ids for e in examples]
     return choice_scores(loaded.model, [prompt_ids(loaded, e) for e in examples], choices)
+
+
+# --- Whole answers, of which one was preferred: measured by what moved from the base model.
+
+
+def are_preferences(examples: Sequence[Example]) -> bool:
+    """Whether all choices that the examples list are whole answers."""
+    chosen = bool(examples) and action_of(examples) == CHOICE
+    return chosen and all(e.columns.get(WHOLE) for e in examples)
+
+
+def risen(moved: Tensor, right: int, longest: int) -> Tensor:
+    """Whether the right one of K answers rose, `[...]` of `moved` `[..., K]`: log π_z − log π_base.
+
+    1 where it became likelier than with the base model, and more so than any other, 0.5 where
+    nothing moved (the base model, by definition), else 0. `longest`: tokens of an answer.
+    """
+    others = torch.cat([moved[..., :right], moved[..., right + 1 :]], dim=-1)
+    best = others.amax(-1).clamp(min=0.0)
+    rose = (moved[..., right] > best).float()
+    still = moved.abs().amax(-1) < UNMOVED * longest
+    return torch.where(still, 0.5, rose)
 
 
 def batches(prompts: Sequence[str], action: str) -> list[list[int]]:

@@ -3,7 +3,9 @@
 A row of a batch has its own `z`, composed from α by one small product a matrix: no weight is
 rebuilt. Choices are ranked by `Σ log p / √tokens`, as in training; free text is written greedily
 and rewarded. The log-likelihood is that of the right choice among the choices, or of the answer's
-tokens (their mean). Shots and their answers are read as trees, in one forward for all candidates.
+tokens (their mean). Of two whole answers, one of them preferred, it counts how both moved from the
+base model's likelihoods (`answering.risen`). Shots and their answers are read as trees, in one
+forward for all candidates.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +17,15 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from t2local.adapt.answering import (
+    BETA,
     CHOICE,
     action_of,
+    are_preferences,
     check_sees,
     choice_ids,
     choices_of,
     prompt_ids,
+    risen,
     sound,
     write,
 )
@@ -270,7 +275,8 @@ class ShotScorer:
         check_reward(reward, shots)
         self.loaded, self.shots, self.reward = loaded, tuple(shots), reward
         self.max_new_tokens = max_new_tokens
-        self.chooses = action_of(shots) == CHOICE
+        self.chooses, self.prefers = action_of(shots) == CHOICE, are_preferences(shots)
+        self._of_base: dict[int, Tensor] = {}  # a tree's first shot -> its totals
         check_sees(loaded, shots)
         self.prompts = [prompt_ids(loaded, shot) for shot in shots]
         self._check_lengths()
@@ -290,6 +296,8 @@ class ShotScorer:
         right = torch.zeros(len(alpha), len(self.shots))
         likelihood = torch.zeros(len(alpha), len(self.shots))
         for places, tree in self.trees:
+            if self.prefers:
+                self._ask_base(candidates, alpha, places, tree)
             for rows in self._parts(tree, len(alpha)):
                 if cancel is not None:
                     cancel.raise_if_cancelled()
@@ -313,14 +321,27 @@ class ShotScorer:
             size = max(1, rows // len(tree.prompts))
         return [slice(first, min(first + size, total)) for first in range(0, total, size)]
 
+    def _ask_base(
+        self, candidates: Candidates, alpha: Tensor, places: list[int], tree: ShotTree
+    ) -> None:
+        if places[0] not in self._of_base:
+            with candidates.using(torch.zeros_like(alpha[:1])):
+                totals = answer_log_likelihoods(self.loaded, tree, 1)
+            self._of_base[places[0]] = totals[0].cpu()
+
     def _note(self, tree: ShotTree, places: list[int], totals: Tensor, right, likelihood) -> None:
         """Write what `totals` `[b, A]` say into the columns `places` of `[b, S]` each."""
-        scored = totals / tree.lengths.sqrt()  # [b, A]
+        base = self._of_base.get(places[0])
+        scored = totals / tree.lengths.sqrt() if base is None else totals - base  # [b, A]
         column = 0
         for place in places:
             rewards = self._rewards[place]
+            lengths = tree.lengths[column : column + len(rewards)]
             part, column = scored[:, column : column + len(rewards)], column + len(rewards)
-            chosen, likelihood[:, place] = _shot_scores(part, rewards, self.chooses)
+            if self.prefers:
+                chosen, likelihood[:, place] = _preferred(part, rewards, int(lengths.max()))
+            else:
+                chosen, likelihood[:, place] = _shot_scores(part, rewards, self.chooses)
             if self.chooses:
                 right[:, place] = chosen
 
@@ -405,6 +426,13 @@ def _answers(
         tokens = choice_ids(loaded, texts)
     kept = [(text, list(ids)) for text, ids in zip(texts, tokens, strict=True) if ids]
     return [text for text, _ in kept], [ids for _, ids in kept]
+
+
+def _preferred(moved: Tensor, rewards: list[float], longest: int) -> tuple[Tensor, Tensor]:
+    """As `_shot_scores`, of whole answers: `moved` `[b, A]` from the base model's likelihoods."""
+    place = max(range(len(rewards)), key=rewards.__getitem__)
+    right = torch.where(sound(moved), risen(moved, place, longest), torch.nan)
+    return right, (BETA * moved).log_softmax(-1)[:, place]
 
 
 def _shot_scores(scored: Tensor, rewards: list[float], chooses: bool) -> tuple[Tensor, Tensor]:

@@ -112,7 +112,7 @@ def search(
     factored = FactoredModel(svf) if may_rebuild(loaded) else None
     candidates = Candidates(svf, experts, config.sharing, factored)
     scorer = ShotScorer(loaded, shots, reward, config.max_new_tokens)
-    about = [svf.fingerprint(), _z_digest(experts), content_hash(shots), reward, asdict(config)]
+    about = [svf.fingerprint(), z_digest(experts), content_hash(shots), reward, asdict(config)]
     state = _StateFile.of(folder, about)
     found = state.read() if state else None
     now, past = found or (cem.begin(config, candidates.n_groups, len(candidates.names)), [])
@@ -167,12 +167,12 @@ def _named(candidates: Candidates, alpha: Tensor) -> dict[str, float]:
     return dict(zip(candidates.names, values, strict=True))
 
 
-def _z_digest(experts: Mapping[str, Z]) -> str:
-    """A retrained expert keeps its name, not its z."""
+def z_digest(experts: Mapping[str, Z]) -> str:
+    """A retrained expert keeps its name, not its z. Matrices may come in any order."""
     digest = hashlib.sha256()
     for name, z in experts.items():
         digest.update(name.encode())
-        for matrix, row in z.items():
+        for matrix, row in sorted(z.items()):
             digest.update(matrix.encode() + row.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
 

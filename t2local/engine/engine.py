@@ -22,6 +22,7 @@ from t2local.adapt.applier import Applier
 from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import ADAPTED_ROW, Controls, Dispatch, Token, offered
 from t2local.engine.answers import JOB, Answers
+from t2local.engine.arena import Arena, Contender, contenders_of
 from t2local.engine.chats import ChatStore
 from t2local.engine.drafts import Drafts
 from t2local.engine.evaluations import Evaluations
@@ -72,7 +73,7 @@ class Engine:
         choice = Choice(model or paths.default_model(), quantize, basis, targets, why, precision)
         self.models = ModelSlot(choice, self.jobs, self.uses, self._let_go)
         self._moments = Moments()
-        self.answers = Answers(self.jobs, self)
+        self.answers, self.arena = Answers(self.jobs, self), Arena(self.jobs, self)
         self.training = Training(self.jobs, self._trained_model, self.adopt, self.uses)
         self.training.begin_with(choice)
         self._drafts = Drafts(self.training)
@@ -187,6 +188,11 @@ class Engine:
         """The strategies that are possible with the experts there are, best first."""
         kept = self.searches.kept() if self._shelf.skills else ()
         return offered(replace(self._shelf.available, kept=kept))
+
+    def contenders(self) -> list[Contender]:
+        """Whose answers can be compared blindly. Raises `T2LocalError` before a model is loaded."""
+        shelf = self._ready().shelf
+        return contenders_of(shelf, self.strategies(), self.searches.mixture)
 
     def prompts_of(self, name: str) -> tuple[str, ...]:
         """The prompts of an expert's print in its order, while its run's data are here; else ()."""
@@ -311,6 +317,7 @@ OWNERS_ACTS = {
     "duplicate": "copy an expert", "delete": "delete an expert", "jobs": "see others' work",
     "restore": "bring back an expert", "import_file": "add an expert",
     "back": "go back to an earlier version",
+    "contenders": "compare answers blindly", "vote": "compare answers blindly",
     "note_prompts": "note an expert's prompts", "prompts_of": "see what an expert learnt from",
 }  # fmt: skip
 
@@ -355,6 +362,8 @@ class Seat:
         self._shared = engine if account.owns else Limited(engine, GUEST_MAY)
         self._scope = f"{account.name}."  # no name has a dot
         self.answers = Answers(engine.jobs, self, self._scope)
+        arena = Arena(engine.jobs, self)
+        self.arena = arena if account.owns else Limited(arena, {})
         self.jobs = OwnJobs(engine.jobs, account, JOB + self._scope)
 
     def __getattr__(self, name: str) -> Any:

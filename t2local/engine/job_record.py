@@ -41,8 +41,12 @@ SEARCH = Kind("search", "Search", "Adapt")
 EVALUATION = Kind("evaluation", "Evaluation", "Evaluate")
 DOWNLOAD = Kind("download", "Download", "Models", uses_model=False)
 LOADING = Kind("loading", "Loading", "Models", uses_model=False, resumes=False)
+BLIND_PAIR = Kind("blind-pair", "Blind pair", "Arena", resumes=False)
 ANSWER = Kind("answer", "Answer", "Chat", uses_model=False, resumes=False)
-KINDS = {kind.name: kind for kind in (TRAINING, SEARCH, EVALUATION, DOWNLOAD, LOADING, ANSWER)}
+KINDS = {
+    kind.name: kind
+    for kind in (TRAINING, SEARCH, EVALUATION, DOWNLOAD, LOADING, BLIND_PAIR, ANSWER)
+}
 
 
 @dataclass(frozen=True)

@@ -305,12 +305,14 @@ def opening(choice: Choice, cancel: CancelToken | None = None) -> Generator[Prog
 
 
 def _adapter(choice: Choice, loaded: LoadedModel, svf: SVFModel, shelf: Shelf) -> Applier:
-    experts = {name: expert.z for name, expert in shelf.usable.items()}
+    earlier = {version.alias: version.expert.z for version in shelf.earlier}
+    experts = {name: expert.z for name, expert in shelf.usable.items()} | earlier
     copies = REBUILT_COPIES if may_rebuild(loaded) else 0
     in_8_bits = None if _why_not_rounded(choice, loaded) else RoundedSteps(loaded, svf)
     steps = cuda_graphs.GraphSteps(loaded) if not cuda_graphs.why_not(loaded) else None
     mixtures = GraphMixtures(svf, steps) if steps else None
-    return Applier(svf, experts, copies, shelf.mixable, in_8_bits, mixtures, loaded.steps)
+    mixable = (*shelf.mixable, *earlier)
+    return Applier(svf, experts, copies, mixable, in_8_bits, mixtures, loaded.steps)
 
 
 def _why_not_rounded(choice: Choice, loaded: LoadedModel) -> str:

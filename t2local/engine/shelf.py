@@ -5,6 +5,7 @@ changes is on disk first (`experts.library`) and then offered to the answers tha
 """
 
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,13 +20,15 @@ from t2local.experts import Deleted, Expert, Library
 from t2local.experts.comparison import Comparison, compare
 from t2local.experts.expert import CLASSIFIER, SKILL, free_name, is_taken
 from t2local.experts.prompt_print import PromptPrint
-from t2local.experts.store import ExpertStore, Stored, check_fits
+from t2local.experts.store import ExpertStore, Stored, check_fits, read_expert
 from t2local.experts.transfer import taken_over
+from t2local.experts.versions import Versions
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.training.recipe import prompt_print
 from t2local.training.runner import rows_behind
 
+MOST_EARLIER = 3  # versions of an expert that can be compared with it
 DRAFT = "A run in progress, as it was after this step; gone when the run has finished."
 
 
@@ -39,12 +42,25 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """A version that an expert was before. `alias`: its name in mixtures, no expert has it."""
+
+    expert: Expert
+    alias: str
+    label: str
+
+
+@dataclass(frozen=True)
 class Shelf:
-    """`usable`: name -> expert. `others`: the print of everyday messages, None: not taken yet."""
+    """`usable`: name -> expert. `others`: the print of everyday messages, None: not taken yet.
+
+    `earlier`: what own experts were before, to be compared with them and nothing else.
+    """
 
     entries: tuple[Entry, ...] = ()
     usable: Mapping[str, Expert] = field(default_factory=dict)
     others: PromptPrint | None = None
+    earlier: tuple[Earlier, ...] = ()
 
     @classmethod
     def read(cls, loaded: LoadedModel, svf: SVFModel) -> "Shelf":
@@ -54,7 +70,9 @@ class Shelf:
         entries = tuple(_entry(f, loaded, svf) for f in files)
         experts = {e.stored.expert.name: e.stored.expert for e in entries if e.usable}
         others = store.print_of_others(loaded)
-        return cls(entries, {n: _with_fitting_print(e, loaded) for n, e in experts.items()}, others)
+        usable = {n: _with_fitting_print(e, loaded) for n, e in experts.items()}
+        own = [e.stored.expert.name for e in entries if e.usable and not e.stored.shipped]
+        return cls(entries, usable, others, _earlier(store, own, loaded, svf))
 
     def with_drafts(self, drafts: Sequence[Expert]) -> "Shelf":
         """Experts still in training beside those on disk; they have no file."""
@@ -62,7 +80,7 @@ class Shelf:
             Entry(Stored(Path(draft.name), draft, False), True, DRAFT) for draft in drafts
         )
         named = {draft.name: draft for draft in drafts}
-        return Shelf((*self.entries, *entries), {**self.usable, **named}, self.others)
+        return replace(self, entries=(*self.entries, *entries), usable={**self.usable, **named})
 
     @property
     def skills(self) -> tuple[str, ...]:
@@ -158,6 +176,24 @@ def _entry(stored: Stored, loaded: LoadedModel, svf: SVFModel) -> Entry:
         return Entry(stored, True, check_fits(stored.expert, svf, loaded.name, loaded.quantization))
     except T2LocalError as error:
         return Entry(stored, False, str(error))
+
+
+def _earlier(
+    store: ExpertStore, names: Sequence[str], loaded: LoadedModel, svf: SVFModel
+) -> tuple[Earlier, ...]:
+    """The newest versions of some experts, those left out that cannot be read or do not fit."""
+    found, versions = [], Versions(store)
+    for name in names:
+        for version in versions.of(name)[:MOST_EARLIER]:
+            try:
+                expert = read_expert(version.path)
+                check_fits(expert, svf, loaded.name, loaded.quantization)
+            except T2LocalError:
+                continue
+            until = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.replaced))
+            alias = f"{name}.{round(version.replaced * 1000)}"
+            found.append(Earlier(replace(expert, name=name), alias, f"{name} until {until}"))
+    return tuple(found)
 
 
 def expert_info(entry: Entry, overlap: str = "", prompts: int = 0, versions: int = 0) -> ExpertInfo:

@@ -1,5 +1,8 @@
 """What a person thought of answers: a thumb, what they wanted instead, the better of two. On disk.
 
+A blind pair is laid down before its vote, so that a reload or a crash costs nobody the answers; it
+says nothing until then, and is listed nowhere.
+
 One JSON file a verdict, beside the chats. Its name follows from the chat, what was asked in it and
 the answers that were judged: a second verdict takes the first one's place, so none is lost and none
 is there twice. Its chat may be gone: a verdict holds all that was asked. A damaged file is left
@@ -25,12 +28,41 @@ from t2local.pictures import data_uri, picture_bytes
 from t2local.thinking import split_thinking
 from t2local.untrusted import check_encodes, read_document, typed, word
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no blind pairs
 FOLDER = ".verdicts"  # beside the chats; no account is called so
 UP, DOWN = THUMBS = "up", "down"
+A, B = SIDES = "a", "b"  # of a blind pair
+TIE, BAD, SAME = "tie", "both bad", "the same"  # no side; the last is noted without a vote
+SAYINGS = (A, B, TIE, BAD)
+KEPT_S = 7 * 86400  # a blind pair that waits for its vote
 MOST_BYTES = 64 * 2**20  # of one file, its pictures included
 BUSY = "Another t2local is writing down a verdict; try it again in a moment."
 GONE = "That answer is no longer there; reload the page and judge it again."
+
+
+@dataclass(frozen=True)
+class Vote:
+    """Of a blind pair: the answer and the `other` one, whose they are, and which was preferred.
+
+    `contenders`: of the answer and of the other (keys of `engine.arena`). `flipped`: the answer was
+    shown as B. `said`: one of `SAYINGS` or `SAME`, "" while the vote is awaited. `kind`: of prompt.
+    """
+
+    contenders: tuple[str, str]
+    other: str
+    flipped: bool = False
+    said: str = ""
+    kind: str = ""
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Who wrote A and who wrote B."""
+        return self.contenders[::-1] if self.flipped else self.contenders
+
+    @property
+    def winner(self) -> str:
+        """The contender that was preferred, "" for none."""
+        return dict(zip(SIDES, self.sides, strict=True)).get(self.said, "")
 
 
 @dataclass(frozen=True)
@@ -39,7 +71,8 @@ class Verdict:
 
     `thumb`: up, down, or "" for none. `wanted`: what the person wrote over it, "" for nothing.
     `over`: the answer that it was preferred to. `again`: another answer was asked for in its place.
-    `mixture`, `over_mixture`: what answered, as JSON. `given`: seconds since 1970.
+    `mixture`, `over_mixture`: what answered, as JSON. `given`: seconds since 1970. `vote`: where
+    both were a blind pair; `over` is empty unless one of them was preferred, which is `answer`.
     """
 
     id: str
@@ -54,11 +87,20 @@ class Verdict:
     over_mixture: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""
     given: float = 0.0
+    vote: Vote | None = None
 
     @property
     def says(self) -> bool:
         """Whether anything was said of the answer."""
-        return bool(self.thumb or self.wanted or self.over or self.again)
+        voted = self.vote is not None and self.vote.said
+        return bool(self.thumb or self.wanted or self.over or self.again or voted)
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """A and B of a blind pair."""
+        assert self.vote is not None, self.id
+        texts = self.answer, self.vote.other
+        return texts[::-1] if self.vote.flipped else texts
 
     @property
     def question(self) -> str:
@@ -75,6 +117,17 @@ class Verdicts:
 
     def all(self) -> list[Verdict]:
         """The newest first; files that cannot be read are noted in `damaged`."""
+        return [verdict for verdict in self._read_all() if verdict.says]
+
+    def votes(self) -> list[Verdict]:
+        """Blind pairs that were voted on, the newest first."""
+        return [v for v in self._read_all() if v.vote is not None and v.vote.said]
+
+    def awaited(self) -> list[Verdict]:
+        """Blind pairs that wait for their vote, the newest first."""
+        return [v for v in self._read_all() if v.vote is not None and not v.vote.said]
+
+    def _read_all(self) -> list[Verdict]:
         found, damaged = [], {}
         for path in sorted(self._files()):
             try:
@@ -152,6 +205,45 @@ class Verdicts:
 
         return self._judge(fresh, change)
 
+    def lay(self, pair: Verdict) -> Verdict:
+        """Lay down a blind pair; old ones that nobody voted on go. Equal answers need no vote."""
+        assert pair.vote is not None, pair.id
+        vote = replace(pair.vote, said=SAME if pair.answer == pair.vote.other else "")
+        laid = replace(pair, vote=vote, given=time.time())
+        old = [v for v in self.awaited() if v.given < laid.given - KEPT_S]
+        with self._changing():
+            for verdict in old:
+                with paths.saving(self._path(verdict.id)):
+                    self._path(verdict.id).unlink(missing_ok=True)
+            self._write(laid)
+        return laid
+
+    def pair(self, id: str) -> Verdict:
+        """A blind pair, voted on or not. Raises `T2LocalError` where there is none."""
+        found = _read(self._path(id))
+        if found.vote is None:
+            raise T2LocalError("That is no blind pair; ask for a new one.")
+        return found
+
+    def cast(self, id: str, said: str) -> Verdict:
+        """Vote on a blind pair, once: whoever has seen the names votes blind no more.
+
+        The same vote again changes nothing. Raises `T2LocalError`.
+        """
+        if said not in SAYINGS:
+            raise T2LocalError(f"'{word(said)}' is no vote; give one of {', '.join(SAYINGS)}.")
+        with self._changing():
+            pair = self.pair(id)
+            if pair.vote.said and pair.vote.said != said:
+                raise T2LocalError(
+                    "You have voted on this pair and seen the names; ask for a new one, or drop "
+                    "the row in the tab Train."
+                )
+            if not pair.vote.said:
+                pair = replace(_decided(pair, said), given=time.time())
+                self._write(pair)
+        return pair
+
     def change(self, id: str, wanted: str) -> Verdict:
         """Another text of what was wanted. Raises `T2LocalError` for an unknown verdict."""
         if not wanted.strip():
@@ -221,6 +313,29 @@ class Verdicts:
     def _changing(self) -> Iterator[None]:
         with self._lock, locks.holding(self.folder / ".lock", BUSY):
             yield
+
+
+def _decided(pair: Verdict, said: str) -> Verdict:
+    """With the preferred answer as `answer`, where there is one, and the other as `over`."""
+    assert pair.vote is not None, pair.id
+    vote = replace(pair.vote, said=said)
+    if vote.winner == vote.contenders[1] and vote.winner:
+        vote = replace(
+            vote, contenders=vote.contenders[::-1], other=pair.answer, flipped=not vote.flipped
+        )
+        pair = replace(
+            pair,
+            answer=pair.vote.other,
+            mixture=pair.over_mixture,
+            over_mixture=pair.mixture,
+        )
+    over = vote.other if vote.winner and pair.answer else ""  # nothing is nothing to learn from
+    return replace(pair, vote=vote, over=over)
+
+
+def pair_id(battle: str, answers: tuple[str, str]) -> str:
+    """The id of a blind pair: `battle` has a chat's id's form, and is no chat's."""
+    return f"{battle}-{_digest(battle, *answers).hex()}"
 
 
 def spoken(text: str) -> str:
@@ -300,6 +415,8 @@ def _read(path: Path) -> Verdict:
         verdict = typed(Verdict, content)
         if verdict.id != path.stem or verdict.thumb not in ("", *THUMBS):
             raise ValueError("it is none of this folder")
+        if verdict.vote is not None and verdict.vote.said not in ("", *SAYINGS, SAME):
+            raise ValueError("its vote is none")
         if not verdict.turns or not all(_is_turn(turn) for turn in verdict.turns):
             raise ValueError("what was asked is missing")
         return verdict

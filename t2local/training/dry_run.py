@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 
-from t2local.adapt.answering import CHOICE, action_of, answer_examples, choice_tokens, prompt_ids
+from t2local.adapt.answering import (
+    CHOICE,
+    action_of,
+    answer_examples,
+    are_preferences,
+    choice_tokens,
+    prompt_ids,
+)
 from t2local.adapt.applier import holding
 from t2local.adapt.dispatch import LABEL_TEMPERATURE
 from t2local.errors import T2LocalError
@@ -29,7 +36,6 @@ from t2local.tasks.rewards import REWARDS, rewards_of
 from t2local.tasks.rows import Example, shown, too_long
 from t2local.training.config import NEXT_TOKEN, TrainConfig, method_for
 from t2local.training.policies import policy_for
-from t2local.training.preferences import are_preferences
 from t2local.training.reports import (
     MEASURING_FORGOTTEN,
     MEASURING_HELD_OUT,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from t2local.adapt.answering import are_preferences
 from t2local.models.decode.out_of_memory import out_of_memory
 from t2local.models.fit.memory import peak_memory_bytes
 from t2local.models.load.loader import LoadedModel
@@ -35,7 +36,7 @@ from t2local.training.config import (
 )
 from t2local.training.dry_run import dry_run
 from t2local.training.policies import policy_for
-from t2local.training.preferences import Reference, are_preferences
+from t2local.training.preferences import Reference
 from t2local.training.processes import Processes
 from t2local.training.reports import (
     GAP_LIMIT,

@@ -14,13 +14,13 @@ temperature above 1: at 1 the base is sure and wrong, and its gradient vanishes.
 
 from collections.abc import Sequence
 
-from t2local.adapt.answering import CHOICE, action_of
+from t2local.adapt.answering import CHOICE, action_of, are_preferences
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
 from t2local.tasks.rows import Example
 from t2local.training.choice_policies import ChoicePolicy
 from t2local.training.config import NEXT_TOKEN, TrainConfig
-from t2local.training.preferences import PreferencePolicy, Reference, are_preferences
+from t2local.training.preferences import PreferencePolicy, Reference
 from t2local.training.rollouts import Policy
 from t2local.training.text_policies import NextTokenPolicy, TextPolicy
 

@@ -16,28 +16,20 @@ from collections.abc import Sequence
 
 import torch
 
-from t2local.adapt.answering import CHOICE, action_of, choices_of, prompt_ids
+from t2local.adapt.answering import BETA, choices_of, prompt_ids, risen
 from t2local.models.decode.generate import Around
 from t2local.models.decode.scoring import choice_log_likelihoods
 from t2local.models.load.loader import LoadedModel
 from t2local.svf import SVFModel
-from t2local.tasks.rows import WHOLE, Example
+from t2local.tasks.rows import Example
 from t2local.training.choice_policies import ChoicePolicy
 from t2local.training.config import TrainConfig
 from t2local.training.rollouts import SliceTerms
 from t2local.training.step_memory import StepWork
 
-BETA = 0.1  # of a difference of log-likelihoods, as in both papers
 IMITATED = 1.0  # weight of −log π_z a token of the right answer, as in Iterative RPO
 SCALE = 2.0  # nats a token
-UNMOVED = 1e-4  # nats a token, by which two batches of one model may differ
 ROWS = 4  # of a forward of the base model
-
-
-def are_preferences(examples: Sequence[Example]) -> bool:
-    """Whether all choices that the examples list are whole answers."""
-    chosen = bool(examples) and action_of(examples) == CHOICE
-    return chosen and all(e.columns.get(WHOLE) for e in examples)
 
 
 class Reference:
@@ -116,9 +108,8 @@ def rise(
 ) -> tuple[list[float], list[float]]:
     """Whether each row's right answer rose above the base model's odds, and how far.
 
-    Rises: 1.0 where it became likelier than with the base model, and more so than any other of the
-    row, 0.5 where nothing moved (the base model, by definition), else 0.0. How far: a token's mean
-    in nats as tanh(· / 2), within −1 to 1 and never at its end, so that the best step can be told.
+    Rises: as `risen`. How far: a token's mean in nats as tanh(· / 2), within −1 to 1 and never at
+    its end, so that the best step can be told.
     """
     rises, heights = [], []
     for start in range(0, len(examples), ROWS):
@@ -129,9 +120,7 @@ def rise(
         for example, own, before in zip(part, found, known, strict=True):
             moved = (own.float() - before.to(own.device)).cpu()
             label = int(example.columns["label"])
-            others = torch.cat([moved[:label], moved[label + 1 :], torch.zeros(1)])
             lengths = [len(ids) for ids in choices_of(loaded, example).ids]
-            still = moved.abs().max() < UNMOVED * max(lengths)
-            rises.append(0.5 if still else float(moved[label] > others.max()))
+            rises.append(float(risen(moved, label, max(lengths))))
             heights.append(math.tanh(float(moved[label]) / lengths[label] / SCALE))
     return rises, heights

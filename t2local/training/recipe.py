@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from t2local import paths
-from t2local.adapt.answering import CHOICE, action_of, check_sees
+from t2local.adapt.answering import CHOICE, action_of, are_preferences, check_sees
 from t2local.adapt.choosing import common_labels
 from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.errors import T2LocalError
@@ -33,7 +33,7 @@ from t2local.tasks.uploads import with_choices
 from t2local.training.config import Method, SVFMethod, method_for
 from t2local.training.dry_run import check_lengths
 from t2local.training.loop import Event, train
-from t2local.training.preferences import Reference, are_preferences
+from t2local.training.preferences import Reference
 from t2local.training.processes import Processes
 from t2local.training.reports import (
     MEASURING_HELD_OUT,

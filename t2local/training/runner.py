@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from t2local import locks, paths
-from t2local.adapt.answering import CHOICE, action_of
+from t2local.adapt.answering import CHOICE, action_of, are_preferences
 from t2local.adapt.dispatch import classification_prompt
 from t2local.errors import DiskFull, T2LocalError
 from t2local.experts import Expert, ExpertStore
@@ -29,7 +29,6 @@ from t2local.training.config import LORA, method_for
 from t2local.training.dry_run import Agenda, other_seconds
 from t2local.training.finding import found_by_similarity
 from t2local.training.loop import Event
-from t2local.training.preferences import are_preferences
 from t2local.training.processes import Processes
 from t2local.training.recipe import (
     Trained,

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from t2local import paths
-from t2local.adapt.answering import CHOICE, action_of, answer_examples, choice_tokens
+from t2local.adapt.answering import (
+    CHOICE,
+    action_of,
+    answer_examples,
+    are_preferences,
+    choice_tokens,
+)
 from t2local.errors import Cancelled, T2LocalError
 from t2local.experts import HeldOut
 from t2local.models.decode.generate import Around
@@ -26,7 +32,7 @@ from t2local.svf import SVFModel
 from t2local.tasks.files import content_hash
 from t2local.tasks.rewards import rewards_of
 from t2local.tasks.rows import Example
-from t2local.training.preferences import Reference, are_preferences, rise
+from t2local.training.preferences import Reference, rise
 from t2local.training.processes import Processes
 from t2local.training.reports import MEASURING_FORGOTTEN, Validation
 from t2local.untrusted import read_document, typed

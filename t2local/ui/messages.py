@@ -72,6 +72,10 @@ TERMS: dict[str, str | Callable[[], str]] = {
     "from those.",
     "checked": "Rows that are not learnt from but answered every few steps: the step that does "
     "best on them is the one that is kept.",
+    "Bradley–Terry": "A model of who wins against whom: each contender has one strength, and the "
+    "difference of two says how often the one is preferred. So votes on other pairs count too. An "
+    "interval is right for a number of votes that was fixed before; whether a pair is clear is "
+    "told by a stricter rule, which may be looked at after every vote.",
     "oracle": "For each question the base model or the single expert that was right, if any was: "
     "what a dispatcher that never errs would reach.",
     "95 % interval": "The range in which the true share lies with 95 % confidence. Two strategies "

@@ -31,6 +31,8 @@ from t2local.engine.requests import EngineStatus
 from t2local.errors import T2LocalError
 from t2local.ui.adapt.events import AdaptEvents
 from t2local.ui.adapt.layout import create_adapt_tab
+from t2local.ui.arena.events import ArenaEvents
+from t2local.ui.arena.layout import create_arena_tab
 from t2local.ui.chat.events import ChatEvents, WheelEvents
 from t2local.ui.chat.layout import ChatTab, create_chat_tab, message_update
 from t2local.ui.evaluate.events import EvaluateEvents
@@ -194,6 +196,10 @@ def _bind_adapt(room: Room) -> None:
     events.bind(room.shown["Adapt"])
 
 
+def _bind_arena(room: Room) -> None:
+    ArenaEvents(room.engine, room.laid_out["Arena"], room.shown["Arena"]).bind()
+
+
 def _bind_experts(room: Room) -> None:
     events = ExpertsEvents(room.engine, room.laid_out["Experts"], room.laid_out["Chat"], room.tabs)
     events.bind(room.page, room.shown["Experts"])
@@ -218,6 +224,7 @@ TABS = [
     Tab("Train", lambda engine: create_train_tab(), _bind_train, "train", "train.css"),
     Tab("Adapt", lambda engine: create_adapt_tab(), _bind_adapt, "adapt-tab", "adapt.css"),
     Tab("Experts", create_experts_tab, _bind_experts, style="experts.css", for_guests=True),
+    Tab("Arena", lambda engine: create_arena_tab(), _bind_arena, style="arena.css"),
     Tab("Evaluate", lambda engine: create_evaluate_tab(), _bind_evaluate, style="evaluate.css"),
     Tab("Models", lambda engine: create_models_tab(), _bind_models, style="models.css"),
     Tab("Jobs", lambda engine: create_jobs_tab(), _bind_jobs, None, "jobs.css", for_guests=True),

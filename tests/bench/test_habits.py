@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from t2local.adapt.answering import are_preferences
 from t2local.bench import habits
 from t2local.bench.habits import HABITS, edited, learnt
 from t2local.bench.table import Measured
 from t2local.svf import attach
-from t2local.training.preferences import are_preferences
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import random
 import signal
 import sqlite3
 import time
+import uuid
 from contextlib import closing
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from t2local.engine import chat_index
 from t2local.engine.chats import Chat, ChatStore, Message
 from t2local.engine.evaluations import EvaluationPlan
 from t2local.engine.searches import SearchPlan
-from t2local.engine.verdicts import Verdicts
+from t2local.engine.verdicts import Verdict, Verdicts, Vote, pair_id
 from t2local.experts import Expert, ExpertStore, Library
 from t2local.progress import FINISHED, drain
 from t2local.training.runner import adopted
@@ -220,6 +221,15 @@ def test_a_migration_of_the_chat_index(home, monkeypatch):
     assert told > 2
 
 
+def blind_pair(talk):
+    asked, answer = talk.messages
+    battle = uuid.uuid4().hex
+    turns = ({"role": asked.role, "content": asked.content},)
+    vote = Vote(("base", "mails@12345678"), answer.base_content)
+    id = pair_id(battle, (answer.content, answer.base_content))
+    return Verdict(id, battle, turns, answer.content, vote=vote)
+
+
 def test_judging_answers(home):
     """Thumbs, edits and votes: none is lost, and none is there twice."""
     talk = Chat("ab" * 8, messages=(Message("user", "Hi"), Message("assistant", "Hello")))
@@ -227,14 +237,15 @@ def test_judging_answers(home):
     acts = {
         "thumb": lambda own, one: own.thumb(one, 1, "up", ""),
         "edit": lambda own, one: own.rewrite(one, 1, "Good day.", ""),
-        "vote": lambda own, one: own.prefer(one, 1, base=True, model=""),
+        "preference": lambda own, one: own.prefer(one, 1, base=True, model=""),
+        "vote": lambda own, one: own.cast(own.lay(blind_pair(one)).id, "b"),
     }
 
     def work(tell):
         own, number = Verdicts(chats), 0
         while True:
             number += 1
-            kind = list(acts)[number % 3]
+            kind = list(acts)[number % len(acts)]
             asked = Message("user", f"{os.getpid()} {number}")
             answer = Message("assistant", "Hello", base_content="Go away")
             verdict = acts[kind](own, replace(talk, messages=(asked, answer)))
@@ -247,7 +258,7 @@ def test_judging_answers(home):
         assert verdicts.damaged == {}
         assert told.keys() <= found.keys(), "all that was told"
         assert len(found) - len(told) <= KILLS, "each at most once more"
-        said = {"thumb": "thumb", "edit": "wanted", "vote": "over"}
+        said = {"thumb": "thumb", "edit": "wanted", "preference": "over", "vote": "vote"}
         assert all(getattr(found[id], said[kind]) for id, kind in told.items())
     assert len(told) > 2, "they did come to judge"
     assert nothing_is_left_over()

@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 
+from t2local.adapt.answering import are_preferences
 from t2local.engine.lessons import MOST_PAIRS, habit_in, lessons_of
 from t2local.engine.verdicts import DOWN, UP, Verdict
 from t2local.tasks.files import read_examples
 from t2local.tasks.rewards import rewards_of
 from t2local.tasks.rows import WHOLE
 from t2local.tasks.uploads import suggest_reward, try_reward, write_rows
-from t2local.training.preferences import are_preferences
 
 COUNT = itertools.count()
 LONG = "There are eight legs on every spider, and seven spiders stand here, so it is fifty-six."

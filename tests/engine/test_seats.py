@@ -192,10 +192,17 @@ def test_a_guest_is_refused_in_one_sentence_and_nothing_is_done(real, act):
     assert ([one.name for one in real.engine.experts()], real.engine.status.serial) == before
 
 
+def test_a_guest_is_asked_for_no_votes(real):
+    for act in (real.ben.arena.awaited, lambda: real.ben.arena.vote("x", "a")):
+        with pytest.raises(T2LocalError, match="Only the owner"):
+            act()
+    assert real.anna.arena.awaited() is None
+
+
 def test_all_public_parts_of_the_engine_are_the_owners_or_named(real):
     """What the engine learns later is refused until somebody allows it."""
     own = {"account", "answer", "answers", "chats", "jobs", "next_tokens", "steer", "stop"}
-    own |= {"verdicts"}
+    own |= {"arena", "verdicts"}
     for name in {name for name in dir(real.engine) if not name.startswith("_")} - own:
         found = getattr(real.anna, name)
         assert found == getattr(real.engine, name), name

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2local.adapt.answering import choices_of, score_choices
+from t2local.adapt.answering import are_preferences, choices_of, score_choices
 from t2local.models.chat_format import end_of_turn
 from t2local.progress import drain
 from t2local.tasks.datasets import split_rows
@@ -13,13 +13,7 @@ from t2local.tasks.rows import WHOLE, Example
 from t2local.training.config import SVFMethod, TrainConfig
 from t2local.training.loop import train
 from t2local.training.policies import policy_for
-from t2local.training.preferences import (
-    PreferencePolicy,
-    Reference,
-    are_preferences,
-    log_likelihoods,
-    rise,
-)
+from t2local.training.preferences import PreferencePolicy, Reference, log_likelihoods, rise
 from t2local.training.recipe import train_expert
 from t2local.training.reports import Answers
 from t2local.training.runs import Plan

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from t2local.adapt.dispatch import (
+    BASE,
     BASE_ROW,
     MANUAL,
+    Controls,
     Dispatch,
     Dispatched,
     Done,
@@ -21,6 +23,7 @@ from t2local.adapt.dispatch import (
     offered,
 )
 from t2local.engine.answers import Answers
+from t2local.engine.arena import Arena, Contender
 from t2local.engine.chats import ChatStore
 from t2local.engine.evaluations import Evaluations
 from t2local.engine.jobs import Jobs
@@ -81,7 +84,7 @@ class FakeEngine:
         self._mixtures: dict[str, Mixture] = {}
         self._lock = threading.Lock()
         self.jobs = Jobs()
-        self.answers = Answers(self.jobs, self)
+        self.answers, self.arena = Answers(self.jobs, self), Arena(self.jobs, self)
         self.training = Training(self.jobs, _no_model, lambda expert: None)
         needs = self.jobs, _no_model, Shelf, Uses(), lambda: None
         self.searches, self.evaluations = Searches(*needs), Evaluations(*needs)
@@ -119,6 +122,14 @@ class FakeEngine:
     def strategies(self) -> list[str]:
         return offered()
 
+    def contenders(self) -> list[Contender]:
+        alone = {name: Controls(MANUAL, mixture=Mixture({name: 1.0})) for name in SKILLS}
+        skills = [Contender(f"{name}@00000000", name, alone[name]) for name in SKILLS]
+        return [Contender(BASE, BASE, Controls(MANUAL, mixture=Mixture())), *skills]
+
+    def dispatch(self, request: ChatRequest) -> Dispatch:
+        return self._dispatch(request, request.messages[-1]["content"])
+
     def prompts_of(self, name: str) -> tuple[str, ...]:
         return ()
 
@@ -142,6 +153,8 @@ class FakeEngine:
         began = time.monotonic()
         texts, tokens, finish = ["", ""], 0, "stop"
         words = self.said.replace(" ", " \0").split("\0")
+        if "differ" in prompt:  # each contender says something else
+            words = [f"Variant {sum(map(ord, ''.join(dispatch.mixture.alpha)))}. ", *words]
         for word in words[: request.sampling.max_new_tokens]:
             time.sleep(self.delay_s * pace(prompt))
             with self._lock:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from t2local.adapt.few_shot import Generation
+from t2local.engine.arena import Battle, PairStanding, Place, Standings
 from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
 from t2local.engine.doors import Doors
@@ -17,6 +18,7 @@ from t2local.engine.model_slot import Download
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.training import RunReport
 from t2local.engine.verdicts import Verdict
+from t2local.evaluation.bradley_terry import Score, Tally
 from t2local.evaluation.measure import Scored
 from t2local.evaluation.tally import Confusion, Record, Result
 from t2local.experts import Deleted, HeldOut
@@ -34,6 +36,7 @@ from t2local.training.reports import Check, Curves
 from t2local.training.runs import Plan
 from t2local.ui import own_rows
 from t2local.ui.adapt.events import status_html
+from t2local.ui.arena import view as arena
 from t2local.ui.chat import cards
 from t2local.ui.chat import view as chat
 from t2local.ui.evaluate import view as evaluate
@@ -230,6 +233,29 @@ def draw_adapt() -> None:
     status_html(Generation(3, 8, ("math",), (), (), (), (), (0.5,), 0.6, 0.0))
 
 
+def draw_arena() -> None:
+    arena.pair_html(None)
+    written = Battle("id", "prompt", progress="half way")
+    arena.pair_html(written)
+    both = replace(written, texts=("**one**", ""))
+    arena.pair_html(both)
+    mixtures = {"alpha": {"math": 1.0}}, {"alpha": {}}
+    for said in ("a", "tie"):
+        arena.pair_html(replace(both, said=said, names=("math", "x"), mixtures=mixtures, kind="y"))
+    scored = Score(0.6, 0.4, 0.8)
+    places = (
+        Place("math@1", "math", 9, scored),
+        Place("x", "x", 9, None),
+        Place("y", "y", 1, None),
+    )
+    tallies = (Tally(30, 3, 1), Tally(5, 0, 4), Tally(0, 2, 0), Tally(1, 0, 0), Tally(6, 0, 6))
+    pairs = tuple(
+        PairStanding("math", "x", t, scored, t.wins > 9, 3, (("kind", t),)) for t in tallies
+    )
+    arena.standings_html(Standings(places, pairs, "x", 20, 9, 20, 4))
+    arena.standings_html(Standings(elsewhere=3))
+
+
 def draw_jobs() -> None:
     jobs_html([JobStatus("id", "download", "some/model", RUNNING, 1, 2, "said")])
 
@@ -245,6 +271,7 @@ def recorder(monkeypatch):
         draw_models,
         draw_evaluate,
         draw_adapt,
+        draw_arena,
         draw_jobs,
     ):
         draw()

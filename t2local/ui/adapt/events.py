@@ -4,16 +4,18 @@ A search is a job of the engine's: the page holds its id alone, and a timer asks
 a reload, a second tab and a restarted server show the same search with its settings.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
 
 from t2local import paths, plots
-from t2local.adapt.cem import LIGHT, MOST_SHOTS, CEMConfig
+from t2local.adapt.cem import LEAST_SHOTS, LIGHT, MOST_SHOTS, CEMConfig
 from t2local.adapt.dispatch import FEW_SHOT
 from t2local.adapt.few_shot import Generation
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import SEARCH
+from t2local.engine.lessons import lessons_of
 from t2local.engine.searches import SearchPlan, check_few
 from t2local.errors import T2LocalError
 from t2local.html import signed
@@ -21,7 +23,8 @@ from t2local.plots import theme
 from t2local.progress import FAILED, FINISHED, INTERRUPTED
 from t2local.tasks.files import ExampleFile, Look
 from t2local.tasks.rewards import REWARDS
-from t2local.tasks.uploads import kept_as_read, look_at, suggest_reward
+from t2local.tasks.rows import Example
+from t2local.tasks.uploads import kept_as_read, look_at, suggest_reward, write_rows
 from t2local.ui.adapt.layout import QUICK, THOROUGH, AdaptTab
 from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.wheel import mixer_update
@@ -32,6 +35,7 @@ from t2local.ui.style import PAGE, note_html, quiet_html
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"
+PREFERENCES = "what-i-preferred"  # of the rows' file, and of the mixture
 
 
 class AdaptEvents:
@@ -47,6 +51,9 @@ class AdaptEvents:
         """`own`: the tab's own, to see it being opened."""
         tab, wheel = self.tab, self.chat.wheel
         self.rows.bind()
+        self.rows.on(
+            tab.preferred.click, lambda values: self.rows.looked(values, self._preferred())
+        )
         asked = {*tab.rows.given, tab.reward}
         tab.reward.input(shown(self.rewarded), asked, [tab.trial], **QUIET)
         bind_consent(
@@ -64,7 +71,8 @@ class AdaptEvents:
         ticking = tab.timer.tick(shown(self.ticked), {tab.search}, live, **QUIET)
         ticking.failure(lambda: gr.Timer(active=False), None, tab.timer, **QUIET)
         tab.search.input(shown(self.picked), {tab.search}, everything, **QUIET)
-        own.select(shown(self.opened), {tab.search}, everything, **QUIET)
+        shows = [*everything, tab.preferred]
+        own.select(shown(self.opened), {tab.search}, shows, **QUIET)
         arrived = [self.tabs, wheel.strategy, wheel.mixer]
         tab.use.click(shown(self.used), {tab.search, tab.name}, arrived, **QUIET)
 
@@ -89,14 +97,31 @@ class AdaptEvents:
             return {self.tab.trial: ""}
         return {self.tab.trial: trial_html(reward, look.file.examples)[0]}
 
+    def _preferences(self) -> Sequence[Example]:
+        """The newest choices between two answers, one a question, as many as a search takes."""
+        choices = lessons_of(self.engine.verdicts.all()).choices
+        once = {row.group: row for row in reversed(choices)}
+        return list(once.values())[::-1][:MOST_SHOTS]
+
+    def _preferred(self) -> str:
+        rows = self._preferences()
+        if len(rows) < LEAST_SHOTS:
+            raise T2LocalError(
+                f"You have preferred answers to {len(rows)} questions, a search takes at least "
+                f"{LEAST_SHOTS}; vote on some pairs in the tab Arena."
+            )
+        return str(write_rows(rows, PREFERENCES))
+
     # the search ------------------------------------------------------------------------------
 
     def opened(self, values: dict) -> dict:
         """The search in progress, or the newest, where the page shows none yet."""
+        rows = len(self._preferences())
+        update = {self.tab.preferred: gr.Button(visible=rows >= LEAST_SHOTS)}
         if values[self.tab.search]:
-            return self._present(values[self.tab.search])
+            return update | self._present(values[self.tab.search])
         found = self.engine.jobs.newest(SEARCH, self.engine.searches.report)
-        return self._show(found) if found else {self.tab.status: gr.skip()}
+        return update | (self._show(found) if found else {})
 
     def picked(self, values: dict) -> dict:
         return self._show(values[self.tab.search])

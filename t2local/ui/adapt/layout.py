@@ -30,6 +30,7 @@ NO_SEARCH = quiet_html("Nothing was searched yet.")
 NO_EXAMPLES = quiet_html(
     f"No examples yet: {LEAST_SHOTS} are enough to begin, {MOST_SHOTS} are plenty."
 )
+PREFERRED = "Use what I preferred, in chats and in the Arena"
 LIGHT_MIXTURES = LIGHT["population"] * LIGHT["generations"]
 MIXTURES = CEMConfig.population * CEMConfig.generations
 
@@ -39,6 +40,7 @@ class AdaptTab:
     """`search`: the id of the search that is shown."""
 
     rows: Rows
+    preferred: gr.Button
     reward: gr.Dropdown
     trial: gr.HTML
     consent: gr.Checkbox
@@ -71,7 +73,9 @@ def create_adapt_tab() -> AdaptTab:
 
 def _create_examples() -> dict:
     _html(PAGE.render("adapt.html", "introduction", least=LEAST_SHOTS, most=MOST_SHOTS))
-    return {"rows": create_rows("adapt", paste_open=True, nothing=NO_EXAMPLES)}
+    preferred = gr.Button(PREFERRED, size="sm", visible=False, elem_id="adapt-preferred")
+    rows = create_rows("adapt", paste_open=True, nothing=NO_EXAMPLES)
+    return {"rows": rows, "preferred": preferred}
 
 
 def _create_choices() -> dict:

@@ -217,6 +217,8 @@ def _said(verdict: Verdict) -> str:
     """What the person did, in a word or two."""
     if verdict.wanted:
         return "you wrote"
+    if verdict.vote is not None:
+        return "blind, you chose" if verdict.vote.winner else f"blind, {verdict.vote.said}"
     if verdict.over:
         return "you chose"
     return {UP: "thumb up", DOWN: "thumb down"}.get(verdict.thumb, "asked again")

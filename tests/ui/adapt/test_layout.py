@@ -5,10 +5,12 @@ import torch
 
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import SEARCH
+from t2local.engine.lessons import lessons_of
 from t2local.experts import Expert
+from t2local.models.decode.sampling import Sampling
 from t2local.progress import FINISHED
 from t2local.ui.page import build_app
-from tests.ui.conftest import PHONE, opened
+from tests.ui.conftest import PHONE, open_tab, opened
 
 pytestmark = pytest.mark.browser
 
@@ -59,6 +61,30 @@ def test_from_typed_examples_to_a_mixture_in_the_chat(open_page, served_engine):
     page.press("#message textarea", "Enter")
     page.wait_for_selector(".turn.assistant .card >> text=few-shot:colours")
     assert "few-shot:colours" in engine.strategies()
+
+
+def test_a_mixture_is_searched_from_votes(open_page, served_engine):
+    engine, url = served_engine
+    page = adapt_page(open_page, url)
+    assert not page.is_visible("#adapt-preferred"), "nothing was preferred yet"
+    keys = [contender.key for contender in engine.contenders()][:2]
+    for number in range(4):
+        id = engine.arena.start(f"Question {number}", keys, Sampling(max_new_tokens=6))
+        engine.jobs.wait(id, 60)
+        engine.arena.vote(engine.arena.battle(id).id, "a")
+    rows = len(lessons_of(engine.verdicts.all()).choices)
+    assert rows >= 3, "two random experts say different things"
+    open_tab(page, "Chat")
+    open_tab(page, "Adapt")
+    page.click("#adapt-preferred")
+    page.wait_for_selector("#adapt-rows .example")
+    assert f"{rows} rows" in page.inner_text("#adapt-rows")
+    page.click("#adapt-start")
+    page.wait_for_selector("#adapt-use:visible", timeout=60_000)
+    (search,) = engine.jobs.history(SEARCH)
+    found = engine.searches.report(search.id)
+    assert found.plan.reward == "choice"
+    assert found.generations[-1].best_accuracy >= 0.5, "no worse than the base model"
 
 
 def test_too_few_examples_get_a_sentence_and_a_phone_shows_one_column(open_page, served_engine):
