@@ -64,7 +64,6 @@ def leading(mixture: Mixture) -> str:
     return name if mixture.alpha[name] > 0 and mixture.alpha[name] >= rest else ""
 
 
-@torch.no_grad()
 def choose(
     loaded: LoadedModel,
     expert: str,
@@ -76,11 +75,32 @@ def choose(
 
     None where the prompt is too long for that, or the model gave NaN: then the expert writes.
     """
+    return choose_each(loaded, expert, labels, [prompt], held)[0]
+
+
+@torch.no_grad()
+def choose_each(
+    loaded: LoadedModel,
+    expert: str,
+    labels: Labels,
+    prompts: Sequence[Sequence[int]],
+    held: AbstractContextManager,
+) -> list[Choice | None]:
+    """`choose` for several prompts, in one forward."""
     tokens = choice_ids(loaded, labels.names)
-    if not all(tokens) or len(prompt) + sum(map(len, tokens)) > _room(loaded):
-        return None
-    with held:
-        (scores,) = choice_scores(loaded.model, [prompt], [tokens])
+    room = _room(loaded) - sum(map(len, tokens)) if all(tokens) else -1
+    fit = [place for place, prompt in enumerate(prompts) if len(prompt) <= room]
+    found: list[Choice | None] = [None] * len(prompts)
+    if fit:
+        with held:
+            asked = [prompts[place] for place in fit]
+            scored = choice_scores(loaded.model, asked, [tokens] * len(fit))
+        for place, scores in zip(fit, scored, strict=True):
+            found[place] = _ranked(expert, labels, scores)
+    return found
+
+
+def _ranked(expert: str, labels: Labels, scores: torch.Tensor) -> Choice | None:
     if not bool(sound(scores)):
         return None
     shares = (scores / labels.temperature).softmax(dim=0).tolist()

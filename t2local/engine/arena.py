@@ -52,12 +52,12 @@ from t2local.evaluation.bradley_terry import (
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import Progress
 from t2local.svf import Mixture
+from t2local.tasks.unlabelled import inert
 from t2local.untrusted import check_encodes
 
 DIGITS = 8  # of a digest
 MOST_CHATS = 200  # the newest, in which questions are looked for
 LONGEST_PROMPT = 20_000  # characters
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
 
 
 @dataclass(frozen=True)
@@ -424,7 +424,7 @@ class Arena:
         out = io.StringIO()
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        writer.writerows({name: inert(value) for name, value in row.items()} for row in rows)
         return out.getvalue()
 
     def _known(self) -> list[Contender]:
@@ -456,7 +456,3 @@ def _row(verdict: Verdict) -> dict[str, str]:
         "preferred": verdict.vote.winner, "answer_a": verdict.sides[0],
         "answer_b": verdict.sides[1],
     }  # fmt: skip
-
-
-def _cell(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text

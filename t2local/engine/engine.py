@@ -28,6 +28,7 @@ from t2local.engine.drafts import Drafts
 from t2local.engine.evaluations import Evaluations
 from t2local.engine.job_record import KINDS, JobStatus, Kind
 from t2local.engine.jobs import MOST_LISTED, Jobs
+from t2local.engine.labelling import Labelling
 from t2local.engine.loading import ASKED, Choice, Opened
 from t2local.engine.model_slot import Downloads, ModelSlot, Moments, Uses
 from t2local.engine.people import Account
@@ -80,6 +81,7 @@ class Engine:
         self.library = Keeping(self._trained_model, self.restock, self.training.names_in_training)
         needs = self.jobs, self._trained_model, lambda: self._shelf, self.uses, self._forget
         self.searches, self.evaluations = Searches(*needs), Evaluations(*needs)
+        self.labelling = Labelling(*needs)
 
     # --- loading
 
@@ -313,7 +315,8 @@ OWNERS_ACTS = {
     "start": "load a model", "load": "load a model", "switch": "load another model",
     "models": "load models", "downloads": "fetch models", "training": "train",
     "draft": "try an expert in training", "adopt": "add an expert", "restock": "add an expert",
-    "searches": "search for mixtures", "evaluations": "evaluate", "rename": "rename an expert",
+    "searches": "search for mixtures", "labelling": "label tables",
+    "evaluations": "evaluate", "rename": "rename an expert",
     "duplicate": "copy an expert", "delete": "delete an expert", "jobs": "see others' work",
     "restore": "bring back an expert", "import_file": "add an expert",
     "back": "go back to an earlier version",

@@ -41,11 +41,21 @@ SEARCH = Kind("search", "Search", "Adapt")
 EVALUATION = Kind("evaluation", "Evaluation", "Evaluate")
 DOWNLOAD = Kind("download", "Download", "Models", uses_model=False)
 LOADING = Kind("loading", "Loading", "Models", uses_model=False, resumes=False)
+LABELLING = Kind("labelling", "Labelling", "Label")
 BLIND_PAIR = Kind("blind-pair", "Blind pair", "Arena", resumes=False)
 ANSWER = Kind("answer", "Answer", "Chat", uses_model=False, resumes=False)
 KINDS = {
     kind.name: kind
-    for kind in (TRAINING, SEARCH, EVALUATION, DOWNLOAD, LOADING, BLIND_PAIR, ANSWER)
+    for kind in (
+        TRAINING,
+        SEARCH,
+        EVALUATION,
+        LABELLING,
+        DOWNLOAD,
+        LOADING,
+        BLIND_PAIR,
+        ANSWER,
+    )
 }
 
 

@@ -38,18 +38,30 @@ def table_rows(name: str, text: str, without_header: bool = False) -> RowsRead:
 
     Raises `T2LocalError` for a table without a header, unless it is to be `without_header`.
     """
-    csv.field_size_limit(_LONGEST_CELL)
-    lines = list(io.StringIO(text.replace("\0", ""), newline=""))
-    lines, without_header = _without_remarks(lines, without_header)
-    said = _NAMED_DELIMITER.fullmatch(lines[0]) if lines else None
-    if said:
-        lines = lines[1:]
-        delimiter = "\t" if said[1] == "\\t" else said[1]
-    else:
-        delimiter = _delimiter(lines)
+    lines, without_header = _lines_of(text, without_header)
+    lines, delimiter = _cut_at(lines)
     if _is_markdown(lines):
         lines, delimiter = [_unbarred(line) for line in lines], "|"
     return named_rows(name, _all_records(lines, delimiter), without_header)
+
+
+def delimiter_of(text: str) -> str:
+    """What stands between the cells of a table."""
+    return _cut_at(_lines_of(text, False)[0])[1]
+
+
+def _lines_of(text: str, without_header: bool) -> tuple[list[str], bool]:
+    csv.field_size_limit(_LONGEST_CELL)
+    lines = list(io.StringIO(text.replace("\0", ""), newline=""))
+    return _without_remarks(lines, without_header)
+
+
+def _cut_at(lines: list[str]) -> tuple[list[str], str]:
+    """The lines below one that names the delimiter, where there is one, and the delimiter."""
+    said = _NAMED_DELIMITER.fullmatch(lines[0]) if lines else None
+    if said is None:
+        return lines, _delimiter(lines)
+    return lines[1:], "\t" if said[1] == "\\t" else said[1]
 
 
 def _without_remarks(lines: list[str], without_header: bool) -> tuple[list[str], bool]:

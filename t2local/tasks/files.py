@@ -108,7 +108,7 @@ def read_examples(path: Path, wanted: Wanted = DETECTED) -> ExampleFile:
     duplicates = []
     for row in read.rows:
         try:
-            example = _example(row.cells, plan, folder, own)
+            example = example_of(row.cells, plan, folder, own)
         except (ValueError, T2LocalError) as reason:
             bad_rows.append(BadRow(row.number, str(reason).rstrip(".")))  # part of a sentence
             continue
@@ -165,7 +165,7 @@ def _without_usable_row(file: str, table: Table, bad_rows: Sequence[BadRow]) -> 
 # --- A row as an example.
 
 
-def _example(cells: Mapping[str, Any], plan: Plan, folder: Path, own: bool) -> Example:
+def example_of(cells: Mapping[str, Any], plan: Plan, folder: Path, own: bool) -> Example:
     """`own`: of `is_kept`. Raises `ValueError` with the reason where a row cannot be used."""
     value, cell = cells.get(plan.prompt), cells.get(plan.answer)
     if "label" not in plan.used and text_of(cells.get("label")).lower() == "false":
@@ -173,7 +173,7 @@ def _example(cells: Mapping[str, Any], plan: Plan, folder: Path, own: bool) -> E
     prompt = value.strip() if plan.asks_plainly and isinstance(value, str) else ""
     said, columns, missing = "", {}, ""
     if not prompt:
-        prompt, said, columns, missing = _asked(cells, plan)
+        prompt, said, columns, missing = asked_of(cells, plan)
     answer = cell.strip() if plan.answers_plainly and isinstance(cell, str) else ""
     right: dict[str, Any] = {}
     if not answer or answer[0] in "[{":
@@ -199,7 +199,7 @@ def _scored(columns: Mapping[str, Any]) -> bool:
     return any(n.lower() in ANSWERING_COLUMNS and v not in (None, "") for n, v in columns.items())
 
 
-def _asked(cells: Mapping[str, Any], plan: Plan) -> tuple[str, str, dict[str, Any], str]:
+def asked_of(cells: Mapping[str, Any], plan: Plan) -> tuple[str, str, dict[str, Any], str]:
     """The question, the answer in the conversation, `messages` and `images`, why there is none."""
     value = cells.get(plan.prompt)
     talks = isinstance(value, list) or plan.prompt in plan.chats

@@ -42,6 +42,8 @@ from t2local.ui.experts.layout import create_experts_tab
 from t2local.ui.experts.view import experts_html
 from t2local.ui.forms import check_own_files, check_sent
 from t2local.ui.jobs_tab import JobsEvents, create_jobs_tab
+from t2local.ui.label.events import LabelEvents
+from t2local.ui.label.layout import create_label_tab
 from t2local.ui.messages import OTHER_THAN_A_PAGE, as_message, as_text, shown
 from t2local.ui.models.events import ModelsEvents, OfferEvents
 from t2local.ui.models.layout import create_models_tab
@@ -196,6 +198,10 @@ def _bind_adapt(room: Room) -> None:
     events.bind(room.shown["Adapt"])
 
 
+def _bind_label(room: Room) -> None:
+    LabelEvents(room.engine, room.laid_out["Label"], room.shown["Label"]).bind()
+
+
 def _bind_arena(room: Room) -> None:
     ArenaEvents(room.engine, room.laid_out["Arena"], room.shown["Arena"]).bind()
 
@@ -224,6 +230,7 @@ TABS = [
     Tab("Train", lambda engine: create_train_tab(), _bind_train, "train", "train.css"),
     Tab("Adapt", lambda engine: create_adapt_tab(), _bind_adapt, "adapt-tab", "adapt.css"),
     Tab("Experts", create_experts_tab, _bind_experts, style="experts.css", for_guests=True),
+    Tab("Label", lambda engine: create_label_tab(), _bind_label, style="label.css"),
     Tab("Arena", lambda engine: create_arena_tab(), _bind_arena, style="arena.css"),
     Tab("Evaluate", lambda engine: create_evaluate_tab(), _bind_evaluate, style="evaluate.css"),
     Tab("Models", lambda engine: create_models_tab(), _bind_models, style="models.css"),

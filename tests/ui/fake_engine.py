@@ -27,6 +27,7 @@ from t2local.engine.arena import Arena, Contender
 from t2local.engine.chats import ChatStore
 from t2local.engine.evaluations import Evaluations
 from t2local.engine.jobs import Jobs
+from t2local.engine.labelling import Labelling
 from t2local.engine.loading import Choice
 from t2local.engine.model_slot import Downloads, ModelSlot, Uses
 from t2local.engine.requests import (
@@ -88,6 +89,7 @@ class FakeEngine:
         self.training = Training(self.jobs, _no_model, lambda expert: None)
         needs = self.jobs, _no_model, Shelf, Uses(), lambda: None
         self.searches, self.evaluations = Searches(*needs), Evaluations(*needs)
+        self.labelling = Labelling(*needs)
         self.downloads = Downloads(self.jobs)
         self.models = ModelSlot(Choice("embedded"), self.jobs, Uses(), lambda: None)
         self.switched: list[Choice] = []

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from t2local import paths
 from t2local.adapt.few_shot import Generation
 from t2local.engine.arena import Battle, PairStanding, Place, Standings
 from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
 from t2local.engine.doors import Doors
 from t2local.engine.job_record import JobStatus
+from t2local.engine.labelling import LabelPlan, LabelReport, LabelSummary
 from t2local.engine.lessons import Habit, lessons_of
 from t2local.engine.loading import sizing
 from t2local.engine.model_slot import Download
@@ -28,6 +30,7 @@ from t2local.models.load.hub import LocalModel
 from t2local.progress import FAILED, FINISHED, RUNNING
 from t2local.tasks.files import DETECTED, BadRow, ExampleFile, Look, Table
 from t2local.tasks.rows import Example, Row
+from t2local.tasks.unlabelled import CSV, JSONL, AskedRow, Unlabelled, with_columns
 from t2local.tasks.uploads import keep_text, read_draft
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import DryRunReport
@@ -42,6 +45,7 @@ from t2local.ui.chat import view as chat
 from t2local.ui.evaluate import view as evaluate
 from t2local.ui.experts import view as experts
 from t2local.ui.jobs_tab import jobs_html
+from t2local.ui.label import view as label
 from t2local.ui.markdown import render
 from t2local.ui.models import view as models
 from t2local.ui.page import build_app
@@ -256,6 +260,26 @@ def draw_arena() -> None:
     arena.standings_html(Standings(elsewhere=3))
 
 
+def draw_label() -> None:
+    example = Example("What?", "")
+    rows = (AskedRow(Row(2, {"mail": "What?"}), example), AskedRow(Row(3, {}), None, "it is empty"))
+    table = Unlabelled(("mail",), rows, "mail", ("subject",), ((4, "broken"),), ",", "a note")
+    label.preview_html(table)
+    plan, status = LabelPlan("mails.csv", "an expert"), JobStatus("id", "labelling", "m", RUNNING)
+    label.status_html(LabelReport(status, plan, None, None))
+    failed = JobStatus("id", "labelling", "m", FAILED, message="said")
+    label.status_html(LabelReport(failed, plan, None, None))
+    summary = LabelSummary(9, {"billing": 5}, 2, 1, "mail", 4, 3, ((7, "broken"),))
+    label.status_html(LabelReport(status, plan, Path("x.csv"), summary))
+    for kind in (CSV, JSONL):
+        path = paths.home() / f"labelled{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(
+            with_columns(table, [{"label": "a", "p": "1", "doubtful": "yes"}] * 2, kind)
+        )
+        label.table_html(path)
+
+
 def draw_jobs() -> None:
     jobs_html([JobStatus("id", "download", "some/model", RUNNING, 1, 2, "said")])
 
@@ -272,6 +296,7 @@ def recorder(monkeypatch):
         draw_evaluate,
         draw_adapt,
         draw_arena,
+        draw_label,
         draw_jobs,
     ):
         draw()

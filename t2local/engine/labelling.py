@@ -1,0 +1,338 @@
+"""A whole table labelled by an expert that was trained to choose, as the page and `label` ask.
+
+Each row is asked as in training, and its labels scored as there, so on rows of its task it is as
+right as its card says. What was labelled is on disk after every batch, under a hash of the file,
+the expert and the model: the same request goes on where it was cut off.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t2local import paths
+from t2local.adapt.answering import CHOICE, batches, prompt_ids
+from t2local.adapt.applier import holding
+from t2local.adapt.choosing import Choice, Labels, choose_each
+from t2local.engine.job_record import LABELLING, JobStatus, Record, new_id
+from t2local.engine.jobs import Job, Work
+from t2local.engine.model_slot import OnModel, check_model
+from t2local.errors import T2LocalError
+from t2local.experts import Expert
+from t2local.models.decode.out_of_memory import Work as Worded
+from t2local.models.decode.out_of_memory import out_of_memory_told
+from t2local.progress import FINISHED, CancelToken, Progress
+from t2local.tasks.rows import Example
+from t2local.tasks.unlabelled import (
+    AskedRow,
+    Unlabelled,
+    inert,
+    kind_of,
+    read_unlabelled,
+    with_columns,
+)
+from t2local.tasks.uploads import keep_file
+from t2local.untrusted import check_encodes, read_document, read_lines, typed
+
+WORDS = Worded("This labelling", "give it shorter rows")
+DOUBT = 0.5  # of the way from chance to certain, below which a label is doubtful
+MOST_TEXTS = 256  # of one request
+TOO_LONG = "too long for this model, or it gave NaN"
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """`source`: a file. `expert`: that chooses. `column`: the one that asks, "" to detect it."""
+
+    source: str
+    expert: str
+    column: str = ""
+    doubt: float = DOUBT
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.doubt <= 1.0:
+            raise T2LocalError(f"The doubt is {self.doubt:g}; give a number from 0 to 1.")
+
+
+class Labelled(NamedTuple):
+    """A row's label with its probability; "" with a `problem` where it has none."""
+
+    label: str
+    probability: float
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """What came of a table. `labels`: how often each; `doubtful`, `unlabelled`: rows.
+
+    `answered`: rows that had one of the labels already, `agreed` of them got the same. `left_out`:
+    (number, reason) of rows that could not be read and are not in the file.
+    """
+
+    rows: int
+    labels: Mapping[str, int]
+    doubtful: int
+    unlabelled: int
+    column: str
+    answered: int = 0
+    agreed: int = 0
+    left_out: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """A labelling as a page shows it. `file`, `summary`: None before the end."""
+
+    status: JobStatus
+    plan: LabelPlan
+    file: Path | None
+    summary: LabelSummary | None
+
+
+class LabelWork(Work):
+    """One table, from its first row to its file in the job's folder."""
+
+    kind = LABELLING
+    keeps_events = False
+
+    def __init__(self, id: str, plan: LabelPlan, labelling: "Labelling") -> None:
+        super().__init__(id, Path(plan.source).stem)
+        self.plan, self._labelling = plan, labelling
+        self.settings = {"model": labelling.model()[0].slug, "plan": asdict(plan)}
+
+    def run(self, job: Job) -> Generator[Progress, None, str]:
+        content, summary = yield from self._labelling.label(self.plan, job.cancel)
+        path = labelled_path(self.id, self.plan)
+        with paths.atomic_write(path) as temporary:
+            temporary.write_bytes(content)
+        with paths.atomic_write(path.parent / SUMMARY) as temporary:
+            temporary.write_text(json.dumps(asdict(summary)), encoding="utf-8")
+        return f"{summary.rows} rows, {summary.doubtful} of them doubtful."
+
+    def figures(self, event: Progress, seconds: float) -> Mapping[str, Any]:
+        left = (event.total - event.done) / BATCH * seconds if event.done else 0.0
+        return {"step": event.done, "steps": event.total, "eta_s": left or None}
+
+    def stopped(self, status: JobStatus) -> str:
+        return f"Stopped after {status.step} rows; Label goes on from there."
+
+
+BATCH = 16
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Labelling(OnModel):
+    """Tables labelled by experts of the loaded model."""
+
+    def __post_init__(self) -> None:
+        self.jobs.register(LABELLING, self._again)
+
+    def choosers(self) -> list[str]:
+        """The experts that were trained to choose, by name."""
+        return list(self.shelf().choosers)
+
+    # --- in the background
+
+    def start(self, plan: LabelPlan) -> str:
+        """Begin and give the id. Raises `T2LocalError` for what cannot be labelled."""
+        self._chooser(plan.expert)
+        read_unlabelled(Path(plan.source), plan.column)  # told now, not from the job
+        plan = replace(plan, source=str(keep_file(plan.source)))
+        return self.jobs.start(LabelWork(new_id(Path(plan.source).stem), plan, self))
+
+    def _again(self, id: str, settings: Mapping[str, Any]) -> LabelWork:
+        check_model("labelling", settings, self.model()[0])
+        return LabelWork(id, _plan(id, settings), self)
+
+    def report(self, id: str) -> LabelReport:
+        """All there is to show of a labelling. Raises `T2LocalError` for an unknown one."""
+        job = self.jobs.find(id)
+        if job is not None:
+            status, plan = self.jobs.status(id), job.work.plan
+        else:
+            status, settings = Record.of(id).read()
+            plan = _plan(id, settings)
+        path = labelled_path(id, plan)
+        if status.stage != FINISHED or not path.is_file():
+            return LabelReport(status, plan, None, None)
+        try:
+            summary = typed(LabelSummary, read_document(path.parent / SUMMARY))
+        except (OSError, ValueError) as error:
+            raise Record.of(id).unreadable(error) from error
+        return LabelReport(status, plan, path, summary)
+
+    # --- in the caller's thread
+
+    def shares(self, expert: str, texts: Sequence[str]) -> list[dict[str, float]]:
+        """Label -> probability of each text, the likeliest first; {} for one that is too long.
+
+        Raises `T2LocalError` for more than `MOST_TEXTS`, for an empty one, and for an expert that
+        does not choose.
+        """
+        if len(texts) > MOST_TEXTS:
+            raise T2LocalError(f"{len(texts)} texts came at once; send {MOST_TEXTS} at most.")
+        for number, text in enumerate(texts, 1):
+            check_encodes(text, f"text {number}")
+            if not text.strip():
+                raise T2LocalError(f"Text {number} is empty; send what is to be labelled.")
+        chooser, labels = self._chooser(expert)
+        loaded, svf = self.model()
+        found: dict[int, Choice | None] = {}
+        with self.uses.of("Texts that are labelled"):
+            around = holding(loaded, svf, chooser.z)
+            for places in batches(texts, CHOICE):
+                ids = [prompt_ids(loaded, Example(texts[place].strip(), "")) for place in places]
+                with out_of_memory_told(loaded, self.forget, WORDS):
+                    chosen = choose_each(loaded, expert, labels, ids, around())
+                found |= dict(zip(places, chosen, strict=True))
+        chosen = [found[place] for place in range(len(texts))]
+        return [dict(one.shares) if one is not None else {} for one in chosen]
+
+    def label(
+        self, plan: LabelPlan, cancel: CancelToken | None = None, kind: str = ""
+    ) -> Generator[Progress, None, tuple[bytes, LabelSummary]]:
+        """The table with its labels, as a file of a `kind` ("": the kind that it was).
+
+        Raises `T2LocalError`, `Cancelled`; what was labelled until then is kept.
+        """
+        with self.uses.of("A table that is labelled"):
+            table = read_unlabelled(Path(plan.source), plan.column)
+            found = yield from self.rows(plan, table.rows, cancel)
+        doubtful = _doubtful(plan, len(self._chooser(plan.expert)[1].names))
+        more = [
+            {
+                "label": inert(one.label),
+                "probability": f"{one.probability:.3f}" if one.label else "",
+                "doubtful": one.problem or ("yes" if one.probability < doubtful else ""),
+            }
+            for one in found
+        ]
+        content = with_columns(table, more, kind or kind_of(Path(plan.source)))
+        return content, _summary(table, found, doubtful)
+
+    def rows(
+        self, plan: LabelPlan, rows: tuple[AskedRow, ...], cancel: CancelToken | None = None
+    ) -> Generator[Progress, None, list[Labelled]]:
+        """The labels of rows, in order. Raises `T2LocalError`, `Cancelled`."""
+        loaded, svf = self.model()
+        expert, labels = self._chooser(plan.expert)
+        kept = _Kept.of(plan, expert, labels, [loaded.name, svf.fingerprint(), loaded.dtype])
+        found = {place: one for place, one in kept.read().items() if place < len(rows)}
+        for place, asked in enumerate(rows):
+            if asked.example is None:
+                found[place] = Labelled("", 0.0, asked.problem)
+        left = [place for place in range(len(rows)) if place not in found]
+        yield Progress("Labelling", len(found), len(rows), "rows")
+        around = holding(loaded, svf, expert.z)
+        prompts = [rows[place].example.prompt for place in left]
+        for part in batches(prompts, CHOICE):
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            places = [left[i] for i in part]
+            ids = [prompt_ids(loaded, rows[place].example) for place in places]
+            with out_of_memory_told(loaded, self.forget, WORDS):
+                chosen = choose_each(loaded, expert.name, labels, ids, around())
+            new = dict(zip(places, map(_labelled, chosen), strict=True))
+            kept.add(new)
+            found |= new
+            yield Progress("Labelling", len(found), len(rows), "rows")
+        return [found[place] for place in range(len(rows))]
+
+    def _chooser(self, name: str) -> tuple[Expert, Labels]:
+        """Raises `T2LocalError` for one that is not there, or writes."""
+        shelf = self.shelf()
+        if name not in shelf.choosers:
+            known = ", ".join(shelf.choosers) or "none: train one on rows with labels"
+            what = "writes and does not choose" if name in shelf.usable else "is not there"
+            raise T2LocalError(f"'{name}' {what}; experts that choose: {known}.")
+        return shelf.usable[name], shelf.choosers[name]
+
+
+def _doubtful(plan: LabelPlan, count: int) -> float:
+    """The probability below which one of `count` labels is doubtful."""
+    chance = 1.0 / count
+    return chance + plan.doubt * (1.0 - chance)
+
+
+def _labelled(choice: Choice | None) -> Labelled:
+    if choice is None:
+        return Labelled("", 0.0, TOO_LONG)
+    return Labelled(choice.label, round(choice.shares[choice.label], 4))
+
+
+def _summary(table: Unlabelled, found: list[Labelled], doubtful: float) -> LabelSummary:
+    labels = Counter(one.label for one in found if one.label)
+    right = [
+        (asked.example.answer, one.label)
+        for asked, one in zip(table.rows, found, strict=True)
+        if asked.example is not None and one.label
+    ]
+    answered = [(answer, label) for answer, label in right if answer in labels]
+    return LabelSummary(
+        len(found),
+        dict(labels.most_common()),
+        sum(bool(one.label) and one.probability < doubtful for one in found),
+        sum(not one.label for one in found),
+        table.prompt,
+        len(answered),
+        sum(answer == label for answer, label in answered),
+        table.bad,
+    )
+
+
+def _plan(id: str, settings: Mapping[str, Any]) -> LabelPlan:
+    try:
+        return typed(LabelPlan, settings.get("plan"))
+    except (ValueError, T2LocalError) as error:
+        raise Record.of(id).unreadable(error) from error
+
+
+def labelled_path(id: str, plan: LabelPlan) -> Path:
+    """Where a labelling leaves its file."""
+    source = Path(plan.source)
+    return Record.of(id).folder / f"{source.stem}-labelled{kind_of(source)}"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What was labelled so far, a row a line; a crash may cut off the last one."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, plan: LabelPlan, expert: Expert, labels: Labels, about: list) -> "_Kept":
+        digest = hashlib.sha256(Path(plan.source).read_bytes())
+        for name, row in sorted(expert.z.items()):
+            digest.update(name.encode() + row.detach().cpu().float().numpy().tobytes())
+        told = [plan.column, *labels.names, labels.temperature, *map(str, about)]
+        digest.update(json.dumps(told).encode())
+        return cls(paths.home() / "labels" / f"{digest.hexdigest()[:24]}.jsonl")
+
+    def read(self) -> dict[int, Labelled]:
+        try:
+            lines = list(read_lines(self.path))
+        except (OSError, ValueError):
+            return {}
+        found = {}
+        for line in lines:
+            try:
+                place, label, probability, problem = typed(tuple[int, str, float, str], line)
+            except ValueError:
+                continue
+            found[place] = Labelled(label, probability, problem)
+        return found
+
+    def add(self, found: Mapping[int, Labelled]) -> None:
+        with paths.saving(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with Path(self.path).open("a", encoding="utf-8") as file:
+                for place, one in found.items():
+                    file.write(json.dumps([place, *one]) + "\n")
+                file.flush()
+                os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""The Label tab: a table in, the same table with labels out."""
