@@ -19,6 +19,7 @@ from t2local.svf import Mixture
 
 MOST_TOKENS = 2048  # of a chat with its labels: one forward, in which every token sees a mask
 FEWEST_LABELS, MOST_LABELS = 2, 40
+TEMPERATURES = [round(0.05 * 1.1**step, 4) for step in range(64)]  # 0.05 to 20
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,22 @@ def common_labels(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     same = all(set(row) == set(first) for row in rows)
     fits = FEWEST_LABELS <= len(first) <= MOST_LABELS and len(set(first)) == len(first)
     return first if same and fits else ()
+
+
+def fitted_temperature(scores: Sequence[torch.Tensor], right: Sequence[int]) -> float:
+    """At which softmax(scores / T) says of rows how often they are right: T of the least −log p.
+
+    `scores`: `[K]` a row, as choices are ranked; `right`: the place of each row's label. One row of
+    which nothing is known stands beside them, so that few rows, all right, do not make it certain.
+    Temperature scaling (Guo and others, arXiv 1706.04599).
+    """
+    table, places = torch.stack(list(scores)).double(), torch.tensor(right)
+
+    def surprise(temperature: float) -> float:
+        log_p = (table / temperature).log_softmax(-1)
+        return float(-log_p[range(len(places)), places].sum() - log_p.mean())
+
+    return min(TEMPERATURES, key=surprise)
 
 
 def leading(mixture: Mixture) -> str:

@@ -269,11 +269,16 @@ def asking_strategies() -> list[Strategy]:
     return [s for s in reversed(STRATEGIES.values()) if s.asks]
 
 
+# In *similarity* a message is nobody's where *other* is twice as likely as all experts together.
+NOBODYS = 1 / 3
+
+
 @dataclass(frozen=True)
 class Controls:
     """How an answer chooses its experts.
 
-    `soft`: probabilities are the α's (else the winner takes all). `threshold`: below it the base
+    `soft`: probabilities are the α's (else the winner takes all). `threshold`: how far from chance
+    (0) to certain (1) pass 1 has to be, whatever the number of kinds (`least`); below it the base
     model answers. `mixture`: its α are used by `manual`, its strength and gains by every strategy.
     A strategy `few-shot:NAME` answers with the mixture kept under that name, plain `few-shot` with
     `mixture` itself. `override`: an expert's name, or `base`, skips pass 1 and answers with it
@@ -282,7 +287,7 @@ class Controls:
 
     strategy: str = CLASSIFIER
     soft: bool = True
-    threshold: float = 0.4
+    threshold: float = 0.1
     mixture: Mixture = field(default_factory=Mixture)
     override: str | None = None
     write: bool = False
@@ -291,8 +296,8 @@ class Controls:
         strategy_of(self.strategy)
         if not 0.0 <= self.threshold <= 1.0:
             raise T2LocalError(
-                f"The threshold is a probability, but {self.threshold:g} was given; "
-                "choose a number from 0 to 1."
+                f"The threshold is a share of the way from chance to certain, but "
+                f"{self.threshold:g} was given; choose a number from 0 to 1."
             )
 
     @property
@@ -356,13 +361,26 @@ def decide(controls: Controls, probabilities: Probabilities, skills: Sequence[st
         note = "No expert's subject: the base model answers."
     elif chosen not in skills:
         note = f"There is no expert for {chosen} here: the base model answers."
-    elif _certainty(strategy, probabilities, chosen) < controls.threshold:
-        note = f"Below the threshold of {controls.threshold:.2f}: the base model answers."
+    elif _certainty(strategy, probabilities, chosen) < least(controls, len(probabilities)):
+        bar = least(controls, len(probabilities))
+        note = f"Below the threshold of {bar:.2f} for {len(probabilities)} kinds: the base model "
+        note += "answers."
     elif controls.soft:
         alpha = {name: probabilities[name] for name in skills if name in probabilities}
     else:
         alpha = {chosen: 1.0}
     return Dispatch(strategy, dict(probabilities), chosen, sliders.with_alpha(alpha), note=note)
+
+
+def least(controls: Controls, kinds: int) -> float:
+    """The probability that pass 1 has to reach among so many kinds.
+
+    >>> round(least(Controls(threshold=0.1), 4), 3), round(least(Controls(threshold=0.1), 20), 3)
+    (0.325, 0.145)
+    """
+    together = strategy_of(controls.strategy).reads_on
+    chance = NOBODYS if together else 1.0 / max(1, kinds)
+    return chance + controls.threshold * (1.0 - chance)
 
 
 def _certainty(strategy: str, probabilities: Probabilities, chosen: str) -> float:

@@ -29,7 +29,10 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--write", action="store_true", help="also an expert that was trained to choose a label"
     )
-    parser.add_argument("--threshold", type=float, default=Controls.threshold)
+    parser.add_argument(
+        "--threshold", type=float, default=Controls.threshold, metavar="SHARE",
+        help="of the way from chance to certain; where pass 1 is less sure, the base model answers",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--temperature", type=float, default=Sampling.temperature)
     parser.add_argument("--max-new-tokens", type=int, default=256)

@@ -83,7 +83,8 @@ class Steering(TypedDict, total=False):
 
     strategy: str
     soft: bool
-    threshold: float
+    above_chance: float
+    threshold: float  # of older chats
     mixture: Mixed
 
 

@@ -126,7 +126,7 @@ def controls_json(controls: Controls) -> dict[str, Any]:
     return {
         "strategy": controls.strategy,
         "soft": controls.soft,
-        "threshold": controls.threshold,
+        "above_chance": controls.threshold,
         "mixture": mixture_json(controls.mixture),
     }
 
@@ -135,9 +135,19 @@ def controls_from_json(values: Mapping[str, Any]) -> Controls:
     return Controls(
         strategy=values.get("strategy", Controls.strategy),
         soft=bool(values.get("soft", True)),
-        threshold=float(values.get("threshold", Controls.threshold)),
+        threshold=_threshold(values),
         mixture=mixture_from_json(values.get("mixture", {})),
     )
+
+
+def _threshold(values: Mapping[str, Any]) -> float:
+    """Of older chats it is a probability, by which one of four kinds was chosen."""
+    if "above_chance" in values or "threshold" not in values:
+        return float(values.get("above_chance", Controls.threshold))
+    before = float(values["threshold"])
+    if before == 0.4:  # the default
+        return Controls.threshold
+    return 0.0 if 0.0 <= before < 0.25 else (before - 0.25) / 0.75
 
 
 def sampling_json(sampling: Sampling) -> dict[str, Any]:

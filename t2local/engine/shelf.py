@@ -157,9 +157,11 @@ class Shelf:
 
 
 def _temperature(expert: Expert) -> float:
-    """Of its policy over labels, 1 where the card does not say."""
+    """At which its probabilities are those of being right; else of its policy, else 1."""
     config = expert.training.get("config")
-    found = config.get("temperature") if isinstance(config, Mapping) else None
+    found = expert.training.get("label_temperature")
+    if found is None:
+        found = config.get("temperature") if isinstance(config, Mapping) else None
     return float(found) if isinstance(found, int | float) and 0.01 <= found <= 100 else 1.0
 
 

@@ -196,6 +196,7 @@ def asking(subject: Subject, name: str) -> Asking:
     experts = (*available.skills, reader) if reader else available.skills
     labels = list(strategy.labels(available))
     key = [kind, soft, labels, [subject.digest(expert) for expert in experts]]
+    key.append(Controls(kind, soft).threshold)
     if strategy.reads_on and subject.prints is not None:
         key.append(subject.prints.digest)
     return Asking(

@@ -14,12 +14,21 @@ from typing import Any
 import torch
 
 from t2local import paths
-from t2local.adapt.answering import CHOICE, action_of, are_preferences, check_sees
-from t2local.adapt.choosing import common_labels
+from t2local.adapt.answering import (
+    CHOICE,
+    CHOICE_ROWS,
+    action_of,
+    are_preferences,
+    check_sees,
+    score_choices,
+    sound,
+)
+from t2local.adapt.choosing import common_labels, fitted_temperature
 from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.errors import T2LocalError
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut, stamped
 from t2local.experts.prompt_print import FEWEST_PROMPTS, PromptPrint, print_of, sampled
+from t2local.models.decode.generate import Around
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress, drain
 from t2local.provenance import origin
@@ -45,6 +54,8 @@ from t2local.training.reports import (
 )
 from t2local.training.runs import Plan, Run
 from t2local.training.validation import OtherTask, Scored, as_card, forgetting, score_greedy
+
+FEWEST_CALIBRATING, MOST_CALIBRATING = 10, 160  # rows that tell how sure an expert may be
 
 
 @dataclass(frozen=True)
@@ -98,17 +109,15 @@ def train_expert(
     card = {
         **_learnt_from(source),
         "config": asdict(config),
-        "numbers": outcome.flat.numel(),
-        "steps": outcome.steps,
-        "best_step": outcome.best_step,
+        **_came_of(outcome),
         "seed": config.seed,
         "train_s": round(trained_s, 1),
         **_made_with(loaded, svf),
         "command": plan.command,
-        "curve": [round(value, 4) for value in outcome.curve],
         "held_out": held_out.as_dict(),
         "held_out_reward": _held_out_reward(base, trained),
         "forgetting": as_card(forgotten),
+        **_calibrated(loaded, method.holding(outcome.flat), source, labels),
         **_since(start, before, trained, source),
     }
     expert = None
@@ -169,6 +178,16 @@ def first_numbers(method: Method, start: Expert | None) -> torch.Tensor | None:
             f"A LoRA adapter cannot go on from '{start.name}', which is a z; leave one of them out."
         )
     return method.flat(start.z)
+
+
+def _came_of(outcome: TrainOutcome) -> dict[str, Any]:
+    """For a card: how far a run went."""
+    return {
+        "numbers": outcome.flat.numel(),
+        "steps": outcome.steps,
+        "best_step": outcome.best_step,
+        "curve": [round(value, 4) for value in outcome.curve],
+    }
 
 
 def _since(
@@ -320,6 +339,36 @@ def labels_of(rows: Sequence[Example]) -> tuple[str, ...]:
     if action_of(rows) != CHOICE:
         return ()
     return common_labels([[str(choice) for choice in row.columns["choices"]] for row in rows])
+
+
+@torch.no_grad()
+def _calibrated(
+    loaded: LoadedModel, around: Around, source: Dataset, labels: tuple[str, ...]
+) -> dict[str, float]:
+    """For the card of an expert that chooses: at which temperature its probabilities are honest.
+
+    By rows that it has not learnt from; nothing is said where there are too few.
+    """
+    rows = [] if source.leave_one_out else [*source.validation, *source.held_out]
+    rows = [row for row in rows if row.answer in labels][:MOST_CALIBRATING]
+    if len(rows) < FEWEST_CALIBRATING:
+        return {}
+    scores: list[torch.Tensor] = []
+    for first in range(0, len(rows), CHOICE_ROWS):
+        part = [
+            replace(row, columns={**row.columns, "choices": list(labels)})
+            for row in rows[first : first + CHOICE_ROWS]
+        ]
+        with around():
+            scores += [found.float().cpu() for found in score_choices(loaded, part)]
+    kept = [
+        (found, labels.index(row.answer))
+        for found, row in zip(scores, rows, strict=True)
+        if bool(sound(found))
+    ]
+    if len(kept) < FEWEST_CALIBRATING:
+        return {}
+    return {"label_temperature": fitted_temperature(*zip(*kept, strict=True))}
 
 
 def _listing_choices(source: Dataset) -> Dataset:

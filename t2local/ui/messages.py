@@ -43,7 +43,8 @@ TERMS: dict[str, str | Callable[[], str]] = {
     "goes to the unchanged base model.",
     "strategy": _who_decides,
     "soft": "Soft: every expert counts by its probability. Hard: the likeliest one answers alone.",
-    "threshold": "If pass 1 is less sure than this, the base model answers.",
+    "threshold": "How far from chance (0) to certain (1) pass 1 has to be, or the base model "
+    "answers: 0.1 among four kinds is a probability of 0.33, among twenty of 0.15.",
     "strength": "Scales the whole mixture at once: 0 is the base model, 1 as trained, 2 doubled.",
     "gains": "Finer hands: scale the change in one part of the model only, by kind of layer, by "
     "depth, or by large and small directions.",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2local.adapt.answering import answer_examples
-from t2local.adapt.choosing import Labels, common_labels, leading
+from t2local.adapt.choosing import Labels, common_labels, fitted_temperature, leading
 from t2local.adapt.dispatch import ADAPTED_ROW, BASE_ROW, Controls, Dispatched, Done, Token
 from t2local.adapt.two_pass import answer
 from t2local.models.decode.sampling import Sampling
@@ -126,3 +126,28 @@ def test_in_a_mixture_the_expert_that_weighs_most_decides(mixture, name):
 )
 def test_labels_are_what_every_row_offers(rows, labels):
     assert common_labels(rows) == labels
+
+
+def drawn(sharpness, seed, n=400, labels=3):
+    """Scores that say of each row how likely its labels are, told `sharpness` times too loudly."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 1.5 * torch.randn(n, labels, generator=generator)
+    right = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    return list(sharpness * logits), right.tolist()
+
+
+@pytest.mark.parametrize("sharpness", [0.2, 1.0, 5.0])
+def test_at_the_fitted_temperature_rows_are_right_as_often_as_it_says(sharpness):
+    scores, right = drawn(sharpness, 0)
+    temperature = fitted_temperature(scores, right)
+    assert temperature == pytest.approx(sharpness, rel=0.25)
+    shares = (torch.stack(drawn(sharpness, 1)[0]) / temperature).softmax(-1)
+    sure, place = shares.max(-1)
+    hits = place == torch.tensor(drawn(sharpness, 1)[1])
+    assert float(hits.float().mean()) == pytest.approx(float(sure.mean()), abs=0.06)
+
+
+def test_a_few_rows_that_are_all_right_do_not_make_it_certain():
+    scores = [torch.tensor([1.0, 0.0, 0.0])] * 12
+    temperature = fitted_temperature(scores, [0] * 12)
+    assert 0.9 < float((scores[0] / temperature).softmax(-1)[0]) < 0.99

@@ -13,6 +13,7 @@ from t2local.adapt.dispatch import (
     decide,
     first_pass,
     label_probabilities,
+    least,
     offered,
     without_question,
 )
@@ -27,7 +28,7 @@ LABELS = ("math", "code", "other")
 ASKED = ("What is 2 + 2?", "Write a loop in Python, please.", "hello there")
 
 
-def controls(soft=True, threshold=0.4):
+def controls(soft=True, threshold=0.1):
     return Controls("prompt", soft, threshold, WHEEL)
 
 
@@ -50,7 +51,7 @@ def test_strength_and_gains_are_the_wheels_but_its_alphas_are_not():
     ("shares", "threshold", "word"),
     [
         ({"math": 0.2, "other": 0.8}, 0.0, "subject"),
-        ({"math": 0.6, "other": 0.4}, 0.7, "threshold"),
+        ({"math": 0.6, "other": 0.4}, 0.7, "threshold of 0.85 for 2 kinds"),
         ({"law": 0.9, "other": 0.1}, 0.0, "law"),
     ],
 )
@@ -60,6 +61,23 @@ def test_other_low_confidence_and_missing_experts_go_to_the_base_with_a_word(
     decision = decide(controls(threshold=threshold), shares, EXPERTS)
     assert decision.mixture.is_base
     assert word in decision.note
+
+
+@pytest.mark.parametrize(("kinds", "winner"), [(4, 0.34), (4, 0.33), (20, 0.15), (2, 0.56)])
+def test_a_winner_is_kept_by_how_many_it_has_beaten(kinds, winner):
+    """0.34 is little of two kinds, and much of twenty."""
+    rest = (1 - winner) / (kinds - 1)
+    shares = {f"kind {n}": rest for n in range(kinds - 1)} | {"math": winner}
+    experts = tuple(shares)
+    assert not decide(Controls("prompt"), shares, experts).mixture.is_base
+    nearly = 1 / kinds + 0.05 * (1 - 1 / kinds)
+    weak = dict.fromkeys(shares, (1 - nearly) / (kinds - 1)) | {"math": nearly}
+    assert decide(Controls("prompt"), weak, experts).mixture.is_base
+
+
+def test_by_similarity_the_bar_does_not_depend_on_how_many_experts_there_are():
+    for kinds in (2, 4, 20):
+        assert least(Controls("similarity"), kinds) == pytest.approx(0.4)
 
 
 def test_probabilities_sum_to_one_over_the_labels(workshop):

@@ -231,6 +231,8 @@ MESSAGE_FAULTS = [
     ("images", [3], ()),
 ]
 CHAT_FAULTS = [
+    ("controls", {"above_chance": 1.5}, {}),
+    ("controls", {"above_chance": NAN}, {}),
     ("title", 3, "New chat"),
     ("title", "x" * 2000, "New chat"),
     ("system_prompt", [], ""),
@@ -308,3 +310,15 @@ def test_a_larger_chat_of_a_version_before_is_read_up_to_four_times_as_large(sto
     assert store.load(chat.id) == chat
     with pytest.raises(T2LocalError, match="go on in a new chat"):
         store.save(chat)
+
+
+@pytest.mark.parametrize(
+    ("kept", "threshold"),
+    [({}, 0.1), ({"threshold": 0.4}, 0.1), ({"threshold": 0.7}, 0.6), ({"threshold": 0.1}, 0.0),
+     ({"threshold": 1.0}, 1.0), ({"above_chance": 0.4}, 0.4),
+     ({"above_chance": 0.3, "threshold": 0.9}, 0.3)],
+)  # fmt: skip
+def test_a_threshold_of_an_older_chat_means_the_same_among_four_kinds(kept, threshold):
+    found = controls_from_json(kept)
+    assert found.threshold == pytest.approx(threshold)
+    assert controls_from_json(controls_json(found)) == found

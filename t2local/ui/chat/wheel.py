@@ -219,7 +219,7 @@ def _create_decision() -> tuple[gr.Dropdown, gr.Radio, gr.Slider]:
     _part("soft_note")
     threshold = gr.Slider(
         0.0, 1.0, Controls.threshold, step=0.05, label="threshold", elem_id="threshold",
-        info="less sure than this: the base model answers",
+        info="of the way from chance to certain; less sure: the base model answers",
     )  # fmt: skip
     return strategy, soft, threshold
 
