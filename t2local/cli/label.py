@@ -21,6 +21,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("file", type=Path, help="CSV, TSV, JSON, JSONL, Parquet or a spreadsheet")
     parser.add_argument("--expert", required=True, metavar="NAME")
     parser.add_argument("--column", default="", metavar="NAME", help="the one to be labelled")
+    parser.add_argument("--no-header", action="store_true", help="the first row is a row as well")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help=f"{', '.join(KINDS)}; default: beside the file"
     )
@@ -36,7 +37,9 @@ def run(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None])
     """Label, write and report. What was done is kept: after Ctrl + C the same command goes on."""
     source = paths.named(str(arguments.file))
     out = _out(source, arguments.out)
-    plan = LabelPlan(str(source), arguments.expert, arguments.column, arguments.doubt)
+    plan = LabelPlan(
+        str(source), arguments.expert, arguments.column, arguments.doubt, arguments.no_header
+    )
     engine = Engine(arguments.model, arguments.quantize, arguments.basis).load(log_progress)
     work = engine.labelling.label(plan, kind=out.suffix.lower())
     content, summary = drain(work, log_progress)
@@ -68,5 +71,6 @@ def _told(summary: LabelSummary) -> dict[str, Any]:
         "left_out": len(summary.left_out),
     }
     if summary.answered:
-        told["agreed"] = f"{summary.agreed} of {summary.answered} that had a label"
+        had = f"{summary.answered} that had a label in '{summary.known}'"
+        told["agreed"] = f"{summary.agreed} of {had}"
     return told

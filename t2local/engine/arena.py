@@ -55,6 +55,7 @@ from t2local.svf import Mixture
 from t2local.tasks.unlabelled import inert
 from t2local.untrusted import check_encodes
 
+JOB = "pair-"  # before whose it is, and its own id
 DIGITS = 8  # of a digest
 MOST_CHATS = 200  # the newest, in which questions are looked for
 LONGEST_PROMPT = 20_000  # characters
@@ -171,6 +172,7 @@ class BlindPairWork(Work):
         sampling: Sampling,
     ) -> None:
         super().__init__(id, "two answers", 2)
+        self.battle = uuid.uuid4().hex
         self.engine, self.prompt, self.pair, self.sampling = engine, prompt, pair, sampling
         self.pair_id = ""  # of the verdict, once it is laid down
 
@@ -187,6 +189,7 @@ class BlindPairWork(Work):
         return "Both answers are there."
 
     def _write(self, contender: Contender, number: int, job: Job) -> Written:
+        self._check(contender)
         request = ChatRequest(_turns(self.prompt), contender.controls, self.sampling)
         text, mixture = "", {}
         with closing(self.engine.answer(f"{self.id}-{number}", request, job.cancel)) as events:
@@ -195,14 +198,20 @@ class BlindPairWork(Work):
                     mixture = mixture_json(event.dispatch.mixture)
                 elif isinstance(event, Token) and event.row == ADAPTED_ROW:
                     text += event.text
+        self._check(contender)
         return Written(contender, spoken(text), mixture)
+
+    def _check(self, contender: Contender) -> None:
+        """Raise `T2LocalError` where it is not any more what its key says."""
+        if contender.key not in {each.key for each in self.engine.contenders()}:
+            raise T2LocalError(f"'{contender.label}' was changed while it was asked; ask again.")
 
     def _lay(self, first: Written, second: Written, kind: str) -> str:
         flipped = random.SystemRandom().random() < 0.5
         vote = Vote((first.contender.key, second.contender.key), second.text, flipped, kind=kind)
         verdict = Verdict(
-            pair_id(self.id, (first.text, second.text)),
-            self.id,
+            pair_id(self.battle, (first.text, second.text)),
+            self.battle,
             _turns(self.prompt),
             first.text,
             mixture=first.mixture,
@@ -278,7 +287,7 @@ def standings(
 
     `known`: the contenders that there are, for their labels.
     """
-    here = [v for v in verdicts if v.vote is not None and v.vote.said and v.model == model]
+    here = _different([v for v in verdicts if v.vote and v.vote.said and v.model == model])
     votes = counted((*v.vote.contenders, v.vote.winner) for v in here)
     order = ranked(votes)
     if not order:
@@ -292,8 +301,17 @@ def standings(
         len(here),
         sides[A],
         sides[A] + sides[B],
-        len(verdicts) - len(here),
+        sum(v.model != model for v in verdicts),
     )
+
+
+def _different(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Without votes on answers that had been seen, with their names: the first one counts."""
+    once = {}
+    for verdict in sorted(verdicts, key=lambda v: v.given):
+        seen = verdict.question, frozenset(verdict.vote.contenders), frozenset(verdict.sides)
+        once.setdefault(seen, verdict)
+    return list(once.values())
 
 
 def _by_size(votes: Votes) -> list[tuple[tuple[str, str], Tally]]:
@@ -326,17 +344,21 @@ def _pair(
     own = score({(first, second): tally}, first, second)
     assert own is not None, pair
     labels = label_of(first, known), label_of(second, known)
-    return PairStanding(*labels, tally, own, is_clear(tally), more_votes(tally), tuple(by_kind))
+    clear, more = is_clear(tally, len(votes)), more_votes(tally, len(votes))
+    return PairStanding(*labels, tally, own, clear, more, tuple(by_kind))
 
 
 # --- What a page asks for.
 
 
 class Arena:
-    """Blind pairs at one engine, or at one seat of it. From any thread."""
+    """Blind pairs at one engine, or at one seat of it. From any thread.
 
-    def __init__(self, jobs: Jobs, engine: Speaker) -> None:
-        self._jobs, self._engine = jobs, engine
+    `scope`: sets apart the pairs of several seats that share their `jobs`.
+    """
+
+    def __init__(self, jobs: Jobs, engine: Speaker, scope: str = "") -> None:
+        self._jobs, self._engine, self._prefix = jobs, engine, JOB + scope
 
     def start(self, prompt: str, keys: Sequence[str], sampling: Sampling) -> str:
         """Let two of the contenders answer; the id of the job. Raises `T2LocalError`.
@@ -361,7 +383,8 @@ class Arena:
         if sampling.seed is None:  # both draw the same random numbers
             sampling = replace(sampling, seed=random.SystemRandom().randrange(2**31))
         both = known[pair[0]], known[pair[1]]
-        work = BlindPairWork(uuid.uuid4().hex, self._engine, prompt.strip(), both, sampling)
+        id = self._prefix + uuid.uuid4().hex
+        work = BlindPairWork(id, self._engine, prompt.strip(), both, sampling)
         return self._jobs.start(work)
 
     def _next_pair(self, keys: Sequence[str]) -> tuple[str, str]:
@@ -388,8 +411,8 @@ class Arena:
 
     def battle(self, id: str) -> Battle:
         """By the id of its job while it is written, or of the pair. Raises `T2LocalError`."""
-        job = self._jobs.find(id)
-        if job is not None and isinstance(job.work, BlindPairWork):
+        job = self._own(id)
+        if job is not None:
             if job.work.pair_id:
                 return self._shown(self._engine.verdicts.pair(job.work.pair_id))
             status = self._jobs.status(id)
@@ -399,12 +422,20 @@ class Arena:
         return self._shown(self._engine.verdicts.pair(id))
 
     def awaited(self) -> Battle | None:
-        """The newest pair that waits for its vote."""
+        """The pair that is being written, else the newest that waits for its vote."""
+        live = [s.id for s in self._jobs.live(BLIND_PAIR) if s.id.startswith(self._prefix)]
+        if live:
+            return self.battle(live[-1])
         found = self._engine.verdicts.awaited()
         return self._shown(found[0]) if found else None
 
     def stop(self, id: str) -> None:
-        self._jobs.stop(id)
+        """Nothing happens to one that is written already."""
+        if self._own(id) is not None:
+            self._jobs.stop(id)
+
+    def _own(self, id: str) -> Job | None:
+        return self._jobs.find(id) if id.startswith(self._prefix) else None
 
     def vote(self, id: str, said: str) -> Battle:
         """Raises `T2LocalError` for a pair that is gone, or that was voted on otherwise."""
@@ -435,7 +466,8 @@ class Arena:
         battle = Battle(pair.id, pair.question, pair.sides, pair.vote.said)
         if not pair.vote.said:
             return battle
-        known, mixtures = self._known(), (pair.mixture, pair.over_mixture)
+        known = self._known()
+        mixtures = _named(pair.mixture, known), _named(pair.over_mixture, known)
         first, second = (label_of(key, known) for key in pair.vote.sides)
         return replace(
             battle,
@@ -443,6 +475,13 @@ class Arena:
             mixtures=mixtures[::-1] if pair.vote.flipped else mixtures,
             kind=pair.vote.kind,
         )
+
+
+def _named(mixture: Mapping[str, Any], known: Collection[Contender]) -> Mapping[str, Any]:
+    """Of an earlier version the label instead of the name that it has in mixtures."""
+    labels = {n: each.label for each in known for n in each.controls.mixture.experts}
+    alpha = {labels.get(name, name): a for name, a in mixture.get("alpha", {}).items()}
+    return {**mixture, "alpha": alpha}
 
 
 def _row(verdict: Verdict) -> dict[str, str]:

@@ -365,7 +365,7 @@ class Seat:
         self._shared = engine if account.owns else Limited(engine, GUEST_MAY)
         self._scope = f"{account.name}."  # no name has a dot
         self.answers = Answers(engine.jobs, self, self._scope)
-        arena = Arena(engine.jobs, self)
+        arena = Arena(engine.jobs, self, self._scope)
         self.arena = arena if account.owns else Limited(arena, {})
         self.jobs = OwnJobs(engine.jobs, account, JOB + self._scope)
 

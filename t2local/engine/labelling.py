@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2local import paths
-from t2local.adapt.answering import CHOICE, batches, prompt_ids
+from t2local.adapt.answering import CHOICE, batches, check_sees, prompt_ids
 from t2local.adapt.applier import holding
 from t2local.adapt.choosing import Choice, Labels, choose_each
 from t2local.engine.job_record import LABELLING, JobStatus, Record, new_id
@@ -26,11 +26,10 @@ from t2local.experts import Expert
 from t2local.models.decode.out_of_memory import Work as Worded
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.progress import FINISHED, CancelToken, Progress
-from t2local.tasks.rows import Example
+from t2local.tasks.rows import Example, text_of
 from t2local.tasks.unlabelled import (
     AskedRow,
     Unlabelled,
-    inert,
     kind_of,
     read_unlabelled,
     with_columns,
@@ -40,6 +39,8 @@ from t2local.untrusted import check_encodes, read_document, read_lines, typed
 
 WORDS = Worded("This labelling", "give it shorter rows")
 DOUBT = 0.5  # of the way from chance to certain, below which a label is doubtful
+ROUNDING = 1e-6  # of probabilities
+SHOWN, LONGEST, WIDEST = 60, 300, 6  # rows, characters and columns of a table that is looked at
 MOST_TEXTS = 256  # of one request
 TOO_LONG = "too long for this model, or it gave NaN"
 
@@ -52,6 +53,7 @@ class LabelPlan:
     expert: str
     column: str = ""
     doubt: float = DOUBT
+    without_header: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.doubt <= 1.0:
@@ -70,8 +72,9 @@ class Labelled(NamedTuple):
 class LabelSummary:
     """What came of a table. `labels`: how often each; `doubtful`, `unlabelled`: rows.
 
-    `answered`: rows that had one of the labels already, `agreed` of them got the same. `left_out`:
-    (number, reason) of rows that could not be read and are not in the file.
+    `known`: a column that has such labels already, "" for none; of the `answered` rows in it
+    `agreed` got the same. `left_out`: (number, reason) of rows that could not be read and are not
+    in the file. `columns`, `first`: of the file, what was added first; cut to be looked at.
     """
 
     rows: int
@@ -79,9 +82,12 @@ class LabelSummary:
     doubtful: int
     unlabelled: int
     column: str
+    known: str = ""
     answered: int = 0
     agreed: int = 0
     left_out: tuple[tuple[int, str], ...] = ()
+    columns: tuple[str, ...] = ()
+    first: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ class Labelling(OnModel):
     def start(self, plan: LabelPlan) -> str:
         """Begin and give the id. Raises `T2LocalError` for what cannot be labelled."""
         self._chooser(plan.expert)
-        read_unlabelled(Path(plan.source), plan.column)  # told now, not from the job
+        self._table(plan)  # told now, not from the job
         plan = replace(plan, source=str(keep_file(plan.source)))
         return self.jobs.start(LabelWork(new_id(Path(plan.source).stem), plan, self))
 
@@ -202,26 +208,35 @@ class Labelling(OnModel):
         Raises `T2LocalError`, `Cancelled`; what was labelled until then is kept.
         """
         with self.uses.of("A table that is labelled"):
-            table = read_unlabelled(Path(plan.source), plan.column)
-            found = yield from self.rows(plan, table.rows, cancel)
-        doubtful = _doubtful(plan, len(self._chooser(plan.expert)[1].names))
+            table, chooser = self._table(plan), self._chooser(plan.expert)
+            found = yield from self._rows(plan, table.rows, chooser, cancel)
+        bar = _bar(plan, len(chooser[1].names))
         more = [
             {
-                "label": inert(one.label),
+                "label": one.label,
                 "probability": f"{one.probability:.3f}" if one.label else "",
-                "doubtful": one.problem or ("yes" if one.probability < doubtful else ""),
+                "doubtful": one.problem or ("yes" if one.probability < bar else ""),
             }
             for one in found
         ]
         content = with_columns(table, more, kind or kind_of(Path(plan.source)))
-        return content, _summary(table, found, doubtful)
+        return content, _summary(table, found, more, chooser[1].names)
 
-    def rows(
-        self, plan: LabelPlan, rows: tuple[AskedRow, ...], cancel: CancelToken | None = None
+    def _table(self, plan: LabelPlan) -> Unlabelled:
+        table = read_unlabelled(Path(plan.source), plan.column, plan.without_header)
+        check_sees(self.model()[0], [asked.example for asked in table.rows if asked.example])
+        return table
+
+    def _rows(
+        self,
+        plan: LabelPlan,
+        rows: tuple[AskedRow, ...],
+        chooser: tuple[Expert, Labels],
+        cancel: CancelToken | None,
     ) -> Generator[Progress, None, list[Labelled]]:
-        """The labels of rows, in order. Raises `T2LocalError`, `Cancelled`."""
+        """The labels of rows, in order. The expert may be changed meanwhile."""
         loaded, svf = self.model()
-        expert, labels = self._chooser(plan.expert)
+        expert, labels = chooser
         kept = _Kept.of(plan, expert, labels, [loaded.name, svf.fingerprint(), loaded.dtype])
         found = {place: one for place, one in kept.read().items() if place < len(rows)}
         for place, asked in enumerate(rows):
@@ -254,36 +269,60 @@ class Labelling(OnModel):
         return shelf.usable[name], shelf.choosers[name]
 
 
-def _doubtful(plan: LabelPlan, count: int) -> float:
-    """The probability below which one of `count` labels is doubtful."""
+def _bar(plan: LabelPlan, count: int) -> float:
+    """The probability below which one of `count` labels is doubtful; at chance none is."""
     chance = 1.0 / count
-    return chance + plan.doubt * (1.0 - chance)
+    return chance + plan.doubt * (1.0 - chance) - ROUNDING
 
 
 def _labelled(choice: Choice | None) -> Labelled:
     if choice is None:
         return Labelled("", 0.0, TOO_LONG)
-    return Labelled(choice.label, round(choice.shares[choice.label], 4))
+    return Labelled(choice.label, choice.shares[choice.label])
 
 
-def _summary(table: Unlabelled, found: list[Labelled], doubtful: float) -> LabelSummary:
+def _summary(
+    table: Unlabelled,
+    found: Sequence[Labelled],
+    more: Sequence[Mapping[str, str]],
+    names: Sequence[str],
+) -> LabelSummary:
     labels = Counter(one.label for one in found if one.label)
-    right = [
-        (asked.example.answer, one.label)
+    known = _known(table, names)
+    pairs = [
+        (text_of(asked.row.cells.get(known)).strip(), one.label)
         for asked, one in zip(table.rows, found, strict=True)
-        if asked.example is not None and one.label
     ]
-    answered = [(answer, label) for answer, label in right if answer in labels]
+    answered = [(own, label) for own, label in pairs if known and label and own in names]
+    own = table.columns[:WIDEST]
+    first = [
+        (*said.values(), *(text_of(asked.row.cells.get(name))[:LONGEST] for name in own))
+        for asked, said in zip(table.rows[:SHOWN], more, strict=False)
+    ]
     return LabelSummary(
         len(found),
         dict(labels.most_common()),
-        sum(bool(one.label) and one.probability < doubtful for one in found),
+        sum(said["doubtful"] == "yes" for said in more),
         sum(not one.label for one in found),
         table.prompt,
+        known,
         len(answered),
-        sum(answer == label for answer, label in answered),
+        sum(own == label for own, label in answered),
         table.bad,
+        (*(more[0] if more else ()), *own),
+        tuple(first),
     )
+
+
+def _known(table: Unlabelled, names: Sequence[str]) -> str:
+    """The column, what is asked aside, of which most cells are one of the labels."""
+    asks = {table.prompt, *table.context}
+    for column in table.columns:
+        cells = [text_of(asked.row.cells.get(column)).strip() for asked in table.rows]
+        cells = [cell for cell in cells if cell]
+        if column not in asks and 2 * sum(cell in names for cell in cells) > len(cells):
+            return column
+    return ""
 
 
 def _plan(id: str, settings: Mapping[str, Any]) -> LabelPlan:

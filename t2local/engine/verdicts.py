@@ -210,11 +210,11 @@ class Verdicts:
         assert pair.vote is not None, pair.id
         vote = replace(pair.vote, said=SAME if pair.answer == pair.vote.other else "")
         laid = replace(pair, vote=vote, given=time.time())
-        old = [v for v in self.awaited() if v.given < laid.given - KEPT_S]
-        with self._changing():
-            for verdict in old:
-                with paths.saving(self._path(verdict.id)):
-                    self._path(verdict.id).unlink(missing_ok=True)
+        with self._changing():  # nobody votes meanwhile
+            for verdict in self.awaited():
+                if verdict.given < laid.given - KEPT_S:
+                    with paths.saving(self._path(verdict.id)):
+                        self._path(verdict.id).unlink(missing_ok=True)
             self._write(laid)
         return laid
 
@@ -334,8 +334,11 @@ def _decided(pair: Verdict, said: str) -> Verdict:
 
 
 def pair_id(battle: str, answers: tuple[str, str]) -> str:
-    """The id of a blind pair: `battle` has a chat's id's form, and is no chat's."""
-    return f"{battle}-{_digest(battle, *answers).hex()}"
+    """The id of a blind pair: `battle` has a chat's id's form, and is no chat's.
+
+    It does not tell which answer is whose.
+    """
+    return f"{battle}-{_digest(battle, *sorted(answers)).hex()}"
 
 
 def spoken(text: str) -> str:

@@ -113,16 +113,17 @@ def evidence(tally: Tally) -> float:
     return math.exp(min(700.0, _log_evidence(tally.wins, tally.losses)))
 
 
-def is_clear(tally: Tally) -> bool:
-    return evidence(tally) >= ENOUGH
+def is_clear(tally: Tally, pairs: int = 1) -> bool:
+    """`pairs`: of how many this is one; that any even one of them is called clear is the 5 %."""
+    return evidence(tally) >= ENOUGH * pairs
 
 
-def more_votes(tally: Tally) -> int | None:
+def more_votes(tally: Tally, pairs: int = 1) -> int | None:
     """About how many more until it is clear, if they go on as so far; 0 where it is.
 
     None where more than `MOST_MORE` would be needed, and where nothing was decided yet.
     """
-    if is_clear(tally):
+    if is_clear(tally, pairs):
         return 0
     if not tally.decided:
         return None
@@ -130,7 +131,7 @@ def more_votes(tally: Tally) -> int | None:
     decided = (tally.decided + 1) / (tally.n + 1)  # of all votes
     for more in range(1, MOST_MORE + 1):
         wins, losses = tally.wins + share * more, tally.losses + (1 - share) * more
-        if _log_evidence(wins, losses) >= math.log(ENOUGH):
+        if _log_evidence(wins, losses) >= math.log(ENOUGH * pairs):
             return math.ceil(more / decided) if more / decided <= MOST_MORE else None
     return None
 

@@ -8,8 +8,9 @@ that could be read, in their order, under the same delimiter.
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,22 @@ from t2local.errors import T2LocalError
 from t2local.tasks.columns import Plan, Table, UnusableRows, Wanted, plan_of
 from t2local.tasks.delimited import delimiter_of
 from t2local.tasks.encodings import decoded
-from t2local.tasks.files import asked_of, example_of
-from t2local.tasks.rows import Example, Row, shown
+from t2local.tasks.files import example_of
+from t2local.tasks.rows import Example, Row, RowsRead, shown
 from t2local.tasks.tables import read_rows
 
-STAND_IN = "answer"  # a column that is added where nothing says what is right
+STAND_IN = "answer"  # a column that is added, for a table to be read as one to train on
 CSV, TSV, JSONL = ".csv", ".tsv", ".jsonl"
 KINDS = (CSV, TSV, JSONL)
 DELIMITERS = (",", ";", "\t")  # of what is written; others are read alone
+MARKS = (*DELIMITERS, "|", '"', "{", "[")  # a header with one of these is not one name
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 
 
 @dataclass(frozen=True)
 class AskedRow:
-    """`example`: what a model is asked, its answer where the file has one; None: see `problem`."""
+    """`example`: what a model is asked, without an answer; None: see `problem`."""
 
     row: Row
     example: Example | None
@@ -52,59 +55,86 @@ class Unlabelled:
     note: str = ""
 
 
-def columns_of(path: Path) -> tuple[str, ...]:
-    """The columns of a table. Raises `T2LocalError` for what is none."""
-    read = read_rows(path)
-    return tuple(dict.fromkeys(column for row in read.rows for column in row.cells))
-
-
-def read_unlabelled(path: Path, column: str = "") -> Unlabelled:
-    """`column`: the one that asks, "" to detect it.
+def read_unlabelled(path: Path, column: str = "", without_header: bool = False) -> Unlabelled:
+    """`column`: the one that asks, "" to detect it. `without_header`: the first row is one too.
 
     Raises `T2LocalError` for what is no table, and where it is unclear which column asks.
     """
-    name, wanted = shown(path.name), Wanted(prompt=column)
-    read = read_rows(path)
-    if not read.rows:
-        raise T2LocalError(f"'{name}' has no rows that can be read; add some to be labelled.")
-    columns = tuple(dict.fromkeys(column for row in read.rows for column in row.cells))
-    table = Table(columns, tuple(read.rows), read.encoding, note=read.note)
-    plan, answered = _plan(name, table, wanted)
-    rows = tuple(_asked(row, plan, answered, path.parent) for row in read.rows)
-    delimiter = _delimiter(path, read.encoding)
+    name, wanted = shown(path.name), Wanted(prompt=column, without_header=without_header)
+    read = _read(path, without_header)
+    table = Table(_columns(read.rows), tuple(read.rows), read.encoding, note=read.note)
+    if len(table.columns) == 1:
+        wanted = replace(wanted, prompt=column or table.columns[0])
+    plan = _plan(name, table, wanted)
+    rows = tuple(_asked(row, plan, path.parent) for row in read.rows)
     bad = tuple((number, reason) for number, reason in read.bad)
-    return Unlabelled(columns, rows, plan.prompt, plan.context, bad, delimiter, read.note)
+    delimiter = _delimiter(path, read.encoding)
+    return Unlabelled(table.columns, rows, plan.prompt, plan.context, bad, delimiter, read.note)
 
 
-def _plan(name: str, table: Table, wanted: Wanted) -> tuple[Plan, bool]:
-    """How rows are read, and whether they have answers."""
+def columns_of(path: Path, without_header: bool = False) -> tuple[str, ...]:
+    """The columns of a table. Raises `T2LocalError` for what is none."""
+    return _columns(_read(path, without_header).rows)
+
+
+def _columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(column for row in rows for column in row.cells))
+
+
+def _read(path: Path, without_header: bool) -> RowsRead:
+    """All rows; of a list of texts under one name each line is a row, whatever stands in it."""
+    read = read_rows(path, without_header=without_header)
+    if read.bad and read.encoding and (listed := _one_a_line(path, read.encoding)):
+        return replace(read, rows=listed, bad=())
+    if not read.rows:
+        why = f"row {read.bad[0][0]}: {read.bad[0][1].rstrip('.')}" if read.bad else "it has none"
+        raise T2LocalError(
+            f"'{shown(path.name)}' has no rows that can be read ({why}); give it a row with the "
+            "columns' names and a row for each text, with quotes around cells that need them."
+        )
+    return read
+
+
+def _one_a_line(path: Path, encoding: str) -> list[Row]:
+    """The lines below a name that stands alone; [] where they may be something else."""
+    text = decoded(path.name, path.read_bytes(), encoding).text
+    header, *lines = text.strip("\ufeff\r\n ").splitlines() or [""]
+    alone = header.strip() and not any(mark in header for mark in MARKS)
+    if not alone or any(line.startswith('"') for line in lines):
+        return []
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, 2)]
+    return [Row(number, {header.strip(): line}) for number, line in numbered if line]
+
+
+def _plan(name: str, table: Table, wanted: Wanted) -> Plan:
+    """How rows are asked. What they are asked with is found as in training, their answer aside."""
+    if wanted.prompt and wanted.prompt not in table.columns:
+        plan_of(name, table, wanted)  # which says so
     try:
-        return plan_of(name, table, wanted), True
+        found = plan_of(name, table, wanted)
+        wanted = replace(wanted, prompt=found.prompt, context=found.context)
+    except UnusableRows:  # no answer, or one that training would ask more about
+        pass
+    answer = _free(STAND_IN, table.columns)
+    rows = tuple(Row(row.number, {**row.cells, answer: "?"}) for row in table.rows)
+    filled = Table((*table.columns, answer), rows, table.encoding)
+    try:
+        return plan_of(name, filled, replace(wanted, answer=answer))
     except UnusableRows as error:
-        if wanted.prompt and wanted.prompt not in table.columns:
-            raise
-        rows = tuple(Row(row.number, {**row.cells, STAND_IN: "?"}) for row in table.rows)
-        filled = Table((*table.columns, STAND_IN), rows, table.encoding)
-        try:
-            return plan_of(name, filled, Wanted(prompt=wanted.prompt, answer=STAND_IN)), False
-        except UnusableRows:
-            raise T2LocalError(
-                f"Which column of '{name}' is to be labelled is unclear; choose one of "
-                f"{', '.join(shown(c, 30) for c in table.columns[:12])}."
-            ) from error
+        raise T2LocalError(
+            f"Which column of '{name}' is to be labelled is unclear; choose one of "
+            f"{', '.join(shown(c, 30) for c in table.columns[:12])}."
+        ) from error
 
 
-def _asked(row: Row, plan: Plan, answered: bool, folder: Path) -> AskedRow:
-    if answered:
-        try:
-            return AskedRow(row, example_of(row.cells, plan, folder, False))
-        except (ValueError, T2LocalError):
-            pass  # its answer may be what is missing
+def _asked(row: Row, plan: Plan, folder: Path) -> AskedRow:
+    """As in training, its pictures too; what it says of a label counts for nothing."""
+    cells = {n: v for n, v in row.cells.items() if n != "label" or n in plan.used}
     try:
-        prompt, _, columns, _ = asked_of(row.cells, plan)
+        example = example_of({**cells, plan.answer: "?"}, plan, folder, False)
     except (ValueError, T2LocalError) as reason:
         return AskedRow(row, None, str(reason).rstrip("."))
-    return AskedRow(row, Example(prompt, "", columns))
+    return AskedRow(row, replace(example, answer=""))
 
 
 def _delimiter(path: Path, encoding: str) -> str:
@@ -117,7 +147,7 @@ def _delimiter(path: Path, encoding: str) -> str:
 # --- The table given back.
 
 
-def with_columns(table: Unlabelled, more: Sequence[Mapping[str, Any]], kind: str) -> bytes:
+def with_columns(table: Unlabelled, more: Sequence[Mapping[str, str]], kind: str) -> bytes:
     """The table with what `more` says of each row, as a file of a `kind` of `KINDS`.
 
     A name that the table has already gets " (t2local)" after it. Raises `T2LocalError`.
@@ -125,8 +155,9 @@ def with_columns(table: Unlabelled, more: Sequence[Mapping[str, Any]], kind: str
     if kind not in KINDS:
         raise T2LocalError(f"A table is written as {', '.join(KINDS)}, not as '{shown(kind)}'.")
     names = {name: _free(name, table.columns) for name in (more[0] if more else ())}
+    safe = str if kind == JSONL else inert
     rows = [
-        {**asked.row.cells, **{names[n]: v for n, v in said.items()}}
+        {**asked.row.cells, **{names[n]: safe(v) for n, v in said.items()}}
         for asked, said in zip(table.rows, more, strict=True)
     ]
     if kind == JSONL:
@@ -148,8 +179,13 @@ def kind_of(path: Path) -> str:
 
 
 def inert(text: str) -> str:
-    """A text that no spreadsheet runs, where somebody else may have made it."""
-    return f"'{text}" if len(text) > 1 and text.startswith(FORMULA) else text
+    """A text that no spreadsheet runs, where somebody else may have made it.
+
+    >>> inert("=1+1"), inert("-1"), inert("+")
+    ("'=1+1", '-1', '+')
+    """
+    harmless = len(text) < 2 or _NUMBER.fullmatch(text)
+    return f"'{text}" if text.startswith(FORMULA) and not harmless else text
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

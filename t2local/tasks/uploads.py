@@ -445,8 +445,8 @@ def keep_file(path: str) -> Path:
     source, folder = Path(path), paths.home() / "data"
     if source.resolve().is_relative_to(folder.resolve()):
         return source
-    content = source.read_bytes()
-    kept = folder / hashlib.sha256(content).hexdigest()[:12] / source.name
+    content, short = source.read_bytes(), f"{source.stem[:50]}{source.suffix}"
+    kept = folder / hashlib.sha256(content).hexdigest()[:12] / short
     if not kept.is_file():
         with paths.atomic_write(kept) as temporary:
             temporary.write_bytes(content)

@@ -76,7 +76,8 @@ TERMS: dict[str, str | Callable[[], str]] = {
     "Bradley–Terry": "A model of who wins against whom: each contender has one strength, and the "
     "difference of two says how often the one is preferred. So votes on other pairs count too. An "
     "interval is right for a number of votes that was fixed before; whether a pair is clear is "
-    "told by a stricter rule, which may be looked at after every vote.",
+    "told by a stricter rule, which may be looked at after every vote and counts how many pairs "
+    "there are.",
     "oracle": "For each question the base model or the single expert that was right, if any was: "
     "what a dispatcher that never errs would reach.",
     "95 % interval": "The range in which the true share lies with 95 % confidence. Two strategies "

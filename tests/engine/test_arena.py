@@ -4,18 +4,19 @@ import csv
 import io
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from t2local.adapt.dispatch import BASE, MANUAL, Controls
-from t2local.engine.arena import Arena, Contender, contenders_of, standings
+from t2local.engine.arena import Arena, BlindPairWork, Contender, contenders_of, standings
 from t2local.engine.lessons import lessons_of
 from t2local.engine.verdicts import BAD, KEPT_S, SAME, TIE, A, B, Verdict, Verdicts, Vote, pair_id
 from t2local.errors import T2LocalError
 from t2local.experts import Expert
 from t2local.models.decode.sampling import Sampling
-from t2local.progress import FINISHED
+from t2local.progress import FINISHED, CancelToken
 from t2local.svf import Mixture
 from tests.ui.fake_engine import FakeEngine
 
@@ -133,6 +134,64 @@ def test_what_nobody_votes_on_goes_after_a_week(engine, monkeypatch):
     monkeypatch.setattr("t2local.engine.verdicts.time.time", lambda: now + KEPT_S + 60)
     fresh = written(engine)
     assert [pair.id for pair in engine.verdicts.awaited()] == [fresh.id]
+
+
+def test_a_vote_that_comes_while_old_pairs_go_is_kept(engine, monkeypatch):
+    battle = written(engine)
+    now, cast = engine.verdicts.awaited()[0].given, Verdicts.cast
+    other = Verdicts(engine.chats.folder)
+    monkeypatch.setattr("t2local.engine.verdicts.time.time", lambda: now + KEPT_S + 60)
+    reading = engine.verdicts.awaited
+
+    def voted_meanwhile():
+        found = reading()
+        if not other.votes():
+            with pytest.raises(T2LocalError, match="writing down"):
+                cast(other, battle.id, A)
+        return found
+
+    monkeypatch.setattr("t2local.engine.verdicts.locks.PATIENCE_S", 0.1, raising=False)
+    monkeypatch.setattr(engine.verdicts, "awaited", voted_meanwhile)
+    written(engine)
+
+
+def test_the_same_answers_seen_again_count_once(engine):
+    """Their names are known by then; the first vote counts."""
+    first = vote_of(engine, BOTH[1])
+    for _ in range(7):
+        vote_of(engine, BOTH[1])
+    assert engine.arena.standings().votes == 1
+    vote_of(engine, BOTH[0], prompt="differ about something else")
+    (pair,) = engine.arena.standings().pairs
+    assert (pair.tally.wins, pair.tally.losses) == (1, 1)
+    assert first.said in (A, B)
+
+
+def test_what_the_page_holds_does_not_tell_whose_is_which(engine):
+    battle = written(engine)
+    assert battle.id == pair_id(battle.id.split("-")[0], battle.texts)
+    assert battle.id == pair_id(battle.id.split("-")[0], battle.texts[::-1])
+
+
+def test_a_pair_that_is_being_written_is_found_by_a_page_that_is_opened(engine):
+    id = engine.arena.start("very slowly differ", BOTH, QUICK)
+    assert engine.arena.awaited().id == id
+    engine.arena.stop(id)
+    engine.jobs.wait(id, 20)
+    assert engine.arena.awaited() is None
+    engine.arena.stop("nobody's")
+
+
+def test_another_seat_neither_reads_nor_stops_a_pair(engine):
+    mine, other = Arena(engine.jobs, engine, "ann."), Arena(engine.jobs, engine, "ben.")
+    id = mine.start("very slowly differ", BOTH, QUICK)
+    with pytest.raises(T2LocalError):
+        other.battle(id)
+    other.stop(id)
+    assert engine.jobs.status(id).live
+    assert mine.battle(id).prompt == "very slowly differ"
+    mine.stop(id)
+    engine.jobs.wait(id, 20)
 
 
 def test_of_several_the_pair_with_the_fewest_votes_comes_next(engine):
@@ -276,6 +335,22 @@ def test_two_versions_of_an_expert_are_compared(trained):
     battle = trained.arena.battle(id)
     pair = trained.verdicts.pair(battle.id)
     assert set(pair.vote.contenders) == set(keys)
+    voted = trained.arena.vote(battle.id, A) if not battle.said else battle
+    named = {name for mixture in voted.mixtures for name in mixture["alpha"]}
+    assert named == set(voted.names), "its alias in mixtures is nobody's business"
+
+
+def test_an_expert_that_was_changed_meanwhile_gets_no_vote_for_the_other(trained):
+    keys = [each.key for each in trained.contenders()]
+    work = BlindPairWork(
+        "pair-x", trained, "Hello", tuple(trained.contenders()), replace(QUICK, temperature=0.0)
+    )
+    assert work._write(work.pair[1], 0, SimpleNamespace(cancel=CancelToken())).text is not None
+    trained.adopt(an_expert(trained, 1))
+    with pytest.raises(T2LocalError, match="'mails' was changed"):
+        work._write(work.pair[1], 0, SimpleNamespace(cancel=CancelToken()))
+    with pytest.raises(T2LocalError, match="not there any more"):
+        trained.arena.start("Hello", keys, QUICK)
 
 
 def test_a_kept_mixture_is_a_contender_of_its_own_weights(trained):

@@ -146,6 +146,23 @@ def test_whoever_looks_after_every_vote_is_told_of_a_difference_in_one_even_pair
     assert by_interval / 400 > 0.15, "an interval that is looked at every time is wrong more often"
 
 
+def test_with_several_pairs_each_has_to_be_clearer():
+    assert is_clear(Tally(11, 0, 1))
+    assert not is_clear(Tally(11, 0, 1), pairs=10)
+    assert more_votes(Tally(11, 0, 1), pairs=10) > 0
+    told = 0
+    for seed in range(300):
+        chance, tallies = random.Random(seed), [Tally()] * 10
+        clear = False
+        for _ in range(40):
+            tallies = [
+                t + (Tally(wins=1) if chance.random() < 0.5 else Tally(losses=1)) for t in tallies
+            ]
+            clear |= any(is_clear(tally, pairs=10) for tally in tallies)
+        told += clear
+    assert told / 300 <= 0.05
+
+
 def test_more_votes_fall_as_it_gets_clearer_and_reach_nought():
     left = [more_votes(Tally(4 * n, n, n)) for n in range(1, 9)]
     assert left[-1] == 0

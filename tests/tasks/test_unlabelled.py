@@ -1,14 +1,17 @@
 """A table that is to be labelled asks what it asks in training, and comes back whole."""
 
+import base64
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 
 from t2local.errors import T2LocalError
 from t2local.tasks.files import read_examples
 from t2local.tasks.unlabelled import inert, kind_of, read_unlabelled, with_columns
+from tests.pictures import painted
 
 MAILS = ["Where is my parcel? It was to come on Monday.", "My invoice shows the wrong name, sorry!"]
 
@@ -41,7 +44,7 @@ def test_the_column_that_asks_is_found_without_an_answer(tmp_path, text):
 
 
 def test_rows_with_answers_ask_exactly_what_they_ask_in_training(tmp_path):
-    """Also where other columns belong to the question."""
+    """Also where other columns belong to the question. Their answers are nobody's here."""
     for text in (
         "context,question,answer\nA shop.,Is it open today or not?,yes\nA bar.,Is it shut?,no\n",
         "text,label\nfine thing indeed,good\nbad thing indeed,bad\nno good at all,bad\n",
@@ -50,7 +53,7 @@ def test_rows_with_answers_ask_exactly_what_they_ask_in_training(tmp_path):
         path = write(tmp_path, text)
         trained, found = read_examples(path).examples, read_unlabelled(path).rows
         assert [asked.example.turns for asked in found] == [row.turns for row in trained]
-        assert [asked.example.answer for asked in found] == [row.answer for row in trained]
+        assert {asked.example.answer for asked in found} == {""}
 
 
 def test_labels_that_are_numbers_without_names_ask_the_same(tmp_path):
@@ -103,6 +106,7 @@ def test_it_can_be_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("text", "column", "said"),
     [("", "", "empty"), ("a,b\n", "", "no rows"), ("id,n\n1,2\n3,4\n", "", "choose one of id, n"),
+     ('mail\n"a",b\n', "", "row 2: .*quotes around"),
      (f"id,mail\n1,{MAILS[0]}\n", "body", "no column 'body'")],
 )  # fmt: skip
 def test_what_cannot_be_labelled_is_told(tmp_path, text, column, said):
@@ -117,4 +121,44 @@ def test_a_named_column_is_taken_whatever_it_is(tmp_path):
 
 def test_a_label_runs_nothing_in_a_spreadsheet():
     assert inert('=HYPERLINK("x")').startswith("'=")
-    assert [inert(label) for label in ("+", "-", "yes", "")] == ["+", "-", "yes", ""]
+    for label in ("+", "-", "yes", "", "-1", "+0.5"):
+        assert inert(label) == label
+
+
+def test_in_jsonl_a_label_is_as_it_is(tmp_path):
+    path = write(tmp_path, json.dumps({"mail": MAILS[0]}) + "\n", "mails.jsonl")
+    _, text = given_back(path, [{"label": "=x"}], column="mail")
+    assert json.loads(text)["label"] == "=x"
+
+
+def test_a_plain_list_of_texts_keeps_its_commas(tmp_path):
+    lines = ["Hello, where is my parcel?", "Hi, I am late, sorry", "Short"]
+    for header in ("mail", "text", "Nachricht"):
+        found = read_unlabelled(write(tmp_path, "\n".join([header, *lines, ""])), header)
+        assert [asked.example.prompt for asked in found.rows] == lines
+        assert found.bad == ()
+
+
+def test_without_a_header_the_first_row_is_a_row(tmp_path):
+    path = write(tmp_path, "Where is my parcel today?\nThe bill is wrong again\nI want it back\n")
+    found = read_unlabelled(path, without_header=True)
+    assert found.rows[0].example.prompt == "Where is my parcel today?"
+    assert len(found.rows) == 3
+
+
+def test_pictures_are_asked_about_or_their_row_says_why_not(tmp_path):
+    picture = (
+        "data:image/png;base64,"
+        + base64.b64encode(Path(painted(tmp_path, "red")).read_bytes()).decode()
+    )
+    text = f'image,question\n"{picture}",What is to be seen here?\nnope.png,And what is here?\n'
+    seen, gone = read_unlabelled(write(tmp_path, text)).rows
+    assert seen.example.pictures
+    assert gone.example is None
+    assert "nope.png" in gone.problem
+
+
+def test_a_row_is_asked_whatever_its_label_says(tmp_path):
+    path = write(tmp_path, "prompt,completion,label\nOne thing?,a,True\nTwo things?,b,False\n")
+    found = read_unlabelled(path, "prompt").rows
+    assert [asked.example.prompt for asked in found] == ["One thing?", "Two things?"]

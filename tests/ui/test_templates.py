@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from t2local import paths
 from t2local.adapt.few_shot import Generation
 from t2local.engine.arena import Battle, PairStanding, Place, Standings
 from t2local.engine.chat_index import ChatSummary
@@ -30,7 +29,7 @@ from t2local.models.load.hub import LocalModel
 from t2local.progress import FAILED, FINISHED, RUNNING
 from t2local.tasks.files import DETECTED, BadRow, ExampleFile, Look, Table
 from t2local.tasks.rows import Example, Row
-from t2local.tasks.unlabelled import CSV, JSONL, AskedRow, Unlabelled, with_columns
+from t2local.tasks.unlabelled import AskedRow, Unlabelled
 from t2local.tasks.uploads import keep_text, read_draft
 from t2local.training.config import TrainConfig
 from t2local.training.dry_run import DryRunReport
@@ -269,15 +268,10 @@ def draw_label() -> None:
     label.status_html(LabelReport(status, plan, None, None))
     failed = JobStatus("id", "labelling", "m", FAILED, message="said")
     label.status_html(LabelReport(failed, plan, None, None))
-    summary = LabelSummary(9, {"billing": 5}, 2, 1, "mail", 4, 3, ((7, "broken"),))
+    summary = LabelSummary(9, {"billing": 5}, 2, 1, "mail", "team", 4, 3, ((7, "broken"),))
     label.status_html(LabelReport(status, plan, Path("x.csv"), summary))
-    for kind in (CSV, JSONL):
-        path = paths.home() / f"labelled{kind}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(
-            with_columns(table, [{"label": "a", "p": "1", "doubtful": "yes"}] * 2, kind)
-        )
-        label.table_html(path)
+    first = (("billing", "0.9", "yes", "What?"), ("", "", "it is empty", ""))
+    label.table_html(replace(summary, columns=("label", "p", "doubtful", "mail"), first=first * 40))
 
 
 def draw_jobs() -> None:

@@ -100,8 +100,10 @@ class AdaptEvents:
     def _preferences(self) -> Sequence[Example]:
         """The newest choices between two answers, one a question, as many as a search takes."""
         choices = lessons_of(self.engine.verdicts.all()).choices
-        once = {row.group: row for row in reversed(choices)}
-        return list(once.values())[::-1][:MOST_SHOTS]
+        once: dict[str, Example] = {}
+        for row in choices:  # the newest first
+            once.setdefault(row.group, row)
+        return list(once.values())[:MOST_SHOTS]
 
     def _preferred(self) -> str:
         rows = self._preferences()

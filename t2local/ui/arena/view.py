@@ -21,7 +21,8 @@ TOLD = {
     BAD: "You found both bad.",
     SAME: "Both wrote the same; that counts as a tie.",
 }
-FEWEST_DECIDED = 4  # votes, before a guess of how many more it takes is worth anything
+FEWEST_DECIDED = 10  # votes, before a guess of how many more it takes is worth anything
+EVEN = (0.45, 0.55)  # a score whose interval is within is that of no difference
 
 
 class Side(NamedTuple):
@@ -108,13 +109,13 @@ def verdict(pair: PairStanding) -> str:
     """Whether it is clear which is better, and if not, what it would take."""
     if pair.clear:
         return f"Clear: {pair.first} is preferred."
+    if EVEN[0] < pair.score.low and pair.score.high < EVEN[1]:
+        return "Hardly a difference."
     if not pair.tally.decided:
         return "Only ties so far."
     if pair.tally.decided < FEWEST_DECIDED:
         return "Too few votes to tell anything."
-    if pair.tally.wins == pair.tally.losses:
-        return "Even so far."
     if pair.more is None:
-        return "Hardly a difference: more than 2,000 votes would be needed."
+        return "Nearly even so far; too few votes to tell."
     votes = f"{pair.more:,} more vote{'' if pair.more == 1 else 's'}"
     return f"Not clear yet: about {votes}, if it goes on so."

@@ -32,13 +32,14 @@ class LabelEvents:
     def bind(self) -> None:
         tab = self.tab
         live = [tab.labelling, tab.status, tab.table, tab.save, tab.start, tab.stop, tab.timer]
-        asked = {tab.expert, tab.file, tab.column, tab.doubt}
-        given = [tab.column, tab.preview, tab.start]
+        asked = {tab.expert, tab.file, tab.column, tab.no_header, tab.doubt}
+        given = [tab.column, tab.no_header, tab.preview, tab.start]
         self.own.select(
             shown(self.opened), {tab.labelling, tab.expert}, [tab.expert, *live], **QUIET
         )
         gr.on([tab.file.upload, tab.file.clear], shown(self.given), asked, given, **QUIET)
         tab.column.input(shown(self.chosen), asked, given, **QUIET)
+        tab.no_header.input(shown(self.given), asked, given, **QUIET)
         tab.start.click(shown(self.started), asked, live, **QUIET)
         tab.stop.click(shown(self.stopped), {tab.labelling}, None, **QUIET)
         ticking = tab.timer.tick(shown(self.shown_now), {tab.labelling}, live, **QUIET)
@@ -61,7 +62,7 @@ class LabelEvents:
         return update | (self._present(found) if found else {})
 
     def given(self, values: dict) -> dict:
-        """Another file: its column is looked for anew."""
+        """Another file, or read otherwise: its column is looked for anew."""
         return self._look(values, "")
 
     def chosen(self, values: dict) -> dict:
@@ -72,29 +73,32 @@ class LabelEvents:
         if not path:
             return {
                 tab.column: gr.Dropdown(visible=False, value=DETECTED),
+                tab.no_header: gr.Checkbox(value=False, visible=False),
                 tab.preview: "",
                 tab.start: gr.Button(interactive=False),
             }
         try:
-            found = read_unlabelled(Path(path), column)
+            found = read_unlabelled(Path(path), column, bool(values[tab.no_header]))
         except T2LocalError as error:
-            columns = self._columns(path)
+            columns = self._columns(path, bool(values[tab.no_header]))
             return {
+                tab.no_header: gr.Checkbox(visible=True),
                 tab.column: gr.Dropdown(choices=columns, value=None, visible=bool(columns)),
                 tab.preview: note_html(str(error)),
                 tab.start: gr.Button(interactive=False),
             }
         choices = [DETECTED, *found.columns]
         return {
+            tab.no_header: gr.Checkbox(visible=True),
             tab.column: gr.Dropdown(choices=choices, value=column or DETECTED, visible=True),
             tab.preview: preview_html(found),
             tab.start: gr.Button(interactive=True),
         }
 
-    def _columns(self, path: str) -> list[str]:
+    def _columns(self, path: str, without_header: bool) -> list[str]:
         """Of a table of which it is unclear what is to be labelled; [] for what is no table."""
         try:
-            return list(columns_of(Path(path)))
+            return list(columns_of(Path(path), without_header))
         except T2LocalError:
             return []
 
@@ -109,7 +113,11 @@ class LabelEvents:
         if not values[tab.expert]:
             raise T2LocalError("There is no expert that chooses; train one on rows with labels.")
         plan = LabelPlan(
-            values[tab.file], values[tab.expert], self._column(values), float(values[tab.doubt])
+            values[tab.file],
+            values[tab.expert],
+            self._column(values),
+            float(values[tab.doubt]),
+            bool(values[tab.no_header]),
         )
         return self._present(self.engine.labelling.start(plan))
 
@@ -128,7 +136,7 @@ class LabelEvents:
         return {
             tab.labelling: gr.Dropdown(choices=choices, value=id, visible=True),
             tab.status: status_html(report),
-            tab.table: table_html(report.file) if report.file else "",
+            tab.table: table_html(report.summary) if report.summary else "",
             tab.save: gr.Button(visible=done),
             tab.start: gr.Button(
                 "Label" if status.stage == FINISHED or status.live else "Label on",

@@ -23,6 +23,7 @@ class LabelTab:
     expert: gr.Dropdown
     file: gr.File
     column: gr.Dropdown
+    no_header: gr.Checkbox
     preview: gr.HTML
     doubt: gr.Slider
     start: gr.Button
@@ -52,6 +53,10 @@ def _create_table() -> dict:
         [DETECTED], value=DETECTED, label="column to be labelled", visible=False,
         elem_id="label-column",
     )  # fmt: skip
+    no_header = gr.Checkbox(
+        False, label="the first row is a row as well, no header", visible=False,
+        elem_id="label-no-header",
+    )  # fmt: skip
     preview = _html("", "label-preview")
     doubt = gr.Slider(
         0, 1, DOUBT, step=0.05, label="doubtful below", elem_id="label-doubt",
@@ -61,7 +66,8 @@ def _create_table() -> dict:
         start = gr.Button("Label", variant="primary", interactive=False, elem_id="label-start")
         stop = gr.Button("Stop", visible=False, elem_id="label-stop")
     return {
-        "expert": expert, "file": file, "column": column, "preview": preview, "doubt": doubt,
+        "expert": expert, "file": file, "column": column, "no_header": no_header,
+        "preview": preview, "doubt": doubt,
         "start": start, "stop": stop,
     }  # fmt: skip
 

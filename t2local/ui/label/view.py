@@ -3,20 +3,13 @@
 Here are the values; the elements are in `templates/label.html`.
 """
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-from t2local.engine.labelling import LabelReport
+from t2local.engine.labelling import LONGEST, SHOWN, LabelReport, LabelSummary
 from t2local.html import percent
 from t2local.progress import FAILED, INTERRUPTED
-from t2local.tasks.unlabelled import JSONL, Unlabelled
+from t2local.tasks.unlabelled import Unlabelled
 from t2local.ui.style import PAGE, note_html
 
 FILE = "label.html"
-SHOWN, LONGEST = 60, 300  # rows of a labelled table, characters of a cell
 
 
 def preview_html(found: Unlabelled) -> str:
@@ -48,22 +41,6 @@ def status_html(report: LabelReport) -> str:
     )
 
 
-def table_html(file: Path) -> str:
-    """The first rows of a labelled file, what was added to them first."""
-    text = file.read_text(encoding="utf-8-sig")
-    rows = _json_rows(text) if file.suffix == JSONL else _csv_rows(text)
-    columns = list(rows[0]) if rows else []
-    columns = [*columns[-3:], *columns[:-3]][:8]
-    cells = [[str(row.get(c) or "")[:LONGEST] for c in columns] for row in rows]
-    return PAGE.render(FILE, "table", columns=columns, rows=cells, most=SHOWN)
-
-
-def _csv_rows(text: str) -> Sequence[Mapping[str, str]]:
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    return [row for row, _ in zip(reader, range(SHOWN), strict=False)]
-
-
-def _json_rows(text: str) -> Sequence[Mapping[str, str]]:
-    return [json.loads(line) for line in text.splitlines()[:SHOWN]]
+def table_html(summary: LabelSummary) -> str:
+    """The first rows of a labelled table, what was added to them first."""
+    return PAGE.render(FILE, "table", columns=summary.columns, rows=summary.first, most=SHOWN)

@@ -13,8 +13,11 @@ from tests.ui.conftest import PHONE, ask, open_tab, serve
 browser_test = pytest.mark.browser
 
 
-def standing(tally, clear=False, more=7):
-    return PairStanding("math", BASE, tally, Score(0.6, 0.4, 0.8), clear, more)
+WIDE = Score(0.6, 0.4, 0.8)
+
+
+def standing(tally, clear=False, more=7, score=WIDE):
+    return PairStanding("math", BASE, tally, score, clear, more)
 
 
 @pytest.mark.parametrize(
@@ -22,10 +25,10 @@ def standing(tally, clear=False, more=7):
     [(standing(Tally(9, 1, 2), clear=True), "math is preferred"),
      (standing(Tally(9, 1, 4)), "about 7 more votes"),
      (standing(Tally(9, 1, 4), more=1), "about 1 more vote,"),
-     (standing(Tally(9, 1, 8), more=None), "Hardly a difference"),
+     (standing(Tally(9, 1, 8), more=None), "Nearly even so far; too few votes"),
+     (standing(Tally(900, 9, 890), more=None, score=Score(0.5, 0.48, 0.52)), "Hardly a difference"),
      (standing(Tally(0, 3, 0), more=None), "Only ties"),
-     (standing(Tally(5, 3, 5), more=None), "Even so far"),
-     (standing(Tally(1, 0, 0)), "Too few")],
+     (standing(Tally(5, 3, 4)), "Too few")],
 )  # fmt: skip
 def test_each_pair_says_how_clear_it_is(pair, said):
     assert said in verdict(pair)
