@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from t2local import paths
 from t2local.adapt.applier import adapting
-from t2local.bench import decoding, dispatching, exactness, habits, speed
+from t2local.bench import decoding, dispatching, exactness, habits, speed, votes
 from t2local.bench.decoding import rounded_decoding
 from t2local.bench.speed import (
     ANSWER_TOKENS,
@@ -104,6 +104,7 @@ def measuring(opening: Opening, effort: Effort, only: str = "") -> Measuring[Non
         "decoding from the file's own bits": lambda: _compiled(opening, effort),
         "what a person waits for": lambda: _engine(opening, effort),
         "habits learnt from edits": lambda: _habits(opening, effort),
+        "voters that are simulated": votes.simulated,
         "the start of a program": lambda: speed.program_start(4 * effort.rounds),
         "the reading of tables": lambda: speed.reading(effort.rounds, effort.table_rows),
     }

@@ -234,6 +234,8 @@ RATIO_BARS = {
             ("train_s", Bar("≤", 300)),
         )
     },
+    "votes_interval_holds": Bar("≥", 0.93),
+    "votes_even_pair_clear": Bar("≤", 0.05),
     "similarity_recall_of_a_new_expert": Bar("≥", 0.9),
     "similarity_taken_from_others": Bar("≤", 0.03),
     "similarity_minus_classifier_low_end": Bar("≥", -0.03),  # not worse, within three points

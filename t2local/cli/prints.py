@@ -14,7 +14,7 @@ from t2local import paths
 from t2local.adapt.dispatch import OTHER
 from t2local.adapt.similarity import Discriminant
 from t2local.cli import add_storage_arguments, log, log_progress
-from t2local.cli.look import add_rows_arguments, refuse_flags, source_in
+from t2local.cli.look import add_rows_arguments, refuse_flags, source_in, wanted_in
 from t2local.errors import T2LocalError
 from t2local.experts import Expert, Library
 from t2local.experts.expert import SKILL
@@ -31,6 +31,7 @@ from t2local.progress import drain
 from t2local.tasks.datasets import DATASETS, dataset
 from t2local.tasks.files import read_examples
 from t2local.tasks.rows import Example
+from t2local.tasks.unlabelled import read_unlabelled
 from t2local.training.recipe import printed_rows
 from t2local.training.runner import rows_behind
 
@@ -102,6 +103,12 @@ def _of(name: str, arguments: argparse.Namespace) -> Sequence[Example]:
     if name in DATASETS:
         refuse_flags(name, arguments)
         return _once(dataset(name).train)
+    path = paths.named(name)
+    try:
+        read_examples(path, wanted_in(arguments))
+    except T2LocalError:  # prompts alone are enough
+        asked = read_unlabelled(path, arguments.prompt_column, arguments.no_header)
+        return _once([row.example for row in asked.rows if row.example is not None])
     return _once(read_examples(Path(source_in(name, arguments))).examples)
 
 

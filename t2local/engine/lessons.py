@@ -6,16 +6,18 @@ thumb down or was asked again. Each becomes a row of two choices, the first one 
 reward `choice`: the policy over both is exact, nothing is sampled.
 
 Thumbs on answers that have no other beside them teach nothing by themselves; where all liked ones
-have something in common that the others lack, that is a reward (`habit_in`).
+have something in common that the others lack (JSON, a language, a length), that is a reward
+(`habit_in`).
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from t2local.engine.verdicts import DOWN, UP, Verdict
 from t2local.tasks.rewards import REWARDS
+from t2local.tasks.rewards.languages import LANGUAGES, is_in, language_of
 from t2local.tasks.rewards.words import words_in
 from t2local.tasks.rows import WHOLE, Example
 
@@ -114,7 +116,8 @@ def habit_in(verdicts: Sequence[Verdict]) -> Habit | None:
     others = [v.over or v.answer for v in verdicts if v.wanted or v.over or v.thumb == DOWN]
     if min(len(liked), len(others)) < FEWEST_ALIKE:
         return None
-    return _json_habit(verdicts, liked, others) or _length_habit(verdicts, liked, others)
+    kinds = _json_habit, _language_habit, _length_habit
+    return next(filter(None, (kind(verdicts, liked, others) for kind in kinds)), None)
 
 
 def _likes(verdict: Verdict) -> bool:
@@ -133,6 +136,22 @@ def _json_habit(
     reason = f"{share(liked):.0%} of {len(liked)} answers that you liked or wrote are JSON, "
     reason += f"{share(others):.0%} of {len(others)} others are: any JSON is right."
     return Habit("json", reason, _asking(verdicts, "", {"schema": ANY_JSON}))
+
+
+def _language_habit(
+    verdicts: Sequence[Verdict], liked: Sequence[str], others: Sequence[str]
+) -> Habit | None:
+    spoken = Counter(filter(None, map(language_of, liked))).most_common(1)
+    if not spoken:
+        return None
+    code, name = spoken[0][0], LANGUAGES[spoken[0][0]][0]
+    told = sum(is_in(text, code) for text in liked) / len(liked)
+    apart = sum(language_of(text) not in ("", code) for text in others) / len(others)
+    if min(told, apart) < ALIKE:
+        return None
+    reason = f"{told:.0%} of {len(liked)} answers that you liked or wrote are in {name}, "
+    reason += f"{apart:.0%} of {len(others)} others in another language: {name} is right."
+    return Habit("language", reason, _asking(verdicts, name, {}))
 
 
 def _length_habit(

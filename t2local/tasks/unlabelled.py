@@ -83,8 +83,14 @@ def _columns(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _read(path: Path, without_header: bool) -> RowsRead:
     """All rows; of a list of texts under one name each line is a row, whatever stands in it."""
-    read = read_rows(path, without_header=without_header)
-    if read.bad and read.encoding and (listed := _one_a_line(path, read.encoding)):
+    try:
+        read = read_rows(path, without_header=without_header)
+    except T2LocalError:
+        listed = [] if without_header else _one_a_line(path)
+        if not listed:
+            raise
+        return RowsRead(listed, ())
+    if read.bad and not without_header and (listed := _one_a_line(path)):
         return replace(read, rows=listed, bad=())
     if not read.rows:
         why = f"row {read.bad[0][0]}: {read.bad[0][1].rstrip('.')}" if read.bad else "it has none"
@@ -95,9 +101,12 @@ def _read(path: Path, without_header: bool) -> RowsRead:
     return read
 
 
-def _one_a_line(path: Path, encoding: str) -> list[Row]:
+def _one_a_line(path: Path) -> list[Row]:
     """The lines below a name that stands alone; [] where they may be something else."""
-    text = decoded(path.name, path.read_bytes(), encoding).text
+    try:
+        text = decoded(path.name, path.read_bytes(), "").text
+    except (OSError, T2LocalError):
+        return []
     header, *lines = text.strip("\ufeff\r\n ").splitlines() or [""]
     alone = header.strip() and not any(mark in header for mark in MARKS)
     if not alone or any(line.startswith('"') for line in lines):

@@ -81,3 +81,12 @@ def test_an_unknown_expert_is_one_sentence(capsys, library, source, rows):
     status, said = take(capsys, source, "maths", "--data", str(rows))
     assert status == 1
     assert "There is no expert 'maths'" in said
+
+
+@pytest.mark.parametrize("header", ["prompt", "note"])
+def test_prompts_alone_are_enough(capsys, library, source, tmp_path, header):
+    path = tmp_path / "prompts.csv"
+    lines = [f"How many legs, please, do {n} spiders have?" for n in range(2, 12)]
+    path.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    status, said = take(capsys, source, "counting", "--data", str(path))
+    assert (status, said["prompts"]) == (0, 10)

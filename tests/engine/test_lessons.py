@@ -88,6 +88,7 @@ def test_rows_come_back_from_their_file_as_whole_choices(home):
         ("Fifty-six legs.", LONG, "length"),
         (LONG, "56.", "length"),
         ('{"legs": 56}', "There are 56 legs.", "json"),
+        ("Sieben Spinnen haben 56 Beine.", "Seven spiders have 56 legs.", "language"),
     ],
 )
 def test_a_habit_is_a_reward_that_tells_liked_answers_from_the_others(liked, other, reward):
@@ -115,7 +116,8 @@ def test_no_habit_where_there_are_few_or_nothing_tells_them_apart():
 
 
 def test_the_rows_of_a_habit_are_read_with_their_reward(home):
-    for wanted, reward in (('{"legs": 56}', "json"), ("56.", "length")):
+    german = "Sieben Spinnen haben zusammen sechsundfünfzig Beine, denn jede hat acht."
+    for wanted, reward in (('{"legs": 56}', "json"), ("56.", "length"), (german, "language")):
         habit = habit_in([verdict(LONG, f"q {n}", wanted=wanted) for n in range(8)])
         file = read_examples(write_rows(habit.examples, "from-my-chats"))
         assert file.bad_rows == ()

@@ -27,6 +27,7 @@ from typing import Any
 from t2local.errors import T2LocalError
 from t2local.tasks.rewards.documents import json
 from t2local.tasks.rewards.figures import numeric, plain_number
+from t2local.tasks.rewards.languages import in_language, in_others, language, one_language
 from t2local.tasks.rewards.math_worker import math
 from t2local.tasks.rewards.normal import UNSPACED, spelled_number
 from t2local.tasks.rewards.programs import TEST_COLUMNS, code, code_partial, runnable_tests
@@ -280,15 +281,10 @@ def _json_object(text: str) -> bool:
 
 
 def _no_words_to_compare(rows: Sequence[Example]) -> str:
+    why = "The answers are texts, which cannot be right word for word"
     if all(_PROGRAM.search(row.answer) for row in rows):
-        return (
-            "The answers are programs, but no column 'tests' says what they must do; "
-            "this one asks for answers no longer than yours."
-        )
-    return (
-        "The answers are texts, which cannot be right word for word; "
-        "this one asks for answers no longer than yours."
-    )
+        why = "The answers are programs, but no column 'tests' says what they must do"
+    return f"{why}; this one asks for answers no longer than yours."
 
 
 # --- What a right answer says, and what a wrong one.
@@ -358,10 +354,7 @@ REWARDS: dict[str, Reward] = {
             ),
             gold=right_choice, wrong=other_choices,
         ),
-        Reward(
-            "regex", regex, "a pattern in the answer column matches",
-            gold=lambda example: "",
-        ),
+        Reward("regex", regex, "a pattern in the answer column matches", gold=lambda example: ""),
         Reward(
             "math", math, "its final value or formula equals the answer",
             suggested=((Sure.FORMULA, some_and_every(
@@ -404,6 +397,11 @@ REWARDS: dict[str, Reward] = {
                 (Sure.ANYTHING, _no_words_to_compare),
             ),
             gold=own_length, tells_apart=lambda example: False,
+        ),
+        Reward(
+            "language", language, "a language, such as German", gold=in_language,
+            wrong=in_others, tells_apart=lambda example: False,
+            suggested=((Sure.FORM, one_language),),
         ),
     )
 }  # fmt: skip

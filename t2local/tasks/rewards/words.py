@@ -26,7 +26,7 @@ def exact(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) ->
     >>> exact(["Capital of France?"], ["**Paris**."], answer=["paris"])
     [1.0]
     """
-    return _each(completions, columns, lambda text, answer: tidy(text) == tidy(answer))
+    return where_right(completions, columns, lambda text, answer: tidy(text) == tidy(answer))
 
 
 def contains(
@@ -39,7 +39,9 @@ def contains(
     >>> contains(["Capital of France?"], ["It is **Paris**, of course."], answer=["Paris"])
     [1.0]
     """
-    return _each(completions, columns, lambda text, answer: stands_in(tidy(answer), tidy(text)))
+    return where_right(
+        completions, columns, lambda text, answer: stands_in(tidy(answer), tidy(text))
+    )
 
 
 def regex(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
@@ -60,7 +62,7 @@ def regex(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) ->
                 "mend it, or use the reward 'contains'."
             ) from error
 
-    return _each(completions, columns, right, lists_as_text=False)
+    return where_right(completions, columns, right, lists_as_text=False)
 
 
 def choice(
@@ -387,7 +389,7 @@ def _several(answer: Any, lists_as_text: bool) -> Iterable[str]:
         yield str(answer)
 
 
-def _each(
+def where_right(
     completions: Sequence[Any],
     columns: Mapping[str, Any],
     right: Callable[[str, str], bool],
