@@ -1,4 +1,4 @@
-// Rows from chats: "drop_row" and "change_row" events; a text is changed in place.
+// Rows from chats: "drop_row", "discard_row" and "change_row" events; a text is changed in place.
 const change = (row) => {
   if (row.querySelector("textarea")) return;
   const area = document.createElement("textarea");
@@ -24,6 +24,7 @@ new MutationObserver(() => {
 element.addEventListener("click", (e) => {
   if (e.target.closest("summary")) open = !e.target.closest("details").open; // a click comes first
   const act = e.target.closest("[data-act]")?.dataset.act;
+  if (act === "discard") trigger("discard_row", { file: e.target.closest("[data-file]").dataset.file });
   const row = e.target.closest(".taught-row");
   if (!row) return;
   if (act === "change") change(row);

@@ -86,7 +86,7 @@ class Effort:
 
 
 FULL = Effort(
-    20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION, SHOTS, 50_000, 8, 60, 3
+    20, 1000, 7, 48, ANSWER_TOKENS, 16, 128, 3, "all", POPULATION, SHOTS, 50_000, 8, 60, 4
 )
 QUICK = Effort(2, 4, 2, 4, 8, 2, 64, 1, r"\.0\.mlp", 2, 2, 2_000, 1, 4, 0)
 

@@ -226,7 +226,7 @@ RATIO_BARS = {
     "first_token_twenty_experts_over_two": Bar("≤", 1.2),
     **{
         f"habit_{name}_{what}": bar
-        for name in ("short", "polite", "in_JSON")
+        for name in ("short", "polite", "in_JSON", "in_German")
         for what, bar in (
             ("preferred", Bar("≥", 0.8)),
             ("preferred_low_end", Bar("≥", 0.5)),

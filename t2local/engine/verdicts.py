@@ -259,6 +259,15 @@ class Verdicts:
         with self._changing(), paths.saving(self._path(id)):
             self._path(id).unlink(missing_ok=True)
 
+    def discard(self, name: str) -> None:
+        """Delete a file that cannot be read. Raises `T2LocalError` for any other."""
+        with self._changing():
+            self._read_all()
+            if name not in self.damaged:
+                raise T2LocalError(f"'{word(name)}' is no damaged row; reload the page.")
+            with paths.saving(self.folder / name):
+                (self.folder / name).unlink(missing_ok=True)
+
     def forget(self, chat_id: str) -> None:
         """Delete those on one chat's answers."""
         with self._changing():

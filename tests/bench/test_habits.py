@@ -10,6 +10,7 @@ from t2local.bench import habits
 from t2local.bench.habits import HABITS, edited, learnt
 from t2local.bench.table import Measured
 from t2local.svf import attach
+from t2local.tasks.rewards.languages import language_of
 
 
 @pytest.fixture
@@ -28,7 +29,8 @@ SAID = "Yes. It is so, mostly, and there is much more to be said about it than f
 @pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.name)
 def test_an_edit_has_the_habit_and_what_was_said_has_not(habit):
     said = f"{SAID} {SAID}"
-    assert habit.has(habit.edit(said))
+    prompt = habit.messages[0] if habit.messages else "Why?"
+    assert habit.has(habit.edit(prompt, said))
     assert not habit.has(said)
 
 
@@ -62,3 +64,31 @@ def test_all_figures_of_a_habit_come(loaded, svf, monkeypatch):
         "habit_polite_preferred", "habit_polite_preferred_low_end", "habit_polite_written",
         "habit_polite_train_s",
     }  # fmt: skip
+
+
+def test_german_edits_are_german_and_their_messages_english():
+    edits = habits.german_edits()
+    assert len(edits) == 32
+    assert {language_of(text) for text in edits.values()} == {"de"}
+    assert {language_of(prompt) for prompt in edits} == {"en"}
+
+
+def test_messages_with_edits_are_not_asked_afterwards(loaded, svf, monkeypatch):
+    german, asked = HABITS[-1], []
+    monkeypatch.setattr(habits, "ANSWER_TOKENS", 8)
+    monkeypatch.setattr(habits, "EDITS", 12)
+    monkeypatch.setattr(habits, "other_tasks", lambda *_: ())
+    few = {"steps": 2, "max_new_tokens": 4, "validate_every": 2}
+    monkeypatch.setattr(habits, "lasting", lambda length, tried, config: replace(config, **few))
+    lacking = habits.lacking
+
+    def noting(loaded, svf, habit, messages):
+        asked.extend(messages)
+        return lacking(loaded, svf, habit, messages[:3])
+
+    monkeypatch.setattr(habits, "lacking", noting)
+    *_, measured = learnt(loaded, svf, german)
+    assert asked
+    assert not set(asked) & set(german.messages)
+    units = {row.variant: row.unit for row in measured.rows}
+    assert units["edit preferred, trained"] == "of 20", "the messages that were not learnt"

@@ -212,3 +212,17 @@ def test_a_damaged_file_is_left_told_of_and_does_not_keep_others_away(verdicts, 
     with pytest.raises(T2LocalError):
         verdicts.thumb(chat("Hi", "Hello!"), 1, DOWN, "")
     assert path.read_bytes() == before
+
+
+def test_a_file_that_cannot_be_read_can_be_deleted_and_no_other(verdicts):
+    verdicts.thumb(chat("Hi", "Hello!"), 1, UP, "")
+    (good,) = verdicts.folder.glob("*.json")
+    broken = verdicts.folder / "abad-cafe.json"
+    broken.write_text("{", encoding="utf-8")
+    for name in (good.name, "../x.json", "nothing.json"):
+        with pytest.raises(T2LocalError, match="no damaged row"):
+            verdicts.discard(name)
+    verdicts.discard(broken.name)
+    assert not broken.exists()
+    assert [v.thumb for v in verdicts.all()] == [UP]
+    assert verdicts.damaged == {}

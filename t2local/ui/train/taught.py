@@ -63,6 +63,7 @@ class TaughtEvents:
         gr.on([page.load, own.select], shown(self.refreshed), None, self.shows, **QUIET)
         page.load(shown(self.told), None, None, **QUIET)
         taught.listed.drop_row(shown(self.dropped), None, self.shows, **QUIET)
+        taught.listed.discard_row(shown(self.discarded), None, self.shows, **QUIET)
         taught.listed.change_row(shown(self.changed), None, self.shows, **QUIET)
         saving = taught.export.click(shown(self.saved), None, taught.path, **QUIET)
         saving.success(None, taught.path, None, js=SAVE_IT)
@@ -99,6 +100,10 @@ class TaughtEvents:
 
     def dropped(self, event: gr.EventData) -> dict:
         self.engine.verdicts.drop(sent(event, "id"))
+        return self.refreshed()
+
+    def discarded(self, event: gr.EventData) -> dict:
+        self.engine.verdicts.discard(sent(event, "file"))
         return self.refreshed()
 
     def changed(self, event: gr.EventData) -> dict:
