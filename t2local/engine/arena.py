@@ -1,12 +1,8 @@
 """Blind pairs: two contenders answer one prompt, the person says which is better, then sees whose.
 
-A contender is anything that answers: the base model, an expert or an earlier version of one, a
-mixture that was kept, a strategy. Which wrote what is told by nothing until the vote: both answers
-are shown at once, when both are written, whichever was slower, on sides that a coin chose. A pair
-is laid down among the verdicts (`engine.verdicts`), and its vote is one of them.
-
-Votes count for what answered, not for its name: a key carries a digest of the expert's z, so an
-expert that was trained further begins anew, and its earlier version keeps what it has.
+Which wrote what is told by nothing until the vote: both answers are shown at once, when both are
+written, whichever was slower, on sides that a coin chose. A pair is laid down among the verdicts
+(`engine.verdicts`), and its vote is one of them.
 """
 
 import csv
@@ -16,58 +12,28 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from t2local.adapt.dispatch import (
-    ADAPTED_ROW,
-    BASE,
-    FEW_SHOT,
-    MANUAL,
-    Controls,
-    Dispatched,
-    Token,
-    strategy_of,
-)
-from t2local.adapt.few_shot import z_digest
+from t2local.adapt.dispatch import ADAPTED_ROW, Controls, Dispatched, Token, strategy_of
 from t2local.engine.chats import ChatStore
+from t2local.engine.contenders import Contender, label_of
 from t2local.engine.job_record import BLIND_PAIR
 from t2local.engine.jobs import Job, Jobs, Work
 from t2local.engine.requests import ChatRequest, EngineStatus, mixture_json
-from t2local.engine.shelf import Shelf
-from t2local.engine.verdicts import A, B, Verdict, Verdicts, Vote, pair_id, spoken
+from t2local.engine.standings import Standings, standings
+from t2local.engine.verdicts import Verdict, Verdicts, Vote, pair_id, spoken
 from t2local.errors import T2LocalError
-from t2local.evaluation.bradley_terry import (
-    Score,
-    Tally,
-    Votes,
-    counted,
-    is_clear,
-    more_votes,
-    ranked,
-    score,
-)
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import Progress
-from t2local.svf import Mixture
 from t2local.tasks.unlabelled import inert
 from t2local.untrusted import check_encodes
 
 JOB = "pair-"  # before whose it is, and its own id
-DIGITS = 8  # of a digest
 MOST_CHATS = 200  # the newest, in which questions are looked for
 LONGEST_PROMPT = 20_000  # characters
-
-
-@dataclass(frozen=True)
-class Contender:
-    """`key`: what votes name it; `label`: for a person; `controls`: how it answers."""
-
-    key: str
-    label: str
-    controls: Controls
 
 
 class Speaker(Protocol):
@@ -86,46 +52,6 @@ class Speaker(Protocol):
     def dispatch(self, request: ChatRequest) -> Any: ...
 
     def answer(self, chat_id: str, request: ChatRequest, cancel: Any = None) -> Any: ...
-
-
-def contenders_of(
-    shelf: Shelf, strategies: Sequence[str], mixture_of: Callable[[str], Mixture]
-) -> list[Contender]:
-    """All that can answer. `mixture_of`: a kept mixture by its name; may raise `T2LocalError`."""
-    digests = {name: z_digest({"": expert.z})[:DIGITS] for name, expert in shelf.usable.items()}
-    found = [Contender(BASE, BASE, Controls(MANUAL, mixture=Mixture()))]
-    for name in shelf.mixable:
-        alone = Controls(MANUAL, mixture=Mixture({name: 1.0}))
-        found.append(Contender(f"{name}@{digests[name]}", name, alone))
-    for version in shelf.earlier:
-        alone = Controls(MANUAL, mixture=Mixture({version.alias: 1.0}))
-        digest = z_digest({"": version.expert.z})[:DIGITS]
-        key = f"{version.expert.name}@{digest}"
-        if key not in {each.key for each in found}:
-            found.append(Contender(key, version.label, alone))
-    for name in strategies:
-        kind, _, kept = name.partition(":")
-        if kind == FEW_SHOT and kept:
-            try:
-                mixture = mixture_of(kept)
-            except T2LocalError:  # of experts that are gone
-                continue
-            parts = [digests.get(each, "") for each in mixture.experts]
-            about = json.dumps([mixture_json(mixture), parts], sort_keys=True)
-            key = f"{name}@{uuid.uuid5(uuid.NAMESPACE_OID, about).hex[:DIGITS]}"
-            found.append(Contender(key, f"mixture {kept}", Controls(name)))
-        elif strategy_of(name).asks:
-            found.append(Contender(name, f"by {name}", Controls(name)))
-    return found
-
-
-def label_of(key: str, known: Collection[Contender] = ()) -> str:
-    """For a person; of a contender that is gone the name that it had."""
-    for contender in known:
-        if contender.key == key:
-            return contender.label
-    name, _, digest = key.partition("@")
-    return f"{name.removeprefix(FEW_SHOT + ':')} (another version, {digest})" if digest else name
 
 
 # --- One pair.
@@ -236,116 +162,6 @@ def kind_of(engine: Speaker, prompt: str) -> str:
 
 def _turns(prompt: str) -> tuple[Mapping[str, Any], ...]:
     return ({"role": "user", "content": prompt},)
-
-
-# --- How contenders stand.
-
-
-@dataclass(frozen=True)
-class Place:
-    """A contender in the ranking. `score`: against the reference, None for that itself."""
-
-    key: str
-    label: str
-    votes: int
-    score: Score | None
-
-
-@dataclass(frozen=True)
-class PairStanding:
-    """Votes on one pair, the better first. `more`: as `bradley_terry.more_votes`."""
-
-    first: str
-    second: str
-    tally: Tally
-    score: Score
-    clear: bool
-    more: int | None
-    kinds: tuple[tuple[str, Tally], ...] = ()
-
-
-@dataclass(frozen=True)
-class Standings:
-    """`reference`: the label of the contender whom all are measured against.
-
-    `on_a`: of how many `decided` votes A was the better. `elsewhere`: votes on other models.
-    """
-
-    places: tuple[Place, ...] = ()
-    pairs: tuple[PairStanding, ...] = ()
-    reference: str = ""
-    votes: int = 0
-    on_a: int = 0
-    decided: int = 0
-    elsewhere: int = 0
-
-
-def standings(
-    verdicts: Sequence[Verdict], known: Collection[Contender] = (), model: str = ""
-) -> Standings:
-    """Of votes on answers of `model`. Everybody is measured against the base model, else the best.
-
-    `known`: the contenders that there are, for their labels.
-    """
-    here = _different([v for v in verdicts if v.vote and v.vote.said and v.model == model])
-    votes = counted((*v.vote.contenders, v.vote.winner) for v in here)
-    order = ranked(votes)
-    if not order:
-        return Standings(elsewhere=len(verdicts))
-    reference = BASE if BASE in order else order[0]
-    sides = Counter(v.vote.said for v in here)
-    return Standings(
-        tuple(_place(key, votes, reference, known) for key in order),
-        tuple(_pair(pair, tally, votes, here, known) for pair, tally in _by_size(votes)),
-        label_of(reference, known),
-        len(here),
-        sides[A],
-        sides[A] + sides[B],
-        sum(v.model != model for v in verdicts),
-    )
-
-
-def _different(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Without votes on answers that had been seen, with their names: the first one counts."""
-    once = {}
-    for verdict in sorted(verdicts, key=lambda v: v.given):
-        seen = verdict.question, frozenset(verdict.vote.contenders), frozenset(verdict.sides)
-        once.setdefault(seen, verdict)
-    return list(once.values())
-
-
-def _by_size(votes: Votes) -> list[tuple[tuple[str, str], Tally]]:
-    return sorted(votes.items(), key=lambda item: -item[1].n)
-
-
-def _place(key: str, votes: Votes, reference: str, known: Collection[Contender]) -> Place:
-    met = sum(tally.n for pair, tally in votes.items() if key in pair)
-    against = score(votes, key, reference) if key != reference else None
-    return Place(key, label_of(key, known), met, against)
-
-
-def _pair(
-    pair: tuple[str, str],
-    tally: Tally,
-    votes: Votes,
-    verdicts: Sequence[Verdict],
-    known: Collection[Contender],
-) -> PairStanding:
-    """Its score is of its own votes alone: what others did is in the ranking."""
-    first, second = pair
-    if tally.losses > tally.wins:
-        first, second, tally = second, first, tally.swapped()
-    kinds = {v.vote.kind for v in verdicts if set(v.vote.contenders) == set(pair) and v.vote.kind}
-    by_kind = []
-    for kind in sorted(kinds):
-        of_kind = [v for v in verdicts if v.vote.kind == kind]
-        found = counted((*v.vote.contenders, v.vote.winner) for v in of_kind)[pair]
-        by_kind.append((kind, found if first == pair[0] else found.swapped()))
-    own = score({(first, second): tally}, first, second)
-    assert own is not None, pair
-    labels = label_of(first, known), label_of(second, known)
-    clear, more = is_clear(tally, len(votes)), more_votes(tally, len(votes))
-    return PairStanding(*labels, tally, own, clear, more, tuple(by_kind))
 
 
 # --- What a page asks for.

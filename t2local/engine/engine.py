@@ -22,8 +22,9 @@ from t2local.adapt.applier import Applier
 from t2local.adapt.context import check_messages
 from t2local.adapt.dispatch import ADAPTED_ROW, Controls, Dispatch, Token, offered
 from t2local.engine.answers import JOB, Answers
-from t2local.engine.arena import Arena, Contender, contenders_of
+from t2local.engine.arena import Arena
 from t2local.engine.chats import ChatStore
+from t2local.engine.contenders import Contender, contenders_of
 from t2local.engine.drafts import Drafts
 from t2local.engine.evaluations import Evaluations
 from t2local.engine.job_record import KINDS, JobStatus, Kind

@@ -44,8 +44,9 @@ GONE = "That answer is no longer there; reload the page and judge it again."
 class Vote:
     """Of a blind pair: the answer and the `other` one, whose they are, and which was preferred.
 
-    `contenders`: of the answer and of the other (keys of `engine.arena`). `flipped`: the answer was
-    shown as B. `said`: one of `SAYINGS` or `SAME`, "" while the vote is awaited. `kind`: of prompt.
+    `contenders`: of the answer and of the other (keys of `engine.contenders`). `flipped`: the
+    answer was shown as B. `said`: one of `SAYINGS` or `SAME`, "" while the vote is awaited. `kind`:
+    of prompt.
     """
 
     contenders: tuple[str, str]

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from t2local.adapt.dispatch import BASE, MANUAL, Controls
-from t2local.engine.arena import Arena, BlindPairWork, Contender, contenders_of, standings
+from t2local.engine.arena import Arena, BlindPairWork
+from t2local.engine.contenders import Contender, contenders_of
 from t2local.engine.lessons import lessons_of
+from t2local.engine.standings import standings
 from t2local.engine.verdicts import BAD, KEPT_S, SAME, TIE, A, B, Verdict, Verdicts, Vote, pair_id
 from t2local.errors import T2LocalError
 from t2local.experts import Expert

@@ -23,8 +23,9 @@ from t2local.adapt.dispatch import (
     offered,
 )
 from t2local.engine.answers import Answers
-from t2local.engine.arena import Arena, Contender
+from t2local.engine.arena import Arena
 from t2local.engine.chats import ChatStore
+from t2local.engine.contenders import Contender
 from t2local.engine.evaluations import Evaluations
 from t2local.engine.jobs import Jobs
 from t2local.engine.labelling import Labelling

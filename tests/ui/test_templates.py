@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from t2local.adapt.few_shot import Generation
-from t2local.engine.arena import Battle, PairStanding, Place, Standings
+from t2local.engine.arena import Battle
 from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
 from t2local.engine.doors import Doors
@@ -17,6 +17,7 @@ from t2local.engine.lessons import Habit, lessons_of
 from t2local.engine.loading import sizing
 from t2local.engine.model_slot import Download
 from t2local.engine.requests import EngineStatus, NextTokens
+from t2local.engine.standings import PairStanding, Place, Standings
 from t2local.engine.training import RunReport
 from t2local.engine.verdicts import Verdict
 from t2local.evaluation.bradley_terry import Score, Tally

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from t2local.engine.arena import Battle, PairStanding, Standings
+from t2local.engine.arena import Battle
+from t2local.engine.standings import PairStanding, Standings
 from t2local.engine.verdicts import BAD, SAME, SIDES, TIE
 from t2local.evaluation.bradley_terry import Score, Tally
 from t2local.html import percent, signed

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from t2local.adapt.dispatch import BASE
-from t2local.engine.arena import PairStanding
+from t2local.engine.standings import PairStanding
 from t2local.evaluation.bradley_terry import Score, Tally
 from t2local.ui.arena.view import pair_html, verdict
 from tests.ui.conftest import PHONE, ask, open_tab, serve
