@@ -6,8 +6,6 @@ Here are the values; the elements are in `templates/arena.html`.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from markupsafe import Markup
-
 from t2local.engine.arena import Battle
 from t2local.engine.standings import PairStanding, Standings
 from t2local.engine.verdicts import BAD, SAME, SIDES, TIE
@@ -27,10 +25,10 @@ EVEN = (0.45, 0.55)  # a score whose interval is within is that of no difference
 
 
 class Side(NamedTuple):
-    """One answer. `name`, `mixture`: "" and nothing until the vote."""
+    """One `answer`, rendered. `name`, `mixture`: "" and nothing until the vote."""
 
     letter: str
-    answer: Markup
+    answer: str
     empty: bool
     name: str
     won: bool
