@@ -196,6 +196,7 @@ def test_a_body_continues_its_prefix(completion):
 @pytest.mark.parametrize("name", REWARDS)
 def test_chat_messages_count_as_their_last_words(name):
     row = {"answer": "2", "choices": ["1", "2"], "label": 1, "tests": ["assert f(1) == 2"]}
+    row |= {"answer": "en"} if name == "language" else {}
     columns = {key: [value] for key, value in row.items()}
     chat = [[{"role": "assistant", "content": "2"}]]
     plain = REWARDS[name](["?"], ["2"], **columns)
