@@ -1,8 +1,8 @@
 """A whole table labelled by an expert that was trained to choose, as the page and `label` ask.
 
 Each row is asked as in training, and its labels scored as there, so on rows of its task it is as
-right as its card says. What was labelled is on disk after every batch, under a hash of the file,
-the expert and the model: the same request goes on where it was cut off.
+right as its card says. What was labelled is on disk after every batch, under a hash of what is
+asked, the expert and the model: the same request goes on where it was cut off.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from t2local import paths
 from t2local.adapt.answering import CHOICE, batches, check_sees, prompt_ids
 from t2local.adapt.applier import holding
 from t2local.adapt.choosing import Choice, Labels, choose_each
+from t2local.adapt.few_shot import z_digest
 from t2local.engine.job_record import LABELLING, JobStatus, Record, new_id
 from t2local.engine.jobs import Job, Work
 from t2local.engine.model_slot import OnModel, check_model
@@ -237,7 +238,7 @@ class Labelling(OnModel):
         """The labels of rows, in order. The expert may be changed meanwhile."""
         loaded, svf = self.model()
         expert, labels = chooser
-        kept = _Kept.of(plan, expert, labels, [loaded.name, svf.fingerprint(), loaded.dtype])
+        kept = _Kept.of(rows, expert, labels, [loaded.name, svf.fingerprint(), loaded.dtype])
         found = {place: one for place, one in kept.read().items() if place < len(rows)}
         for place, asked in enumerate(rows):
             if asked.example is None:
@@ -345,12 +346,11 @@ class _Kept:
     path: Path
 
     @classmethod
-    def of(cls, plan: LabelPlan, expert: Expert, labels: Labels, about: list) -> "_Kept":
-        digest = hashlib.sha256(Path(plan.source).read_bytes())
-        for name, row in sorted(expert.z.items()):
-            digest.update(name.encode() + row.detach().cpu().float().numpy().tobytes())
-        told = [plan.column, *labels.names, labels.temperature, *map(str, about)]
-        digest.update(json.dumps(told).encode())
+    def of(cls, rows: Sequence[AskedRow], expert: Expert, labels: Labels, about: list) -> "_Kept":
+        """By what is asked, however the table was read."""
+        asked = [row.example.turns if row.example is not None else None for row in rows]
+        told = [z_digest({"": expert.z}), *labels.names, labels.temperature, *map(str, about)]
+        digest = hashlib.sha256(json.dumps([asked, told], default=str).encode())
         return cls(paths.home() / "labels" / f"{digest.hexdigest()[:24]}.jsonl")
 
     def read(self) -> dict[int, Labelled]:

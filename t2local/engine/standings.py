@@ -39,7 +39,7 @@ class PairStanding:
     score: Score
     clear: bool
     more: int | None
-    kinds: tuple[tuple[str, Tally], ...] = ()
+    kinds: tuple[tuple[str, Tally, Score], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,15 @@ def _pair(
     for kind in sorted(kinds):
         of_kind = [v for v in verdicts if v.vote.kind == kind]
         found = counted((*v.vote.contenders, v.vote.winner) for v in of_kind)[pair]
-        by_kind.append((kind, found if first == pair[0] else found.swapped()))
-    own = score({(first, second): tally}, first, second)
-    assert own is not None, pair
+        found = found if first == pair[0] else found.swapped()
+        by_kind.append((kind, found, _of_two(found)))
     labels = label_of(first, known), label_of(second, known)
     clear, more = is_clear(tally, len(votes)), more_votes(tally, len(votes))
-    return PairStanding(*labels, tally, own, clear, more, tuple(by_kind))
+    return PairStanding(*labels, tally, _of_two(tally), clear, more, tuple(by_kind))
+
+
+def _of_two(tally: Tally) -> Score:
+    """By the votes on one pair alone, which has some."""
+    found = score({("first", "second"): tally}, "first", "second")
+    assert found is not None, tally
+    return found

@@ -242,8 +242,9 @@ def test_standings_are_of_this_model_against_base_and_by_kind(engine):
     assert found.places[0].score.value == pytest.approx(5 / 6, abs=1e-4)
     (pair,) = found.pairs
     assert (pair.first, pair.tally.wins, pair.tally.losses) == ("math", 5, 1)
-    kinds = {kind: (t.wins, t.losses) for kind, t in pair.kinds}
+    kinds = {kind: (t.wins, t.losses) for kind, t, _ in pair.kinds}
     assert kinds == {"code": (3, 0), "math": (2, 1)}
+    assert all(score.low < t.wins / t.n <= score.high for _, t, score in pair.kinds)
     elsewhere = standings(engine.verdicts.votes(), model="another")
     assert (elsewhere.votes, elsewhere.elsewhere) == (0, 6)
 

@@ -12,7 +12,7 @@ import torch
 
 from t2local.adapt.answering import answer_examples
 from t2local.adapt.applier import holding
-from t2local.adapt.dispatch import MANUAL, Controls
+from t2local.adapt.dispatch import MANUAL, Controls, Dispatched
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import LABELLING
 from t2local.engine.labelling import LabelPlan
@@ -116,6 +116,17 @@ def test_a_line_that_was_cut_off_costs_its_rows_alone(engine, table, home):
     (kept,) = (home / "labels").iterdir()
     kept.write_text(kept.read_text()[:-7] + '\nnonsense\n[1, 2]\n[99999, "x", 0.5, ""]\n')
     assert labelled(engine, table)[0] == content
+
+
+def test_the_same_file_read_otherwise_takes_no_label_of_another_row(engine, table):
+    """Without a header every row stands one place further down."""
+    lines = [f"mail {'x' * (n * 7 % 40)} number {n}?" for n in range(20)]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    plan = LabelPlan(str(table), "mails")
+    first = rows_of(drain(engine.labelling.label(plan))[0])
+    all_of_them = rows_of(drain(engine.labelling.label(replace(plan, without_header=True)))[0])
+    assert len(all_of_them) == len(first) + 1
+    assert [row["probability"] for row in all_of_them[1:]] == [row["probability"] for row in first]
 
 
 def test_another_expert_or_table_is_labelled_anew(engine, table, home):
@@ -283,9 +294,8 @@ def test_texts_have_the_shares_that_the_chat_shows(engine):
         Controls(MANUAL, mixture=Mixture({"mails": 1.0})),
         Sampling(max_new_tokens=5),
     )
-    choice = engine.dispatch(request).choice or next(
-        event.dispatch.choice for event in engine.answer("c", request) if hasattr(event, "dispatch")
-    )
+    told = [event for event in engine.answer("c", request) if isinstance(event, Dispatched)]
+    choice = told[0].dispatch.choice
     assert dict(choice.shares) == pytest.approx(found[3], abs=1e-4)
 
 

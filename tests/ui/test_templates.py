@@ -254,7 +254,7 @@ def draw_arena() -> None:
     )
     tallies = (Tally(30, 3, 1), Tally(5, 0, 4), Tally(0, 2, 0), Tally(1, 0, 0), Tally(6, 0, 6))
     pairs = tuple(
-        PairStanding("math", "x", t, scored, t.wins > 9, 3, (("kind", t),)) for t in tallies
+        PairStanding("math", "x", t, scored, t.wins > 9, 3, (("kind", t, scored),)) for t in tallies
     )
     arena.standings_html(Standings(places, pairs, "x", 20, 9, 20, 4))
     arena.standings_html(Standings(elsewhere=3))

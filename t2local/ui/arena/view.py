@@ -76,7 +76,7 @@ class PairLine(NamedTuple):
     interval: str
     verdict: str
     clear: bool
-    kinds: Sequence[tuple[str, Tally]]
+    kinds: Sequence[tuple[str, Tally, str]]
 
 
 def standings_html(found: Standings | None) -> str:
@@ -97,11 +97,15 @@ def _span(score: Score | None) -> tuple[float, float, float]:
 
 
 def _pair_line(pair: PairStanding) -> PairLine:
-    interval = f"{100 * pair.score.low:.0f} to {percent(pair.score.high)}"
+    kinds = [(kind, tally, _interval(score)) for kind, tally, score in pair.kinds]
     return PairLine(
-        pair.first, pair.second, pair.tally, percent(pair.score.value), interval, verdict(pair),
-        pair.clear, pair.kinds,
+        pair.first, pair.second, pair.tally, percent(pair.score.value), _interval(pair.score),
+        verdict(pair), pair.clear, kinds,
     )  # fmt: skip
+
+
+def _interval(score: Score) -> str:
+    return f"{100 * score.low:.0f} to {percent(score.high)}"
 
 
 def verdict(pair: PairStanding) -> str:

@@ -12,7 +12,7 @@ from t2local.engine.engine import Engine
 from t2local.engine.job_record import LABELLING
 from t2local.engine.labelling import LabelPlan
 from t2local.errors import T2LocalError
-from t2local.progress import FINISHED
+from t2local.progress import FAILED, FINISHED, INTERRUPTED
 from t2local.tasks.unlabelled import columns_of, read_unlabelled
 from t2local.ui.label.layout import DETECTED, NO_CHOOSER, LabelTab
 from t2local.ui.label.view import preview_html, status_html, table_html
@@ -33,6 +33,7 @@ class LabelEvents:
         tab = self.tab
         live = [tab.labelling, tab.status, tab.table, tab.save, tab.start, tab.stop, tab.timer]
         asked = {tab.expert, tab.file, tab.column, tab.no_header, tab.doubt}
+        begun = {*asked, tab.labelling}
         given = [tab.column, tab.no_header, tab.preview, tab.start]
         self.own.select(
             shown(self.opened), {tab.labelling, tab.expert}, [tab.expert, *live], **QUIET
@@ -40,7 +41,7 @@ class LabelEvents:
         gr.on([tab.file.upload, tab.file.clear], shown(self.given), asked, given, **QUIET)
         tab.column.input(shown(self.chosen), asked, given, **QUIET)
         tab.no_header.input(shown(self.given), asked, given, **QUIET)
-        tab.start.click(shown(self.started), asked, live, **QUIET)
+        tab.start.click(shown(self.started), begun, live, **QUIET)
         tab.stop.click(shown(self.stopped), {tab.labelling}, None, **QUIET)
         ticking = tab.timer.tick(shown(self.shown_now), {tab.labelling}, live, **QUIET)
         ticking.failure(lambda: gr.Timer(active=False), None, tab.timer, **QUIET)
@@ -107,7 +108,10 @@ class LabelEvents:
         return "" if chosen in (None, DETECTED) else chosen
 
     def started(self, values: dict) -> dict:
-        tab = self.tab
+        tab, shown_now = self.tab, values[self.tab.labelling]
+        if not values[tab.file] and shown_now and self._was_stopped(shown_now):
+            self.engine.jobs.resume(shown_now)
+            return self._present(shown_now)
         if not values[tab.file]:
             raise T2LocalError("There is no table yet; choose a file.")
         if not values[tab.expert]:
@@ -120,6 +124,9 @@ class LabelEvents:
             bool(values[tab.no_header]),
         )
         return self._present(self.engine.labelling.start(plan))
+
+    def _was_stopped(self, id: str) -> bool:
+        return self.engine.labelling.report(id).status.stage in (FAILED, INTERRUPTED)
 
     def stopped(self, values: dict) -> None:
         self.engine.jobs.stop(values[self.tab.labelling])
