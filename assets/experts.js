@@ -1,5 +1,5 @@
 // Cards, chips and the undo bar: a click on [data-act] becomes an event; renaming happens in place.
-const EVENTS = ["try_it", "compare", "duplicate", "hand_over", "remove", "restore", "note_prompts", "go_back"];
+const EVENTS = ["try_it", "compare", "duplicate", "hand_over", "remove", "restore", "note_prompts", "forgotten", "go_back"];
 const rename = (card) => {
   const title = card.querySelector(".expert-name");
   const name = card.dataset.name;

@@ -28,7 +28,8 @@ from t2local.tasks.datasets import HELD_OUT, everyday_messages, split_rows
 from t2local.tasks.rewards.languages import language_of
 from t2local.tasks.rewards.words import words_in
 from t2local.tasks.rows import WHOLE, Example
-from t2local.training.dry_run import dry_run_report, lasting, with_fitting
+from t2local.training.dry_run import dry_run_report, with_fitting
+from t2local.training.forecast import lasting
 from t2local.training.preferences import Reference
 from t2local.training.recipe import Trained, train_expert
 from t2local.training.runner import other_tasks

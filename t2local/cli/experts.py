@@ -14,6 +14,7 @@ from typing import Any
 from t2local import paths
 from t2local.adapt.applier import holding
 from t2local.cli import add_reward_argument, add_storage_arguments, log, open_model
+from t2local.cli.forgotten import add_forgotten
 from t2local.cli.look import add_rows_arguments, refuse_flags, source_in
 from t2local.cli.prints import add_print
 from t2local.errors import T2LocalError
@@ -52,6 +53,7 @@ def add_parser(subparsers) -> None:
     bringing.add_argument("new", nargs="?", help="another name for it")
     add_actions(actions)
     add_print(actions)
+    add_forgotten(actions)
     for action in actions.choices.values():
         suppressed = {"default": argparse.SUPPRESS}  # or it would undo what stood before ACTION
         action.add_argument("--model", metavar="NAME", help="whose experts", **suppressed)

@@ -32,7 +32,7 @@ from t2local.tasks.datasets import DATASETS, dataset
 from t2local.tasks.files import read_examples
 from t2local.tasks.rows import Example
 from t2local.tasks.unlabelled import read_unlabelled
-from t2local.training.recipe import printed_rows
+from t2local.training.finding import printed_rows
 from t2local.training.runner import rows_behind
 
 

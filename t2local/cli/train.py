@@ -53,6 +53,12 @@ def add_parser(subparsers) -> None:
         action="store_true",
         help="train also where the rows' own answers do not earn +1, or wrong ones do",
     )
+    parser.add_argument(
+        "--no-forgetting",
+        action="store_true",
+        help="do not measure what it does to other experts' tasks; "
+        "`experts forgotten NAME` does it later",
+    )
     parser.add_argument("--paper", action="store_true", help="the paper's own hyper-parameters")
     for field in fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
@@ -126,6 +132,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         start=arguments.start,
         start_run=before.run,
         replays=before.replays,
+        forgetting=not arguments.no_forgetting,
     )
 
 

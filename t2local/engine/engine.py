@@ -27,6 +27,7 @@ from t2local.engine.chats import ChatStore
 from t2local.engine.contenders import Contender, contenders_of
 from t2local.engine.drafts import Drafts
 from t2local.engine.evaluations import Evaluations
+from t2local.engine.forgetting import Forgotten
 from t2local.engine.job_record import KINDS, JobStatus, Kind
 from t2local.engine.jobs import MOST_LISTED, Jobs
 from t2local.engine.labelling import Labelling
@@ -82,7 +83,7 @@ class Engine:
         self.library = Keeping(self._trained_model, self.restock, self.training.names_in_training)
         needs = self.jobs, self._trained_model, lambda: self._shelf, self.uses, self._forget
         self.searches, self.evaluations = Searches(*needs), Evaluations(*needs)
-        self.labelling = Labelling(*needs)
+        self.labelling, self.forgotten = Labelling(*needs), Forgotten(*needs, self.library)
 
     # --- loading
 
@@ -317,6 +318,7 @@ OWNERS_ACTS = {
     "models": "load models", "downloads": "fetch models", "training": "train",
     "draft": "try an expert in training", "adopt": "add an expert", "restock": "add an expert",
     "searches": "search for mixtures", "labelling": "label tables",
+    "forgotten": "measure an expert", "keep_forgetting": "measure an expert",
     "evaluations": "evaluate", "rename": "rename an expert",
     "duplicate": "copy an expert", "delete": "delete an expert", "jobs": "see others' work",
     "restore": "bring back an expert", "import_file": "add an expert",

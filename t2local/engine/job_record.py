@@ -42,6 +42,7 @@ EVALUATION = Kind("evaluation", "Evaluation", "Evaluate")
 DOWNLOAD = Kind("download", "Download", "Models", uses_model=False)
 LOADING = Kind("loading", "Loading", "Models", uses_model=False, resumes=False)
 LABELLING = Kind("labelling", "Labelling", "Label")
+FORGETTING = Kind("forgetting", "What is forgotten", "Experts")
 BLIND_PAIR = Kind("blind-pair", "Blind pair", "Arena", resumes=False)
 ANSWER = Kind("answer", "Answer", "Chat", uses_model=False, resumes=False)
 KINDS = {
@@ -51,6 +52,7 @@ KINDS = {
         SEARCH,
         EVALUATION,
         LABELLING,
+        FORGETTING,
         DOWNLOAD,
         LOADING,
         BLIND_PAIR,

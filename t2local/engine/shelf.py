@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from t2local.adapt.choosing import Labels
 from t2local.adapt.dispatch import OTHER, Available
@@ -275,6 +276,12 @@ class Keeping:
             library.give_print(name, taken)
             self.changed()
         return len(taken)
+
+    def keep_forgetting(self, measured: Expert, card: Sequence[Mapping[str, Any]]) -> None:
+        """Write what an expert was measured to do to others' tasks on its card."""
+        with self._one_at_a_time:
+            self._library().give_forgetting(measured, card)
+            self.changed()
 
     def back(self, name: str) -> None:
         """The version before the present one takes its place, and the other way round."""

@@ -27,15 +27,10 @@ from t2local.svf import SVFModel
 from t2local.tasks.datasets import dataset
 from t2local.tasks.rows import Example
 from t2local.training.config import SVF, SVFMethod, TrainConfig
-from t2local.training.dry_run import (
-    DryRunReport,
-    Forecast,
-    check_lengths,
-    dry_run_report,
-    lasting,
-)
-from t2local.training.finding import Found
-from t2local.training.recipe import dataset_of, make_expert, printed_rows
+from t2local.training.dry_run import DryRunReport, check_lengths, dry_run_report
+from t2local.training.finding import Found, printed_rows
+from t2local.training.forecast import Forecast, lasting
+from t2local.training.recipe import dataset_of, make_expert
 from t2local.training.reports import (
     Checkpoint,
     Curves,
@@ -213,7 +208,7 @@ class Training:
 
     def dry_run_report(self, source: str, reward: str, config: TrainConfig) -> DryRunReport:
         """The base model's answers and rewards on a file's rows; remembered. `T2LocalError`."""
-        key = source, reward, config
+        key = _tried_as(source, reward, config)
         tried = self._tried.get(key)  # another model may empty it at any time
         if tried is None:
             source_rows = dataset(source, config.seed, config.held_out_share)
@@ -223,6 +218,10 @@ class Training:
                 tried = dry_run_report(loaded, svf, source_rows, reward, config, others)
                 self._tried[key] = tried
         return tried
+
+    def is_tried(self, source: str, reward: str, config: TrainConfig) -> bool:
+        """Whether `dry_run_report` knows these already and costs nothing."""
+        return _tried_as(source, reward, config) in self._tried
 
     def prompts_behind(self, expert: Expert) -> tuple[str, ...]:
         """The prompts of an expert's print in its order; () where its run or data are gone.
@@ -273,19 +272,21 @@ class Training:
         config: TrainConfig,
         start: str = "",
         offered: bool = False,
+        forgetting: bool = True,
     ) -> str:
         """Queue a run of about `length` and give its name.
 
         `start`: the expert whose `z` it goes on from. Under that one's name it will be its new
-        version. `offered`: it is not adopted before `adopt_offered`. Raises `T2LocalError`: a name
-        that is taken or cannot be one, nothing to learn from.
+        version. `offered`: it is not adopted before `adopt_offered`. `forgetting`: what it does to
+        other experts' tasks is measured too. Raises `T2LocalError`: a name that is taken or cannot
+        be one, nothing to learn from.
         """
         self.check_name(name, start)
         tried = self.dry_run_report(source, reward, config)
         if tried.problem:
             raise T2LocalError(tried.problem)
         before = self.going_on(start, name, source, reward, config)
-        config = lasting(length, tried, config)
+        config = lasting(length, tried, config, forgetting)
         plan = Plan(
             name,
             source,
@@ -295,6 +296,7 @@ class Training:
             start_run=before.run,
             replays=before.replays,
             offered=offered,
+            forgetting=forgetting,
             **self.loading,
         )
         return self.queue(plan)
@@ -469,3 +471,8 @@ def status_on_disk(run: Run) -> JobStatus:
         message = ELSEWHERE
     steps = plan.config.steps
     return JobStatus(*about, plan.name, INTERRUPTED, step, steps, message, started_s=began)
+
+
+def _tried_as(source: str, reward: str, config: TrainConfig) -> tuple[str, str, TrainConfig]:
+    """What a dry run depends on: how many steps will follow says nothing to it."""
+    return source, reward, replace(config, steps=1, validate_every=1)

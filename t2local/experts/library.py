@@ -6,10 +6,12 @@ Also a mixture as one expert, `z' = 1 + Σ α_k (z_k − 1)`, for programs that 
 import functools
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
+
+import torch
 
 from t2local import paths
 from t2local.errors import T2LocalError
@@ -97,6 +99,22 @@ class Library(ExpertStore):
         printed = replace(self._readable(self._own(name, "given a print")), prompt_print=taken)
         self.save(printed)
         return printed
+
+    @_alone
+    def give_forgetting(self, measured: Expert, card: Sequence[Mapping[str, Any]]) -> Expert:
+        """Keep what one of the user's experts did to others' tasks; its other words stay.
+
+        Raises `T2LocalError` where the one of its name has another z by now.
+        """
+        name = measured.name
+        expert = self._readable(self._own(name, "measured"))
+        if expert.z.keys() != measured.z.keys() or not all(
+            torch.equal(row, measured.z[matrix]) for matrix, row in expert.z.items()
+        ):
+            raise T2LocalError(f"'{name}' has changed while it was measured; measure it again.")
+        measured = replace(expert, training={**expert.training, "forgetting": list(card)})
+        self.save(measured)
+        return measured
 
     def check_own(self, name: str, done: str) -> None:
         """Raise `T2LocalError` for a shipped expert, which cannot be `done`."""

@@ -9,7 +9,7 @@ model's context.
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from t2local.adapt.answering import (
     action_of,
     answer_examples,
     are_preferences,
-    choice_tokens,
     prompt_ids,
 )
 from t2local.adapt.applier import holding
@@ -29,30 +28,25 @@ from t2local.models.chat_format import encode_text
 from t2local.models.decode.generate import Around
 from t2local.models.fit.memory import free_bytes
 from t2local.models.load.loader import LoadedModel
-from t2local.progress import Progress
 from t2local.svf import SVFModel
 from t2local.tasks.datasets import Dataset
 from t2local.tasks.rewards import REWARDS, rewards_of
 from t2local.tasks.rows import Example, shown, too_long
 from t2local.training.config import NEXT_TOKEN, TrainConfig, method_for
+from t2local.training.finding import print_seconds
+from t2local.training.forecast import Times, other_seconds
 from t2local.training.policies import policy_for
+from t2local.training.preferences import Reference
 from t2local.training.reports import (
-    MEASURING_FORGOTTEN,
-    MEASURING_HELD_OUT,
-    TRAINING_WITHOUT,
     BatchStatistics,
     DryRun,
-    StepReport,
-    Validation,
 )
 from t2local.training.rollouts import Policy, sampling_seed
 from t2local.training.step_memory import StepWork, step_bytes
-from t2local.training.validation import OtherTask, base_known
+from t2local.training.validation import OtherTask
 
 DRY_RUN_PROMPTS = 8
 SHOWN, TRIED = 6, 2  # rows that are answered for a person to see; rows of the trial step
-FEWEST_STEPS, MOST_STEPS = 4, 1000
-LENGTHS = {"a minute": 60.0, "five minutes": 300.0, "ten minutes": 600.0, "an hour": 3600.0}
 BEGINNING = 40  # characters of a prompt that a message shows
 LABEL_WORDS = 2
 TEXT_LEARNING_RATE = 4e-3  # twice the paper's: minutes on a laptop allow few steps
@@ -74,25 +68,15 @@ class Sample:
     reward: float | None
 
 
-@dataclass(frozen=True)
-class DryRunReport:
-    """`problem`: why nothing can be learnt, "" if all is well. `step_s`: seconds a training step;
-    `answer_s`: seconds a held-out row; the counts are of rows. `leave_one_out`: each row is held
-    out in turn. `memory_bytes`: what a step takes beside the model; `free_bytes`: what there is.
-    `dry_s`: seconds of the dry run; `others_s`: of measuring what was forgotten."""
+@dataclass(frozen=True, kw_only=True)
+class DryRunReport(Times):
+    """`problem`: why nothing can be learnt, "" if all is well. `memory_bytes`: what a step takes
+    beside the model; `free_bytes`: what there is."""
 
     samples: tuple[Sample, ...]
     problem: str
-    step_s: float
-    answer_s: float
-    train: int
-    validation: int
-    held_out: int
-    leave_one_out: bool = False
     memory_bytes: int = 0
     free_bytes: int = 0
-    dry_s: float = 0.0
-    others_s: float = 0.0
 
     @property
     def fits(self) -> bool:
@@ -147,7 +131,8 @@ def dry_run_report(
     scored = zip(rows, said, rewards, strict=True)
     samples = tuple(Sample(e.prompt, e.wanted, text, r) for e, text, r in scored)
     problem = "" if any(r is not None for r in rewards) else _unscored(reward)
-    step_s, trial = _trial_step(loaded, svf, rows[:TRIED], reward, config)
+    tried = rows[: _slice_rows(rows, config)]
+    step_s, trial = _trial_step(loaded, svf, tried, reward, config)
     if not problem and action_of(rows) == CHOICE:
         problem = _refusal(loaded, svf, source, reward, config)
     elif not problem and trial.equal_groups == 1.0 and len(set(rewards)) == 1:
@@ -155,63 +140,43 @@ def dry_run_report(
             f"All trial answers earned {rewards[0]:+g}: there is nothing to learn from; "
             "try a reward with partial credit, other examples, or more samples a prompt."
         )
-    counts = len(source.train), len(source.validation), len(source.held_out)
-    step_s *= min(config.prompts_per_step, len(source.train)) / len(rows[:TRIED])
-    memory = step_bytes(loaded, source.train, config), free_bytes(loaded.device)
-    sampled_s = trial.seconds.get("sampling", 0.0) / len(rows[:TRIED])
+    step_s *= min(config.prompts_per_step, len(source.train)) / len(tried)
+    before_s = trial.seconds.get("sampling", 0.0) / len(tried)
+    before_s *= min(DRY_RUN_PROMPTS, len(source.train))
+    if are_preferences(rows):
+        before_s += answer_s * len(source.rows)  # the base model's odds, once a row
     return DryRunReport(
-        samples, problem, step_s, answer_s, *counts, source.leave_one_out, *memory,
-        dry_s=sampled_s * min(DRY_RUN_PROMPTS, len(source.train)),
+        samples=samples,
+        problem=problem,
+        memory_bytes=step_bytes(loaded, source.train, config),
+        free_bytes=free_bytes(loaded.device),
+        step_s=step_s,
+        answer_s=answer_s,
+        train=len(source.train),
+        validation=len(source.validation),
+        held_out=len(source.held_out),
+        leave_one_out=source.leave_one_out,
+        before_s=before_s,
         others_s=sum(other_seconds(loaded, svf, others)),
-    )  # fmt: skip
+        print_s=print_seconds(loaded, svf, source),
+    )
 
 
-def steps_within(seconds: float, report: DryRunReport, config: TrainConfig) -> int:
-    """How many steps fit into a time, measuring included; at least a few."""
-    fixed = (report.validation + 2 * report.held_out) * report.answer_s
-    a_step = report.step_s + report.validation * report.answer_s / config.validate_every
-    trainings = _trainings(report)
-    steps = (seconds - fixed * trainings) / max(a_step * trainings, 1e-6)
-    return max(FEWEST_STEPS, min(MOST_STEPS, int(steps)))
-
-
-def run_seconds(report: DryRunReport, config: TrainConfig) -> float:
-    """How long a run takes to its very end, by the measured times."""
-    answers = (1 + checks(config)) * report.validation + 2 * report.held_out
-    a_training = report.dry_s + config.steps * report.step_s + answers * report.answer_s
-    return _trainings(report) * a_training + report.others_s
-
-
-def _trainings(report: DryRunReport) -> int:
-    """Left out in turn, each row takes a training of its own."""
-    return 1 + report.held_out if report.leave_one_out else 1
-
-
-def lasting(length: str, report: DryRunReport, config: TrainConfig) -> TrainConfig:
-    """The configuration with the steps that a length of `LENGTHS` allows; others stay as set."""
-    if length not in LENGTHS:
-        return config
-    steps = steps_within(LENGTHS[length], report, config)
-    return replace(config, steps=steps, validate_every=max(1, min(10, steps // 4)))
-
-
-def in_words(seconds: float) -> str:
-    """`about 40 seconds`, `about 12 minutes`, `about 2.5 hours`."""
-    if seconds < 90:
-        return f"about {max(1, round(seconds, -1 if seconds > 20 else 0)):.0f} seconds"
-    if seconds < 5400:
-        return f"about {seconds / 60:.0f} minutes"
-    return f"about {seconds / 3600:.1f} hours"
+def _slice_rows(rows: Sequence, config: TrainConfig) -> int:
+    """Rows of the trial step: few where each is answered many times, else those of a forward."""
+    return max(TRIED, config.rows_per_forward) if action_of(rows) == CHOICE else TRIED
 
 
 def _trial_step(
     loaded: LoadedModel, svf: SVFModel, rows: Sequence, reward: str, config: TrainConfig
 ) -> tuple[float, BatchStatistics]:
     """Seconds that a step on `rows` is expected to take in training, and what one gave."""
-    method = method_for(loaded, svf, config)
-    started = time.perf_counter()
+    method, known = method_for(loaded, svf, config), Reference(loaded, svf)
+    policy = policy_for(loaded, svf, rows, reward, config, known)
+    if are_preferences(rows):
+        known.of(rows)  # once a run
     work = StepWork(0, method.holding(method.start().requires_grad_()))
-    policy = policy_for(loaded, svf, rows, reward, config)
+    started = time.perf_counter()
     rollout = policy.rollout(rows, sampling_seed(config, 0), work)
     rewards, terms = policy.rewards(rollout, work), []
     advantages = policy.advantages(rewards, policy.penalties(rollout, work))
@@ -333,136 +298,3 @@ def check_lengths(loaded: LoadedModel, source: Dataset, config: TrainConfig) -> 
 
 def _size(text: str) -> int:
     return len(text.encode())
-
-
-# --- How long a run takes, in measured seconds, from the first step to the last.
-#
-# A run learns, checks itself on the way, answers the held-out rows before and after, and measures
-# what was forgotten. Guesses are replaced by what the run itself is seen to take.
-
-TRIED_ROWS = 2  # of each other task, to learn how fast it is answered
-TRIED_TOKENS = 8  # that are written to learn how fast this model writes
-LEARNING, BASE_ANSWERS, TRAINED_ANSWERS, FORGOTTEN = range(4)  # the parts of a run, in order
-
-
-@dataclass(frozen=True)
-class Agenda:
-    """What a run has to do: the first of its events, never written down.
-
-    `validation`, `held_out`: rows. `others_s`: seconds that each other task is thought to take.
-    """
-
-    config: TrainConfig
-    validation: int
-    held_out: int
-    leave_one_out: bool = False
-    others_s: tuple[float, ...] = ()
-
-
-def other_seconds(
-    loaded: LoadedModel, svf: SVFModel, tasks: Sequence[OtherTask]
-) -> tuple[float, ...]:
-    """Seconds that measuring what was forgotten takes, a task each, from a few rows of each.
-
-    The base model's part is left out where it is remembered.
-    """
-    return tuple(
-        _pass_seconds(loaded, svf, task) * (1 if base_known(loaded, svf, task) else 2)
-        for task in tasks
-    )
-
-
-def _pass_seconds(loaded: LoadedModel, svf: SVFModel, task: OtherTask) -> float:
-    """Seconds in which all rows are answered once."""
-    rows, tokens = task.rows, task.max_new_tokens
-    if action_of(rows) == CHOICE:
-        tried = rows[:: -(-len(rows) // TRIED_ROWS)]
-        share = _read(loaded, rows) / _read(loaded, tried)
-    else:
-        tried, share = rows, tokens / min(tokens, TRIED_TOKENS)
-    started = time.perf_counter()
-    answer_examples(loaded, tried, min(tokens, TRIED_TOKENS), around=lambda: svf.using({}))
-    return share * (time.perf_counter() - started)
-
-
-def _read(loaded: LoadedModel, rows: Sequence) -> int:
-    return sum(choice_tokens(loaded, row) for row in rows)
-
-
-def checks(config: TrainConfig, until: int | None = None) -> int:
-    """Validations after the first step up to step `until` (None: all), the last one included."""
-    if until is None:
-        return -(-config.steps // config.validate_every)
-    return until // config.validate_every
-
-
-@dataclass
-class Forecast:
-    """Listens to a run's events, each with the seconds it took, and says what is left."""
-
-    agenda: Agenda | None = None
-    _step: int = 0
-    _steps_s: list[float] = field(default_factory=list)
-    _checks_s: list[float] = field(default_factory=list)
-    _part: int = LEARNING
-    _done: int = 0  # of the part's trainings or tasks
-    _slower: float = 1.0  # than the other tasks were thought to be
-
-    def listen(self, event: object, seconds: float) -> None:
-        """`seconds`: how long the work before `event` took, waiting aside."""
-        match event:
-            case Agenda():
-                self.agenda = event
-            case StepReport():
-                self._step = event.step
-                self._steps_s.append(seconds)
-            case Validation():
-                self._checks_s.append(seconds)
-            case Progress():
-                self._measuring(event, seconds)
-
-    def _measuring(self, event: Progress, seconds: float) -> None:
-        if event.stage.startswith(MEASURING_HELD_OUT):
-            self._part = TRAINED_ANSWERS if event.done else BASE_ANSWERS
-        elif event.stage.startswith(TRAINING_WITHOUT):
-            self._part, self._done = TRAINED_ANSWERS, event.done
-        elif event.stage.startswith(MEASURING_FORGOTTEN):
-            self._part, self._done = FORGOTTEN, event.done
-            thought = self.agenda.others_s[event.done - 1] if self.agenda and event.done else 0.0
-            self._slower = seconds / thought if thought else self._slower
-
-    @property
-    def remaining_s(self) -> float | None:
-        """None before the first step: nothing of this run has been measured yet."""
-        if self.agenda is None or not self._steps_s:
-            return None
-        return self._learning_s() + self._answering_s() + self._forgotten_s()
-
-    def _training_s(self, step: int = 0) -> float:
-        """Of one whole training, from after `step`."""
-        config = self.agenda.config
-        ahead = checks(config) - checks(config, step)
-        return (config.steps - step) * _mean(self._steps_s) + ahead * _mean(self._checks_s)
-
-    def _learning_s(self) -> float:
-        return self._training_s(self._step) if self._part == LEARNING else 0.0
-
-    def _answering_s(self) -> float:
-        """Held-out rows by the base model and by the trained one, or by one that left each out."""
-        held_out, part = self.agenda.held_out, self._part
-        pass_s = held_out * _mean(self._checks_s) / max(1, self.agenda.validation)
-        base_s = pass_s if part <= BASE_ANSWERS else 0.0
-        if part > TRAINED_ANSWERS:
-            return 0.0
-        if not self.agenda.leave_one_out:
-            return base_s + pass_s
-        left = held_out - (self._done if part == TRAINED_ANSWERS else 0)
-        return base_s + left * self._training_s()
-
-    def _forgotten_s(self) -> float:
-        done = self._done if self._part == FORGOTTEN else 0
-        return self._slower * sum(self.agenda.others_s[done:])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

@@ -4,6 +4,7 @@ Its own are held-out prompts of its run; others' are prompts of the other tasks,
 messages. Each is read by the base model alone, as pass 1 reads it.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -11,14 +12,18 @@ from typing import Any
 
 from t2local.adapt.dispatch import OTHER, SIMILARITY, Controls, decide
 from t2local.adapt.similarity import Discriminant
+from t2local.errors import T2LocalError
 from t2local.experts.expert import SKILL, Expert
-from t2local.experts.prompt_print import PromptPrint, sampled
+from t2local.experts.prompt_print import FEWEST_PROMPTS, PromptPrint, sampled
 from t2local.experts.store import ExpertStore
 from t2local.models.decode.embedding import embed
 from t2local.models.load.loader import LoadedModel
+from t2local.svf import SVFModel
 from t2local.tasks.datasets import DECIDING, HELD_OUT, Dataset, everyday_messages
+from t2local.tasks.rows import Example
 from t2local.training.validation import OtherTask
 
+TRIED = 4  # prompts, to learn how fast they are read
 MOST_OWN, MOST_OTHERS = 30, 60  # prompts; a second of the embedded model reads some eight
 
 
@@ -69,6 +74,33 @@ def found_by_similarity(
     given = told.probabilities(embed(loaded, [*own, *foreign], around))
     chosen = [_chosen(each, told.labels[:-1]) == expert.name for each in given]
     return Found(sum(chosen[: len(own)]), len(own), sum(chosen[len(own) :]), len(foreign))
+
+
+def printed_rows(source: Dataset) -> list[Example]:
+    """The rows of an expert's prompt print, in its order: what the expert was trained on tells."""
+    trained_on = [*source.train, *source.validation]
+    return sampled(list({example.group: example for example in trained_on}.values()))
+
+
+def print_seconds(loaded: LoadedModel, svf: SVFModel, source: Dataset) -> float:
+    """How long a new expert's print and the look for it take, from a few prompts.
+
+    0.0 where there will be none.
+    """
+    printed = [row.turns for row in printed_rows(source)]
+    if len(printed) < FEWEST_PROMPTS:
+        return 0.0
+    read = len(printed)
+    if not source.leave_one_out:
+        read += min(MOST_OWN, len(source.held_out)) + MOST_OTHERS
+    if ExpertStore(loaded.slug).print_of_others(loaded) is None:
+        read += len(everyday_messages("train"))
+    started = time.perf_counter()
+    try:
+        embed(loaded, printed[:TRIED], lambda: svf.using({}))
+    except T2LocalError:  # a model whose states cannot be read
+        return 0.0
+    return read * (time.perf_counter() - started) / TRIED
 
 
 def _prints(loaded: LoadedModel, expert: Expert) -> dict[str, Any]:

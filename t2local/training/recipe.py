@@ -27,7 +27,7 @@ from t2local.adapt.choosing import common_labels, fitted_temperature
 from t2local.adapt.dispatch import LABELS, classification_prompt
 from t2local.errors import T2LocalError
 from t2local.experts.expert import CLASSIFIER, SKILL, Expert, HeldOut, stamped
-from t2local.experts.prompt_print import FEWEST_PROMPTS, PromptPrint, print_of, sampled
+from t2local.experts.prompt_print import FEWEST_PROMPTS, PromptPrint, print_of
 from t2local.models.decode.generate import Around
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, Progress, drain
@@ -41,6 +41,7 @@ from t2local.tasks.uploads import FEWEST_PROMPTS as FEWEST_TRAINED
 from t2local.tasks.uploads import with_choices
 from t2local.training.config import Method, SVFMethod, method_for
 from t2local.training.dry_run import check_lengths
+from t2local.training.finding import printed_rows
 from t2local.training.loop import Event, train
 from t2local.training.preferences import Reference
 from t2local.training.processes import Processes
@@ -144,12 +145,6 @@ def prompt_print(
     except T2LocalError:  # a model whose states cannot be read
         return None
     return replace(taken, data=source.sha256)
-
-
-def printed_rows(source: Dataset) -> list[Example]:
-    """The rows of an expert's prompt print, in its order: what the expert was trained on tells."""
-    trained_on = [*source.train, *source.validation]
-    return sampled(list({example.group: example for example in trained_on}.values()))
 
 
 def _later(cancel: CancelToken | None, processes: Processes | None) -> CancelToken | None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from t2local import locks, paths
 from t2local.adapt.answering import CHOICE, action_of, are_preferences
+from t2local.adapt.applier import holding
 from t2local.adapt.dispatch import classification_prompt
 from t2local.errors import DiskFull, T2LocalError
 from t2local.experts import Expert, ExpertStore
@@ -26,8 +27,8 @@ from t2local.svf import SVFModel
 from t2local.tasks.datasets import DECIDING, Dataset, probes
 from t2local.tasks.rows import Example
 from t2local.training.config import LORA, method_for
-from t2local.training.dry_run import Agenda, other_seconds
-from t2local.training.finding import found_by_similarity
+from t2local.training.finding import found_by_similarity, print_seconds
+from t2local.training.forecast import Agenda, other_seconds
 from t2local.training.loop import Event
 from t2local.training.processes import Processes
 from t2local.training.recipe import (
@@ -39,7 +40,7 @@ from t2local.training.recipe import (
 )
 from t2local.training.reports import TAKING_PRINT, Held, Notice
 from t2local.training.runs import Run
-from t2local.training.validation import OtherTask
+from t2local.training.validation import Forgetting, OtherTask, forgetting
 
 ADAPTER_FOLDER = "adapter"
 RUN = "run"  # on the card: the run's folder
@@ -84,16 +85,18 @@ def _running(
     method = method_for(loaded, svf, plan.config)
     own = "" if plan.start and not plan.replays else plan.name  # else it may forget its own rows
     others = processes.from_main(other_tasks(own, source, loaded.slug))
+    measured = others if plan.forgetting else ()
     start = started_from(run, loaded, svf)
     work = train_expert(
-        loaded, svf, source, plan, labels, cancel, state, method, processes, others, start
+        loaded, svf, source, plan, labels, cancel, state, method, processes, measured, start
     )
     if not processes.is_main:
         return drain(work)
     yield from _kept_trying(lambda: run.rewind(state))
-    seconds = other_seconds(loaded, svf, others)
     rows = len(source.validation), len(source.held_out)
-    yield Agenda(plan.config, *rows, source.leave_one_out, seconds)
+    others_s = other_seconds(loaded, svf, measured)
+    print_s = print_seconds(loaded, svf, source)
+    yield Agenda(plan.config, *rows, source.leave_one_out, others_s, print_s)
     while True:
         try:
             event = next(work)
@@ -320,6 +323,18 @@ def other_tasks(own: str, source: Dataset, model_slug: str) -> tuple[OtherTask, 
     tasks = {name: OtherTask(name, rows) for name, rows in _shipped().items()}
     tasks |= {task.name: task for task in _earlier(own, source, model_slug)}
     return tuple(task for name, task in tasks.items() if name != own)
+
+
+def measured_forgetting(
+    loaded: LoadedModel, svf: SVFModel, expert: Expert, cancel: CancelToken | None = None
+) -> Generator[Progress, None, tuple[Forgetting, ...]]:
+    """What an expert does to the tasks of all others now, as `recipe.train_expert` measures it."""
+    try:
+        own = rows_behind(expert)
+    except T2LocalError:
+        own = Dataset("", [], [], [])
+    tasks = other_tasks(expert.name, own, loaded.slug)
+    return (yield from forgetting(loaded, svf, holding(loaded, svf, expert.z), tasks, cancel))
 
 
 def _shipped() -> dict[str, tuple[Example, ...]]:

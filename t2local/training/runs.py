@@ -55,6 +55,7 @@ class Plan:
     `start`: the expert from whose `z` it goes on, "" for the base model; `start_run`: the run that
     made that one, "" where it is not known; `replays`: whether its rows are learnt again beside
     these. `offered`: its expert waits in the run's folder until the person adopts it.
+    `forgetting`: what it does to other experts' tasks is measured in the end.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Plan:
     start_run: str = ""
     replays: bool = False
     offered: bool = False
+    forgetting: bool = True
 
     def __post_init__(self) -> None:
         check_name(self.name)

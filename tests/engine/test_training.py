@@ -11,7 +11,7 @@ from t2local.experts.expert import HeldOut
 from t2local.progress import FAILED, FINISHED, INTERRUPTED
 from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig
-from t2local.training.dry_run import in_words, lasting, run_seconds, steps_within
+from t2local.training.forecast import in_words, lasting, run_seconds
 from t2local.training.reports import Gain
 from t2local.training.runs import Plan, Run
 
@@ -122,11 +122,12 @@ def test_a_failed_run_says_why(engine, data, tmp_path):
 def test_a_length_is_turned_into_steps_that_fit(engine, data):
     measured = engine.training.dry_run_report(data, "choice", QUICK)
     assert min(measured.step_s, measured.answer_s) > 0
-    tried = replace(measured, step_s=0.5, answer_s=0.05, dry_s=1.0, others_s=0.0)
+    tried = replace(measured, step_s=0.5, answer_s=0.05, before_s=1.0, others_s=0.0, print_s=0.0)
     minute = lasting("a minute", tried, QUICK)
     assert minute.steps >= 4
-    assert steps_within(600, tried, QUICK) >= steps_within(60, tried, QUICK)
     assert run_seconds(tried, minute) < 75
+    assert engine.training.is_tried(data, "choice", replace(QUICK, steps=7)), "steps aside"
+    assert not engine.training.is_tried(data, "choice", replace(QUICK, seed=7))
     assert lasting(OWN, tried, QUICK) == QUICK
 
 

@@ -13,7 +13,7 @@ from t2local.experts import Expert, ExpertStore, HeldOut
 from t2local.experts.prompt_print import print_of
 from t2local.progress import drain
 from t2local.training.config import LORA, TrainConfig
-from t2local.training.recipe import printed_rows
+from t2local.training.finding import printed_rows
 from t2local.training.reports import Held, Notice, StepReport
 from t2local.training.runner import ADAPTER_FOLDER, rows_behind, running
 from t2local.training.runs import Plan, Run

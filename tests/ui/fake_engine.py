@@ -27,6 +27,7 @@ from t2local.engine.arena import Arena
 from t2local.engine.chats import ChatStore
 from t2local.engine.contenders import Contender
 from t2local.engine.evaluations import Evaluations
+from t2local.engine.forgetting import Forgotten
 from t2local.engine.jobs import Jobs
 from t2local.engine.labelling import Labelling
 from t2local.engine.loading import Choice
@@ -95,6 +96,7 @@ class FakeEngine:
         self.models = ModelSlot(Choice("embedded"), self.jobs, Uses(), lambda: None)
         self.switched: list[Choice] = []
         self.library = FakeLibrary(shipped_experts)
+        self.forgotten = Forgotten(*needs, self.library)
 
     def start(self) -> None:
         self._started = time.monotonic()

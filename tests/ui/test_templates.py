@@ -111,9 +111,14 @@ def draw_train() -> None:
         train.reward_html(draft, "none")
     for leave_one_out in (True, False):
         samples = tuple(Tried("prompt", "wanted", "said", reward) for reward in (1.0, None))
-        tried = DryRunReport(samples, "a problem", 1.2, 0.5, 9, 5, 7, leave_one_out, 2**31, 2**30)
+        tried = DryRunReport(
+            samples=samples, problem="a problem", step_s=1.2, answer_s=0.5, train=9, validation=5,
+            held_out=7, leave_one_out=leave_one_out, memory_bytes=2**31, free_bytes=2**30,
+            print_s=4.0,
+        )  # fmt: skip
         train.tried_html(tried)
         train.estimate_html(tried, TrainConfig())
+        train.estimate_html(tried, TrainConfig(), forgetting=False)
     numbers = {name: [0.1] for name in ("reward", "spread", "kl", "entropy", "equal_groups")}
     curves = Curves(
         [1], **numbers, change=[0.1], tokens_per_s=[5.5], checks=[Check(1, 0.5, 9, True)],

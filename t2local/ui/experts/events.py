@@ -41,6 +41,7 @@ class ExpertsEvents:
             tab.cards.duplicate: self.duplicated,
             tab.cards.remove: self.removed,
             tab.cards.note_prompts: self.noted,
+            tab.cards.forgotten: self.measured,
             tab.cards.go_back: self.went_back,
             tab.trash.restore: self.restored,
         }
@@ -76,6 +77,15 @@ class ExpertsEvents:
         name = sent(event, "name")
         prompts = self.engine.library.note_prompts(name)
         gr.Info(as_text(f"'{name}' is found by similarity from now on, by {prompts} prompts."))
+        return self._after(values)
+
+    def measured(self, values: dict, event: gr.EventData) -> dict:
+        """What an expert does to others' tasks, in the background."""
+        name = sent(event, "name")
+        self.engine.forgotten.start(name)
+        gr.Info(
+            as_text(f"'{name}' is measured on the tasks of others; the tab Jobs shows how far.")
+        )
         return self._after(values)
 
     def went_back(self, values: dict, event: gr.EventData) -> dict:

@@ -67,6 +67,10 @@ def _acts(expert: ExpertInfo, picked: bool) -> list[tuple[str, str]]:
             "Let similarity find it",
             expert.usable and expert.kind == "skill" and not expert.shipped and not expert.prompts,
         ),
+        "forgotten": (
+            "See what it forgets",
+            expert.usable and not expert.shipped and not expert.draft and not expert.forgetting,
+        ),
         "go_back": (
             f"Back a version (of {expert.versions})",
             expert.versions > 0 and not expert.shipped,

@@ -19,7 +19,8 @@ from t2local.tasks.files import ExampleFile, Look
 from t2local.tasks.rewards import REWARDS
 from t2local.tasks.uploads import Draft, check_enough, keep_rows, read_draft, try_reward
 from t2local.training.config import TrainConfig
-from t2local.training.dry_run import FITTED, lasting, with_fitting
+from t2local.training.dry_run import FITTED, with_fitting
+from t2local.training.forecast import lasting
 from t2local.ui.chat.layout import ChatTab
 from t2local.ui.chat.wheel import mixer_update, read_alpha
 from t2local.ui.experts.layout import experts_html
@@ -65,13 +66,14 @@ class TrainEvents:
         self.asked |= {step.second, step.weight}
         self.plan = {
             *self.asked, step.accept, step.begin, step.name, step.length, step.tried,
+            step.forgetting,
             *step.form.all,
         }  # fmt: skip
         self.fitted = {name: step.form.components[name] for name in FITTED}
         self.weighing = [step.trial, step.accept]
+        self.trial = [step.tried, step.tried_shown, step.estimate, step.measure, step.start]
         self.reasons = [
-            step.reason, *self.weighing, step.tried, step.tried_shown, step.estimate,
-            *self.fitted.values(),
+            step.reason, *self.weighing, *self.trial, *self.fitted.values(),
         ]  # fmt: skip
         of_rows = [
             data.parts, data.share, step.group, step.reward, step.begin, step.begin_said, step.name,
@@ -121,7 +123,7 @@ class TrainEvents:
         self.rows.bind()
         for name, button in data.samples.items():
             self.rows.on(button.click, functools.partial(self.sampled, name))
-        shared = [data.parts, self.step.tried, self.step.tried_shown, self.step.estimate]
+        shared = [data.parts, *self.trial]
         data.share.release(shown(self.shared), self.asked, shared, **QUIET)
 
     def _bind_step(self) -> None:
@@ -135,10 +137,10 @@ class TrainEvents:
         step.name.blur(shown(self.named), named, step.name_problem, **QUIET)
         begun = [step.begin_said, step.name, step.name_problem]
         step.begin.input(shown(self.began), self.plan, begun, **QUIET)
-        tried = [step.tried, step.tried_shown, step.estimate]
-        step.try_base.click(shown(self.tried), self.plan, tried, show_progress_on=step.tried_shown)
+        for button, shown_on in ((step.try_base, step.tried_shown), (step.measure, step.estimate)):
+            button.click(shown(self.tried), self.plan, self.trial, show_progress_on=shown_on)
         gr.on(
-            [step.length.input, step.form.components["steps"].blur],
+            [step.length.input, step.forgetting.input, step.form.components["steps"].blur],
             shown(self.estimated), self.plan, step.estimate, **QUIET,
         )  # fmt: skip
         step.start.click(
@@ -226,13 +228,19 @@ class TrainEvents:
     def tried(self, values: dict) -> dict:
         step, config = self.step, self.step.form.read(values)
         tried = self.training.dry_run_report(self._kept(values), self._reward(values), config)
-        estimate = estimate_html(tried, lasting(values[step.length], tried, config))
-        return {step.tried: tried, step.tried_shown: tried_html(tried), step.estimate: estimate}
+        return {
+            step.tried: tried,
+            step.tried_shown: tried_html(tried),
+            step.estimate: self.estimated({**values, step.tried: tried}),
+            step.measure: gr.Button(visible=False),
+            step.start: gr.Button(visible=True),
+        }
 
     def estimated(self, values: dict) -> str:
-        tried, config = values[self.step.tried], self.step.form.read(values)
-        planned = lasting(values[self.step.length], tried, config) if tried else config
-        return estimate_html(tried, planned)
+        step, config = self.step, self.step.form.read(values)
+        tried, forgetting = values[step.tried], values[step.forgetting]
+        planned = lasting(values[step.length], tried, config, forgetting) if tried else config
+        return estimate_html(tried, planned, forgetting)
 
     def named(self, values: dict) -> str:
         """Why a name cannot be, under its field."""
@@ -251,8 +259,16 @@ class TrainEvents:
             self._reward(values),
             values[step.length],
         )
-        start = values[step.begin] or ""
-        return self._show(self.training.start(name, source, reward, length, config, start))
+        if not self.training.is_tried(source, reward, config):
+            raise T2LocalError(
+                "The numbers were changed since the base model was tried; press "
+                f"'{step.try_base.value}' again to see how long it takes now."
+            )
+        start, forgetting = values[step.begin] or "", values[step.forgetting]
+        run = self.training.start(
+            name, source, reward, length, config, start, forgetting=forgetting
+        )
+        return self._show(run)
 
     def _check_gold(self, values: dict) -> None:
         """Raise `T2LocalError` where training would teach the wrong thing, unless accepted."""
@@ -278,6 +294,8 @@ class TrainEvents:
             step.tried: None,
             step.tried_shown: "",
             step.estimate: estimate_html(None, TrainConfig()),
+            step.measure: gr.Button(visible=True),
+            step.start: gr.Button(visible=False),
         }
 
     def _reward(self, values: dict) -> str:

@@ -11,7 +11,7 @@ from t2local.engine.training import RunReport
 from t2local.progress import FINISHED, PAUSED, RUNNING
 from t2local.tasks.rewards import REWARDS
 from t2local.training.config import SVF, TrainConfig
-from t2local.training.dry_run import LENGTHS
+from t2local.training.forecast import LENGTHS
 from t2local.training.runner import DROPPED
 from t2local.ui.forms import TrainForm, create_consent, create_train_form
 from t2local.ui.own_rows import Rows, create_rows
@@ -58,8 +58,10 @@ class RunStep:
     name: gr.Textbox
     name_problem: gr.HTML
     length: gr.Radio
+    forgetting: gr.Checkbox
     estimate: gr.HTML
     form: TrainForm
+    measure: gr.Button
     start: gr.Button
     second: gr.Dropdown
     weight: gr.Number
@@ -153,14 +155,21 @@ def _create_step(share: gr.Slider) -> RunStep:
         length = gr.Radio(
             [*LENGTHS, OWN_STEPS], value="ten minutes", label="how long", elem_id="train-length"
         )
+        forgetting = gr.Checkbox(
+            True, label="see what it forgets", elem_id="train-forgetting",
+            info="other experts' tasks before and after, within this time; the tab Experts can do "
+            "it later",
+        )  # fmt: skip
         estimate = _html(estimate_html(None, TrainConfig()), "estimate")
         with gr.Accordion("the numbers behind it", open=False, elem_id="train-form"):
             second, weight = _create_second()
             form = create_train_form(share)
-        start = gr.Button("Start training", variant="primary", elem_id="train-start")
+        measure = gr.Button("See how long it takes", variant="primary", elem_id="train-measure")
+        start = gr.Button("Start training", variant="primary", visible=False, elem_id="train-start")
     return RunStep(
         group, reward, reason, trial, accept, try_base, gr.State(None), tried_shown, begin,
-        begin_said, name, name_problem, length, estimate, form, start, second, weight, consent,
+        begin_said, name, name_problem, length, forgetting, estimate, form, measure,
+        start, second, weight, consent,
     )  # fmt: skip
 
 

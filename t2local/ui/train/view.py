@@ -16,7 +16,8 @@ from t2local.statistics import fewest_proven
 from t2local.tasks.datasets import split_rows
 from t2local.tasks.uploads import Draft
 from t2local.training.config import TrainConfig
-from t2local.training.dry_run import DryRunReport, Sample, in_words, run_seconds
+from t2local.training.dry_run import DryRunReport, Sample
+from t2local.training.forecast import in_words, run_seconds
 from t2local.training.reports import Curves
 from t2local.training.validation import in_words as said
 from t2local.ui.forms import USUAL, way_of
@@ -58,7 +59,7 @@ def tried_html(tried: DryRunReport) -> str:
     return PAGE.render(FILE, "tried", samples=samples, problem=tried.problem)
 
 
-def estimate_html(tried: DryRunReport | None, config: TrainConfig) -> str:
+def estimate_html(tried: DryRunReport | None, config: TrainConfig, forgetting: bool = True) -> str:
     """Time and memory of a run, as far as they are known."""
     if tried is None:
         return PAGE.render(FILE, "not_estimated")
@@ -66,9 +67,9 @@ def estimate_html(tried: DryRunReport | None, config: TrainConfig) -> str:
         FILE,
         "estimate",
         tried=tried,
-        duration=in_words(run_seconds(tried, config)).capitalize(),
+        duration=in_words(run_seconds(tried, config, forgetting)).capitalize(),
         steps=config.steps,
-        others=in_words(tried.others_s),
+        others=in_words(tried.others_s) if forgetting else "",
     )
 
 

@@ -54,7 +54,7 @@ def train_page(open_page, url, size=DESKTOP, **options):
 
 def give(page, path):
     page.set_input_files("#train-file input[type=file]", str(path))
-    page.wait_for_selector("#train-start")
+    page.wait_for_selector("#train-measure")
 
 
 def set_number(page, name, value):
@@ -62,11 +62,18 @@ def set_number(page, name, value):
     page.press(f"#train-{name} input", "Tab")
 
 
+def set_learning_rate(page):
+    if not page.is_visible("#train-learning_rate"):
+        page.click("#train-form .label-wrap")
+    set_number(page, "learning_rate", 0.02)
+
+
 def begin(page, steps):
     page.click("#train-length >> text=the steps below")
-    page.click("#train-form .label-wrap")
+    set_learning_rate(page)
     set_number(page, "steps", steps)
-    set_number(page, "learning_rate", 0.02)
+    page.click("#try-base")  # the numbers are others now
+    page.wait_for_selector("#train-measure", state="hidden")
     page.click("#train-start")
     page.wait_for_selector("#train-status [data-stage]")
 
@@ -85,6 +92,9 @@ def test_from_a_csv_to_an_expert_in_the_chat(open_page, start, table):
     page.wait_for_selector(".tried tbody tr")
     assert "+1.0" in page.inner_text(".tried")
     assert "steps of" in page.inner_text("#estimate")
+    set_learning_rate(page)
+    page.click("#train-start")
+    page.wait_for_selector(".toast-body >> text=numbers were changed")
     begin(page, 12)
     page.wait_for_selector("[data-stage=finished]", timeout=60_000)
     page.wait_for_selector("#plot-reward .js-plotly-plot")
@@ -144,7 +154,7 @@ def test_hostile_files_get_a_sentence_each(open_page, start, tmp_path):
         page.click(
             "#train-file button[aria-label='Clear'], #train-file [aria-label='Remove this file']"
         )
-        assert not page.is_visible("#train-start")
+        assert not page.is_visible("#train-measure")
 
 
 def test_bad_rows_are_listed_and_left_out_only_when_told(open_page, start, tmp_path):
@@ -154,7 +164,7 @@ def test_bad_rows_are_listed_and_left_out_only_when_told(open_page, start, tmp_p
     page.click("#train-paste .label-wrap")
     page.fill("#train-pasted textarea", f"prompt,answer\nnothing said,\n{rows}")
     page.click("#train-use-paste")
-    page.wait_for_selector("#train-start")
+    page.wait_for_selector("#train-measure")
     assert "row 2: the answer is empty" in page.inner_text("#train-rows")
     page.click("#try-base")
     page.wait_for_selector(".toast-body >> text=1 bad row is")
@@ -167,7 +177,7 @@ def test_the_columns_stand_below_each_other_on_a_phone(open_page, start):
     _, url = start()
     page = train_page(open_page, url, size=PHONE)
     page.click("#sample-sort_support_mails")
-    page.wait_for_selector("#train-start")
+    page.wait_for_selector("#train-measure")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE[0], f"the page is {width} pixels wide"
 
@@ -180,7 +190,7 @@ def test_from_columns_that_nobody_knows_to_a_run_that_can_be_started(open_page, 
     page = train_page(open_page, url)
     page.set_input_files("#train-file input[type=file]", str(unclear))
     page.wait_for_selector("#train-problem [role=alert]")
-    assert not page.is_visible("#train-start")
+    assert not page.is_visible("#train-measure")
     assert page.locator("#train-rows table.raw tbody tr").count() == 5
     for picker, column in (("prompt", "zip"), ("answer", "zap")):
         page.click(f"#train-{picker} input")
@@ -189,7 +199,7 @@ def test_from_columns_that_nobody_knows_to_a_run_that_can_be_started(open_page, 
             "([id, column]) => document.querySelector(id).value === column",
             arg=[f"#train-{picker} input", column],
         )
-    page.wait_for_selector("#train-start")
+    page.wait_for_selector("#train-measure")
     assert page.inner_text("#train-problem").strip() == ""
     assert "abx" in page.inner_text("#train-rows .example >> nth=0")
     page.click("#try-base")
