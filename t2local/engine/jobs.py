@@ -20,6 +20,7 @@ from t2local import paths
 from t2local.engine.job_record import KINDS, JobStatus, Kind, Record
 from t2local.errors import Cancelled, T2LocalError
 from t2local.locks import Lock
+from t2local.models.fit.memory import free_memory
 from t2local.progress import (
     FAILED,
     FINISHED,
@@ -390,6 +391,8 @@ class Jobs:
             try:
                 self._serve_one(job)
             finally:
+                if job.work.kind.uses_model:
+                    free_memory()  # what it kept, which nobody asks for any more
                 job.leave()
                 with self._changed:
                     self._at_work.discard(job)

@@ -30,7 +30,7 @@ from t2local.models.decode.out_of_memory import ANSWER, Work, out_of_memory_told
 from t2local.models.fit.anatomy import Anatomy, anatomy_of
 from t2local.models.fit.automatic import Fit, judged, preferred_plans
 from t2local.models.fit.estimate import REBUILT_COPIES, ROUND_BYTES, Estimate, Plan, estimate
-from t2local.models.fit.memory import Machine, return_freed_memory
+from t2local.models.fit.memory import Machine, held_bytes, return_freed_memory
 from t2local.models.groups.linear import compiling_problem
 from t2local.models.load.hub import LocalModel, local_models
 from t2local.models.load.loader import (
@@ -253,10 +253,11 @@ class Opened:
         )
 
     def now(self, status: EngineStatus) -> EngineStatus:
-        """`status` with the memory that its copies take at this moment."""
+        """`status` with the memory that its copies, and all of it, take at this moment."""
         copies = self.workshop.applier.copies_bytes
         resident = status.resident_bytes - status.copies_bytes + copies
-        return replace(status, resident_bytes=resident, copies_bytes=copies)
+        held = held_bytes(self.loaded.device)
+        return replace(status, resident_bytes=resident, copies_bytes=copies, memory_bytes=held)
 
     def decoding(self) -> str:
         """How answers are written here, with the reason; on a GPU a step is captured for trial."""

@@ -5,7 +5,6 @@ once; when the new one fails, the old one is loaded again. Whoever works with th
 than one answer announces it (`Uses`); whoever else holds it is asked to let go.
 """
 
-import gc
 import logging
 import threading
 import time
@@ -15,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from t2local.adapt.two_pass import Steering, Workshop
 from t2local.engine import loading as choices
 from t2local.engine.job_record import DOWNLOAD, LOADING, JobStatus, new_id
@@ -25,7 +22,7 @@ from t2local.engine.loading import Choice, Opened, opening
 from t2local.engine.requests import EngineStatus
 from t2local.engine.shelf import Shelf
 from t2local.errors import Cancelled, T2LocalError
-from t2local.models.fit.memory import return_freed_memory
+from t2local.models.fit.memory import free_memory
 from t2local.models.load.hub import fetching
 from t2local.models.load.loader import EMBEDDED, LoadedModel, local_path
 from t2local.models.storage import BASES, QUANTIZATIONS, asked_for
@@ -339,14 +336,6 @@ class OnModel:
     shelf: Callable[[], Shelf]
     uses: Uses
     forget: Callable[[], None]
-
-
-def free_memory() -> None:
-    """Collect what nobody holds any more and give it back to the system and the GPU."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return_freed_memory()
 
 
 # --- Downloads of models, as jobs: the page may be reloaded or closed meanwhile.

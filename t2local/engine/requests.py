@@ -59,7 +59,7 @@ class EngineStatus:
     model_name: str = ""
     dtype: str = ""
     quantization: str = "none"
-    resident_bytes: int = 0
+    resident_bytes: int = 0  # of the model
     device: str = "cpu"
     context_length: int = 0
     basis_bytes: int = 0  # part of `resident_bytes`
@@ -74,6 +74,7 @@ class EngineStatus:
     remarks: tuple[str, ...] = ()  # how it runs here, where that is not as one would expect
     beside: str = ""  # a sentence about another program on the same home, while there is one
     serial: int = 0  # how many models were opened before
+    memory_bytes: int = 0  # of the whole process, or on the GPU, at this moment
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 
 from t2local.adapt.answering import are_preferences
 from t2local.models.decode.out_of_memory import out_of_memory
-from t2local.models.fit.memory import peak_memory_bytes
+from t2local.models.fit.memory import held_bytes, peak_memory_bytes
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken
 from t2local.svf import SVFModel
@@ -55,7 +55,6 @@ from t2local.training.step_memory import (
     Clock,
     StepWork,
     gradient_checkpointing,
-    held_bytes,
     wants_checkpointing,
     with_fewer_rows,
 )

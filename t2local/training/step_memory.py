@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import psutil
 import torch
 from transformers import PreTrainedModel
 from transformers import __version__ as VERSION
@@ -22,8 +21,7 @@ from t2local.adapt.applier import may_rebuild
 from t2local.errors import T2LocalError
 from t2local.models.decode.compiled_steps import folded_bytes
 from t2local.models.decode.generate import Around
-from t2local.models.decode.out_of_memory import free_memory
-from t2local.models.fit.memory import free_bytes
+from t2local.models.fit.memory import free_bytes, free_memory
 from t2local.models.load.loader import LoadedModel
 from t2local.tasks.rows import Example
 from t2local.training.config import NEXT_TOKEN, QUICK, Sampler, TrainConfig
@@ -99,13 +97,6 @@ def wants_checkpointing(
         return True
     needed = activation_bytes(loaded, *forward_shape(loaded, examples, config))
     return needed > SHARE * free_bytes(loaded.device)
-
-
-def held_bytes(device: str) -> int:
-    """Memory held at this moment: on the GPU that `device` names, else by this process."""
-    if device.startswith("cuda"):
-        return torch.cuda.memory_allocated(torch.device(device))
-    return psutil.Process().memory_info().rss
 
 
 # --- The clock.

@@ -54,7 +54,7 @@ def header_html(status: EngineStatus, doors: Doors | None = None, who: str = "")
         status.model_name,
         "base model, made to go on with a text" if status.base else "",
         held(status),
-        size(status.resident_bytes),
+        f"{size(status.memory_bytes or status.resident_bytes)} of memory",
         status.device,
         status.why,
     )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
+import psutil
 import pytest
 import torch
 
@@ -48,7 +49,9 @@ def test_status_goes_from_starting_to_ready_in_the_background(model_folder):
     while not engine.status.ready and time.monotonic() < deadline:
         time.sleep(0.02)
     assert engine.status.ready
-    assert engine.status.resident_bytes > 0
+    status, process = engine.status, psutil.Process().memory_info().rss
+    assert 0 < status.resident_bytes < status.memory_bytes
+    assert status.memory_bytes == pytest.approx(process, rel=0.2), "of all that there is"
 
 
 def test_a_model_that_cannot_be_loaded_is_one_sentence_in_the_status(tmp_path):

@@ -1,11 +1,14 @@
+import gc
 import json
 import time
+import weakref
 
 import pytest
 
 from t2local.adapt.dispatch import Dispatched
 from t2local.engine.engine import Engine
-from t2local.engine.jobs import Jobs
+from t2local.engine.job_record import EVALUATION
+from t2local.engine.jobs import Jobs, Work
 from t2local.engine.requests import ChatRequest, Controls
 from t2local.engine.training import Training
 from t2local.errors import DiskFull, T2LocalError
@@ -60,6 +63,36 @@ def test_a_run_ends_with_an_expert_that_answers_at_once(engine, data):
     )
     assert isinstance(next(engine.answer("s", asked)), Dispatched)
     assert Run.open(name).finished
+
+
+class Held:
+    """Something big, in a circle: only the collector finds that nobody holds it any more."""
+
+    def __init__(self):
+        self.own = self
+
+
+class HoldingWork(Work):
+    kind = EVALUATION
+
+    def run(self, job):
+        held = Held()
+        self.seen = weakref.ref(held)
+        yield
+        return ""
+
+
+def test_what_a_job_kept_is_given_back_at_its_end():
+    gc.disable()
+    try:
+        jobs, work = Jobs(), HoldingWork("held", "held")
+        jobs.start(work)
+        deadline = time.monotonic() + 20
+        while jobs.live() or work.seen() is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 def test_chat_works_while_a_run_trains(engine, data):

@@ -1,7 +1,6 @@
 """Running out of memory while a model works: one sentence for the user, and the memory freed."""
 
 import contextlib
-import gc
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from t2local.errors import T2LocalError
-from t2local.models.fit.memory import return_freed_memory
+from t2local.models.fit.memory import free_memory
 from t2local.models.load.loader import LoadedModel
 from t2local.models.storage import INT8, leanest
 
@@ -19,14 +18,6 @@ CPU_ALLOCATOR = "DefaultCPUAllocator"  # how PyTorch says it where there is no c
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error of a forward or backward pass says that memory ran out."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_ALLOCATOR in str(error)
-
-
-def free_memory() -> None:
-    """Give unused memory back to the GPU and the system."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return_freed_memory()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What this machine can run: devices, memory, packages, and the memory a model may use."""
 
 import ctypes
+import gc
 import os
 import platform
 import sys
@@ -117,6 +118,21 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return NOT_INSTALLED
+
+
+def held_bytes(device: str) -> int:
+    """Memory held at this moment: on the GPU that `device` names, else by this process."""
+    if device.startswith("cuda"):
+        return torch.cuda.memory_allocated(torch.device(device))
+    return psutil.Process().memory_info().rss
+
+
+def free_memory() -> None:
+    """Collect what nobody holds any more and give it back to the system and the GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return_freed_memory()
 
 
 def return_freed_memory() -> None:
