@@ -31,6 +31,7 @@ from t2local.models.decode.sampling import Sampling
 from t2local.progress import FAILED, CancelToken
 from t2local.svf import Mixture
 
+CUT_OFF = "cut-off"  # how an answer ended of which only a part came
 SAVE_EVERY_S = 2.0
 JOB = "answer-"  # before a chat's id, and before whose it is
 
@@ -199,27 +200,28 @@ def _speak(
         controls=controls_json(asked.controls),
         sampling=sampling_json(asked.sampling),
     )
-    controls = _controls_of(before) if carried else asked.controls
+    controls = Controls(MANUAL, mixture=mixture_of(before)) if carried else asked.controls
     turns = chat.turns(engine.status.sees)
     request = ChatRequest(turns, controls, asked.sampling, asked.compare, carried)
     with engine.chats.claim(chat.id):
         chat = kept = engine.chats.save(chat)
         yield Live(chat, None, "reading your prompt …")
         saved_s = time.monotonic()
+        writer = _Writer(asked, before, carried)
         try:
             with closing(engine.answer(chat.id, request, cancel)) as events:
-                writer = _Writer(asked, before, carried)
                 earlier = chat.messages[:-1] if carried else chat.messages
                 for event in events:
                     message = writer.take(event)
                     chat = replace(chat, messages=(*earlier, message))
                     if isinstance(event, Done) or time.monotonic() - saved_s > SAVE_EVERY_S:
-                        chat = kept = engine.chats.save(chat)
+                        saved = engine.chats.save(writer.as_cut_off(chat))
+                        chat = kept = replace(chat, updated=saved.updated)
                         saved_s = time.monotonic()
                     yield writer.live(chat, event)
         finally:
             if chat is not kept:
-                _keep(engine.chats, chat)
+                _keep(engine.chats, writer.as_cut_off(chat))
 
 
 def _keep(chats: ChatStore, chat: Chat) -> None:
@@ -231,10 +233,10 @@ def _keep(chats: ChatStore, chat: Chat) -> None:
         raise
 
 
-def _controls_of(message: Message) -> Controls:
-    """Controls that repeat the mixture with which a message ended."""
+def mixture_of(message: Message) -> Mixture:
+    """The mixture with which an answer ended."""
     last = message.steered[-1][1] if message.steered else message.dispatch or {}
-    return Controls(MANUAL, mixture=mixture_from_json(last))
+    return mixture_from_json(last)
 
 
 class _Writer:
@@ -280,6 +282,21 @@ class _Writer:
             message = replace(message, timing=_timing(event))
         self.message = message
         return message
+
+    def as_cut_off(self, chat: Chat) -> Chat:
+        """The chat as it is written before the answer's end: the answer says how far it came."""
+        message = self.message
+        if message.dispatch is None or message.timing is not None or chat.last_answer is None:
+            return chat
+        timing = {
+            "first_pass_s": message.dispatch.get("seconds", 0.0),
+            "second_pass_s": time.monotonic() - self.began if self.began is not None else 0.0,
+            "tokens": self.tokens,
+            "tokens_per_s": self.speed,
+            "finish": CUT_OFF,
+            "context_used": self.context_used,
+        }
+        return replace(chat, messages=(*chat.messages[:-1], replace(message, timing=timing)))
 
     def _append(self, message: Message, event: Token) -> Message:
         self.began = self.began or time.monotonic()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from t2local.adapt.dispatch import classification_prompt
 from t2local.errors import T2LocalError
 from t2local.evaluation.questions import (
     FORMULA,
@@ -33,6 +34,7 @@ from t2local.tasks.benchmarks import (
     load_from_hub,
     load_task,
 )
+from t2local.tasks.datasets import DECIDING, probes
 from t2local.tasks.files import read_examples
 from t2local.tasks.rewards import runs_programs
 from t2local.tasks.rows import Example
@@ -55,6 +57,7 @@ PROGRAMMER = (
     "You are an exceptionally intelligent coding assistant that "
     " consistently delivers accurate and reliable responses to user instructions."
 )
+TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of a person's own
 FILE_TOKENS = 256  # of an answer to a row of the user's own
 PAPERS_TRAINING_ROWS = 300  # of MBPP+, in the reference's `mbpp2.py`
 MBPP_TEST = range(11, 511)  # MBPP's own test split, by task id
@@ -133,10 +136,32 @@ def easy_vqa(written: bool) -> QuestionSet:
     return QuestionSet("easy_vqa", "other", tuple(questions), LIKELIHOOD, 1, _source(easy_vqa))
 
 
+def probes_math(written: bool) -> QuestionSet:
+    """Our own word problems with four answers each, 60; no network needed. Not in the paper."""
+    return _probes("math", probes_math)
+
+
+def probes_code(written: bool) -> QuestionSet:
+    """Our own questions on small programs, 60; no network needed. Not in the paper."""
+    return _probes("code", probes_code)
+
+
+def probes_reasoning(written: bool) -> QuestionSet:
+    """Our own science questions, 60; no network needed. Not in the paper."""
+    return _probes("reasoning", probes_reasoning)
+
+
+def probes_kinds(written: bool) -> QuestionSet:
+    """Our own messages in the question of pass 1: which kind? 60; no network. Not in the paper."""
+    return _probes(DECIDING, probes_kinds)
+
+
+OWN = (probes_math, probes_code, probes_reasoning, probes_kinds)
 BENCHMARKS: dict[str, Callable[[bool], QuestionSet]] = {
     task.__name__: task
     for task in (
         gsm8k, math, svamp, mbppplus, mbppplus_paper, humaneval, arc_easy, arc_challenge, easy_vqa,
+        *OWN,
     )
 }  # fmt: skip
 
@@ -171,8 +196,21 @@ def question_set(
 
 
 def available_offline() -> list[str]:
-    """The tasks whose rows are in the folder that `T2LOCAL_DATA` names."""
-    return [name for name in BENCHMARKS if _path(_rows_name(name)) is not None]
+    """Our own tasks, and those whose rows are in the folder that `T2LOCAL_DATA` names."""
+    own = {task.__name__ for task in OWN}
+    return [name for name in BENCHMARKS if name in own or _path(_rows_name(name)) is not None]
+
+
+def files_of_the_folder() -> list[Path]:
+    """Other tables in the folder that `T2LOCAL_DATA` names, by name; a split of a task is none."""
+    named = os.environ.get(DATA_VARIABLE)
+    folder = Path(named).expanduser() if named else None
+    if folder is None or not folder.is_dir():
+        return []
+    splits = {f"{task.name}.{split}" for task in TASKS.values() for split in task.splits}
+    splits |= {f"{name}.test" for name in BENCHMARKS}
+    found = (path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.is_file())
+    return sorted(path for path in found if path.stem.lower() not in splits)
 
 
 def rows_of(name: str) -> list[Example]:
@@ -257,6 +295,14 @@ def _with_options(example: Example) -> str:
     options = enumerate(example.columns["choices"])
     lines = "".join(f"{chr(ord('A') + i)}. {text}\n" for i, text in options)
     return f"{example.prompt}\nOptions:\n{lines}"
+
+
+def _probes(expert: str, task: Callable) -> QuestionSet:
+    """The questions by which forgetting is measured, for `expert`; answered by likelihood."""
+    rows = probes()[expert]
+    asked = classification_prompt if expert == DECIDING else str
+    questions = tuple(Question(e, asked(e.prompt)) for e in rows)
+    return QuestionSet(task.__name__, expert, questions, LIKELIHOOD, 1, _source(task))
 
 
 def _mbpp(name: str, rows: Sequence[Example], task: Callable) -> QuestionSet:

@@ -220,7 +220,10 @@ def _check_plain(value: Any) -> None:
 
 @dataclass(frozen=True)
 class Look:
-    """`low`, `high`, `step` of a slider; no `low`: a number to type, or a tick where `ticked`."""
+    """`low`, `high`, `step` of a slider; no `low`: a number to type, or a tick where `ticked`.
+
+    What is typed beside a slider is used as it is within `low` and `high`.
+    """
 
     label: str
     info: str = ""
@@ -228,6 +231,7 @@ class Look:
     high: float = 2.0
     step: float = 0.05
     ticked: bool = False
+    least: int = 0  # of a number to type
 
 
 LOOKS = {
@@ -235,7 +239,7 @@ LOOKS = {
     "top_p": Look("top-p", "only the likeliest tokens that make up this share", 0.05, 1.0),
     "top_k": Look("top-k", "only this many likeliest tokens; 0 is all", 0, 200, 1),
     "repetition_penalty": Look("repetition penalty", "above 1 discourages repeats", 0.8, 1.8),
-    "max_new_tokens": Look("longest answer", "in tokens", 16, 2048, 16),
+    "max_new_tokens": Look("longest answer", "in tokens", least=1),
     "seed": Look("seed", "the same seed, the same answer; empty is a new one each time"),
     "exact": Look(
         "exact answers",
@@ -311,8 +315,9 @@ def _component(name: str, default: Any) -> gr.Slider | gr.Number | gr.Checkbox:
         return gr.Checkbox(default, label=look.label, info=look.info, elem_id=f"set-{name}")
     if look.low is None:
         return gr.Number(
-            default, label=look.label, info=look.info, precision=0, minimum=0, elem_id=f"set-{name}"
-        )
+            default, label=look.label, info=look.info, precision=0, minimum=look.least,
+            elem_id=f"set-{name}",
+        )  # fmt: skip
     return gr.Slider(
         look.low,
         look.high,

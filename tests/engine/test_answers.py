@@ -48,6 +48,8 @@ def test_whoever_drives_it_may_drop_it_and_the_partial_answer_is_kept(fake):
     stream.close()
     kept = fake.chats.load(chat.id).last_answer
     assert kept.content == last.chat.last_answer.content != ""
+    assert kept.timing["finish"] == "cut-off", "it says how far it came"
+    assert kept.timing["tokens"] == 6
     with fake.chats.claim(chat.id, 0.01):
         pass
 

@@ -3,7 +3,12 @@ import json
 import pytest
 
 from t2local.errors import T2LocalError
-from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline, question_set
+from t2local.evaluation.benchmark_tasks import (
+    BENCHMARKS,
+    available_offline,
+    files_of_the_folder,
+    question_set,
+)
 from t2local.evaluation.questions import LETTER, LIKELIHOOD
 from t2local.tasks import benchmarks
 from t2local.tasks.benchmarks import HUB
@@ -34,6 +39,24 @@ def test_every_benchmark_of_the_folder_has_questions_and_says_where_it_is_from(
         assert found.source
         assert found.topic
     assert len(question_set("mbppplus-paper").questions) == 78
+
+
+def test_our_own_tasks_need_no_folder_and_no_network(monkeypatch):
+    monkeypatch.delenv("T2LOCAL_DATA", raising=False)
+    own = available_offline()
+    assert own == ["probes_math", "probes_code", "probes_reasoning", "probes_kinds"]
+    for name in own:
+        found = question_set(name)
+        assert (len(found.questions), found.verdict) == (60, LIKELIHOOD)
+    assert "math" in found.questions[0].user, "asked as pass 1 asks"
+
+
+def test_other_tables_of_the_folder_are_found(small_folder, monkeypatch):
+    for name in ("mine.csv", "more.JSONL", "gsm8k.train.jsonl", "notes.md"):
+        (small_folder / name).write_text("prompt,answer\n1 + 1?,2\n")
+    assert [path.name for path in files_of_the_folder()] == ["mine.csv", "more.JSONL"]
+    monkeypatch.setenv("T2LOCAL_DATA", str(small_folder / "gone"))
+    assert files_of_the_folder() == []
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -66,8 +66,8 @@ class ChatEvents:
         ]  # fmt: skip
         self.shown_chat = [*self.presented, tab.following]
 
-    def bind(self) -> Any:
-        """Gives the stream that shows answers, for what is to be done after each."""
+    def bind(self) -> list[Any]:
+        """Gives what bars and plots follow: the stream that shows answers, and other settings."""
         tab, quiet = self.tab, {"show_progress": "hidden"}
         stream = tab.following.change(
             shown(self.follow), {tab.following, tab.listed},
@@ -89,12 +89,14 @@ class ChatEvents:
             trigger(shown(callback), {tab.chat_id, tab.listed}, self.presented, **quiet)
         tab.stop.click(self.stop, {tab.chat_id}, None, queue=False)
         opens = {tab.new.click: self.new, tab.chats.pick: self.pick, tab.chats.remove: self.remove}
-        opened = [*self.shown_chat, *self.chat_outputs]
+        opened, after = [*self.shown_chat, *self.chat_outputs], [stream]
         for trigger, callback in opens.items():
-            trigger(shown(callback), {tab.chat_id}, opened, **quiet)
+            after.append(trigger(shown(callback), {tab.chat_id}, opened, **quiet))
+        reset = self.wheel.defaults.click
+        after.append(reset(shown(self.defaults), None, self.chat_outputs, **quiet))
         for trigger, callback in ((tab.chats.rename, self.rename), (tab.chats.more, self.more)):
             trigger(shown(callback), {tab.chat_id}, self.listing, **quiet)
-        return stream
+        return after
 
     def _speaks(self, trigger: Any, callback: Any) -> None:
         outputs = [*self.shown_chat, self.tab.message]
@@ -245,7 +247,14 @@ class ChatEvents:
     # chats ---------------------------------------------------------------------------------
 
     def new(self, values: dict, request: gr.Request) -> dict:
-        return self.open(self.engine.chats.new(), request)
+        """An empty chat; what the wheel says stays until `defaults`."""
+        chat = self.engine.chats.new()
+        self._show(request, chat.id, None)
+        return self.present(chat)
+
+    def defaults(self) -> dict:
+        """All of the wheel as it is when nobody has touched it."""
+        return self.wheel.show_chat(self.engine, self.engine.chats.new())
 
     def pick(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         return self.open(self.engine.chats.load(sent(event, "id")), request, shown_rows(event))
@@ -388,8 +397,8 @@ class WheelEvents:
         self.inputs = {tab.chat_id, tab.message, tab.plots_open, *tab.wheel.inputs}
         self.inputs.add(tab.wheel.plots.matrix)
 
-    def bind(self, stream: Any) -> None:
-        """`stream`: the one that shows answers; after each, bars and plots are drawn anew."""
+    def bind(self, after: Sequence[Any]) -> None:
+        """`after`: events after which bars and plots are drawn anew."""
         wheel, plots, quiet = self.wheel, self.wheel.plots, {"show_progress": "hidden"}
         moved = [slider.input for slider in wheel.sliders]
         gr.on(moved, shown(self.steer), self.inputs, None, **STEER, **quiet)
@@ -407,8 +416,9 @@ class WheelEvents:
         opened = plots.accordion.expand(lambda: True, None, self.tab.plots_open, **quiet)
         opened.then(shown(self.plots), self.inputs, plots.outputs, **quiet)
         plots.accordion.collapse(lambda: False, None, self.tab.plots_open, **quiet)
-        drawn = stream.then(shown(self.bars), self.inputs, wheel.next_tokens, **quiet)
-        drawn.then(shown(self.plots), self.inputs, plots.outputs, **quiet)
+        for event in after:
+            drawn = event.then(shown(self.bars), self.inputs, wheel.next_tokens, **quiet)
+            drawn.then(shown(self.plots), self.inputs, plots.outputs, **quiet)
 
     def steer(self, values: dict) -> None:
         self.engine.steer(values[self.tab.chat_id], self.wheel.mixture(values))

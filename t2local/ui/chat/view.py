@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from t2local.engine.answers import CUT_OFF
 from t2local.engine.chat_index import ChatSummary
 from t2local.engine.chats import Chat, Message
 from t2local.engine.requests import EngineStatus, NextTokens
@@ -248,6 +249,9 @@ def _thought(thinking: str, live: bool) -> str:
     return "Thinking …" if live else f"Thought first, {len(thinking):,} characters"
 
 
+ENDS = {"cancelled": "stopped", "length": "cut at the limit", CUT_OFF: "interrupted"}
+
+
 def _facts(message: Message, steered: int) -> list[str]:
     """What stands under an answer; a term among it explains itself."""
     timing = message.timing or {}
@@ -258,7 +262,7 @@ def _facts(message: Message, steered: int) -> list[str]:
         f"{tokens} token{'s' if tokens != 1 else ''}" if tokens else "",
         f"{timing['tokens_per_s']:.0f} tok/s" if timing.get("tokens_per_s") else "",
         "8-bit weights" if timing.get("packed_tokens") else "",
-        {"cancelled": "stopped", "length": "cut at the limit"}.get(timing.get("finish"), ""),
+        ENDS.get(timing.get("finish"), ""),
         f"◆ steered {steered}×" if steered else "",
     ]
     return [fact for fact in facts if fact]

@@ -8,7 +8,7 @@ import gradio as gr
 
 from t2local import plots
 from t2local.adapt.dispatch import offered
-from t2local.engine.answers import Asked
+from t2local.engine.answers import Asked, mixture_of
 from t2local.engine.chats import Chat
 from t2local.engine.engine import Engine
 from t2local.engine.requests import (
@@ -115,6 +115,7 @@ SOFT, HARD = "soft", "hard"
 
 @dataclass(frozen=True)
 class Wheel:
+    defaults: gr.Button
     strategy: gr.Dropdown
     soft: gr.Radio
     threshold: gr.Slider
@@ -164,9 +165,12 @@ class Wheel:
         )
 
     def show_chat(self, engine: Engine, chat: Chat) -> dict[Any, Any]:
-        """The settings a chat was last asked with; for a new one the best strategy there is."""
-        controls = controls_from_json(chat.controls)
-        mixture = controls.mixture
+        """The settings a chat was last asked with, and the mixture its last answer ended with.
+
+        For a new one the best strategy there is.
+        """
+        controls, last = controls_from_json(chat.controls), chat.last_answer
+        mixture = mixture_of(last) if last and last.dispatch else controls.mixture
         strategies = engine.strategies()
         kept = bool(chat.controls) and controls.strategy in strategies
         return {
@@ -185,7 +189,7 @@ class Wheel:
 
 def create_wheel() -> Wheel:
     """Lay the column out; called inside the page's right column."""
-    strategy, soft, threshold = _create_decision()
+    defaults, strategy, soft, threshold = _create_decision()
     mixer, strength, gains = _create_mixture()
     _part("next_heading", "heading-next-token")
     next_tokens = gr.HTML(
@@ -201,13 +205,15 @@ def create_wheel() -> Wheel:
         )  # fmt: skip
         sampling = create_sampling()
     return Wheel(
-        strategy, soft, threshold, mixer, strength, gains, sampling, system_prompt, next_tokens,
-        plots,
+        defaults, strategy, soft, threshold, mixer, strength, gains, sampling, system_prompt,
+        next_tokens, plots,
     )  # fmt: skip
 
 
-def _create_decision() -> tuple[gr.Dropdown, gr.Radio, gr.Slider]:
-    _part("decision_heading", "heading-the-wheel")
+def _create_decision() -> tuple[gr.Button, gr.Dropdown, gr.Radio, gr.Slider]:
+    with gr.Row(elem_id="wheel-top"):
+        _part("decision_heading", "heading-the-wheel")
+        defaults = gr.Button("Defaults", size="sm", elem_id="defaults", scale=0, min_width=0)
     strategy = gr.Dropdown(
         offered(), value=Controls.strategy, label="strategy", show_label=False, container=False,
         elem_id="strategy",
@@ -221,7 +227,7 @@ def _create_decision() -> tuple[gr.Dropdown, gr.Radio, gr.Slider]:
         0.0, 1.0, Controls.threshold, step=0.05, label="threshold", elem_id="threshold",
         info="of the way from chance to certain; less sure: the base model answers",
     )  # fmt: skip
-    return strategy, soft, threshold
+    return defaults, strategy, soft, threshold
 
 
 def _create_mixture() -> tuple[gr.HTML, gr.Slider, Form]:

@@ -23,7 +23,7 @@ from t2local.evaluation.variants import ORACLE
 from t2local.plots.bars import Score
 from t2local.tasks.files import ExampleFile, Look
 from t2local.tasks.uploads import kept_as_read, look_at, suggest_reward
-from t2local.ui.evaluate.layout import EvaluateTab
+from t2local.ui.evaluate.layout import EvaluateTab, offered_tasks
 from t2local.ui.evaluate.view import (
     ALL,
     confusion_html,
@@ -63,7 +63,7 @@ class EvaluateEvents:
         ]  # fmt: skip
         of_rows = [*tab.rows.shown, tab.rows.file, tab.judged]
         everything, known = [*live, *settings, *of_rows], {tab.evaluation}
-        opening = {tab.evaluation, tab.strategies}
+        opening = {tab.evaluation, tab.strategies, tab.tasks}
         self.shown_tab.select(shown(self.opened), opening, everything, **QUIET)
         tab.start.click(shown(self.measured), {*settings, *tab.rows.given}, live, **QUIET)
         tab.stop.click(shown(self.stopped), known, live, **QUIET)
@@ -80,7 +80,12 @@ class EvaluateEvents:
         if self.engine.status.ready:
             names = self.engine.evaluations.names()
         kept = [name for name in values[tab.strategies] if name in names]
-        update = {tab.strategies: gr.CheckboxGroup(names, value=kept or [BASE])}
+        tasks = offered_tasks()
+        ticked = [name for name in values[tab.tasks] if name in {name for _, name in tasks}]
+        update = {
+            tab.strategies: gr.CheckboxGroup(names, value=kept or [BASE]),
+            tab.tasks: gr.CheckboxGroup(tasks, value=ticked),
+        }
         if values[tab.evaluation]:
             return update | self._present(values[tab.evaluation])
         found = self.engine.jobs.newest(EVALUATION, self.engine.evaluations.report)

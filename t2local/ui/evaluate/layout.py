@@ -9,7 +9,7 @@ import gradio as gr
 
 from t2local import plots
 from t2local.adapt.dispatch import BASE
-from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline
+from t2local.evaluation.benchmark_tasks import BENCHMARKS, available_offline, files_of_the_folder
 from t2local.ui.evaluate.view import ALL, RIGHT, WRONG
 from t2local.ui.forms import create_consent
 from t2local.ui.own_rows import Rows, create_rows
@@ -59,13 +59,22 @@ def create_evaluate_tab() -> EvaluateTab:
     return EvaluateTab(**chosen, **live)
 
 
+def offered_tasks() -> list[tuple[str, str]]:
+    """Label and name of each task; first those whose questions are on this machine."""
+    here = available_offline()
+    files = [(f"{path.name} · in your folder", str(path)) for path in files_of_the_folder()]
+    return [
+        *((name, name) for name in BENCHMARKS if name in here),
+        *files,
+        *((f"{name} · from the Hub", name) for name in BENCHMARKS if name not in here),
+    ]
+
+
 def _create_tasks() -> dict:
     _html(PAGE.render("evaluate.html", "tasks_introduction"))
-    here = available_offline()
-    named = [(name if name in here else f"{name} · from the Hub", name) for name in BENCHMARKS]
     tasks = gr.CheckboxGroup(
-        sorted(named, key=lambda pair: pair[1] not in here), value=[], label="tasks",
-        show_label=False, container=False, elem_id="evaluate-tasks",
+        offered_tasks(), value=[], label="tasks", show_label=False, container=False,
+        elem_id="evaluate-tasks",
     )  # fmt: skip
     rows = create_rows("evaluate", "or your own rows", nothing=NO_ROWS)
     judged = _html("", "evaluate-judged")
