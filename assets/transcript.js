@@ -1,5 +1,5 @@
 // Clicks in the transcript become events: "retry", "edit_message", "carry_on", "answer_with", "write_instead",
-// "example", "thumb", "prefer", "rewrite". Copying and editing in place need no server. The view follows the newest text
+// "example", "thumb", "prefer", "rewrite", "version". Copying and editing in place need no server. The view follows the newest text
 // unless the reader scrolled up.
 const scroller = element.closest("#transcript") ?? element;
 let following = true;
@@ -25,7 +25,7 @@ const copy = async (text, button) => {
 
 // A message is sent again as it was changed; an answer is written over, and the chat goes on with that.
 const WORDS = {
-  user: ["Edit your message", "Send", "The answers below it are replaced."],
+  user: ["Edit your message", "Send", "What is there now stays, as a version before."],
   assistant: ["What you wanted", "Keep this", "A row to learn from, in the tab Train. The chat goes on with it."],
 };
 const edit = (turn) => {
@@ -77,6 +77,7 @@ element.addEventListener("click", (e) => {
   else if (act === "copy-code") copy(button.closest("pre").querySelector("code").innerText, button);
   else if (act === "edit" || act === "rewrite") edit(turn);
   else if (act === "take_back") trigger("rewrite", { index: +turn.dataset.index, text: "" });
+  else if (act === "version") trigger("version", { index: +turn.dataset.index, step: +button.dataset.step });
   else if (act === "thumb") trigger("thumb", { index: +turn.dataset.index, thumb: meant(button, "thumb") });
   else if (act === "prefer") trigger("prefer", { index: +turn.dataset.index, side: meant(button, "side") });
   else {

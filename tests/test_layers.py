@@ -41,7 +41,7 @@ ONLY_IN = {
     "peft": {"export", "experts", "training"},
 }
 SVF_MAY_IMPORT = {"torch", "safetensors", "triton"}  # beside the standard library and row 0
-MOST_MODULES, LEAST_MEDIAN = 220, 130
+MOST_MODULES, LEAST_MEDIAN = 230, 130
 MOST_LINES, LINES = 500, {"app.py": 60}
 MOST_FUNCTION_LINES, LOOP = 60, "t2local/training/loop.py:train"
 TAB_MODULES = {"layout", "events", "view"}  # each tab's folder in `ui` has them

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from t2local.adapt.dispatch import BASE_ROW, MANUAL, Dispatched, Done, Steered, Token
-from t2local.engine.chats import ANSWERED, Chat, ChatStore, Diverged, Message
+from t2local.engine.chat_content import Chat, Message
+from t2local.engine.chats import ANSWERED, ChatStore, Diverged
 from t2local.engine.job_record import ANSWER, JobStatus
 from t2local.engine.jobs import Job, Jobs, Work
 from t2local.engine.requests import (

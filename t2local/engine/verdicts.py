@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from t2local import locks, paths
-from t2local.engine.chats import CHAT_ID, Chat, Message
+from t2local.engine.chat_content import CHAT_ID, Chat, Message
 from t2local.errors import T2LocalError
 from t2local.pictures import data_uri, picture_bytes
 from t2local.thinking import split_thinking

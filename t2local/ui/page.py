@@ -23,7 +23,8 @@ from starlette.types import Receive, Scope, Send
 
 from t2local import paths
 from t2local.engine.access import ACCOUNT
-from t2local.engine.chats import Chat, ChatStore
+from t2local.engine.chat_content import Chat
+from t2local.engine.chats import ChatStore
 from t2local.engine.doors import Doors
 from t2local.engine.engine import Engine, Seat
 from t2local.engine.people import Account

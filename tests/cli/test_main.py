@@ -7,7 +7,7 @@ import torch
 
 from t2local import paths
 from t2local.cli.main import main
-from t2local.engine.chats import Chat, Message
+from t2local.engine.chat_content import Chat, Message
 from t2local.engine.doors import Doors
 from t2local.engine.people import OWNER, add_account, new_account
 from t2local.engine.verdicts import Verdicts

@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 
 from t2local import paths
-from t2local.engine import chats
-from t2local.engine.chats import Chat, ChatStore, Message
+from t2local.engine import chat_content, chats
+from t2local.engine.chat_content import Chat, Message
+from t2local.engine.chats import ChatStore
 from t2local.engine.requests import (
     Controls,
     Sampling,
@@ -137,7 +138,7 @@ def test_a_full_disk_keeps_the_old_file(store, monkeypatch):
     ("text", "said"), [("x" * 2_000, "go on in a new chat"), ("half \ud800", "lone surrogate")]
 )
 def test_what_could_not_be_read_back_is_not_written(store, monkeypatch, text, said):
-    monkeypatch.setattr(chats, "MOST_CHAT_BYTES", 1_500)
+    monkeypatch.setattr(chat_content, "MOST_CHAT_BYTES", 1_500)
     kept = store.save(store.new().ask("short"))
     with pytest.raises(T2LocalError, match=said):
         store.save(kept.ask(text))
@@ -155,7 +156,7 @@ def test_half_of_a_character_is_refused_with_the_name_of_the_text(store):
 def test_the_first_question_names_the_chat(store):
     chat = store.new().ask("  How many\nlegs do seven spiders have, all of them together? ")
     assert chat.title.startswith("How many legs do seven")
-    assert len(chat.title) <= chats.TITLE_CHARACTERS
+    assert len(chat.title) <= chat_content.TITLE_CHARACTERS
     assert chat.ask("And eight?").title == chat.title
 
 
@@ -302,10 +303,10 @@ def test_a_copy_beside_its_chat_is_named_as_one_and_stops_nothing(store):
 
 
 def test_a_larger_chat_of_a_version_before_is_read_up_to_four_times_as_large(store, monkeypatch):
-    assert chats.MOST_READ_BYTES == 4 * chats.MOST_CHAT_BYTES
+    assert chats.MOST_READ_BYTES == 4 * chat_content.MOST_CHAT_BYTES
     chat = store.save(full_chat(store))
     size = (store.folder / f"{chat.id}.json").stat().st_size
-    monkeypatch.setattr(chats, "MOST_CHAT_BYTES", size // 2)
+    monkeypatch.setattr(chat_content, "MOST_CHAT_BYTES", size // 2)
     monkeypatch.setattr(chats, "MOST_READ_BYTES", size)
     assert store.load(chat.id) == chat
     with pytest.raises(T2LocalError, match="go on in a new chat"):

@@ -21,7 +21,8 @@ import torch
 from t2local import paths
 from t2local.adapt.cem import CEMConfig
 from t2local.engine import chat_index
-from t2local.engine.chats import Chat, ChatStore, Message
+from t2local.engine.chat_content import Chat, Message
+from t2local.engine.chats import ChatStore
 from t2local.engine.evaluations import EvaluationPlan
 from t2local.engine.searches import SearchPlan
 from t2local.engine.verdicts import Verdict, Verdicts, Vote, pair_id

@@ -13,7 +13,7 @@ import gradio as gr
 import psutil
 import pytest
 
-from t2local.engine.chats import Chat
+from t2local.engine.chat_content import Chat
 from t2local.engine.evaluations import Growing
 from t2local.engine.jobs import ENDED_KEPT
 from t2local.evaluation.measure import Scored

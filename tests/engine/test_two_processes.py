@@ -13,7 +13,8 @@ import torch
 
 from t2local import paths
 from t2local.engine.answers import Asked, answer
-from t2local.engine.chats import ChatStore, Diverged, Message
+from t2local.engine.chat_content import Message
+from t2local.engine.chats import ChatStore, Diverged
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import DOWNLOAD, ELSEWHERE, Record, new_id
 from t2local.engine.jobs import Jobs, Work

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from t2local.engine.chats import Chat, ChatStore, Message
+from t2local.engine.chat_content import Chat, Message
+from t2local.engine.chats import ChatStore
 from t2local.engine.verdicts import DOWN, UP, Verdicts
 from t2local.errors import T2LocalError
 from tests.pictures import painted

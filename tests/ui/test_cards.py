@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from t2local.engine.chat_content import Chat, Message
 from t2local.engine.chat_index import ChatSummary
-from t2local.engine.chats import Chat, Message
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.plots import theme
 from t2local.ui.chat.cards import describe_change, dispatch_card

@@ -66,10 +66,39 @@ def test_edit_regenerate_and_continue(open_page, served):
     page.wait_for_selector("#stop:visible")
     done(page)
     assert len(served.engine.requests) == asked + 1
+    assert "2/2" in page.inner_text(".turn.assistant .turner")
     page.click("[data-act=carry_on]")
     page.wait_for_selector("#stop:visible")
     done(page)
     assert page.inner_text(".turn.assistant").count("The answer is 56") == 2
+
+
+def test_what_was_edited_or_answered_again_can_be_gone_back_to(open_page, served):
+    page = open_page()
+    ask(page, "some code first")
+    page.hover(".turn.user")
+    page.click("[data-act=edit]")
+    page.fill(".editor textarea", "then reasoning")
+    page.press(".editor textarea", "Enter")
+    page.wait_for_selector(".said >> text=then reasoning")
+    done(page)
+    page.click("[data-act=retry]")
+    page.wait_for_selector("#stop:visible")
+    done(page)
+    assert page.inner_text(".turn.assistant .turner").split() == ["‹", "2/2", "›"]
+    page.click(".other summary")
+    assert "The answer is 56" in page.inner_text(".other")
+    page.click(".turn.assistant .turner button >> nth=0")
+    page.wait_for_selector(".turn.assistant .turner >> text=1/2")
+    page.click(".turn.user .turner button >> nth=0")
+    page.wait_for_selector(".said >> text=some code first")
+    assert page.input_value("[data-expert=code]") == "0.85", "the sliders are that answer's"
+    page.reload()
+    page.wait_for_selector(".said >> text=some code first")
+    page.click(".turn.user .turner button >> nth=1")
+    page.wait_for_selector(".said >> text=then reasoning")
+    chat = served.engine.chats.load(served.engine.chats.list()[0].id)
+    assert len(chat.messages) + len(chat.versions) == 5
 
 
 def test_answer_with_another_expert(open_page, served):

@@ -8,8 +8,8 @@ import pytest
 
 from t2local.adapt.few_shot import Generation
 from t2local.engine.arena import Battle
+from t2local.engine.chat_content import Chat, Message
 from t2local.engine.chat_index import ChatSummary
-from t2local.engine.chats import Chat, Message
 from t2local.engine.doors import Doors
 from t2local.engine.job_record import JobStatus
 from t2local.engine.labelling import LabelPlan, LabelReport, LabelSummary
@@ -73,10 +73,14 @@ def draw_chat() -> None:
     steered = ((3, {"alpha": {"math": 0.5}}),)
     answer = Message("assistant", "It is 56.", dispatch, timing, steered=steered)
     asked = Message("user", "long " * 2000, images=(__file__, "gone.png"))
-    for messages in ((), (asked,), (asked, answer), (asked, replace(answer, base_content="6"))):
+    both = replace(answer, base_content="6")
+    again = Chat("ab" * 16, "t", (asked, answer)).unanswered()
+    redone = replace(again, messages=(*again.messages, both))
+    for messages in ((), (asked,), (asked, answer), (asked, both), again, redone):
+        shown = messages if isinstance(messages, Chat) else Chat("ab" * 16, "t", messages)
         for stage in (None, "writing"):
             chat.transcript_html(
-                Chat("ab" * 16, "t", messages), ("math", "code"), stage, sees=False,
+                shown, ("math", "code"), stage, sees=False,
                 prompts_of=lambda name: ("one prompt", "another"),
                 verdicts={1: Verdict("id", "chat", (), "6", thumb="up", over="It is 56.")},
             )  # fmt: skip

@@ -12,10 +12,11 @@ import gradio as gr
 from t2local.adapt.context import TooLong
 from t2local.adapt.dispatch import BASE, Token
 from t2local.engine.answers import How, Live, answer, carry_on, preview
-from t2local.engine.chats import Chat
+from t2local.engine.chat_content import Chat
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import JobStatus
 from t2local.errors import T2LocalError
+from t2local.ui.chat.exchange import ExchangeEvents
 from t2local.ui.chat.layout import ChatTab, drafted
 from t2local.ui.chat.view import (
     SHOWN,
@@ -92,8 +93,13 @@ class ChatEvents:
         opened, after = [*self.shown_chat, *self.chat_outputs], [stream]
         for trigger, callback in opens.items():
             after.append(trigger(shown(callback), {tab.chat_id}, opened, **quiet))
+        turning = {tab.chat_id, tab.listed}
+        after.append(tab.transcript.version(shown(self.version), turning, opened, **quiet))
         reset = self.wheel.defaults.click
         after.append(reset(shown(self.defaults), None, self.chat_outputs, **quiet))
+        brought = ExchangeEvents(self.engine, tab.exchange, tab.chat_id).bind()
+        listed = {tab.chat_id, tab.listed}
+        brought.success(shown(self.relisted), listed, self.listing, **quiet)
         for trigger, callback in ((tab.chats.rename, self.rename), (tab.chats.more, self.more)):
             trigger(shown(callback), {tab.chat_id}, self.listing, **quiet)
         return after
@@ -259,6 +265,15 @@ class ChatEvents:
     def pick(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         return self.open(self.engine.chats.load(sent(event, "id")), request, shown_rows(event))
 
+    def version(self, values: dict, event: gr.EventData) -> dict:
+        """Another version of a message, with what followed it, in the place of the present one."""
+        chat, chats = self._chat(values), self.engine.chats
+        index, step = sent(event, "index", int), sent(event, "step", int)
+        with chats.claim(chat.id):
+            chat = chats.save(chat.turned(index, step))
+        rows, _ = values[self.tab.listed]
+        return {**self.present(chat, rows), **self.wheel.show_chat(self.engine, chat)}
+
     def remove(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         """Its answer is stopped first, else it would be written again."""
         chat_id = sent(event, "id")
@@ -278,6 +293,10 @@ class ChatEvents:
     def more(self, values: dict, event: gr.EventData) -> dict:
         """The list with as many rows as the event asks for."""
         return self._list(values[self.tab.chat_id], shown_rows(event))
+
+    def relisted(self, values: dict) -> dict:
+        """The list anew, as long as it is."""
+        return self._list(values[self.tab.chat_id], values[self.tab.listed][0])
 
     def look(self, values: dict, request: gr.Request) -> dict:
         """What other pages did meanwhile: this chat is being answered, or others are."""

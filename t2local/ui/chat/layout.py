@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from t2local.engine.requests import EngineStatus
+from t2local.ui.chat.exchange import Exchange, create_exchange
 from t2local.ui.chat.view import SHOWN, chat_list_html, welcome_html
 from t2local.ui.chat.wheel import Wheel, create_wheel
 from t2local.ui.style import PAGE, asset, hint
@@ -22,6 +23,7 @@ class ChatTab:
     plots_open: gr.State
     new: gr.Button
     chats: gr.HTML
+    exchange: Exchange
     transcript: gr.HTML
     offer: gr.HTML  # of a better model
     offer_timer: gr.Timer
@@ -47,6 +49,7 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
                 chat_list_html([], None), js_on_load=asset("chat_list.js"),
                 apply_default_css=False, elem_id="chat-list",
             )  # fmt: skip
+            exchange = create_exchange()
         with gr.Column(elem_id="stage", scale=1, min_width=0):
             transcript = gr.HTML(
                 welcome_html(), js_on_load=asset("transcript.js"), apply_default_css=False,
@@ -66,7 +69,7 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
             _drawer_top("The wheel")
             wheel = create_wheel()
     return ChatTab(
-        chat_id, last_chat, following, listed, plots_open, new, chats, transcript, offer,
+        chat_id, last_chat, following, listed, plots_open, new, chats, exchange, transcript, offer,
         gr.Timer(1.0, active=False), message, send, stop, line, compare, wheel,
     )  # fmt: skip
 

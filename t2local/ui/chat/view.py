@@ -14,8 +14,8 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from t2local.engine.answers import CUT_OFF
+from t2local.engine.chat_content import Chat, Message
 from t2local.engine.chat_index import ChatSummary
-from t2local.engine.chats import Chat, Message
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.verdicts import Verdict, spoken
 from t2local.thinking import THINKING_TAGS, Spoken, split_thinking
@@ -29,12 +29,15 @@ NOT_BEGUN = "The answer did not begin: raise the length, then regenerate it, or 
 SHOWN_CHARACTERS = 6_000  # of a user's message; copying and editing have all of it
 
 
+ONLY = (1, 1)  # a message without other versions
+
+
 @dataclass(frozen=True)
 class UserTurn:
     """`said` is shown, `more` characters follow; `raw` is all of them.
 
     While the model speaks, `raw` is None and there are no buttons: that is sent with every token.
-    `pictures`: an address, "" where the file is gone, and words.
+    `pictures`: an address, "" where the file is gone, and words. `version`: which of how many.
     """
 
     role: ClassVar = "user"
@@ -44,6 +47,7 @@ class UserTurn:
     raw: str | None
     pictures: Sequence[tuple[str, str]]
     seen: bool
+    version: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class AssistantTurn:
 
     `thumb`, `better`: what was thought of it ("up", "down"; "adapted", "base"; "" for nothing);
     `rewritten`: a person wrote over it. `judged`: whether this person's judgement is asked for.
+    `version`: which of how many; `other`: what the one beside it says.
     """
 
     role: ClassVar = "assistant"
@@ -82,6 +87,8 @@ class AssistantTurn:
     better: str = ""
     rewritten: bool = False
     judged: bool = True
+    version: tuple[int, int] = ONLY
+    other: "Said | None" = None
 
 
 def transcript_html(
@@ -101,8 +108,9 @@ def transcript_html(
     if not chat.messages:
         return welcome_html()
     last = len(chat.messages) - 1
+    versions = _versions(chat) if stage is None else {}
     turns = [
-        _user(i, message, idle=stage is None, sees=sees)
+        _user(i, message, idle=stage is None, sees=sees, version=versions.get(i, ONLY))
         if message.role == "user"
         else _assistant(
             i,
@@ -114,11 +122,29 @@ def transcript_html(
             answer_with=answer_with,
             compare=compare,
             prompts_of=prompts_of,
+            version=versions.get(i, ONLY),
+            other=chat.beside(i) if i == last and i in versions else None,
         )
         for i, message in enumerate(chat.messages)
     ]
     unanswered = chat.last_answer is None
-    return PAGE.render(FILE, "transcript", turns=turns, unanswered=unanswered, stage=stage)
+    return PAGE.render(
+        FILE,
+        "transcript",
+        turns=turns,
+        unanswered=unanswered,
+        stage=stage,
+        index=last + 1,
+        version=versions.get(last + 1, ONLY),
+    )
+
+
+def _versions(chat: Chat) -> dict[int, tuple[int, int]]:
+    """Which of how many versions each message is, where there are more."""
+    parents = {version.parent for version in chat.versions}
+    behind = (0, *(message.id for message in chat.messages))
+    places = (i for i, id in enumerate(behind) if id in parents and (id or not i))
+    return {i: chat.version_of(i) for i in places}
 
 
 def welcome_html() -> str:
@@ -140,7 +166,9 @@ def steer_marks(message: Message) -> list[tuple[int, str]]:
     ]
 
 
-def _user(index: int, message: Message, *, idle: bool, sees: bool) -> UserTurn:
+def _user(
+    index: int, message: Message, *, idle: bool, sees: bool, version: tuple[int, int]
+) -> UserTurn:
     return UserTurn(
         index=index,
         said=message.content[:SHOWN_CHARACTERS],
@@ -148,6 +176,7 @@ def _user(index: int, message: Message, *, idle: bool, sees: bool) -> UserTurn:
         raw=message.content if idle else None,
         pictures=_pictures(message),
         seen=sees,
+        version=version,
     )
 
 
@@ -174,6 +203,8 @@ def _assistant(
     answer_with: Sequence[str],
     compare: bool,
     prompts_of: PromptsOf,
+    version: tuple[int, int],
+    other: Message | None,
 ) -> AssistantTurn:
     names = answer_with if is_last and not live else ()
     marks, base = steer_marks(message), None
@@ -195,6 +226,8 @@ def _assistant(
         raw=None if live else _spoken(message.content).answer or message.content,
         last=is_last,
         facts=[] if live else _facts(message, len(marks)),
+        version=version,
+        other=_answer(other.content, steer_marks(other), live=False) if other else None,
     )
 
 

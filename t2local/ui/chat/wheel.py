@@ -9,7 +9,7 @@ import gradio as gr
 from t2local import plots
 from t2local.adapt.dispatch import offered
 from t2local.engine.answers import Asked, mixture_of
-from t2local.engine.chats import Chat
+from t2local.engine.chat_content import Chat
 from t2local.engine.engine import Engine
 from t2local.engine.requests import (
     Controls,

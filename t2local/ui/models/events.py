@@ -8,7 +8,7 @@ page follows by its own timer, which a change of model wakes.
 import gradio as gr
 
 from t2local import plots
-from t2local.engine.chats import Chat
+from t2local.engine.chat_content import Chat
 from t2local.engine.engine import Engine
 from t2local.engine.loading import Sizing, Wish, on_disk, sizing
 from t2local.engine.model_slot import DONE, FAILED, STOPPED, Download

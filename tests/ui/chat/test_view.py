@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from t2local.engine.chats import Chat, Message
+from t2local.engine.chat_content import Chat, Message
 from t2local.ui.chat.view import transcript_html
 
 NEAR = {

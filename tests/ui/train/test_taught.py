@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from t2local.engine.chats import Chat, Message
+from t2local.engine.chat_content import Chat, Message
 from t2local.engine.lessons import lessons_of
 from t2local.engine.verdicts import UP, Verdicts
 from t2local.experts import Expert

@@ -1,0 +1,358 @@
+"""What a chat is: its messages and what was decided for each, and the way to JSON and back.
+
+What only decorates a message falls back to its default where it cannot be read; what was said does
+not. The files of chats are `chats`.
+"""
+
+import contextlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+from t2local.engine.requests import controls_from_json, sampling_from_json
+from t2local.errors import T2LocalError
+from t2local.untrusted import check_encodes, typed, word
+
+SCHEMA = 1
+MOST_CHAT_BYTES = 32 * 2**20  # of one file; a page is sent all of it
+MOST_TITLE = 1_000  # characters; every page is sent all titles
+ROLES = ("user", "assistant")
+TITLE_CHARACTERS = 48
+UNTITLED = "New chat"
+CHAT_ID = re.compile(r"[0-9a-f]{8,40}")
+
+
+class Mixed(TypedDict, total=False):
+    """A mixture's JSON (`requests.mixture_json`)."""
+
+    alpha: Mapping[str, float]
+    strength: float
+    gains: Mapping[str, float]
+    by_matrix: Mapping[str, Mapping[str, float]]
+
+
+class Decided(Mixed, total=False):
+    """A message's `dispatch`: what pass 1 decided, what pass 2 mixed."""
+
+    strategy: str
+    probabilities: Mapping[str, float]
+    seconds: float
+    chosen: str
+    note: str
+    override: str | None
+    cut_tokens: int
+
+
+class Timed(TypedDict, total=False):
+    """A message's `timing`."""
+
+    first_pass_s: float
+    second_pass_s: float
+    tokens: int
+    tokens_per_s: float
+    finish: str
+    packed_tokens: int
+    context_used: int
+    context_length: int
+
+
+class Steering(TypedDict, total=False):
+    """A chat's `controls` (`requests.controls_json`)."""
+
+    strategy: str
+    soft: bool
+    above_chance: float
+    threshold: float  # of older chats
+    mixture: Mixed
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `dispatch` (`Decided`) and `timing` (`Timed`): what the engine decided and took.
+
+    `base_content`: the base model's answer, when both were asked. `steered`: where in `content`
+    (characters) the mixture changed, and its JSON from there on. `images`: the paths of its
+    pictures; the file holds their names alone, so that a home may be moved. `original`: what the
+    model had said, where a person wrote over its answer. `id`: of one that has other versions, or
+    whose followers have; 0 for others.
+    """
+
+    role: str  # "user" | "assistant"
+    content: str
+    dispatch: Mapping[str, Any] | None = None
+    timing: Mapping[str, Any] | None = None
+    base_content: str | None = None
+    steered: tuple[tuple[int, Mapping[str, Any]], ...] = ()
+    images: tuple[str, ...] = ()
+    original: str | None = None
+    id: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A message that the chat does not show now; it follows the one with the id `parent`, 0: none.
+
+    All messages that were ever there are a tree, of which `Chat.messages` is one way.
+    """
+
+    parent: int
+    message: Message
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation and the settings it was last asked with; `updated` in seconds since 1970.
+
+    `versions`: what it said elsewhere, before a message was edited or answered again.
+    """
+
+    id: str
+    title: str = UNTITLED
+    messages: tuple[Message, ...] = ()
+    system_prompt: str = ""
+    controls: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    updated: float = 0.0
+    versions: tuple[Version, ...] = ()
+
+    def ask(self, text: str) -> "Chat":
+        """This chat with one more user message; the first gives the chat its title.
+
+        Raises `T2LocalError` when there is nothing in `text`.
+        """
+        if not text.strip():
+            raise T2LocalError("The message is empty; write something first.")
+        title = title_of(text) if self.title == UNTITLED else self.title
+        return replace(self, title=title, messages=(*self.messages, Message("user", text)))
+
+    def showing(self, images: Sequence[str]) -> "Chat":
+        """This chat with pictures at its last message."""
+        last = replace(self.messages[-1], images=tuple(images))
+        return replace(self, messages=(*self.messages[:-1], last))
+
+    def edit(self, index: int, text: str) -> "Chat":
+        """As if message `index` had been `text`, with its pictures; what was there is a version."""
+        if not (0 <= index < len(self.messages) and self.messages[index].role == "user"):
+            raise T2LocalError(
+                "That message is no longer there; reload the page and edit it again."
+            )
+        return self.without(index).ask(text).showing(self.messages[index].images)
+
+    def rewrite(self, index: int, text: str) -> "Chat":
+        """As if answer `index` had been `text`; nothing in it brings back what the model said."""
+        message = self.messages[index]
+        said = message.content if message.original is None else message.original
+        text = text.strip()
+        changed = replace(message, content=text or said, original=said if text else None)
+        before, after = self.messages[:index], self.messages[index + 1 :]
+        return replace(self, messages=(*before, replace(changed, steered=()), *after))
+
+    def unanswered(self) -> "Chat":
+        """This chat without the answers after its last user message, which become versions.
+
+        Raises `T2LocalError` when nothing was asked yet.
+        """
+        asked = [i for i, message in enumerate(self.messages) if message.role == "user"]
+        if not asked:
+            raise T2LocalError("There is nothing to answer yet; write a message first.")
+        return self.without(asked[-1] + 1)
+
+    # --- versions
+
+    def without(self, index: int) -> "Chat":
+        """This chat without the messages from `index` on, which become versions."""
+        if index >= len(self.messages):
+            return self
+        if self.messages[index].role == "assistant" and not self.messages[index].content.strip():
+            return replace(self, messages=self.messages[:index])  # nothing was said
+        chat = self._numbered()
+        parents = (0, *(message.id for message in chat.messages))
+        left = zip(parents[index:], chat.messages[index:], strict=False)
+        versions = (*self.versions, *(Version(parent, message) for parent, message in left))
+        return replace(chat, messages=chat.messages[:index], versions=versions)
+
+    def version_of(self, index: int) -> tuple[int, int]:
+        """Which of how many versions message `index` is, from 1, the oldest first.
+
+        0 of those there are for a place behind the last message.
+        """
+        ids = self._ids_at(index)
+        own = self.messages[index].id if index < len(self.messages) else None
+        return (0 if own is None else ids.index(own) + 1), len(ids)
+
+    def beside(self, index: int) -> Message | None:
+        """The version before that of message `index`, of the first the one after, if any."""
+        place, count = self.version_of(index)
+        return None if count < 2 else self.turned(index, -1 if place > 1 else 1).messages[index]
+
+    def turned(self, index: int, step: int) -> "Chat":
+        """With the version of message `index` that stands `step` further, and what followed it.
+
+        Raises `T2LocalError` where there is none.
+        """
+        there = 0 <= index <= len(self.messages)
+        place, count = self.version_of(index) if there else (0, 0)
+        if not 1 <= place + step <= count:
+            raise T2LocalError("There is no other version of that message; reload the page.")
+        chat = self.without(index)
+        ids = chat._ids_at(index)
+        messages, versions = list(chat.messages), list(chat.versions)
+        found = next(v for v in versions if v.message.id == ids[place + step - 1])
+        while found is not None:
+            versions = [version for version in versions if version is not found]
+            messages.append(found.message)
+            after = [v for v in versions if v.parent == found.message.id]
+            found = max(after, key=lambda v: v.message.id, default=None)
+        return replace(chat, messages=tuple(messages), versions=tuple(versions))
+
+    def _ids_at(self, index: int) -> list[int]:
+        """The ids of all versions of message `index`, the oldest first; a new one has 0."""
+        own = [self.messages[index].id] if index < len(self.messages) else []
+        parent = self.messages[index - 1].id if index else 0
+        known = parent or not index  # a message without an id has no versions behind it
+        others = [v.message.id for v in self.versions if v.parent == parent] if known else []
+        return sorted([*others, *own], key=lambda id: id or math.inf)
+
+    def _numbered(self) -> "Chat":
+        """With an id for each message that it shows."""
+        taken = [m.id for m in (*self.messages, *(v.message for v in self.versions))]
+        fresh = itertools.count(1 + max(taken, default=0))
+        messages = (m if m.id else replace(m, id=next(fresh)) for m in self.messages)
+        return replace(self, messages=tuple(messages))
+
+    @property
+    def last_answer(self) -> Message | None:
+        last = self.messages[-1] if self.messages else None
+        return last if last is not None and last.role == "assistant" else None
+
+    def turns(self, sees: bool = True) -> tuple[dict[str, Any], ...]:
+        """Role, content and pictures of each message, the system prompt first: for a model.
+
+        `sees`: whether that model does; pictures that are no longer on disk are left out.
+        """
+        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        return (*system, *(_turn(message, sees) for message in self.messages))
+
+
+def title_of(text: str) -> str:
+    """The first words of a message, at most `TITLE_CHARACTERS` long."""
+    words = " ".join(text.split())
+    if len(words) <= TITLE_CHARACTERS:
+        return words
+    return words[: TITLE_CHARACTERS - 1].rsplit(" ", 1)[0] + "…"
+
+
+# --- To JSON and back.
+
+
+def chat_bytes(chat: Chat) -> bytes:
+    """A chat's file. Raises `T2LocalError` for what could not be read back."""
+    messages = [_message_json(message) for message in chat.messages]
+    versions = [{"parent": v.parent, **_message_json(v.message)} for v in chat.versions]
+    content = {"schema": SCHEMA, **asdict(chat), "messages": messages, "versions": versions}
+    check_encodes(chat.title, "the title")
+    check_encodes(chat.system_prompt, "the system prompt")
+    for message in (*chat.messages, *(version.message for version in chat.versions)):
+        check_encodes(f"{message.content}{message.base_content}", "the message")
+    found = json.dumps(content, ensure_ascii=False, indent=1).encode()
+    if len(found) > MOST_CHAT_BYTES:
+        raise T2LocalError(
+            f"This chat would have {len(found) / 2**20:.0f} MB, the most is "
+            f"{MOST_CHAT_BYTES // 2**20}; go on in a new chat."
+        )
+    return found
+
+
+def chat_from_json(content: Mapping[str, Any], pictures: Path) -> Chat:
+    """`pictures`: the folder of the chat's own. What only decorates falls back to its default.
+
+    Raises `T2LocalError` for a newer schema, `ValueError` where what was said cannot be read.
+    """
+    if typed(int, content.get("schema"), "schema") > SCHEMA:
+        raise T2LocalError(
+            f"Chat '{str(content.get('id'))[:40]}' was saved by a newer t2local (format "
+            f"{content['schema']}); update t2local to open it."
+        )
+    chat_id = typed(str, content.get("id"), "id")
+    if not CHAT_ID.fullmatch(chat_id):
+        raise ValueError("its id is none of a chat")
+    messages = typed(list[dict], content.get("messages"), "messages")
+    title = readable(str, content.get("title"), UNTITLED)
+    return Chat(
+        id=chat_id,
+        title=title if len(title) <= MOST_TITLE else UNTITLED,
+        messages=tuple(message_from_json(m, pictures) for m in messages),
+        system_prompt=readable(str, content.get("system_prompt"), ""),
+        controls=readable(Steering, content.get("controls"), {}, controls_from_json),
+        sampling=readable(dict, content.get("sampling"), {}, sampling_from_json),
+        updated=readable(float, content.get("updated"), 0.0),
+        versions=_versions(content.get("versions"), pictures),
+    )
+
+
+def _message_json(message: Message) -> dict[str, Any]:
+    return {**asdict(message), "images": [Path(image).name for image in message.images]}
+
+
+def _versions(content: Any, pictures: Path) -> tuple[Version, ...]:
+    """Those that can be read."""
+    found = []
+    for values in readable(list[dict], content, []):
+        with contextlib.suppress(ValueError):
+            message = message_from_json(values, pictures)
+            if message.id > 0:
+                found.append(Version(typed(int, values.get("parent"), "parent"), message))
+    return tuple(found)
+
+
+def message_from_json(content: Mapping[str, Any], pictures: Path) -> Message:
+    """Raises `ValueError` for what is no message; its decorations as in `chat_from_json`."""
+    role = typed(str, content.get("role"), "messages.role")
+    if role not in ROLES:
+        raise ValueError(f"the role '{word(role)}' is none of {', '.join(ROLES)}")
+    text = typed(str, content.get("content"), "messages.content")
+
+    def check_places(steered: Sequence[tuple[int, Mixed]]) -> None:
+        if any(not 0 <= at <= len(text) for at, _ in steered):
+            raise ValueError("it was steered at a place that its text does not have")
+
+    marks = tuple[tuple[int, Mixed], ...]
+    images = readable(tuple[str, ...], content.get("images"), ())
+    return Message(
+        role,
+        text,
+        dispatch=readable(Decided | None, content.get("dispatch"), None),
+        timing=readable(Timed | None, content.get("timing"), None),
+        base_content=readable(str | None, content.get("base_content"), None),
+        steered=readable(marks, content.get("steered"), (), check_places),
+        images=tuple(str(pictures / Path(name).name) for name in images),
+        original=readable(str | None, content.get("original"), None),
+        id=readable(int, content.get("id"), 0),
+    )
+
+
+def readable(kind: Any, value: Any, default: Any, check: Callable | None = None) -> Any:
+    """`value` as `kind`; `default` where it is none, `check` refuses it, or NaN is in it."""
+    try:
+        json.dumps(value, allow_nan=False)
+        found = typed(kind, value)
+        if check is not None:
+            check(found)
+    except (ValueError, T2LocalError):
+        return default
+    return found
+
+
+def _turn(message: Message, sees: bool) -> dict[str, Any]:
+    turn = {"role": message.role, "content": message.content}
+    images = [image for image in message.images if is_there(image)] if sees else []
+    return {**turn, "images": images} if images else turn
+
+
+def is_there(image: str) -> bool:
+    return Path(image).is_file()
