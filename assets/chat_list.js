@@ -1,6 +1,8 @@
-// The list of chats: "pick", "rename", "remove" and "more" events, each with how many rows are to stay
-// in it; renaming happens in place, removing asks.
+// The list of chats: "pick", "visit", "rename", "remove", "undo" and "more" events, each with how many rows are
+// to stay in it and what is searched; renaming happens in place, removing asks where rows would go too.
 const shown = () => element.querySelectorAll(".chat-row").length;
+const query = () => document.querySelector("#chat-search input, #chat-search textarea")?.value ?? "";
+const tell = (event, about) => trigger(event, { shown: shown(), query: query(), ...about });
 const rename = (row) => {
   const title = row.querySelector(".chat-title");
   const field = document.createElement("input");
@@ -17,7 +19,7 @@ const rename = (row) => {
     row.classList.remove("renaming");
     const text = field.value.trim();
     field.remove();
-    if (keep && text && text !== title.textContent) trigger("rename", { id: row.dataset.id, title: text, shown: shown() });
+    if (keep && text && text !== title.textContent) tell("rename", { id: row.dataset.id, title: text });
   };
   field.addEventListener("keydown", (e) => {
     if (e.key === "Enter") close(true);
@@ -25,20 +27,25 @@ const rename = (row) => {
   });
   field.addEventListener("blur", () => close(true));
 };
+addEventListener("popstate", () => { // the browser's back and forth
+  const id = new URLSearchParams(location.search).get("chat");
+  if (id) tell("visit", { id });
+});
 element.addEventListener("click", (e) => {
   const row = e.target.closest(".chat-row");
   const button = e.target.closest("[data-act]");
   const act = button?.dataset.act;
-  if (act === "more") trigger("more", { shown: Number(button.dataset.shown) });
+  if (act === "more") tell("more", { shown: Number(button.dataset.shown) });
+  if (act === "undo") tell("undo", { id: button.closest("[data-id]").dataset.id });
   if (!row || !act) return;
   if (act === "pick") {
     document.body.classList.remove("show-chats");
-    trigger("pick", { id: row.dataset.id, shown: shown() });
+    tell("pick", { id: row.dataset.id });
   } else if (act === "rename") rename(row);
   else if (act === "ask") row.classList.add("asking");
   else if (act === "keep") row.classList.remove("asking");
   else if (act === "remove") {
     row.classList.remove("asking");
-    trigger("remove", { id: row.dataset.id, rows: button.dataset.rows ?? "keep", shown: shown() });
+    tell("remove", { id: row.dataset.id, rows: button.dataset.rows ?? "keep" });
   }
 });

@@ -12,8 +12,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from t2local import paths
 from t2local.errors import T2LocalError
 
 INDEX = "index.sqlite3"
-VERSION = 3  # raise it when what is kept of a chat, or how it is read, changes
+VERSION = 4  # raise it when what is kept of a chat, or how it is read, changes
 BUSY_S = 0.2  # another process holds the file for some milliseconds; longer, and it is left alone
 REST_S = 30.0  # after a failure, before the file is written again
 SETTLED_NS = 2 * 10**9  # a younger file may change again within the clock of its file system
@@ -31,8 +31,9 @@ NOT_DAMAGED = {
 }  # fmt: skip
 TABLE = (
     "CREATE TABLE chats (name TEXT PRIMARY KEY, mtime_ns INTEGER NOT NULL, size INTEGER NOT NULL,"
-    " id TEXT NOT NULL, title TEXT NOT NULL, updated REAL NOT NULL)"
+    " id TEXT NOT NULL, title TEXT NOT NULL, updated REAL NOT NULL, text TEXT NOT NULL)"
 )
+Read = Callable[[Path], tuple["ChatSummary", str]]  # a file's summary, and what is said in it
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,20 @@ class FileState(NamedTuple):
 
 @dataclass(frozen=True)
 class _Known:
+    """`text`: what is searched, until it is in the SQLite file; None from then on."""
+
     state: FileState
     chat: ChatSummary
+    text: str | None = None
 
 
 class ChatIndex:
-    """The chats of one folder. `read` gives a file's summary, or raises `T2LocalError`.
+    """The chats of one folder. `read` raises `T2LocalError` for a file that cannot be read.
 
     Safe to call from several threads (`_lock` guards all it holds) and from several processes.
     """
 
-    def __init__(self, folder: Path, read: Callable[[Path], ChatSummary]) -> None:
+    def __init__(self, folder: Path, read: Read) -> None:
         self.path = folder / INDEX
         self._folder, self._read = folder, read
         self._lock = threading.Lock()
@@ -80,6 +84,37 @@ class ChatIndex:
             self._save(self._known)
         return sorted(chats, key=lambda chat: chat.updated, reverse=True), damaged
 
+    def search(self, words: Sequence[str]) -> set[str]:
+        """The ids of the chats in which all `words` stand, in small letters (`str.casefold`)."""
+        self.look()
+        with self._lock:
+            known = self._known or {}
+            found, saved = self._searched(words)
+            others = [name for name in _files(self._folder) if name not in saved]
+            for name in others:
+                there = known.get(name)
+                text = there.text if there is not None else None
+                if text is None:
+                    with contextlib.suppress(T2LocalError):
+                        text = self._read(self._folder / name)[1]
+                if text is not None and all(word in text for word in words):
+                    found.add(Path(name).stem)
+        return found
+
+    def _searched(self, words: Sequence[str]) -> tuple[set[str], set[str]]:
+        """The ids found in the SQLite file, and the file names of which it speaks truly."""
+        known = self._known or {}
+        true = {name for name in known if name not in self._unsaved}
+        where = " AND ".join("instr(text, ?)" for _ in words)
+        try:
+            with self._opened() as database:
+                if _version(database) != VERSION:
+                    return set(), set()
+                rows = database.execute(f"SELECT name, id FROM chats WHERE {where}", tuple(words))
+                return {own for name, own in rows if name in true}, true
+        except sqlite3.Error:
+            return set(), set()
+
     def _compared(
         self, known: dict[str, _Known], files: dict[str, FileState | None]
     ) -> tuple[list[ChatSummary], dict[str, str]]:
@@ -92,7 +127,7 @@ class ChatIndex:
                 continue
             path = self._folder / name
             try:
-                chat = self._read(path)
+                chat, text = self._read(path)
             except T2LocalError as error:
                 if os.path.lexists(path):  # else it was deleted since the folder was listed
                     damaged[name] = str(error)
@@ -102,7 +137,7 @@ class ChatIndex:
             if state is None or abs(now_ns - state.mtime_ns) < SETTLED_NS:
                 self._forget(known, name)
             else:
-                known[name] = _Known(state, chat)
+                known[name] = _Known(state, chat, text)
                 self._unsaved.add(name)
         for name in known.keys() - files.keys():
             self._forget(known, name)
@@ -146,16 +181,32 @@ class ChatIndex:
                     database.execute(TABLE)
                     database.execute(f"PRAGMA user_version = {VERSION}")
                     names = known.keys()
-                rows = [row for name in names if (row := _row(name, known.get(name)))]
+                rows = [row for name in names if (row := self._row(name, known.get(name)))]
                 gone = [(name,) for name in names if name not in known and _storable(name)]
                 database.executemany("DELETE FROM chats WHERE name = ?", gone)
-                database.executemany("REPLACE INTO chats VALUES (?, ?, ?, ?, ?, ?)", rows)
+                database.executemany("REPLACE INTO chats VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
                 database.execute("COMMIT")
-            self._unsaved = set()
+            written = {row[0] for row in rows}
+            known |= {name: replace(known[name], text=None) for name in written}
+            self._unsaved = {name for name in names if name in known and name not in written}
         except sqlite3.Error as error:
             self._rests_until = time.monotonic() + REST_S
             if self._set_aside(error):
                 self._unsaved = set(known)
+
+    def _row(self, name: str, known: _Known | None) -> tuple | None:
+        """A row of the table; None for what SQLite cannot keep: read again at every start."""
+        if known is None or not _storable(name, known.chat.id, known.chat.title):
+            return None
+        state, chat, text = known.state, known.chat, known.text
+        if not math.isfinite(chat.updated) or abs(state.mtime_ns) >= 2**63:
+            return None
+        if text is None:  # the SQLite file that had it is gone
+            try:
+                text = self._read(self._folder / name)[1]
+            except T2LocalError:
+                return None
+        return name, state.mtime_ns, state.size, chat.id, chat.title, chat.updated, text
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -196,16 +247,6 @@ def _state(entry: os.DirEntry) -> FileState | None:
 
 def _version(database: sqlite3.Connection) -> int:
     return database.execute("PRAGMA user_version").fetchone()[0]
-
-
-def _row(name: str, known: _Known | None) -> tuple | None:
-    """A row of the table; None for what SQLite cannot keep, which is read again at every start."""
-    if known is None or not _storable(name, known.chat.id, known.chat.title):
-        return None
-    state, chat = known.state, known.chat
-    if not math.isfinite(chat.updated) or abs(state.mtime_ns) >= 2**63:
-        return None
-    return name, state.mtime_ns, state.size, chat.id, chat.title, chat.updated
 
 
 def _storable(*texts: str) -> bool:

@@ -8,6 +8,7 @@ on with meanwhile is not saved over theirs. It knows nothing of models or of the
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import threading
@@ -35,6 +36,9 @@ from t2local.untrusted import read_document, word
 MOST_READ_BYTES = 4 * MOST_CHAT_BYTES  # versions before wrote larger ones
 PICTURES = "pictures"  # the folder beside the chats' files
 LOCKS = ".locks"  # another
+TRASH = ".deleted"  # another
+DELETED_KEPT_S = 86_400.0  # until a deleted chat is gone for good
+MOST_SEARCHED = 200_000  # characters of a chat
 ANSWERED = "This chat is being answered; wait until that is done, stop it, or open a new chat."
 ANSWERED_ELSEWHERE = (
     "This chat is being answered by another t2local that uses the same folder; wait until that is "
@@ -52,7 +56,7 @@ class ChatStore:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or paths.chats_dir()
         self.damaged: dict[str, str] = {}  # file name -> what is wrong with it
-        self._index = ChatIndex(self.folder, _summary)
+        self._index = ChatIndex(self.folder, _indexed)
         self._written: dict[str, tuple[tuple[int, ...], float]] = {}  # as left here; `updated`
         self._claimed: set[str] = set()
         self._changed = threading.Condition()
@@ -61,6 +65,15 @@ class ChatStore:
         """All readable chats, the newest first; unreadable ones are noted in `damaged`."""
         chats, self.damaged = self._index.look()
         return chats
+
+    def search(self, query: str) -> Sequence[ChatSummary]:
+        """The chats in whose title or messages all words of `query` stand, the newest first."""
+        words = query.casefold().replace("\0", " ").split()
+        chats = self.list()
+        if not words:
+            return chats
+        found = self._index.search(words)
+        return [chat for chat in chats if chat.id in found]
 
     def new(self) -> Chat:
         """An empty chat; no file yet."""
@@ -83,8 +96,16 @@ class ChatStore:
         that neither are in `chat` nor were known to it.
         """
         chat = replace(self._reconciled(chat), updated=time.time())
+        if chat.title != UNTITLED and not self._path(chat.id).exists():
+            chat = replace(chat, title=self._own_title(chat.title))
         self._write(chat)
         return chat
+
+    def _own_title(self, title: str) -> str:
+        """`title`, with a number where another chat has it."""
+        taken = {chat.title for chat in self.list()}
+        numbered = (f"{title} ({number})" for number in itertools.count(2))
+        return title if title not in taken else next(t for t in numbered if t not in taken)
 
     def bring(self, chat: Chat) -> Chat:
         """Write a chat of another store under the time that it has, within `claim`."""
@@ -138,10 +159,36 @@ class ChatStore:
         return chat
 
     def delete(self, chat_id: str) -> None:
-        """Remove a chat's file and pictures; nothing happens when it is already gone."""
+        """Take a chat out of the list; nothing happens when it is already gone.
+
+        For `DELETED_KEPT_S` it can be brought back, then its file and pictures go for good.
+        """
+        self.purge()
+        with self.claim(chat_id), contextlib.suppress(FileNotFoundError):
+            path, trash = self._path(chat_id), self._trashed(chat_id)
+            with paths.saving(trash):
+                paths.make_folder(trash.parent)
+                os.utime(path)  # when it was deleted
+                paths.move(path, trash)
+
+    def restore(self, chat_id: str) -> Chat:
+        """Bring a deleted chat back. Raises `T2LocalError` where it is gone for good."""
         with self.claim(chat_id):
-            self._path(chat_id).unlink(missing_ok=True)
-            forget(self._pictures(chat_id))
+            path, trash = self._path(chat_id), self._trashed(chat_id)
+            if not trash.is_file() or path.exists():
+                raise T2LocalError("That chat cannot be brought back any more; it is gone.")
+            with paths.saving(path):
+                paths.move(trash, path)
+            return self.load(chat_id)
+
+    def purge(self, kept_s: float = DELETED_KEPT_S) -> None:
+        """Delete for good what was deleted longer ago than `kept_s`, with its pictures."""
+        for path in (self.folder / TRASH).glob("*.json"):
+            with contextlib.suppress(OSError, T2LocalError):
+                if time.time() - path.stat().st_mtime >= kept_s:
+                    path.unlink()
+                    if not self._path(path.stem).exists():
+                        forget(self._pictures(path.stem))
 
     def keep_pictures(self, chat_id: str, sources: Sequence[str]) -> tuple[str, ...]:
         """Copy picture files to the chat; their paths there. Raises `T2LocalError`."""
@@ -177,6 +224,9 @@ class ChatStore:
             raise T2LocalError(f"'{chat_id}' is no chat's id; choose a chat from the list.")
         return self.folder / f"{chat_id}.json"
 
+    def _trashed(self, chat_id: str) -> Path:
+        return self.folder / TRASH / self._path(chat_id).name
+
     @property
     def pictures_folder(self) -> Path:
         """What is below it are pictures, and nothing else."""
@@ -192,9 +242,13 @@ def _state(path: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _summary(path: Path) -> ChatSummary:
+def _indexed(path: Path) -> tuple[ChatSummary, str]:
+    """What the list shows of a chat, and what is searched: its title and all that was said."""
     chat = read_chat(path)
-    return ChatSummary(chat.id, chat.title, chat.updated)
+    versions = (version.message for version in chat.versions)
+    said = [chat.title, *(message.content for message in (*chat.messages, *versions))]
+    text = "\n".join(said).casefold()[:MOST_SEARCHED]
+    return ChatSummary(chat.id, chat.title, chat.updated), text.replace("\0", " ")
 
 
 def read_chat(path: Path) -> Chat:

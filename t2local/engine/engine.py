@@ -99,6 +99,7 @@ class Engine:
         `status` tells how far it is, or why it failed.
         """
         paths.tidy_home()
+        self.chats.purge()
         self._neighbours.announce()
         self.models.start()
 
@@ -197,6 +198,10 @@ class Engine:
         """Whose answers can be compared blindly. Raises `T2LocalError` before a model is loaded."""
         shelf = self._ready().shelf
         return contenders_of(shelf, self.strategies(), self.searches.mixture)
+
+    def see_forgotten(self, name: str) -> str:
+        """Measure one of the user's experts on others' tasks in the background; the job's id."""
+        return self.forgotten.start(name)
 
     def prompts_of(self, name: str) -> tuple[str, ...]:
         """The prompts of an expert's print in its order, while its run's data are here; else ()."""
@@ -318,7 +323,8 @@ OWNERS_ACTS = {
     "models": "load models", "downloads": "fetch models", "training": "train",
     "draft": "try an expert in training", "adopt": "add an expert", "restock": "add an expert",
     "searches": "search for mixtures", "labelling": "label tables",
-    "forgotten": "measure an expert", "keep_forgetting": "measure an expert",
+    "forgotten": "measure an expert", "see_forgotten": "measure an expert",
+    "keep_forgetting": "measure an expert",
     "evaluations": "evaluate", "rename": "rename an expert",
     "duplicate": "copy an expert", "delete": "delete an expert", "jobs": "see others' work",
     "restore": "bring back an expert", "import_file": "add an expert",

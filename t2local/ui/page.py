@@ -61,13 +61,20 @@ MOST_WARNINGS = 3  # at once
 # A reload keeps a browser tab's own chat, whatever the other tabs have opened since. What all share
 # changes once before the page is opened, when it is read.
 OWN_CHAT = """(last) => {
-  const own = sessionStorage.getItem("t2local-chat") ?? last;
+  const asked = new URLSearchParams(location.search).get("chat");
+  const own = asked ?? sessionStorage.getItem("t2local-chat") ?? last;
   if (own) sessionStorage.setItem("t2local-chat", own);
   window.t2localOpened = true;
   return own;
 }"""
+# Each chat has an address of its own; the first one takes the place of the bare one.
 KEEP_CHAT = """(id) => {
-  if (id && window.t2localOpened) sessionStorage.setItem("t2local-chat", id);
+  if (!id || !window.t2localOpened) return;
+  sessionStorage.setItem("t2local-chat", id);
+  const there = new URL(location), before = there.searchParams.get("chat");
+  if (before === id) return;
+  there.searchParams.set("chat", id);
+  history[before ? "pushState" : "replaceState"](null, "", there);
 }"""
 
 
@@ -299,7 +306,7 @@ class _Opening:
         page.unload(self.chat_events.left)
 
     def opened(self, values: dict, request: gr.Request) -> dict:
-        """A page shows the chat it had, a new one the last chat of this browser."""
+        """A page shows the chat of its address, or that it had, or the last one of this browser."""
         chat = self._last_chat(values)
         update = {**self.chat_events.open(chat, request), **self._status(chat.id)}
         damaged = list(self.engine.chats.damaged.values())

@@ -59,6 +59,7 @@ def index(store):
 
 def test_a_file_is_read_once_and_not_again_after_a_restart(store, reads):
     saved = filled(store)
+    del reads[:]
     before = store.list()
     assert [chat.id for chat in before] == [chat.id for chat in reversed(saved)]
     assert len(reads) == 4
@@ -268,3 +269,57 @@ def test_an_answer_among_two_thousand_chats_reads_its_own_file_alone(store, read
     store.save(replace(chat, title="renamed"))
     assert store.list()[0].title == "renamed"
     assert reads == [f"{chat.id}.json"]
+
+
+# --- Search.
+
+
+def searched(store, query):
+    return sorted(chat.title for chat in store.search(query))
+
+
+def test_all_words_are_found_in_any_letters_wherever_they_stand(store):
+    filled(store, 3)
+    chat = store.save(replace(store.new().ask("Straße nach ÖSTERREICH"), title="A title"))
+    settle(store, chat.id)
+    for each in (store, ChatStore()):
+        assert searched(each, "österreich STRASSE") == ["A title"]
+        assert searched(each, "title") == ["A title"]
+        assert searched(each, "question 1") == ["question 1"]
+        assert searched(each, "question nothing") == []
+        assert len(searched(each, "  ")) == 4
+        assert searched(each, "%") == [], "no word has a meaning of its own"
+        assert searched(each, "\0' OR 1=1 --") == []
+
+
+def test_what_changed_or_went_is_searched_as_it_is(store):
+    first, second = filled(store, 2)
+    assert searched(store, "question") == ["question 0", "question 1"]
+    with store.claim(first.id):
+        store.save(store.load(first.id).ask("a zebra"))
+    store.delete(second.id)
+    assert searched(store, "zebra") == ["question 0"]
+    assert searched(store, "question 1") == []
+
+
+@pytest.mark.parametrize("harm", ["gone", "damaged", "locked"])
+def test_without_its_index_the_chats_themselves_are_searched(store, harm):
+    filled(store, 3)
+    store.list()
+    if harm == "gone":
+        index(store).unlink()
+    elif harm == "damaged":
+        index(store).write_bytes(b"no database" * 1000)
+    with closing(sqlite3.connect(index(store))) as other:
+        if harm == "locked":
+            other.execute("BEGIN EXCLUSIVE")
+        assert searched(store, "question 2") == ["question 2"]
+        assert searched(ChatStore(), "question 2") == ["question 2"]
+
+
+def test_a_search_reads_no_file_that_is_known(store, reads):
+    filled(store, 3)
+    store.list()
+    del reads[:]
+    assert searched(store, "question 2") == ["question 2"]
+    assert reads == []

@@ -69,9 +69,16 @@ def test_the_same_picture_twice_is_one_file(store, chat, red):
     assert set(again) == set(chat.messages[0].images)
 
 
-def test_deleting_a_chat_deletes_its_pictures(store, chat):
+def test_deleting_a_chat_deletes_its_pictures_in_the_end(store, chat):
     store.delete(chat.id)
+    assert store.list() == []
+    store.purge()
+    assert store.restore(chat.id).messages == chat.messages, "until then it can come back"
+    store.delete(chat.id)
+    store.purge(kept_s=0.0)
     assert not (store.pictures_folder / chat.id).exists()
+    with pytest.raises(T2LocalError, match="cannot be brought back"):
+        store.restore(chat.id)
 
 
 def test_a_chat_from_before_pictures_is_read(store, chat):

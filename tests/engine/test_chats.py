@@ -1,4 +1,6 @@
 import json
+import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -106,6 +108,26 @@ def test_rename_and_delete(store):
     store.delete(chat.id)
     store.delete(chat.id)
     assert store.list() == []
+    assert store.restore(chat.id).title == "Spiders again"
+    assert [found.id for found in store.list()] == [chat.id]
+    with pytest.raises(T2LocalError, match="cannot be brought back"):
+        store.restore(chat.id)
+
+
+def test_what_is_deleted_is_gone_for_good_after_a_day(store):
+    chat = store.save(full_chat(store))
+    store.delete(chat.id)
+    store.purge()
+    (trash,) = (store.folder / chats.TRASH).iterdir()
+    os.utime(trash, (time.time() - 90_000,) * 2)
+    store.delete(store.save(full_chat(store)).id)
+    with pytest.raises(T2LocalError, match="gone"):
+        store.restore(chat.id)
+
+
+def test_no_two_new_chats_have_one_title(store):
+    found = [store.save(full_chat(store)).title for _ in range(3)]
+    assert found == ["How many legs?", "How many legs? (2)", "How many legs? (3)"]
 
 
 def test_one_writer_a_chat(store):

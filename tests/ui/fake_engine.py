@@ -138,6 +138,9 @@ class FakeEngine:
     def prompts_of(self, name: str) -> tuple[str, ...]:
         return ()
 
+    def see_forgotten(self, name: str) -> str:
+        return self.forgotten.start(name)
+
     def answer(
         self, chat_id: str, request: ChatRequest, cancel: CancelToken | None = None
     ) -> Iterator[object]:

@@ -10,11 +10,13 @@ from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.plots import theme
 from t2local.ui.chat.cards import describe_change, dispatch_card
 from t2local.ui.chat.view import (
+    AT_FIRST,
     SHOWN,
+    Listing,
     chat_list_html,
     line_html,
+    listing_of,
     next_tokens_html,
-    shown_rows,
     steer_marks,
     transcript_html,
     visible,
@@ -215,13 +217,14 @@ def test_chat_list_shows_the_newest_and_offers_the_others():
     steps, shown = 0, SHOWN
     while 'data-act="more"' in html:
         shown = int(html.partition('data-shown="')[2].partition('"')[0])
-        html, steps = chat_list_html(chats, None, shown=shown), steps + 1
+        html, steps = chat_list_html(chats, None, listing=Listing(shown)), steps + 1
     assert html.count('class="chat-row"') == 10_000
     assert steps <= 3
     for wrong in (None, "x", -5, 3):
-        assert shown_rows(SimpleNamespace(shown=wrong)) == SHOWN
-    assert shown_rows(SimpleNamespace(shown=800)) == 800
-    assert shown_rows(SimpleNamespace()) == SHOWN
+        assert listing_of(SimpleNamespace(shown=wrong, query=wrong)).rows == SHOWN
+    assert listing_of(SimpleNamespace(shown=800, query="x")) == (800, "x")
+    assert listing_of(SimpleNamespace()) == AT_FIRST == (SHOWN, "")
+    assert len(listing_of(SimpleNamespace(query="x" * 999)).query) == 200
 
 
 def test_expert_cards_are_honest():

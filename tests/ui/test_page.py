@@ -73,34 +73,6 @@ def test_edit_regenerate_and_continue(open_page, served):
     assert page.inner_text(".turn.assistant").count("The answer is 56") == 2
 
 
-def test_what_was_edited_or_answered_again_can_be_gone_back_to(open_page, served):
-    page = open_page()
-    ask(page, "some code first")
-    page.hover(".turn.user")
-    page.click("[data-act=edit]")
-    page.fill(".editor textarea", "then reasoning")
-    page.press(".editor textarea", "Enter")
-    page.wait_for_selector(".said >> text=then reasoning")
-    done(page)
-    page.click("[data-act=retry]")
-    page.wait_for_selector("#stop:visible")
-    done(page)
-    assert page.inner_text(".turn.assistant .turner").split() == ["‹", "2/2", "›"]
-    page.click(".other summary")
-    assert "The answer is 56" in page.inner_text(".other")
-    page.click(".turn.assistant .turner button >> nth=0")
-    page.wait_for_selector(".turn.assistant .turner >> text=1/2")
-    page.click(".turn.user .turner button >> nth=0")
-    page.wait_for_selector(".said >> text=some code first")
-    assert page.input_value("[data-expert=code]") == "0.85", "the sliders are that answer's"
-    page.reload()
-    page.wait_for_selector(".said >> text=some code first")
-    page.click(".turn.user .turner button >> nth=1")
-    page.wait_for_selector(".said >> text=then reasoning")
-    chat = served.engine.chats.load(served.engine.chats.list()[0].id)
-    assert len(chat.messages) + len(chat.versions) == 5
-
-
 def test_answer_with_another_expert(open_page, served):
     page = open_page()
     ask(page, "override spiders")
@@ -281,11 +253,10 @@ def test_deleting_a_chat_stops_its_answer(open_page, served):
     chat = kept(served, "delete very slowly")
     row = page.locator(".chat-row[aria-current]")
     row.hover()
-    row.locator("[data-act=ask]").click()
     row.locator("[data-act=remove]").click()
     page.wait_for_selector(".welcome")
     assert served.engine.answers.running(chat.id) is None
-    assert page.locator("text=delete very slowly").count() == 0
+    assert page.locator(".chat-title >> text=delete very slowly").count() == 0
     assert page.is_visible("#send")
     assert not page.is_visible("#stop")
     with pytest.raises(T2LocalError, match="no longer on disk"):
@@ -332,10 +303,13 @@ def test_chats_are_listed_opened_renamed_and_deleted(open_page):
     page.press(".chat-row input", "Enter")
     page.wait_for_selector(".chat-row[aria-current] >> text=a better title")
     row.hover()
-    row.locator("[data-act=ask]").click()
     row.locator("[data-act=remove]").click()
     page.wait_for_selector(".welcome")
-    assert page.locator("text=a better title").count() == 0
+    assert page.locator(".chat-title >> text=a better title").count() == 0
+    page.click(".chat-undo [data-act=undo]")
+    page.wait_for_selector(".chat-row[aria-current] >> text=a better title")
+    assert page.inner_text(".turn.user .said") == "first of two", "it is back, and shown"
+    assert page.locator(".chat-undo").count() == 0
 
 
 def test_many_chats_come_a_part_at_a_time_and_old_ones_can_be_reached(open_page, tmp_path):

@@ -19,12 +19,14 @@ from t2local.errors import T2LocalError
 from t2local.ui.chat.exchange import ExchangeEvents
 from t2local.ui.chat.layout import ChatTab, drafted
 from t2local.ui.chat.view import (
-    SHOWN,
+    AT_FIRST,
+    LONGEST_QUERY,
+    Listing,
     chat_list_html,
     hint_html,
     line_html,
+    listing_of,
     next_tokens_html,
-    shown_rows,
     transcript_html,
 )
 from t2local.ui.chat.wheel import mixer_update
@@ -89,15 +91,21 @@ class ChatEvents:
         for trigger, callback in judged.items():
             trigger(shown(callback), {tab.chat_id, tab.listed}, self.presented, **quiet)
         tab.stop.click(self.stop, {tab.chat_id}, None, queue=False)
-        opens = {tab.new.click: self.new, tab.chats.pick: self.pick, tab.chats.remove: self.remove}
+        opens = {
+            tab.new.click: self.new, tab.chats.pick: self.pick, tab.chats.visit: self.visit,
+            tab.chats.remove: self.remove, tab.chats.undo: self.undo,
+            tab.transcript.version: self.version,
+        }  # fmt: skip
         opened, after = [*self.shown_chat, *self.chat_outputs], [stream]
         for trigger, callback in opens.items():
-            after.append(trigger(shown(callback), {tab.chat_id}, opened, **quiet))
-        turning = {tab.chat_id, tab.listed}
-        after.append(tab.transcript.version(shown(self.version), turning, opened, **quiet))
+            after.append(trigger(shown(callback), {tab.chat_id, tab.listed}, opened, **quiet))
         reset = self.wheel.defaults.click
         after.append(reset(shown(self.defaults), None, self.chat_outputs, **quiet))
         brought = ExchangeEvents(self.engine, tab.exchange, tab.chat_id).bind()
+        tab.search.change(
+            shown(self.searched), {tab.chat_id, tab.search}, self.listing,
+            trigger_mode="always_last", **quiet,
+        )  # fmt: skip
         listed = {tab.chat_id, tab.listed}
         brought.success(shown(self.relisted), listed, self.listing, **quiet)
         for trigger, callback in ((tab.chats.rename, self.rename), (tab.chats.more, self.more)):
@@ -256,27 +264,32 @@ class ChatEvents:
         """An empty chat; what the wheel says stays until `defaults`."""
         chat = self.engine.chats.new()
         self._show(request, chat.id, None)
-        return self.present(chat)
+        return self.present(chat, Listing(query=values[self.tab.listed][0].query))
 
     def defaults(self) -> dict:
         """All of the wheel as it is when nobody has touched it."""
         return self.wheel.show_chat(self.engine, self.engine.chats.new())
 
     def pick(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
-        return self.open(self.engine.chats.load(sent(event, "id")), request, shown_rows(event))
+        return self.open(self.engine.chats.load(sent(event, "id")), request, listing_of(event))
 
-    def version(self, values: dict, event: gr.EventData) -> dict:
+    def visit(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
+        """The chat of an address, which may still be empty."""
+        chat = self.engine.chats.load_or_new(sent(event, "id"))
+        return self.open(chat, request, listing_of(event))
+
+    def version(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         """Another version of a message, with what followed it, in the place of the present one."""
         chat, chats = self._chat(values), self.engine.chats
         index, step = sent(event, "index", int), sent(event, "step", int)
         with chats.claim(chat.id):
             chat = chats.save(chat.turned(index, step))
-        rows, _ = values[self.tab.listed]
-        return {**self.present(chat, rows), **self.wheel.show_chat(self.engine, chat)}
+        return self.open(chat, request, values[self.tab.listed][0])
 
     def remove(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
-        """Its answer is stopped first, else it would be written again."""
-        chat_id = sent(event, "id")
+        """Its answer is stopped first, else it would be written again. It can be brought back."""
+        chat_id, rows = sent(event, "id"), listing_of(event)
+        title = next((c.title for c in self.engine.chats.list() if c.id == chat_id), "")
         self._show(request, "", None)  # no stream of this page shows the end of what goes
         self.engine.answers.stop(chat_id)
         self.engine.answers.settle(chat_id)
@@ -284,7 +297,18 @@ class ChatEvents:
         if dropping(event) or not self.judges:
             self.engine.verdicts.forget(chat_id)
         kept = values[self.tab.chat_id] if values[self.tab.chat_id] != chat_id else None
-        return self.open(self.engine.chats.load_or_new(kept), request, shown_rows(event))
+        chat = self.engine.chats.load_or_new(kept)
+        gone = self._list(chat.id, rows, (chat_id, title) if title else None)
+        return {**self.open(chat, request, rows), **gone}
+
+    def undo(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
+        """The chat that was deleted is back, and shown."""
+        chat = self.engine.chats.restore(sent(event, "id"))
+        return self.open(chat, request, listing_of(event))
+
+    def searched(self, values: dict) -> dict:
+        query = str(values[self.tab.search] or "")[:LONGEST_QUERY]
+        return self._list(values[self.tab.chat_id], Listing(query=query))
 
     def rename(self, values: dict, event: gr.EventData) -> dict:
         self.engine.chats.rename(sent(event, "id"), sent(event, "title"))
@@ -292,7 +316,7 @@ class ChatEvents:
 
     def more(self, values: dict, event: gr.EventData) -> dict:
         """The list with as many rows as the event asks for."""
-        return self._list(values[self.tab.chat_id], shown_rows(event))
+        return self._list(values[self.tab.chat_id], listing_of(event))
 
     def relisted(self, values: dict) -> dict:
         """The list anew, as long as it is."""
@@ -309,7 +333,7 @@ class ChatEvents:
             update |= self._list(chat_id, rows)
         return update
 
-    def open(self, chat: Chat, request: gr.Request, rows: int = SHOWN) -> dict:
+    def open(self, chat: Chat, request: gr.Request, rows: Listing = AT_FIRST) -> dict:
         """Everything the page shows of a chat, its settings included, and its answer live."""
         job = self.engine.answers.running(chat.id)
         following = self._show(request, chat.id, job)
@@ -317,7 +341,7 @@ class ChatEvents:
         follow = {self.tab.following: following} if job else {}
         return {**self.present(chat, rows), **settings, **follow}
 
-    def present(self, chat: Chat, rows: int = SHOWN) -> dict:
+    def present(self, chat: Chat, rows: Listing = AT_FIRST) -> dict:
         """The conversation itself, as far as it is; `rows`: how many chats the list shows."""
         tab, live = self.tab, self.engine.answers.latest(chat.id)
         about = {tab.chat_id: chat.id, tab.last_chat: chat.id, **self._list(chat.id, rows)}
@@ -360,11 +384,15 @@ class ChatEvents:
         except T2LocalError:  # a guest's page
             return ()
 
-    def _list(self, chat_id: str | None, rows: int) -> dict:
+    def _list(
+        self, chat_id: str | None, rows: Listing, deleted: tuple[str, str] | None = None
+    ) -> dict:
         answered = self.engine.answers.chats()
-        chats = self.engine.chats.list()
+        chats = self.engine.chats.search(rows.query)
         judged = self.engine.verdicts.counts() if self.judges else {}
-        listed = chat_list_html(chats, chat_id, shown=rows, answered=answered, judged=judged)
+        listed = chat_list_html(
+            chats, chat_id, listing=rows, answered=answered, judged=judged, deleted=deleted
+        )
         return {self.tab.chats: listed, self.tab.listed: (rows, answered)}
 
     def _kept(self, chat_id: str, files: list[str]) -> tuple[str, ...]:

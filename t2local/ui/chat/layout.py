@@ -6,7 +6,7 @@ import gradio as gr
 
 from t2local.engine.requests import EngineStatus
 from t2local.ui.chat.exchange import Exchange, create_exchange
-from t2local.ui.chat.view import SHOWN, chat_list_html, welcome_html
+from t2local.ui.chat.view import Listing, chat_list_html, welcome_html
 from t2local.ui.chat.wheel import Wheel, create_wheel
 from t2local.ui.style import PAGE, asset, hint
 
@@ -22,6 +22,7 @@ class ChatTab:
     listed: gr.State  # of the list of chats: how many rows, and which are marked
     plots_open: gr.State
     new: gr.Button
+    search: gr.Textbox
     chats: gr.HTML
     exchange: Exchange
     transcript: gr.HTML
@@ -38,13 +39,17 @@ class ChatTab:
 def create_chat_tab(status: EngineStatus) -> ChatTab:
     """`status` decides whether the message box is open yet."""
     chat_id, plots_open = gr.State(None), gr.State(False)
-    following, listed = gr.State(()), gr.State((SHOWN, ()))
+    following, listed = gr.State(()), gr.State((Listing(), ()))
     # The secret is no secret: it must be the same after a restart, and the value is an id alone.
     last_chat = gr.BrowserState(None, storage_key=BROWSER_KEY, secret=BROWSER_KEY)
     with gr.Row(elem_id="chat-columns", equal_height=True):
         with gr.Column(elem_id="chats-column", scale=0, min_width=0):
             _drawer_top("Chats")
             new = gr.Button("+ New chat", elem_id="new-chat", size="sm")
+            search = gr.Textbox(
+                placeholder="Search all chats", label="search all chats", show_label=False,
+                container=False, max_lines=1, type="text", elem_id="chat-search",
+            )  # fmt: skip
             chats = gr.HTML(
                 chat_list_html([], None), js_on_load=asset("chat_list.js"),
                 apply_default_css=False, elem_id="chat-list",
@@ -69,8 +74,8 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
             _drawer_top("The wheel")
             wheel = create_wheel()
     return ChatTab(
-        chat_id, last_chat, following, listed, plots_open, new, chats, exchange, transcript, offer,
-        gr.Timer(1.0, active=False), message, send, stop, line, compare, wheel,
+        chat_id, last_chat, following, listed, plots_open, new, search, chats, exchange, transcript,
+        offer, gr.Timer(1.0, active=False), message, send, stop, line, compare, wheel,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -352,23 +352,37 @@ DAY_S = 86_400
 SHOWN = 200  # chats: ten thousand rows are 5 MB for the browser, after every answer
 MOST_SHOWN = 1_000_000
 STEP = 4  # the button shows so many times as many
+LONGEST_QUERY = 200  # characters
+
+
+class Listing(NamedTuple):
+    """How many rows the list has, and which words its chats have in them."""
+
+    rows: int = SHOWN
+    query: str = ""
+
+
+AT_FIRST = Listing()
 
 
 def chat_list_html(
     chats: Sequence[ChatSummary],
     current: str | None,
     now: float | None = None,
-    shown: int = SHOWN,
+    listing: Listing = AT_FIRST,
     answered: Collection[str] = (),
     judged: Mapping[str, int] | None = None,
+    deleted: tuple[str, str] | None = None,
 ) -> str:
     """Newest first, in groups by age; `current` is marked, and so are those being `answered`.
 
-    `now`: seconds since 1970. `shown`: how many rows; `current` comes after them where it is older.
-    A button asks for more. `judged`: how many verdicts there are on each chat's answers.
+    `now`: seconds since 1970. `listing`: how many rows; `current` comes after them where it is
+    older, and a button asks for more. `judged`: how many verdicts there are on each chat's answers.
+    `deleted`: id and title of one that has just gone, and can come back.
     """
-    if not chats:
-        return quiet_html("Your chats appear here. They stay on this computer.")
+    shown, nothing = listing.rows, "Your chats appear here. They stay on this computer."
+    if listing.query:
+        nothing = "No chat has all of these words."
     now = time.time() if now is None else now
     listed = [*chats[:shown], *(chat for chat in chats[shown:] if chat.id == current)]
     rows, group = [], ""
@@ -385,6 +399,8 @@ def chat_list_html(
         judged=judged or {},
         older=len(chats) - len(rows),
         next_shown=STEP * shown,
+        nothing=nothing,
+        deleted=deleted,
     )
 
 
@@ -394,10 +410,11 @@ def _age(age_s: float) -> str:
     return "last 7 days" if age_s < 7 * DAY_S else "older"
 
 
-def shown_rows(event: object) -> int:
-    """How many rows an event of the list leaves in it: as many as the browser had, or asks for."""
+def listing_of(event: object) -> Listing:
+    """What an event of the list leaves in it: as the browser had it, or asks for."""
     try:
-        shown = getattr(event, "shown", SHOWN)
+        rows, query = getattr(event, "shown", SHOWN), getattr(event, "query", "")
     except TypeError:  # the event says nothing that has names
-        return SHOWN
-    return min(max(SHOWN, shown), MOST_SHOWN) if isinstance(shown, int) else SHOWN
+        return Listing()
+    rows = min(max(SHOWN, rows), MOST_SHOWN) if isinstance(rows, int) else SHOWN
+    return Listing(rows, query[:LONGEST_QUERY] if isinstance(query, str) else "")

@@ -82,7 +82,7 @@ class ExpertsEvents:
     def measured(self, values: dict, event: gr.EventData) -> dict:
         """What an expert does to others' tasks, in the background."""
         name = sent(event, "name")
-        self.engine.forgotten.start(name)
+        self.engine.see_forgotten(name)
         gr.Info(
             as_text(f"'{name}' is measured on the tasks of others; the tab Jobs shows how far.")
         )

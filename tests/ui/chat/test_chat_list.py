@@ -1,0 +1,98 @@
+"""The chats of a page as a library: versions, addresses, search, titles."""
+
+import pytest
+
+from tests.ui.conftest import ask, done, writing
+
+pytestmark = pytest.mark.browser
+
+
+def kept(served, title):
+    """The chat of this title, from disk."""
+    (found,) = [chat for chat in served.engine.chats.list() if chat.title == title]
+    return served.engine.chats.load(found.id)
+
+
+def test_what_was_edited_or_answered_again_can_be_gone_back_to(open_page, served):
+    page = open_page()
+    ask(page, "some code first")
+    page.hover(".turn.user")
+    page.click("[data-act=edit]")
+    page.fill(".editor textarea", "then reasoning")
+    page.press(".editor textarea", "Enter")
+    page.wait_for_selector(".said >> text=then reasoning")
+    done(page)
+    page.click("[data-act=retry]")
+    page.wait_for_selector("#stop:visible")
+    done(page)
+    assert page.inner_text(".turn.assistant .turner").split() == ["‹", "2/2", "›"]
+    page.click(".other summary")
+    assert "The answer is 56" in page.inner_text(".other")
+    page.click(".turn.assistant .turner button >> nth=0")
+    page.wait_for_selector(".turn.assistant .turner >> text=1/2")
+    page.click(".turn.user .turner button >> nth=0")
+    page.wait_for_selector(".said >> text=some code first")
+    assert page.input_value("[data-expert=code]") == "0.85", "the sliders are that answer's"
+    page.reload()
+    page.wait_for_selector(".said >> text=some code first")
+    page.click(".turn.user .turner button >> nth=1")
+    page.wait_for_selector(".said >> text=then reasoning")
+    chat = served.engine.chats.load(served.engine.chats.list()[0].id)
+    assert len(chat.messages) + len(chat.versions) == 5
+
+
+def test_all_chats_are_searched(open_page, served):
+    page = open_page()
+    ask(page, "the quick ZEBRA runs")
+    page.click("#new-chat")
+    page.wait_for_selector(".welcome")
+    ask(page, "something else")
+    titles = page.locator(".chat-title")
+    page.fill("#chat-search input, #chat-search textarea", "zebra quick")
+    page.wait_for_function("document.querySelectorAll('.chat-title').length === 1")
+    assert "ZEBRA" in titles.first.inner_text()
+    titles.first.click()
+    page.wait_for_selector(".said >> text=the quick ZEBRA runs")
+    assert titles.count() == 1, "the list stays as it was searched"
+    page.fill("#chat-search input, #chat-search textarea", "no such words anywhere")
+    page.wait_for_selector("text=No chat has all of these words.")
+    page.fill("#chat-search input, #chat-search textarea", "")
+    page.wait_for_function("document.querySelectorAll('.chat-title').length > 1")
+
+
+def test_each_chat_has_an_address_that_back_and_forth_go_through(open_page, served):
+    page = open_page()
+    ask(page, "first address")
+    first = page.url
+    assert f"chat={kept(served, 'first address').id}" in first
+    page.click("#new-chat")
+    page.wait_for_selector(".welcome")
+    ask(page, "second address, slowly", wait=False)
+    writing(page, "Each spider")
+    second = page.url
+    assert second != first
+    page.go_back()
+    page.wait_for_selector(".turn.user .said >> text=first address")
+    assert page.url == first
+    page.go_forward()
+    page.wait_for_selector(".turn.user .said >> text=second address, slowly")
+    page.reload()
+    page.wait_for_selector(".turn.user .said >> text=second address, slowly")
+    done(page)
+    assert "The answer is 56" in page.inner_text(".turn.assistant")
+    fresh = page.context.browser.new_context().new_page()
+    fresh.goto(first)
+    fresh.wait_for_selector(".turn.user .said >> text=first address")
+    fresh.goto(first.partition("?")[0] + "?chat=nonsense")
+    fresh.wait_for_selector(".welcome")
+    fresh.context.close()
+
+
+def test_no_two_chats_are_called_the_same(open_page):
+    page = open_page()
+    for _ in range(3):
+        page.click("#new-chat")
+        page.wait_for_selector(".welcome")
+        ask(page, "thrice the same")
+    found = [t.strip() for t in page.locator(".chat-title").all_inner_texts()]
+    assert found[:3] == ["thrice the same (3)", "thrice the same (2)", "thrice the same"]
