@@ -17,6 +17,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from t2local.ui.formulas import add_formulas, formula_html
 from t2local.ui.style import PAGE
 
 FIRST_MARK, LAST_MARK = 0xE000, 0xF8FF
@@ -66,7 +67,13 @@ def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", options).enable(["table", "strikethrough"])
     parser.disable("image")
     parser.add_render_rule("link_open", _link)
+    add_formulas(parser, _formula)
     return parser
+
+
+def _formula(latex: str, display: bool) -> str:
+    """A formula; the marks that fell into it stand behind it."""
+    return str(formula_html(MARKS.sub("", latex), display)) + "".join(MARKS.findall(latex))
 
 
 def _link(renderer, tokens: list[Token], index: int, options, env) -> str:

@@ -1,0 +1,125 @@
+"""LaTeX in answers as MathML, which browsers draw themselves: no script, no font, no network.
+
+Found are `$…$`, `$$…$$`, `\\(…\\)` and `\\[…\\]`; money ("$5 and $6") and code are left alone. What
+is no LaTeX stays as it was written. Of what the translator gives only `ELEMENTS` and `ATTRIBUTES`
+come through, for a model's text must not become a script.
+"""
+
+import functools
+import html
+import re
+from collections.abc import Callable
+from xml.etree.ElementTree import Element
+
+from latex2mathml.converter import convert_to_element
+from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_inline import StateInline
+from markupsafe import Markup
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+
+LONGEST = 4_000  # characters of a formula
+KNOWN = {
+    "elements": """math mrow mi mn mo mtext ms mspace msup msub msubsup mfrac msqrt mroot mover
+        munder munderover mtable mtr mtd mstyle mpadded mphantom menclose mmultiscripts none
+        mprescripts""",
+    "attributes": """display stretchy fence separator form lspace rspace width height depth accent
+        linethickness minsize maxsize mathvariant mathcolor columnalign rowspacing columnspacing
+        columnlines rowlines movablelimits notation displaystyle scriptlevel""",
+}
+ELEMENTS, ATTRIBUTES = (frozenset(names.split()) for names in KNOWN.values())
+PLAIN = re.compile(r"[\w .,;:#%+-]*")  # the values of attributes
+ENTITY = re.compile(r"&#x[0-9A-Fa-f]{2,6};")
+MONEY = re.compile(r"\d[\d.,]*\s[^$]*[^\W\d_]{2}")  # "$5. You have 6$" is two sums of money
+SIGNS = re.compile(r"[\\^_={}<>+*/]")  # of a formula
+BRACKETS = re.compile(r"\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+INLINE, BLOCK = "math_inline", "math_block"
+
+
+def add_formulas(parser: MarkdownIt, formula: Callable[[str, bool], str]) -> None:
+    """Let a parser find formulas. `formula(latex, display)` gives the HTML of one."""
+
+    def draw(latex: str, options: dict) -> str:
+        return formula(latex, options["display_mode"])
+
+    dollarmath_plugin(
+        parser, allow_labels=False, allow_space=False, allow_digits=False, double_inline=True,
+        allow_blank_lines=False, renderer=draw,
+    )  # fmt: skip
+    parser.inline.ruler.before("escape", "brackets_inline", _inline)
+    interrupts = {"alt": ["paragraph", "reference", "blockquote", "list"]}
+    parser.block.ruler.before("fence", "brackets_block", _block, interrupts)
+    for kind, display in ((INLINE, False), ("math_inline_double", True), (BLOCK, True)):
+        parser.add_render_rule(kind, _rule(formula, display))
+
+
+def _rule(formula: Callable[[str, bool], str], display: bool) -> Callable[..., str]:
+    def render(_renderer, tokens, index, _options, _env) -> str:
+        token = tokens[index]
+        if token.markup == "$" and MONEY.match(token.content) and not SIGNS.search(token.content):
+            return str(Markup("${}$").format(token.content))
+        return formula(token.content, display)
+
+    return render
+
+
+def _inline(state: StateInline, silent: bool) -> bool:
+    found = BRACKETS.match(state.src, state.pos)
+    if found is None or not (found[1] or found[2]).strip():
+        return False
+    if not silent:
+        token = state.push(INLINE if found[1] else "math_inline_double", "math", 0)
+        token.content = found[1] or found[2]
+    state.pos = found.end()
+    return True
+
+
+def _block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
+    """A formula between `\\[` and `\\]` that fills whole lines."""
+    start = state.bMarks[first] + state.tShift[first]
+    if state.is_code_block(first) or not state.src.startswith("\\[", start):
+        return False
+    for line in range(first, last):
+        end = state.eMarks[line]
+        text = state.src[start:end].rstrip()
+        if line > first and not state.src[state.bMarks[line] : end].strip():
+            return False  # a blank line
+        if text.endswith("\\]") and len(text) > 3:
+            if not silent:
+                token = state.push(BLOCK, "math", 0)
+                token.block, token.content = True, text[2:-2]
+                token.map = [first, line + 1]
+            state.line = line + 1
+            return True
+    return False
+
+
+@functools.lru_cache(maxsize=2048)
+def formula_html(latex: str, display: bool) -> Markup:
+    """A formula; what is none stands as it was written."""
+    written = Markup('<code class="latex">{}</code>').format(latex)
+    if len(latex) > LONGEST:
+        return written
+    try:
+        element = convert_to_element(latex, display="block" if display else "inline")
+    except Exception:  # the translator says with many kinds of errors that it is no LaTeX
+        return written
+    drawn = Markup('<math display="{}" alttext="{}">{}</math>').format(
+        "block" if display else "inline", latex.strip(), Markup("").join(map(_drawn, element))
+    )
+    return Markup('<span class="formula">{}</span>').format(drawn)
+
+
+def _drawn(element: Element) -> Markup:
+    """An element and what is in it; of an unknown one what is in it alone."""
+    name = element.tag.rpartition("}")[2]
+    text = ENTITY.sub(lambda found: html.unescape(found[0]), element.text or "")
+    inner = Markup("{}{}").format(text, Markup("").join(map(_drawn, element)))
+    if name not in ELEMENTS:
+        return inner
+    attributes = Markup("").join(
+        Markup(' {}="{}"').format(key, value)
+        for key, value in element.attrib.items()
+        if key in ATTRIBUTES and PLAIN.fullmatch(value)
+    )
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), attributes, inner)
