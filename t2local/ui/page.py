@@ -119,7 +119,7 @@ class Page(gr.Blocks):
             theme=page_theme(),
             # in the head, because gradio rewrites the selectors of `css`
             head=PAGE.render("page.html", "head", styles=Markup("".join(map(asset, self._styles)))),
-            js=f"() => {{ {asset('page.js')} }}",
+            js=f"() => {{ {asset('page.js')} {asset('keys.js')} }}",
             favicon_path=FOLDER / "favicon.svg",
             footer_links=[],
             allowed_paths=[str(folder) for folder in self.served],
