@@ -30,7 +30,7 @@ from t2local.training.config import SVF, SVFMethod, TrainConfig
 from t2local.training.dry_run import DryRunReport, check_lengths, dry_run_report
 from t2local.training.finding import Found, printed_rows
 from t2local.training.forecast import Forecast, lasting
-from t2local.training.recipe import dataset_of, make_expert
+from t2local.training.recipe import dataset_of, make_expert, rows_for
 from t2local.training.reports import (
     Checkpoint,
     Curves,
@@ -211,7 +211,7 @@ class Training:
         key = _tried_as(source, reward, config)
         tried = self._tried.get(key)  # another model may empty it at any time
         if tried is None:
-            source_rows = dataset(source, config.seed, config.held_out_share)
+            source_rows = rows_for(source, reward, config)
             with self.uses.of("A dry run of the base model"):
                 loaded, svf = self.model()
                 others = other_tasks("", source_rows, loaded.slug)

@@ -39,7 +39,7 @@ from t2local.tasks.rewards import check_reward, parts_of
 from t2local.tasks.rows import Example
 from t2local.tasks.uploads import FEWEST_PROMPTS as FEWEST_TRAINED
 from t2local.tasks.uploads import with_choices
-from t2local.training.config import Method, SVFMethod, method_for
+from t2local.training.config import Method, SVFMethod, TrainConfig, method_for
 from t2local.training.dry_run import check_lengths
 from t2local.training.finding import printed_rows
 from t2local.training.loop import Event, train
@@ -274,9 +274,7 @@ def _held_out_reward(base: Scored, trained: Scored) -> dict[str, Any]:
 
 def dataset_of(plan: Plan) -> tuple[Dataset, tuple[str, ...]]:
     """A run's examples, and the labels where its expert chooses among some. `T2LocalError`."""
-    source = dataset(plan.source, plan.config.seed, plan.config.held_out_share)
-    if CHOICE in {name for _, name in parts_of(plan.reward)}:
-        source = _listing_choices(source)
+    source = rows_for(plan.source, plan.reward, plan.config)
     if plan.start_run:
         source = unseen(source, plan)
     if plan.replays:
@@ -286,6 +284,13 @@ def dataset_of(plan: Plan) -> tuple[Dataset, tuple[str, ...]]:
     if not plan.classifier:
         return source, labels_of(source.rows)
     return with_prompts(source, classification_prompt), LABELS
+
+
+def rows_for(source: str, reward: str, config: TrainConfig) -> Dataset:
+    """A file's or a dataset's rows as a run with this reward sees them. `T2LocalError`."""
+    found = dataset(source, config.seed, config.held_out_share)
+    chooses = CHOICE in {name for _, name in parts_of(reward)}
+    return _listing_choices(found) if chooses else found
 
 
 def unseen(source: Dataset, plan: Plan) -> Dataset:
