@@ -25,7 +25,15 @@ from tests.ui.fake_engine import FakeEngine
 MOST_LINES = 200  # of the page for users
 FIGURES = "assets/results/README.md"
 MAP = "t2local/README.md"
-PAGES = ("README.md", FIGURES, "experts/README.md", "assets/sharing.md", "assets/data.md", MAP)
+PAGES = (
+    "README.md",
+    FIGURES,
+    "experts/README.md",
+    "assets/sharing.md",
+    "assets/data.md",
+    "assets/chats.md",
+    MAP,
+)
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"`(python -m t2local [^`]+)`")

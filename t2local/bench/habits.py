@@ -151,7 +151,7 @@ def _trained(
     source = split_rows(habit.name, taught)
     config, others = with_fitting({}, "choice", taught), other_tasks("", source, loaded.slug)
     tried = dry_run_report(loaded, svf, source, "choice", config, others)
-    config = lasting(LENGTH, tried, config)
+    config = lasting(LENGTH, tried, config, forgetting=False)
     yield f"24 edits, {habit.name}: {config.steps} steps"
     plan = Plan("habit", habit.name, "choice", config)
     return drain(train_expert(loaded, svf, source, plan, others=others))
