@@ -22,6 +22,8 @@
   waiting.setAttribute("role", "status");
   waiting.innerHTML = "<span></span><button type=\"button\" aria-label=\"take it back\">✕</button>";
   waiting.hidden = true;
+  let chat = null; // that it is for
+  const shown = () => sessionStorage.getItem("t2local-chat");
   const text = waiting.querySelector("span");
   const release = () => {
     const said = text.textContent;
@@ -36,12 +38,14 @@
   const wait = (said) => {
     document.querySelector("#composer")?.before(waiting);
     text.textContent = text.textContent ? `${text.textContent}\n${said}` : said;
+    chat = shown();
     waiting.hidden = false;
     put("");
   };
   setInterval(() => {
     const send = document.querySelector("#send");
     if (waiting.hidden || speaking() || !send || send.offsetParent == null || box().value) return;
+    if (chat !== shown()) return; // until that chat is shown again
     put(release());
     setTimeout(() => send.click(), 60); // the page takes in the text first
   }, 150);
@@ -75,7 +79,7 @@
         mine.click();
       }
     }
-    if (e.key === "Escape" && speaking() && !e.target.closest?.(".editor, dialog")) document.querySelector("#stop").click();
+    if (e.key === "Escape" && speaking() && (e.target === area || !writing(e.target))) document.querySelector("#stop").click();
     if (writing(e.target) || !area || area.offsetParent == null) return;
     if (e.key === "/") {
       e.preventDefault();

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from t2local.engine.requests import controls_from_json, sampling_from_json
+from t2local.engine.requests import controls_from_json, mixture_from_json, sampling_from_json
 from t2local.errors import T2LocalError
 from t2local.untrusted import check_encodes, typed, word
 
@@ -199,10 +199,11 @@ class Chat:
         place, count = self.version_of(index) if there else (0, 0)
         if not 1 <= place + step <= count:
             raise T2LocalError("There is no other version of that message; reload the page.")
-        chat = self.without(index)
-        ids = chat._ids_at(index)
+        wanted, chat = self._ids_at(index)[place + step - 1], self.without(index)
         messages, versions = list(chat.messages), list(chat.versions)
-        found = next(v for v in versions if v.message.id == ids[place + step - 1])
+        found = next((v for v in versions if v.message.id == wanted), None)
+        if found is None:  # the one that is shown, without an id so far or with nothing in it
+            return self
         while found is not None:
             versions = [version for version in versions if version is not found]
             messages.append(found.message)
@@ -301,13 +302,14 @@ def _message_json(message: Message) -> dict[str, Any]:
 
 def _versions(content: Any, pictures: Path) -> tuple[Version, ...]:
     """Those that can be read."""
-    found = []
+    found: dict[int, Version] = {}
     for values in readable(list[dict], content, []):
         with contextlib.suppress(ValueError):
             message = message_from_json(values, pictures)
             if message.id > 0:
-                found.append(Version(typed(int, values.get("parent"), "parent"), message))
-    return tuple(found)
+                version = Version(typed(int, values.get("parent"), "parent"), message)
+                found.setdefault(message.id, version)
+    return tuple(found.values())
 
 
 def message_from_json(content: Mapping[str, Any], pictures: Path) -> Message:
@@ -320,20 +322,27 @@ def message_from_json(content: Mapping[str, Any], pictures: Path) -> Message:
     def check_places(steered: Sequence[tuple[int, Mixed]]) -> None:
         if any(not 0 <= at <= len(text) for at, _ in steered):
             raise ValueError("it was steered at a place that its text does not have")
+        for _, mixture in steered:
+            _check_mixed(mixture)
 
     marks = tuple[tuple[int, Mixed], ...]
     images = readable(tuple[str, ...], content.get("images"), ())
     return Message(
         role,
         text,
-        dispatch=readable(Decided | None, content.get("dispatch"), None),
+        dispatch=readable(Decided | None, content.get("dispatch"), None, _check_mixed),
         timing=readable(Timed | None, content.get("timing"), None),
         base_content=readable(str | None, content.get("base_content"), None),
         steered=readable(marks, content.get("steered"), (), check_places),
         images=tuple(str(pictures / Path(name).name) for name in images),
         original=readable(str | None, content.get("original"), None),
-        id=readable(int, content.get("id"), 0),
+        id=max(0, readable(int, content.get("id"), 0)),
     )
+
+
+def _check_mixed(mixture: Mapping[str, Any] | None) -> None:
+    """Raise `T2LocalError` for numbers that no mixture has."""
+    mixture_from_json(mixture or {})
 
 
 def readable(kind: Any, value: Any, default: Any, check: Callable | None = None) -> Any:

@@ -9,22 +9,27 @@ import base64
 import binascii
 import io
 import tempfile
+import threading
 import uuid
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from t2local.engine.chat_content import UNTITLED, Chat, Message, Version, chat_from_json, title_of
 from t2local.engine.chat_export import MARK, VERSION
 from t2local.engine.chats import PICTURES, ChatStore
-from t2local.errors import T2LocalError
+from t2local.errors import DiskFull, T2LocalError
 from t2local.tasks.conversations import ASSISTANT, CALL, LABELS, RESULT, SYSTEM, USER, turns_of
 from t2local.untrusted import file_bytes, parsed, typed, word
 
-MOST_BYTES = 512 * 2**20  # of a file, unpacked
+MOST_BYTES = 256 * 2**20  # of a file, unpacked
+MOST_PARTS = 5_000_000  # lists and objects, each of which takes memory
+ONE_AT_A_TIME = threading.Lock()  # a large file takes much of it
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # the last: a password
 MOST_CHATS = 20_000
 TITLES = ("title", "name", "summary")
 TIMES = ("update_time", "updated_at", "create_time", "created_at", "timestamp")
@@ -39,7 +44,7 @@ class Incoming:
     """What a file holds. `skipped`: what could not be read, a sentence each."""
 
     chats: tuple[Chat, ...]
-    pictures: Mapping[str, Mapping[str, bytes]]  # chat -> file name -> content
+    pictures: tuple[Mapping[str, bytes], ...]  # of each: file name -> content
     skipped: tuple[str, ...] = ()
 
 
@@ -47,18 +52,21 @@ def take_in(store: ChatStore, path: Path) -> tuple[list[Chat], tuple[str, ...]]:
     """Save the chats of a file among those of `store`; what was saved, and what was skipped.
 
     A chat that is there already comes in as a second one. Raises `T2LocalError` where the file
-    holds no chat that can be read; then nothing is saved.
+    holds no chat that can be read, then nothing is saved, and for a full disk.
     """
-    found = read_chats(path)
-    there = {chat.id for chat in store.list()}
-    saved = []
-    for chat in found.chats:
-        own = chat if chat.id not in there else replace(chat, id=store.new().id)
-        there.add(own.id)
-        with store.claim(own.id):
-            own = _with_pictures(store, own, found.pictures.get(chat.id, {}))
-            saved.append(store.bring(own))
-    return saved, found.skipped
+    with ONE_AT_A_TIME:
+        found = read_chats(path)
+        saved, skipped = [], list(found.skipped)
+        for chat, pictures in zip(found.chats, found.pictures, strict=True):
+            own = chat if store.is_free(chat.id) else replace(chat, id=store.new().id)
+            try:
+                with store.claim(own.id):
+                    saved.append(store.bring(_with_pictures(store, own, pictures)))
+            except DiskFull:
+                raise
+            except T2LocalError as error:
+                skipped.append(f"'{chat.title}': {error}")
+    return saved, tuple(skipped)
 
 
 def _with_pictures(store: ChatStore, chat: Chat, pictures: Mapping[str, bytes]) -> Chat:
@@ -66,9 +74,14 @@ def _with_pictures(store: ChatStore, chat: Chat, pictures: Mapping[str, bytes]) 
     kept: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, content in pictures.items():
-            path = Path(folder) / f"{len(kept)}{Path(name).suffix}"
+            path = Path(folder) / f"picture {len(kept)}"
             path.write_bytes(content)
-            (kept[name],) = store.keep_pictures(chat.id, [str(path)])
+            try:
+                (kept[name],) = store.keep_pictures(chat.id, [str(path)])
+            except DiskFull:
+                raise
+            except T2LocalError:
+                continue  # no picture, or too large: the chat comes in without it
 
     def placed(message: Message) -> Message:
         names = (Path(image).name for image in message.images)
@@ -80,9 +93,9 @@ def _with_pictures(store: ChatStore, chat: Chat, pictures: Mapping[str, bytes]) 
 
 def read_chats(path: Path) -> Incoming:
     """The chats of a file. Raises `T2LocalError` where there is none that can be read."""
-    chats, pictures, skipped = [], {}, []
+    chats, pictures, skipped = [], [], []
     try:
-        for value in _values(path):
+        for value in _values(path, skipped):
             for one in _conversations(value):
                 if len(chats) == MOST_CHATS:
                     raise T2LocalError(
@@ -94,8 +107,8 @@ def read_chats(path: Path) -> Incoming:
                     skipped.append(f"'{_title(one) or 'a chat'}': {error}")
                     continue
                 chats.append(chat)
-                pictures[chat.id] = own
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+                pictures.append(own)
+    except (OSError, ValueError, *ZIP_ERRORS) as error:
         raise T2LocalError(
             f"'{path.name}' cannot be read ({error}); give a JSON, JSONL or ZIP file of chats."
         ) from error
@@ -106,11 +119,14 @@ def read_chats(path: Path) -> Incoming:
             "t2local, ChatGPT, Claude, Open WebUI and text-generation-webui, ShareGPT and OpenAI's "
             "messages; export it as one of these."
         )
-    return Incoming(tuple(chats), pictures, tuple(skipped))
+    return Incoming(tuple(chats), tuple(pictures), tuple(skipped))
 
 
-def _values(path: Path) -> Iterator[Any]:
-    """The JSON values of a file: one, one a line, or those of the files in a ZIP."""
+def _values(path: Path, skipped: list[str]) -> Iterator[Any]:
+    """The JSON values of a file: one, one a line, or those of the files in a ZIP.
+
+    What cannot be read in a ZIP is added to `skipped`.
+    """
     content = file_bytes(path, MOST_BYTES)
     if not zipfile.is_zipfile(io.BytesIO(content)):
         yield from _json_values(content, path.name)
@@ -118,17 +134,27 @@ def _values(path: Path) -> Iterator[Any]:
     left = MOST_BYTES
     with zipfile.ZipFile(io.BytesIO(content)) as packed:
         for about in packed.infolist():
-            if not about.filename.lower().endswith((".json", ".jsonl")):
+            name = PurePosixPath(about.filename).name
+            if not name.lower().endswith((".json", ".jsonl")) or name.startswith("._"):
+                continue  # the latter is what macOS notes beside a file
+            try:
+                with packed.open(about) as file:
+                    inner = file.read(left + 1)
+            except ZIP_ERRORS as error:
+                skipped.append(f"'{word(name)}': {error}")
                 continue
-            with packed.open(about) as file:
-                inner = file.read(left + 1)
             left -= len(inner)
             if left < 0:
-                raise ValueError(f"it has more than {MOST_BYTES // 2**20} MB, unpacked")
-            yield from _json_values(inner, about.filename)
+                raise ValueError(f"it has more than {MOST_BYTES / 2**20:.3g} MB, unpacked")
+            try:
+                yield from _json_values(inner, name)
+            except ValueError as error:
+                skipped.append(f"'{word(name)}': {error}")
 
 
 def _json_values(content: bytes, name: str) -> Iterator[Any]:
+    if content.count(b"[") + content.count(b"{") > MOST_PARTS:
+        raise ValueError(f"it has more than {MOST_PARTS:,} lists and objects")
     text = content.decode("utf-8-sig")
     try:
         yield parsed(text, finite=False, once=False)
@@ -207,7 +233,9 @@ def _chat(value: Any) -> tuple[Chat, Mapping[str, bytes]]:
     elif "internal" in inner:
         nodes, leaf = _in_a_row(_pairs(inner["internal"]))
     else:
-        held = next(inner[n] for n in HOLDERS if isinstance(inner.get(n), list))
+        held = next((inner[n] for n in HOLDERS if isinstance(inner.get(n), list)), None)
+        if held is None:
+            raise ValueError("it has no messages")
         turns = turns_of(list(map(_without_empty, held)))
         nodes, leaf = _in_a_row([_Node(turn.role, turn.text) for turn in turns])
     chat = _of_tree(nodes, leaf)

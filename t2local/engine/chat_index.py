@@ -215,6 +215,7 @@ class ChatIndex:
             paths.appending(self.path).close()  # for its owner alone, and so are SQLite's journals
         database = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
         with contextlib.closing(database):
+            database.execute("PRAGMA secure_delete = ON")  # what a deleted chat said goes with it
             yield database
 
     def _set_aside(self, error: Exception) -> bool:

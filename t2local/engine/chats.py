@@ -24,6 +24,7 @@ from t2local.engine.chat_content import (
     MOST_CHAT_BYTES,
     UNTITLED,
     Chat,
+    Message,
     chat_bytes,
     chat_from_json,
     is_there,
@@ -31,14 +32,14 @@ from t2local.engine.chat_content import (
 from t2local.engine.chat_index import ChatIndex, ChatSummary
 from t2local.errors import T2LocalError
 from t2local.pictures import MOST_BYTES, check_picture, picture_kind
-from t2local.untrusted import read_document, word
+from t2local.untrusted import encodes, read_document, word
 
 MOST_READ_BYTES = 4 * MOST_CHAT_BYTES  # versions before wrote larger ones
 PICTURES = "pictures"  # the folder beside the chats' files
 LOCKS = ".locks"  # another
 TRASH = ".deleted"  # another
 DELETED_KEPT_S = 86_400.0  # until a deleted chat is gone for good
-MOST_SEARCHED = 200_000  # characters of a chat
+MOST_SEARCHED = 2_000_000  # characters of a chat
 ANSWERED = "This chat is being answered; wait until that is done, stop it, or open a new chat."
 ANSWERED_ELSEWHERE = (
     "This chat is being answered by another t2local that uses the same folder; wait until that is "
@@ -68,6 +69,8 @@ class ChatStore:
 
     def search(self, query: str) -> Sequence[ChatSummary]:
         """The chats in whose title or messages all words of `query` stand, the newest first."""
+        if not encodes(query):
+            return []
         words = query.casefold().replace("\0", " ").split()
         chats = self.list()
         if not words:
@@ -84,8 +87,11 @@ class ChatStore:
         return read_chat(self._path(chat_id))
 
     def load_or_new(self, chat_id: str | None) -> Chat:
-        """The chat, or an empty one under the same id where nothing was saved yet."""
-        if chat_id is None:
+        """The chat, or an empty one under the same id where nothing was saved yet.
+
+        The id of a deleted chat is not used again: it may come back.
+        """
+        if chat_id is None or self._trashed(chat_id).exists():
             return self.new()
         return self.load(chat_id) if self._path(chat_id).exists() else Chat(id=chat_id)
 
@@ -97,30 +103,38 @@ class ChatStore:
         """
         chat = replace(self._reconciled(chat), updated=time.time())
         if chat.title != UNTITLED and not self._path(chat.id).exists():
-            chat = replace(chat, title=self._own_title(chat.title))
+            chat = self._titled(chat)
         self._write(chat)
         return chat
 
-    def _own_title(self, title: str) -> str:
-        """`title`, with a number where another chat has it."""
-        taken = {chat.title for chat in self.list()}
+    def is_free(self, chat_id: str) -> bool:
+        """Whether no chat has this id, be it a damaged or a deleted one."""
+        return not (self._path(chat_id).exists() or self._trashed(chat_id).exists())
+
+    def _titled(self, chat: Chat) -> Chat:
+        """With a number behind its title where another chat has that."""
+        title, taken = chat.title, {other.title for other in self.list() if other.id != chat.id}
         numbered = (f"{title} ({number})" for number in itertools.count(2))
-        return title if title not in taken else next(t for t in numbered if t not in taken)
+        own = title if title not in taken else next(t for t in numbered if t not in taken)
+        return replace(chat, title=own)
 
     def bring(self, chat: Chat) -> Chat:
         """Write a chat of another store under the time that it has, within `claim`."""
-        chat = chat if chat.updated else replace(chat, updated=time.time())
+        chat = self._titled(chat if chat.updated else replace(chat, updated=time.time()))
         self._write(chat)
         return chat
 
     def set_aside(self, chat: Chat) -> Chat:
         """Save a chat that has `Diverged` as one of its own, with its pictures."""
         copy = replace(chat, id=self.new().id, title=f"{chat.title} (copy)", updated=0.0)
-        messages = tuple(
-            replace(m, images=self.keep_pictures(copy.id, [i for i in m.images if is_there(i)]))
-            for m in chat.messages
-        )
-        return self.save(replace(copy, messages=messages))
+
+        def copied(message: Message) -> Message:
+            images = [image for image in message.images if is_there(image)]
+            return replace(message, images=self.keep_pictures(copy.id, images))
+
+        versions = (replace(v, message=copied(v.message)) for v in chat.versions)
+        messages = map(copied, chat.messages)
+        return self.save(replace(copy, messages=tuple(messages), versions=tuple(versions)))
 
     def _reconciled(self, chat: Chat) -> Chat:
         """What to write of `chat`: where somebody wrote meanwhile, under the title that they gave.
@@ -153,7 +167,7 @@ class ChatStore:
         if not title.strip():
             raise T2LocalError("The title is empty; write one, or leave the chat as it was.")
         with self.claim(chat_id):
-            chat = replace(self.load(chat_id), title=" ".join(title.split())[:200])
+            chat = self._titled(replace(self.load(chat_id), title=" ".join(title.split())[:200]))
             self._write(chat)  # keeps `updated`
             self._written.pop(chat_id, None)  # a copy from before has the old title
         return chat
@@ -169,6 +183,8 @@ class ChatStore:
             with paths.saving(trash):
                 paths.make_folder(trash.parent)
                 os.utime(path)  # when it was deleted
+                if trash.exists():  # another one that had this id
+                    paths.move(trash, trash.with_stem(uuid.uuid4().hex))
                 paths.move(path, trash)
 
     def restore(self, chat_id: str) -> Chat:
@@ -179,7 +195,9 @@ class ChatStore:
                 raise T2LocalError("That chat cannot be brought back any more; it is gone.")
             with paths.saving(path):
                 paths.move(trash, path)
-            return self.load(chat_id)
+            chat = self._titled(self.load(chat_id))
+            self._write(chat)
+        return chat
 
     def purge(self, kept_s: float = DELETED_KEPT_S) -> None:
         """Delete for good what was deleted longer ago than `kept_s`, with its pictures."""

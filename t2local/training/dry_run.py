@@ -32,7 +32,7 @@ from t2local.svf import SVFModel
 from t2local.tasks.datasets import Dataset
 from t2local.tasks.rewards import REWARDS, rewards_of
 from t2local.tasks.rows import Example, shown, too_long
-from t2local.training.config import NEXT_TOKEN, TrainConfig, method_for
+from t2local.training.config import NEXT_TOKEN, SVF, TrainConfig, method_for
 from t2local.training.finding import print_seconds
 from t2local.training.forecast import Times, other_seconds
 from t2local.training.policies import policy_for
@@ -158,7 +158,7 @@ def dry_run_report(
         leave_one_out=source.leave_one_out,
         before_s=before_s,
         others_s=sum(other_seconds(loaded, svf, others)),
-        print_s=print_seconds(loaded, svf, source),
+        print_s=print_seconds(loaded, svf, source) if config.method == SVF else 0.0,
     )
 
 

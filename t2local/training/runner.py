@@ -95,7 +95,8 @@ def _running(
     yield from _kept_trying(lambda: run.rewind(state))
     rows = len(source.validation), len(source.held_out)
     others_s = other_seconds(loaded, svf, measured)
-    print_s = print_seconds(loaded, svf, source)
+    printed = plan.config.method != LORA and not plan.classifier
+    print_s = print_seconds(loaded, svf, source) if printed else 0.0
     yield Agenda(plan.config, *rows, source.leave_one_out, others_s, print_s)
     while True:
         try:

@@ -273,7 +273,7 @@ class Form:
 
     def show(self, value: Any) -> dict[Any, Any]:
         """Updates that put a value of the dataclass into the form."""
-        return {part: getattr(value, name) for name, part in self.components.items()}
+        return {part: _within(name, getattr(value, name)) for name, part in self.components.items()}
 
 
 def create_sampling() -> Form:
@@ -328,6 +328,12 @@ def _component(name: str, default: Any) -> gr.Slider | gr.Number | gr.Checkbox:
         elem_id=f"set-{name}",
         buttons=["reset"],
     )
+
+
+def _within(name: str, value: Any) -> Any:
+    """What the component can show: a chat from elsewhere may have been asked with more."""
+    look = LOOKS[name]
+    return value if look.low is None or look.ticked else min(max(value, look.low), look.high)
 
 
 def _typed(name: str, value: Any) -> Any:

@@ -29,11 +29,12 @@ KNOWN = {
 }
 ELEMENTS, ATTRIBUTES = (frozenset(names.split()) for names in KNOWN.values())
 PLAIN = re.compile(r"[\w .,;:#%+-]*")  # the values of attributes
-ENTITY = re.compile(r"&#x[0-9A-Fa-f]{2,6};")
-MONEY = re.compile(r"\d[\d.,]*\s[^$]*[^\W\d_]{2}")  # "$5. You have 6$" is two sums of money
-SIGNS = re.compile(r"[\\^_={}<>+*/]")  # of a formula
-BRACKETS = re.compile(r"\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+ENTITY = re.compile(r"&#x(?!0?[EeFf][0-9A-Fa-f]{3};)[0-9A-Fa-f]{2,6};")  # none for private use
+MONEY = re.compile(r"\d[\d.,]*[\s/,][^$]*[^\W\d_]{2}")  # "$5. You have 6$" is two sums of money
+NAMES = re.compile(r"[A-Z_]{2,}\W?/|[\w.:-]*/$|[A-Z_]+/")  # "$HOME/x/$USER" and "$AAPL/$MSFT"
+SIGNS = re.compile(r"[\\^_={}<>+*]")  # of a formula
 INLINE, BLOCK = "math_inline", "math_block"
+BRACKETS = {"\\(": "\\)", "\\[": "\\]"}
 
 
 def add_formulas(parser: MarkdownIt, formula: Callable[[str, bool], str]) -> None:
@@ -56,21 +57,27 @@ def add_formulas(parser: MarkdownIt, formula: Callable[[str, bool], str]) -> Non
 def _rule(formula: Callable[[str, bool], str], display: bool) -> Callable[..., str]:
     def render(_renderer, tokens, index, _options, _env) -> str:
         token = tokens[index]
-        if token.markup == "$" and MONEY.match(token.content) and not SIGNS.search(token.content):
-            return str(Markup("${}$").format(token.content))
-        return formula(token.content, display)
+        said = token.content
+        plain = MONEY.match(said) and not SIGNS.search(said)
+        if token.markup == "$" and (plain or NAMES.match(said)):
+            return str(Markup("${}$").format(said))
+        return formula(said, display)
 
     return render
 
 
 def _inline(state: StateInline, silent: bool) -> bool:
-    found = BRACKETS.match(state.src, state.pos)
-    if found is None or not (found[1] or found[2]).strip():
+    opened = state.src[state.pos : state.pos + 2]
+    if opened not in BRACKETS:
+        return False
+    start = state.pos + 2
+    end = state.src.find(BRACKETS[opened], start, start + LONGEST)
+    if end < 0 or not state.src[start:end].strip():
         return False
     if not silent:
-        token = state.push(INLINE if found[1] else "math_inline_double", "math", 0)
-        token.content = found[1] or found[2]
-    state.pos = found.end()
+        token = state.push(INLINE if opened == "\\(" else "math_inline_double", "math", 0)
+        token.content = state.src[start:end]
+    state.pos = end + 2
     return True
 
 
@@ -79,19 +86,23 @@ def _block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
     start = state.bMarks[first] + state.tShift[first]
     if state.is_code_block(first) or not state.src.startswith("\\[", start):
         return False
-    for line in range(first, last):
-        end = state.eMarks[line]
-        text = state.src[start:end].rstrip()
-        if line > first and not state.src[state.bMarks[line] : end].strip():
-            return False  # a blank line
-        if text.endswith("\\]") and len(text) > 3:
-            if not silent:
-                token = state.push(BLOCK, "math", 0)
-                token.block, token.content = True, text[2:-2]
-                token.map = [first, line + 1]
-            state.line = line + 1
-            return True
-    return False
+    end = state.src.find("\\]", start + 2, start + LONGEST)
+    line = first
+    while line < last and state.eMarks[line] < end and not state.isEmpty(line):
+        line += 1
+    if end < 0 or line == last or state.isEmpty(line):
+        return False
+    if state.src[end + 2 : state.eMarks[line]].strip():
+        return False  # more stands behind it: a formula within the text
+    text = state.getLines(first, line + 1, state.blkIndent, False).strip()
+    if not text[2:-2].strip():
+        return False
+    if not silent:
+        token = state.push(BLOCK, "math", 0)
+        token.block, token.content = True, text[2:-2]
+        token.map = [first, line + 1]
+    state.line = line + 1
+    return True
 
 
 @functools.lru_cache(maxsize=2048)
@@ -102,10 +113,11 @@ def formula_html(latex: str, display: bool) -> Markup:
         return written
     try:
         element = convert_to_element(latex, display="block" if display else "inline")
+        inner = Markup("").join(map(_drawn, element))
     except Exception:  # the translator says with many kinds of errors that it is no LaTeX
         return written
     drawn = Markup('<math display="{}" alttext="{}">{}</math>').format(
-        "block" if display else "inline", latex.strip(), Markup("").join(map(_drawn, element))
+        "block" if display else "inline", latex.strip(), inner
     )
     return Markup('<span class="formula">{}</span>').format(drawn)
 

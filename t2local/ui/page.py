@@ -381,6 +381,7 @@ class Pages:
         for account in doors.accounts:
             # The first owner goes on with the chats from before there were accounts.
             own = ChatStore(paths.chats_dir() / account.folder)
+            own.purge()
             seat = Seat(engine, account, engine.chats if account is first else own)
             self.seats[account.name] = seat
             with _uploads_of(account):

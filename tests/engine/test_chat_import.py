@@ -303,6 +303,66 @@ def test_a_file_without_chats_is_one_sentence(tmp_path, store, content, name, wo
     assert store.list() == []
 
 
+def test_what_is_there_and_cannot_be_read_is_not_written_over(store, whole, tmp_path):
+    path = written(tmp_path, exported([whole], "json")[1].decode())
+    there = store.folder / f"{whole.id}.json"
+    there.write_text('{"schema": 99, "id": "newer"}')
+    (second,), _ = take_in(store, path)
+    assert second.id != whole.id
+    assert there.read_text() == '{"schema": 99, "id": "newer"}'
+    store.delete(second.id)
+    path = written(tmp_path, exported([second], "json")[1].decode())
+    (third,), _ = take_in(store, path)
+    assert store.restore(second.id).id == second.id != third.id
+
+
+def test_a_bad_picture_costs_only_itself(store, whole, tmp_path):
+    content = json.loads(exported([whole], "json")[1])
+    (name,) = content["chats"][0]["pictures"]
+    content["chats"][0]["pictures"][name] = "data:image/png;base64,bm8="
+    content["chats"][0]["pictures"]["\0" + "x" * 300] = "data:image/png;base64,bm8="
+    content["chats"].append({**content["chats"][0], "id": "ab" * 16, "pictures": {}})
+    saved, skipped = take_in(ChatStore(tmp_path / "home"), written(tmp_path, content))
+    assert (len(saved), skipped) == (2, ())
+    assert saved[0].messages[0].images == ()
+
+
+def test_one_that_is_too_large_is_named_and_the_others_come_in(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("t2local.engine.chat_content.MOST_CHAT_BYTES", 2_000)
+    long = {"title": "Long", "messages": [{"role": "user", "content": "x" * 3_000}]}
+    saved, skipped = take_in(store, written(tmp_path, [long, CHATGPT]))
+    assert [chat.title for chat in saved] == ["Spiders"]
+    assert len(skipped) == 1
+
+
+@pytest.mark.parametrize("name", ["__MACOSX/._conversations.json", "broken.json"])
+def test_what_cannot_be_read_in_a_zip_leaves_the_rest(tmp_path, name):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(name, b"\x00\x05\x16\x07")
+        file.writestr("conversations.json", json.dumps([CLAUDE]))
+    assert len(read_chats(path).chats) == 1
+
+
+def test_odd_entries_beside_good_ones_are_left_out(tmp_path):
+    odd = [{"chat": {"foo": 1}}, {"chat": {"history": 5}}, {"mapping": None}, {"internal": 5}, 7]
+    found = read_chats(written(tmp_path, [*odd, CLAUDE]))
+    assert [chat.title for chat in found.chats] == ["From Claude"]
+
+
+def test_very_many_lists_are_refused_before_they_take_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("t2local.engine.chat_import.MOST_PARTS", 1_000)
+    with pytest.raises(T2LocalError, match="lists and objects"):
+        read_chats(written(tmp_path, "[" + "[]," * 2_000 + "[]]"))
+
+
+def test_mixtures_that_none_can_be_do_not_come_in(store, whole, tmp_path):
+    content = json.loads(exported([whole], "json")[1])
+    content["chats"][0]["messages"][1]["dispatch"]["alpha"] = {"math": 1e300}
+    (chat,), _ = take_in(ChatStore(tmp_path / "home"), written(tmp_path, content))
+    assert chat.messages[1].dispatch is None
+
+
 def test_a_circle_in_a_tree_is_left_out(tmp_path):
     circle = json.loads(json.dumps(WEBUI))
     circle["chat"]["history"]["messages"]["1"]["parentId"] = "3"

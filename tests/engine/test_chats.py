@@ -114,6 +114,24 @@ def test_rename_and_delete(store):
         store.restore(chat.id)
 
 
+def test_the_id_of_a_deleted_chat_is_not_used_again(store):
+    chat = store.save(full_chat(store))
+    store.delete(chat.id)
+    assert store.load_or_new(chat.id).id != chat.id, "a second tab, or the browser's back"
+    with store.claim(chat.id):
+        store.save(replace(chat, title="by another program"))
+    store.delete(chat.id)
+    assert store.restore(chat.id).title == "by another program"
+
+
+def test_renamed_or_brought_back_no_two_chats_have_one_title(store):
+    first, second = (store.save(full_chat(store)) for _ in range(2))
+    assert store.rename(second.id, first.title).title == "How many legs? (2)"
+    store.delete(first.id)
+    store.rename(second.id, first.title)
+    assert store.restore(first.id).title == "How many legs? (2)"
+
+
 def test_what_is_deleted_is_gone_for_good_after_a_day(store):
     chat = store.save(full_chat(store))
     store.delete(chat.id)

@@ -1,6 +1,7 @@
 """LaTeX, code, tables and right-to-left text in answers, against what is expected of each."""
 
 import re
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -160,6 +161,41 @@ def test_while_it_is_written_a_formula_appears_with_its_end():
     seen = [len(Found(render(text[:end])).formulas) for end in range(len(text) + 1)]
     assert seen == sorted(seen)
     assert seen[-1] == 2
+
+
+MORE = [  # an answer, the texts of its formulas, a text that has to stay
+    (r"\[x=1\], so \(y\) is \[z\]", ["x=1", "y", "z"], ", so "),
+    ("> \\[\n> x = 1\n> \\]", ["x=1"], ""),
+    ("- a\n  \\[\n  x\n  \\]\n- b", ["x"], "b"),
+    ("cost $5/unit, total 6$", [], "cost $5/unit, total 6$"),
+    ("pay $3,or 4$", [], "pay $3,or 4$"),
+    ("A=$B/$C/bin", [], "A=$B/$C/bin"),
+    ("$AAPL/$MSFT", [], "$AAPL/$MSFT"),
+    ("$a/b$ and $1/2$", ["a/b", "1/2"], " and "),
+]
+
+
+@pytest.mark.parametrize(("answer", "formulas", "text"), MORE)
+def test_several_on_a_line_in_quotes_and_lists_and_no_variables(answer, formulas, text):
+    found = Found(render(answer))
+    assert [re.sub(r"\s", "", formula) for formula in found.formulas] == formulas
+    assert text in found.text
+
+
+@pytest.mark.parametrize("part", ["\\[ a\n", "\\( ", "$$ a\n", "$a ", "\\[\n", "$x^{"])
+def test_what_never_ends_costs_no_more_than_its_length(part):
+    """A hundred times as much text takes some hundred times as long, not ten thousand times."""
+    began = time.perf_counter()
+    render(part * 10_000)
+    assert time.perf_counter() - began < 10
+
+
+@pytest.mark.parametrize("latex", ["x^{" * 400 + "}" * 400, r"\sqrt{" * 300 + "x" + "}" * 300])
+def test_deep_formulas_and_private_characters_do_no_harm(latex):
+    render(f"${latex}$")
+    for entity in ("&#xE000;", "&#xE0FF;", "&#x0F8FF;"):
+        html = render(f"one $\\text{{{entity}}}$ two", [(2, "<i>M</i>")])
+        assert html.count("<i>M</i>") == 1
 
 
 def test_marks_within_a_formula_stand_behind_it():

@@ -299,7 +299,11 @@ class ChatEvents:
         kept = values[self.tab.chat_id] if values[self.tab.chat_id] != chat_id else None
         chat = self.engine.chats.load_or_new(kept)
         gone = self._list(chat.id, rows, (chat_id, title) if title else None)
-        return {**self.open(chat, request, rows), **gone}
+        if kept is None:
+            return {**self.open(chat, request, rows), **gone}
+        self._show(request, chat.id, self.engine.answers.running(chat.id))
+        follow = {self.tab.following: self._shown[request.session_hash]}
+        return {**self.present(chat, rows), **gone, **follow}  # the wheel stays as it is
 
     def undo(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         """The chat that was deleted is back, and shown."""

@@ -23,6 +23,7 @@ from t2local.ui.chat.cards import Card, PromptsOf, card_of, describe_change, lik
 from t2local.ui.markdown import render, split_end
 from t2local.ui.messages import EXAMPLES
 from t2local.ui.style import PAGE, quiet_html
+from t2local.untrusted import encodes
 
 FILE = "chat.html"
 NOT_BEGUN = "The answer did not begin: raise the length, then regenerate it, or press Continue."
@@ -417,4 +418,5 @@ def listing_of(event: object) -> Listing:
     except TypeError:  # the event says nothing that has names
         return Listing()
     rows = min(max(SHOWN, rows), MOST_SHOWN) if isinstance(rows, int) else SHOWN
-    return Listing(rows, query[:LONGEST_QUERY] if isinstance(query, str) else "")
+    fit = isinstance(query, str) and encodes(query)
+    return Listing(rows, query[:LONGEST_QUERY] if fit else "")

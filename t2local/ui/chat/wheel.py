@@ -180,7 +180,7 @@ class Wheel:
             self.soft: SOFT if controls.soft else HARD,
             self.threshold: controls.threshold,
             self.mixer: mixer_update(engine.experts(), mixture.alpha),
-            self.strength: mixture.strength,
+            self.strength: min(max(mixture.strength, 0.0), 2.0),
             self.system_prompt: chat.system_prompt,
             **self.gains.show(mixture.gains),
             **self.sampling.show(sampling_from_json(chat.sampling)),

@@ -35,6 +35,21 @@ def test_a_message_written_during_an_answer_waits_for_its_end(open_page, served)
     assert not page.is_visible("#waiting")
 
 
+def test_what_waits_is_for_its_own_chat(open_page, served):
+    page = open_page()
+    ask(page, "slowly, and then away", wait=False)
+    writing(page, "Each spider")
+    page.fill(BOX, "for the first chat")
+    page.press(BOX, "Enter")
+    page.wait_for_selector("#waiting >> text=for the first chat")
+    page.click("#new-chat")
+    page.wait_for_selector(".welcome")
+    page.wait_for_timeout(1_000)
+    assert page.locator(".turn.user").count() == 0
+    page.click(".chat-title >> text=slowly, and then away")
+    page.wait_for_selector(".turn.user .said >> text=for the first chat", timeout=30_000)
+
+
 def test_what_waits_can_be_taken_back(open_page):
     page = open_page()
     ask(page, "the first, very slowly", wait=False)
