@@ -53,7 +53,9 @@ def test_all_figures_of_a_habit_come(loaded, svf, monkeypatch):
     monkeypatch.setattr(habits, "FRESH", 4)
     monkeypatch.setattr(habits, "other_tasks", lambda *_: ())
     few = {"steps": 2, "max_new_tokens": 4, "validate_every": 2}
-    monkeypatch.setattr(habits, "lasting", lambda length, tried, config: replace(config, **few))
+    monkeypatch.setattr(
+        habits, "lasting", lambda _length, _tried, config, **_: replace(config, **few)
+    )
     *said, measured = learnt(loaded, svf, HABITS[1])
     assert said[-1].endswith("2 steps")
     assert isinstance(measured, Measured)
@@ -79,7 +81,9 @@ def test_messages_with_edits_are_not_asked_afterwards(loaded, svf, monkeypatch):
     monkeypatch.setattr(habits, "EDITS", 12)
     monkeypatch.setattr(habits, "other_tasks", lambda *_: ())
     few = {"steps": 2, "max_new_tokens": 4, "validate_every": 2}
-    monkeypatch.setattr(habits, "lasting", lambda length, tried, config: replace(config, **few))
+    monkeypatch.setattr(
+        habits, "lasting", lambda _length, _tried, config, **_: replace(config, **few)
+    )
     lacking = habits.lacking
 
     def noting(loaded, svf, habit, messages):

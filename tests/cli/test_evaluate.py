@@ -3,6 +3,7 @@ import json
 import pytest
 
 from t2local.cli.main import main
+from t2local.evaluation.benchmark_tasks import OWN
 
 
 @pytest.fixture
@@ -50,5 +51,8 @@ def test_the_tasks_are_listed_with_what_needs_no_network(monkeypatch, tmp_path, 
     monkeypatch.setenv("T2LOCAL_DATA", str(tmp_path))
     assert main(["evaluate", "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [name for name, task in listed.items() if task["offline"]] == ["svamp"]
+    assert [name for name, task in listed.items() if task["offline"]] == [
+        "svamp",
+        *(task.__name__ for task in OWN),
+    ]
     assert len(listed) >= 9
