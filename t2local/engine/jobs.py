@@ -36,6 +36,7 @@ MOST_LISTED = 100
 ENDED_KEPT = 20  # jobs of this process, with all that they told
 RECORD_EVERY_S = 5.0  # how far a job is, for whoever looks after a crash
 AT_ONCE_S = 0.2
+LONG_S = 1.0  # shorter work keeps little, and looking for it takes a part of a second
 LEAVES_S = 5.0  # for the last step and the record of a job that has ended
 LEFT = "Left when another model was loaded; resume it on its own model."
 
@@ -388,16 +389,18 @@ class Jobs:
     def _serve(self, lane: str) -> None:
         """One job of a lane after another; the worker ends with the last one."""
         while job := self._next(lane):
+            began = time.monotonic()
             try:
                 self._serve_one(job)
             finally:
-                if job.work.kind.uses_model:
-                    free_memory()  # what it kept, which nobody asks for any more
                 job.leave()
                 with self._changed:
                     self._at_work.discard(job)
                     self._forget_ended()
                     self._changed.notify_all()
+            if job.work.kind.uses_model and time.monotonic() - began >= LONG_S:
+                del job
+                free_memory()  # what it kept, which nobody asks for any more
 
     def _forget_ended(self) -> None:
         """Keep what the last ones told; older ones have their record. `_changed` is held."""
