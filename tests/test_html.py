@@ -17,9 +17,10 @@ PACKAGE = PROJECT_ROOT / "t2local"
 MODULES = sorted([*(PACKAGE / "ui").rglob("*.py"), *(PACKAGE / "evaluation").rglob("*.py")])
 FILES = sorted(PACKAGE.rglob("templates/*.html"))
 TAG = re.compile(r"</?[a-zA-Z]")
-MAKES_HTML = {"ui/markdown.py"}  # it works on rendered Markdown
-# Rendered Markdown with highlighted code, what stands on both sides of its end, our style sheets.
-TAKES_HTML = {"ui/markdown.py", "ui/chat/view.py", "ui/page.py"}
+# Rendered Markdown, and formulas, whose elements are written one by one from a list.
+MAKES_HTML = {"ui/markdown.py", "ui/formulas.py"}
+# Besides these: what stands on both sides of an answer's end, our style sheets.
+TAKES_HTML = {*MAKES_HTML, "ui/chat/view.py", "ui/page.py"}
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ come through, for a model's text must not become a script.
 """
 
 import functools
-import html
 import re
 from collections.abc import Callable
 from xml.etree.ElementTree import Element
@@ -29,7 +28,10 @@ KNOWN = {
 }
 ELEMENTS, ATTRIBUTES = (frozenset(names.split()) for names in KNOWN.values())
 PLAIN = re.compile(r"[\w .,;:#%+-]*")  # the values of attributes
-ENTITY = re.compile(r"&#x(?!0?[EeFf][0-9A-Fa-f]{3};)[0-9A-Fa-f]{2,6};")  # none for private use
+# As the translator writes symbols; no halves of characters and none of private use.
+ENTITY = re.compile(
+    r"&#x(?!0?(?:[Dd][89A-Fa-f]|[Ee][0-9A-Fa-f]|[Ff][0-8])[0-9A-Fa-f]{2};)([0-9A-Fa-f]{2,5});"
+)
 MONEY = re.compile(r"\d[\d.,]*[\s/,][^$]*[^\W\d_]{2}")  # "$5. You have 6$" is two sums of money
 NAMES = re.compile(r"[A-Z_]{2,}\W?/|[\w.:-]*/$|[A-Z_]+/")  # "$HOME/x/$USER" and "$AAPL/$MSFT"
 SIGNS = re.compile(r"[\\^_={}<>+*]")  # of a formula
@@ -125,7 +127,7 @@ def formula_html(latex: str, display: bool) -> Markup:
 def _drawn(element: Element) -> Markup:
     """An element and what is in it; of an unknown one what is in it alone."""
     name = element.tag.rpartition("}")[2]
-    text = ENTITY.sub(lambda found: html.unescape(found[0]), element.text or "")
+    text = ENTITY.sub(lambda found: chr(int(found[1], 16)), element.text or "")
     inner = Markup("{}{}").format(text, Markup("").join(map(_drawn, element)))
     if name not in ELEMENTS:
         return inner

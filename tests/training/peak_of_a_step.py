@@ -10,13 +10,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from t2local.models.fit.memory import return_freed_memory
+from t2local.models.fit.memory import held_bytes, return_freed_memory
 from t2local.models.load.loader import describe
 from t2local.svf import attach
 from t2local.tasks.rows import Example
 from t2local.training.config import TrainConfig, method_for
 from t2local.training.policies import policy_for
-from t2local.training.step_memory import StepWork, held_bytes, step_bytes
+from t2local.training.step_memory import StepWork, step_bytes
 from tests.conftest import build_tiny, byte_tokenizer
 from tests.training.conftest import accumulate
 

@@ -193,9 +193,10 @@ def test_what_never_ends_costs_no_more_than_its_length(part):
 @pytest.mark.parametrize("latex", ["x^{" * 400 + "}" * 400, r"\sqrt{" * 300 + "x" + "}" * 300])
 def test_deep_formulas_and_private_characters_do_no_harm(latex):
     render(f"${latex}$")
-    for entity in ("&#xE000;", "&#xE0FF;", "&#x0F8FF;"):
+    for entity in ("&#xE000;", "&#xE0FF;", "&#x0F8FF;", "&#xD800;"):
         html = render(f"one $\\text{{{entity}}}$ two", [(2, "<i>M</i>")])
         assert html.count("<i>M</i>") == 1
+        assert html.encode()
 
 
 def test_marks_within_a_formula_stand_behind_it():
