@@ -41,7 +41,7 @@ class ExpertsEvents:
             tab.cards.duplicate: self.duplicated,
             tab.cards.remove: self.removed,
             tab.cards.note_prompts: self.noted,
-            tab.cards.forgotten: self.measured,
+            tab.cards.forgotten: self.forgotten,
             tab.cards.go_back: self.went_back,
             tab.trash.restore: self.restored,
         }
@@ -79,7 +79,7 @@ class ExpertsEvents:
         gr.Info(as_text(f"'{name}' is found by similarity from now on, by {prompts} prompts."))
         return self._after(values)
 
-    def measured(self, values: dict, event: gr.EventData) -> dict:
+    def forgotten(self, values: dict, event: gr.EventData) -> dict:
         """What an expert does to others' tasks, in the background."""
         name = sent(event, "name")
         self.engine.see_forgotten(name)
