@@ -226,7 +226,7 @@ def test_what_answers_earn_is_shown_and_start_asks_where_gold_earns_too_little(t
     assert weighed[tab.step.accept].visible
     with pytest.raises(T2LocalError, match=r"1 of 12 answers .* tick 'Train all the same'"):
         events.started(values)
-    with pytest.raises(T2LocalError, match="has no model"):  # the next thing that is needed
+    with pytest.raises(T2LocalError, match="not tried out yet"):  # the next thing that is needed
         events.started({**values, tab.step.accept: True})
     contained = events.rewarded({**values, tab.step.reward: "contains"})
     assert "+1" in contained[tab.step.trial]

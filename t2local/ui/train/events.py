@@ -261,8 +261,8 @@ class TrainEvents:
         )
         if not self.training.is_tried(source, reward, config):
             raise T2LocalError(
-                "The numbers were changed since the base model was tried; press "
-                f"'{step.try_base.value}' again to see how long it takes now."
+                "These numbers were not tried out yet; press "
+                f"'{step.try_base.value}' to see how long it takes."
             )
         start, forgetting = values[step.begin] or "", values[step.forgetting]
         run = self.training.start(

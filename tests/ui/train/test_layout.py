@@ -94,7 +94,7 @@ def test_from_a_csv_to_an_expert_in_the_chat(open_page, start, table):
     assert "steps of" in page.inner_text("#estimate")
     set_learning_rate(page)
     page.click("#train-start")
-    page.wait_for_selector(".toast-body >> text=numbers were changed")
+    page.wait_for_selector(".toast-body >> text=numbers were not tried out yet")
     begin(page, 12)
     page.wait_for_selector("[data-stage=finished]", timeout=60_000)
     page.wait_for_selector("#plot-reward .js-plotly-plot")
