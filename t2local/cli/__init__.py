@@ -27,6 +27,14 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--basis", default=AUTO, choices=asked_for(BASES))
 
 
+def add_flags_of_all(actions) -> None:
+    """`--json` and `--data-dir` behind each ACTION of a command as well as before it."""
+    for action in actions.choices.values():
+        suppressed = {"default": argparse.SUPPRESS}  # or it would undo what stood before ACTION
+        action.add_argument("--json", action="store_true", help="one JSON object", **suppressed)
+        action.add_argument("--data-dir", metavar="DIR", **suppressed)
+
+
 def add_reward_argument(
     parser: argparse.ArgumentParser, of: str = "", needed: bool = False
 ) -> None:

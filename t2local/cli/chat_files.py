@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from t2local import paths
-from t2local.cli import log
+from t2local.cli import add_flags_of_all, log
 from t2local.engine.chat_export import JSON, KINDS, MARKDOWN, exported
 from t2local.engine.chat_import import take_in
 from t2local.engine.chats import ChatStore
@@ -36,10 +36,7 @@ def add_parser(subparsers) -> None:
     )
     bringing.add_argument("file", type=Path, metavar="FILE")
     bringing.set_defaults(act=bring)
-    for action in actions.choices.values():
-        suppressed = {"default": argparse.SUPPRESS}  # or it would undo what stood before ACTION
-        action.add_argument("--json", action="store_true", help="one JSON object", **suppressed)
-        action.add_argument("--data-dir", metavar="DIR", **suppressed)
+    add_flags_of_all(actions)
 
 
 def run(arguments: argparse.Namespace, report: Report) -> None:

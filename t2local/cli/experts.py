@@ -13,7 +13,13 @@ from typing import Any
 
 from t2local import paths
 from t2local.adapt.applier import holding
-from t2local.cli import add_reward_argument, add_storage_arguments, log, open_model
+from t2local.cli import (
+    add_flags_of_all,
+    add_reward_argument,
+    add_storage_arguments,
+    log,
+    open_model,
+)
 from t2local.cli.forgotten import add_forgotten
 from t2local.cli.look import add_rows_arguments, refuse_flags, source_in
 from t2local.cli.prints import add_print
@@ -55,10 +61,10 @@ def add_parser(subparsers) -> None:
     add_print(actions)
     add_forgotten(actions)
     for action in actions.choices.values():
-        suppressed = {"default": argparse.SUPPRESS}  # or it would undo what stood before ACTION
-        action.add_argument("--model", metavar="NAME", help="whose experts", **suppressed)
-        action.add_argument("--json", action="store_true", help="one JSON object", **suppressed)
-        action.add_argument("--data-dir", metavar="DIR", **suppressed)
+        action.add_argument(
+            "--model", metavar="NAME", help="whose experts", default=argparse.SUPPRESS
+        )
+    add_flags_of_all(actions)
 
 
 def run(arguments: argparse.Namespace, report: Report) -> None:

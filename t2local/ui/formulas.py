@@ -1,7 +1,7 @@
 """LaTeX in answers as MathML, which browsers draw themselves: no script, no font, no network.
 
 Found are `$…$`, `$$…$$`, `\\(…\\)` and `\\[…\\]`; money ("$5 and $6") and code are left alone. What
-is no LaTeX stays as it was written. Of what the translator gives only `ELEMENTS` and `ATTRIBUTES`
+is no LaTeX is shown as its source. Of what the translator gives only `ELEMENTS` and `ATTRIBUTES`
 come through, for a model's text must not become a script.
 """
 
@@ -109,14 +109,14 @@ def _block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
 
 @functools.lru_cache(maxsize=2048)
 def formula_html(latex: str, display: bool) -> Markup:
-    """A formula; what is none stands as it was written."""
+    """A formula; what is none is shown as its source."""
     written = Markup('<code class="latex">{}</code>').format(latex)
     if len(latex) > LONGEST:
         return written
     try:
         element = convert_to_element(latex, display="block" if display else "inline")
         inner = Markup("").join(map(_drawn, element))
-    except Exception:  # the translator says with many kinds of errors that it is no LaTeX
+    except Exception:  # a dozen kinds without a common one, IndexError and RecursionError besides
         return written
     drawn = Markup('<math display="{}" alttext="{}">{}</math>').format(
         "block" if display else "inline", latex.strip(), inner

@@ -5,13 +5,12 @@ import json
 from t2local.cli.main import main
 from t2local.tasks.rows import Example
 from t2local.training.validation import OtherTask
-from tests.cli.test_prints import library, source  # noqa: F401  fixtures
 
 COLUMNS = {"choices": ["blue", "red"], "label": 1}
 TASK = OtherTask("colours", tuple(Example(f"thing {i}?", "red", COLUMNS) for i in range(4)))
 
 
-def test_it_is_said_and_stands_on_the_card(capsys, library, source, monkeypatch):  # noqa: F811
+def test_it_is_said_and_stands_on_the_card(capsys, library, source, monkeypatch):
     monkeypatch.setattr("t2local.training.runner.other_tasks", lambda *_: (TASK,))
     assert main(["experts", "forgotten", "counting", "--model", source, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -19,6 +18,6 @@ def test_it_is_said_and_stands_on_the_card(capsys, library, source, monkeypatch)
     assert library.load("counting").forgetting[0].n == 4
 
 
-def test_one_that_is_not_there_is_named(capsys, library, source):  # noqa: F811
+def test_one_that_is_not_there_is_named(capsys, library, source):
     assert main(["experts", "forgotten", "nobody", "--model", source, "--json"]) == 1
     assert "'nobody'" in capsys.readouterr().err
