@@ -139,10 +139,11 @@ class TrainEvents:
         step.begin.input(shown(self.began), self.plan, begun, **QUIET)
         for button, shown_on in ((step.try_base, step.tried_shown), (step.measure, step.estimate)):
             button.click(shown(self.tried), self.plan, self.trial, show_progress_on=shown_on)
-        gr.on(
-            [step.length.input, step.forgetting.input, step.form.components["steps"].blur],
-            shown(self.estimated), self.plan, step.estimate, **QUIET,
-        )  # fmt: skip
+        lengths = [step.length.input, step.forgetting.input]
+        gr.on(lengths, shown(self.estimated), self.plan, step.estimate, **QUIET)
+        changes = [getattr(part, "blur", part.input) for part in step.form.all]
+        offered = [step.estimate, step.measure, step.start]
+        gr.on(changes, shown(self.changed), self.plan, offered, **QUIET)
         step.start.click(
             shown(self.started), self.plan, self.run_shown, show_progress_on=self.live.status
         ).success(None, None, None, js=SHOW_RUN)
@@ -241,6 +242,18 @@ class TrainEvents:
         tried, forgetting = values[step.tried], values[step.forgetting]
         planned = lasting(values[step.length], tried, config, forgetting) if tried else config
         return estimate_html(tried, planned, forgetting)
+
+    def changed(self, values: dict) -> dict:
+        """Another number: how long it takes has to be seen anew, unless it was seen before."""
+        step, known = self.step, False
+        if values[step.tried]:
+            asked = self._kept(values), self._reward(values), step.form.read(values)
+            known = self.training.is_tried(*asked)
+        return {
+            step.estimate: self.estimated(values),
+            step.measure: gr.Button(visible=not known),
+            step.start: gr.Button(visible=known),
+        }
 
     def named(self, values: dict) -> str:
         """Why a name cannot be, under its field."""
