@@ -34,8 +34,9 @@ from t2local.ui.adapt.events import AdaptEvents
 from t2local.ui.adapt.layout import create_adapt_tab
 from t2local.ui.arena.events import ArenaEvents
 from t2local.ui.arena.layout import create_arena_tab
-from t2local.ui.chat.events import ChatEvents, WheelEvents
+from t2local.ui.chat.events import ChatEvents
 from t2local.ui.chat.layout import ChatTab, create_chat_tab, message_update
+from t2local.ui.chat.steering import WheelEvents
 from t2local.ui.evaluate.events import EvaluateEvents
 from t2local.ui.evaluate.layout import create_evaluate_tab
 from t2local.ui.experts.events import ExpertsEvents

@@ -36,8 +36,9 @@ from t2local.svf.mixing import Mixture
 from t2local.training.reports import Answers, BatchStatistics, Gain, Notice, StepReport, Validation
 from t2local.training.runs import Plan, Run
 from t2local.ui.adapt.events import status_html
-from t2local.ui.chat.events import last_dispatch
-from t2local.ui.chat.view import chat_list_html, transcript_html
+from t2local.ui.chat.chat_list import chat_list_html
+from t2local.ui.chat.steering import last_dispatch
+from t2local.ui.chat.view import transcript_html
 from t2local.ui.evaluate.view import confusion_html, samples_html, table_html
 from t2local.ui.experts.view import experts_html
 from t2local.ui.jobs_tab import jobs_html

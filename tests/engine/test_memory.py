@@ -19,8 +19,9 @@ from t2local.engine.jobs import ENDED_KEPT
 from t2local.evaluation.measure import Scored
 from t2local.training.config import TrainConfig
 from t2local.training.runs import Plan
-from t2local.ui.chat.events import ChatEvents, WheelEvents
+from t2local.ui.chat.events import ChatEvents
 from t2local.ui.chat.layout import create_chat_tab
+from t2local.ui.chat.steering import WheelEvents
 
 NO_OTHERS = "t2local.training.runner.other_tasks"
 

@@ -1,21 +1,14 @@
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from t2local.engine.chat_content import Chat, Message
-from t2local.engine.chat_index import ChatSummary
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.plots import theme
 from t2local.ui.chat.cards import describe_change, dispatch_card
 from t2local.ui.chat.view import (
-    AT_FIRST,
-    SHOWN,
-    Listing,
-    chat_list_html,
     line_html,
-    listing_of,
     next_tokens_html,
     steer_marks,
     transcript_html,
@@ -189,42 +182,6 @@ def test_next_tokens_are_visible_and_escaped():
     assert "<b>0" in html
     assert "&lt;b&gt;" in html
     assert [visible(text) for text in (" x", "\n", "  ", "")] == ["·x", "⏎", "··", "∅"]
-
-
-def test_chat_list_marks_the_current_and_groups_by_age():
-    chats = [ChatSummary("aa" * 8, "<new>", 1000.0), ChatSummary("bb" * 8, "old", 0.0)]
-    html = chat_list_html(chats, "bb" * 8, now=200_000.0)
-    assert "&lt;new&gt;" in html
-    assert html.count('aria-current="true"') == 1
-    assert "last 7 days" in html
-
-
-def test_chat_list_marks_the_chats_that_are_being_answered():
-    chats = [ChatSummary("aa" * 8, "new", 1000.0), ChatSummary("bb" * 8, "old", 0.0)]
-    assert 'class="dot"' not in chat_list_html(chats, None)
-    html = chat_list_html(chats, None, answered=("bb" * 8, "cc" * 8))
-    assert html.count('title="Being answered"') == 1
-    assert html.index('class="dot"') > html.index(f'data-id="{"bb" * 8}"')
-
-
-def test_chat_list_shows_the_newest_and_offers_the_others():
-    chats = [ChatSummary(f"{i:032x}", f"chat {i}", 10_000.0 - i) for i in range(10_000)]
-    html = chat_list_html(chats, chats[9_000].id, now=10_000.0)
-    assert html.count('class="chat-row"') == SHOWN + 1, "the newest, and the one that is open"
-    assert 'aria-current="true"><button type="button" class="chat-title"' in html
-    assert "Show more (9,799 older)" in html
-    assert len(html) < 200_000
-    steps, shown = 0, SHOWN
-    while 'data-act="more"' in html:
-        shown = int(html.partition('data-shown="')[2].partition('"')[0])
-        html, steps = chat_list_html(chats, None, listing=Listing(shown)), steps + 1
-    assert html.count('class="chat-row"') == 10_000
-    assert steps <= 3
-    for wrong in (None, "x", -5, 3):
-        assert listing_of(SimpleNamespace(shown=wrong, query=wrong)).rows == SHOWN
-    assert listing_of(SimpleNamespace(shown=800, query="x")) == (800, "x")
-    assert listing_of(SimpleNamespace()) == AT_FIRST == (SHOWN, "")
-    assert len(listing_of(SimpleNamespace(query="x" * 999)).query) == 200
 
 
 def test_expert_cards_are_honest():

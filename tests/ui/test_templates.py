@@ -40,7 +40,7 @@ from t2local.training.runs import Plan
 from t2local.ui import own_rows
 from t2local.ui.adapt.events import status_html
 from t2local.ui.arena import view as arena
-from t2local.ui.chat import cards
+from t2local.ui.chat import cards, chat_list
 from t2local.ui.chat import view as chat
 from t2local.ui.evaluate import view as evaluate
 from t2local.ui.experts import view as experts
@@ -89,8 +89,8 @@ def draw_chat() -> None:
     cards.thinking_card("reading")
     chat.next_tokens_html(NextTokens(((" x", 0.5),), (("y", 0.9),), 0.1))
     chats = [ChatSummary(f"{i}", f"chat {i}", 1.0) for i in range(300)]
-    chat.chat_list_html(chats, "7", judged={"1": 1, "2": 2}, deleted=("9", "a title"))
-    chat.chat_list_html([], None, listing=chat.Listing(query="words"))
+    chat_list.chat_list_html(chats, "7", judged={"1": 1, "2": 2}, deleted=("9", "a title"))
+    chat_list.chat_list_html([], None, listing=chat_list.Listing(query="words"))
     for error, ready in (("broken", False), (None, False), (None, True)):
         about = {"why": "so", "context_length": 99, "beside": "Another one."}
         status = EngineStatus("stage", 0.3, ready, error, "model", **about)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import gradio as gr
 
 from t2local.engine.requests import EngineStatus
+from t2local.ui.chat.chat_list import Listing, chat_list_html
 from t2local.ui.chat.exchange import Exchange, create_exchange
-from t2local.ui.chat.view import Listing, chat_list_html, welcome_html
+from t2local.ui.chat.view import welcome_html
 from t2local.ui.chat.wheel import Wheel, create_wheel
 from t2local.ui.style import PAGE, asset, hint
 

@@ -1,10 +1,48 @@
 """The chats of a page as a library: versions, addresses, search, titles."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from t2local.engine.chat_index import ChatSummary
+from t2local.ui.chat.chat_list import AT_FIRST, SHOWN, Listing, chat_list_html, listing_of
 from tests.ui.conftest import ask, done, writing
 
-pytestmark = pytest.mark.browser
+
+def test_chat_list_marks_the_current_and_groups_by_age():
+    chats = [ChatSummary("aa" * 8, "<new>", 1000.0), ChatSummary("bb" * 8, "old", 0.0)]
+    html = chat_list_html(chats, "bb" * 8, now=200_000.0)
+    assert "&lt;new&gt;" in html
+    assert html.count('aria-current="true"') == 1
+    assert "last 7 days" in html
+
+
+def test_chat_list_marks_the_chats_that_are_being_answered():
+    chats = [ChatSummary("aa" * 8, "new", 1000.0), ChatSummary("bb" * 8, "old", 0.0)]
+    assert 'class="dot"' not in chat_list_html(chats, None)
+    html = chat_list_html(chats, None, answered=("bb" * 8, "cc" * 8))
+    assert html.count('title="Being answered"') == 1
+    assert html.index('class="dot"') > html.index(f'data-id="{"bb" * 8}"')
+
+
+def test_chat_list_shows_the_newest_and_offers_the_others():
+    chats = [ChatSummary(f"{i:032x}", f"chat {i}", 10_000.0 - i) for i in range(10_000)]
+    html = chat_list_html(chats, chats[9_000].id, now=10_000.0)
+    assert html.count('class="chat-row"') == SHOWN + 1, "the newest, and the one that is open"
+    assert 'aria-current="true"><button type="button" class="chat-title"' in html
+    assert "Show more (9,799 older)" in html
+    assert len(html) < 200_000
+    steps, shown = 0, SHOWN
+    while 'data-act="more"' in html:
+        shown = int(html.partition('data-shown="')[2].partition('"')[0])
+        html, steps = chat_list_html(chats, None, listing=Listing(shown)), steps + 1
+    assert html.count('class="chat-row"') == 10_000
+    assert steps <= 3
+    for wrong in (None, "x", -5, 3):
+        assert listing_of(SimpleNamespace(shown=wrong, query=wrong)).rows == SHOWN
+    assert listing_of(SimpleNamespace(shown=800, query="x")) == (800, "x")
+    assert listing_of(SimpleNamespace()) == AT_FIRST == (SHOWN, "")
+    assert len(listing_of(SimpleNamespace(query="x" * 999)).query) == 200
 
 
 def kept(served, title):
@@ -13,6 +51,7 @@ def kept(served, title):
     return served.engine.chats.load(found.id)
 
 
+@pytest.mark.browser
 def test_what_was_edited_or_answered_again_can_be_gone_back_to(open_page, served):
     page = open_page()
     ask(page, "some code first")
@@ -41,6 +80,7 @@ def test_what_was_edited_or_answered_again_can_be_gone_back_to(open_page, served
     assert len(chat.messages) + len(chat.versions) == 5
 
 
+@pytest.mark.browser
 def test_all_chats_are_searched(open_page, served):
     page = open_page()
     ask(page, "the quick ZEBRA runs")
@@ -60,6 +100,7 @@ def test_all_chats_are_searched(open_page, served):
     page.wait_for_function("document.querySelectorAll('.chat-title').length > 1")
 
 
+@pytest.mark.browser
 def test_each_chat_has_an_address_that_back_and_forth_go_through(open_page, served):
     page = open_page()
     ask(page, "first address")
@@ -88,6 +129,7 @@ def test_each_chat_has_an_address_that_back_and_forth_go_through(open_page, serv
     fresh.context.close()
 
 
+@pytest.mark.browser
 def test_no_two_chats_are_called_the_same(open_page):
     page = open_page()
     for _ in range(3):
