@@ -30,9 +30,10 @@ from t2local.engine.chat_content import (
     is_there,
 )
 from t2local.engine.chat_index import ChatIndex, ChatSummary
+from t2local.engine.recent_chats import RecentChats
 from t2local.errors import T2LocalError
 from t2local.pictures import MOST_BYTES, check_picture, picture_kind
-from t2local.untrusted import encodes, read_document, word
+from t2local.untrusted import encodes, file_bytes, parsed, typed, word
 
 MOST_READ_BYTES = 4 * MOST_CHAT_BYTES  # versions before wrote larger ones
 PICTURES = "pictures"  # the folder beside the chats' files
@@ -57,7 +58,8 @@ class ChatStore:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or paths.chats_dir()
         self.damaged: dict[str, str] = {}  # file name -> what is wrong with it
-        self._index = ChatIndex(self.folder, _indexed)
+        self._recent = RecentChats()
+        self._index = ChatIndex(self.folder, self._indexed)
         self._written: dict[str, tuple[tuple[int, ...], float]] = {}  # as left here; `updated`
         self._claimed: set[str] = set()
         self._changed = threading.Condition()
@@ -84,7 +86,7 @@ class ChatStore:
 
     def load(self, chat_id: str) -> Chat:
         """Raises `T2LocalError` when there is no such chat or its file is damaged."""
-        return read_chat(self._path(chat_id))
+        return read_chat(self._path(chat_id), self._recent)
 
     def load_or_new(self, chat_id: str | None) -> Chat:
         """The chat, or an empty one under the same id where nothing was saved yet.
@@ -145,7 +147,7 @@ class ChatStore:
         if not path.exists() or self._written.get(chat.id) == (_state(path), chat.updated):
             return chat
         try:
-            there = read_chat(path)
+            there = read_chat(path, self._recent)
         except T2LocalError as error:  # damaged meanwhile: it is left as it is
             raise Diverged(str(error)) from error
         known = chat.messages[: len(there.messages)] == there.messages
@@ -161,6 +163,7 @@ class ChatStore:
         with paths.atomic_write(path) as temporary:
             temporary.write_bytes(content)
         self._written[chat.id] = (_state(path), chat.updated)
+        self._recent.keep(path, content, chat)
 
     def rename(self, chat_id: str, title: str) -> Chat:
         """Give a chat another title; refused when empty or while the chat is being answered."""
@@ -237,6 +240,14 @@ class ChatStore:
         with self._changed:
             self._changed.wait_for(lambda: chat_id not in self._claimed, timeout_s)
 
+    def _indexed(self, path: Path) -> tuple[ChatSummary, str]:
+        """What the list shows of a chat, and what is searched: its title and all that was said."""
+        chat = read_chat(path, self._recent)
+        versions = (version.message for version in chat.versions)
+        said = [chat.title, *(message.content for message in (*chat.messages, *versions))]
+        text = "\n".join(said).casefold()[:MOST_SEARCHED]
+        return ChatSummary(chat.id, chat.title, chat.updated), text.replace("\0", " ")
+
     def _path(self, chat_id: str) -> Path:
         if not CHAT_ID.fullmatch(chat_id):
             raise T2LocalError(f"'{chat_id}' is no chat's id; choose a chat from the list.")
@@ -260,19 +271,17 @@ def _state(path: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _indexed(path: Path) -> tuple[ChatSummary, str]:
-    """What the list shows of a chat, and what is searched: its title and all that was said."""
-    chat = read_chat(path)
-    versions = (version.message for version in chat.versions)
-    said = [chat.title, *(message.content for message in (*chat.messages, *versions))]
-    text = "\n".join(said).casefold()[:MOST_SEARCHED]
-    return ChatSummary(chat.id, chat.title, chat.updated), text.replace("\0", " ")
+def read_chat(path: Path, recent: RecentChats | None = None) -> Chat:
+    """Read one file. Raises `T2LocalError` when absent, damaged or from a newer t2local.
 
-
-def read_chat(path: Path) -> Chat:
-    """Read one file. Raises `T2LocalError` when absent, damaged or from a newer t2local."""
+    `recent`: where a long chat is looked up, and kept.
+    """
+    recent = recent or RecentChats()
     try:
-        content = read_document(path, MOST_READ_BYTES, finite=False)
+        content = file_bytes(path, MOST_READ_BYTES)
+        if known := recent.find(path, content):
+            return known
+        values = typed(dict, parsed(content, finite=False))
     except (ValueError, OSError) as error:
         if not os.path.lexists(path):
             raise T2LocalError(
@@ -280,7 +289,7 @@ def read_chat(path: Path) -> Chat:
             ) from None
         raise T2LocalError(f"The chat file '{path.name}' cannot be read ({error}).") from error
     try:
-        chat = chat_from_json(content, path.parent / PICTURES / path.stem)
+        chat = chat_from_json(values, path.parent / PICTURES / path.stem)
     except ValueError as error:
         raise T2LocalError(
             f"The chat file '{path.name}' is damaged ({error}); it was left as it is."
@@ -290,6 +299,7 @@ def read_chat(path: Path) -> Chat:
             f"The chat file '{path.name}' is a copy of another chat ('{word(chat.title)}'); "
             "rename or remove it."
         )
+    recent.keep(path, content, chat)
     return chat
 
 

@@ -29,7 +29,7 @@ def reads(monkeypatch) -> list[str]:
     """The names of the files that were read, in order."""
     seen, read_chat = [], chats.read_chat
 
-    def counted(path):
+    def counted(path, recent=None):
         seen.append(path.name)
         return read_chat(path)
 

@@ -69,9 +69,9 @@ def test_what_is_damaged_is_known_while_another_thread_lists_anew(store, monkeyp
     store.list()
     known, seen, read = store.damaged, [], chats.read_chat
 
-    def reading(path):
+    def reading(path, recent):
         seen.append(dict(store.damaged))
-        return read(path)
+        return read(path, recent)
 
     monkeypatch.setattr(chats, "read_chat", reading)
     store.list()
