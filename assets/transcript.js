@@ -1,14 +1,19 @@
 // Clicks in the transcript become events: "retry", "edit_message", "carry_on", "answer_with", "write_instead",
-// "example", "thumb", "prefer", "rewrite", "version". Copying and editing in place need no server. The view follows the newest text
-// unless the reader scrolled up.
-const scroller = element.closest("#transcript") ?? element;
+// "example", "thumb", "prefer", "rewrite", "version", "earlier". Copying and editing in place need no server. The view
+// follows the newest text unless the reader scrolled up. Below is the answer at work, an element of its own.
+const scroller = element.closest("#transcript");
 let following = true;
 scroller.addEventListener("scroll", () => {
   following = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
 });
+const top = () => element.querySelector(".turn")?.dataset.index;
+let reading = null; // where the reader is, until earlier messages have come above
 new MutationObserver(() => {
-  if (following) scroller.scrollTop = scroller.scrollHeight;
-}).observe(element, { childList: true, subtree: true, characterData: true });
+  if (reading && reading.top !== top()) {
+    scroller.scrollTop = scroller.scrollHeight - reading.fromEnd;
+    reading = null;
+  } else if (following) scroller.scrollTop = scroller.scrollHeight;
+}).observe(scroller, { childList: true, subtree: true, characterData: true });
 
 const copy = async (text, button) => {
   if (navigator.clipboard) await navigator.clipboard.writeText(text);
@@ -68,7 +73,7 @@ const edit = (turn) => {
 // What a click on a button means: what is on it, or nothing where that is pressed already.
 const meant = (button, name) => (button.getAttribute("aria-pressed") === "true" ? "" : button.dataset[name]);
 
-element.addEventListener("click", (e) => {
+scroller.addEventListener("click", (e) => {
   const button = e.target.closest("[data-act]");
   if (!button) return;
   const turn = button.closest(".turn");
@@ -76,7 +81,11 @@ element.addEventListener("click", (e) => {
   if (act === "copy") copy(turn.dataset.raw, button);
   else if (act === "copy-code") copy(button.closest("pre").querySelector("code").innerText, button);
   else if (act === "edit" || act === "rewrite") edit(turn);
-  else if (act === "take_back") trigger("rewrite", { index: +turn.dataset.index, text: "" });
+  else if (act === "earlier") {
+    following = false;
+    reading = { top: top(), fromEnd: scroller.scrollHeight - scroller.scrollTop };
+    trigger("earlier", {});
+  } else if (act === "take_back") trigger("rewrite", { index: +turn.dataset.index, text: "" });
   else if (act === "version") trigger("version", { index: +turn.dataset.index, step: +button.dataset.step });
   else if (act === "thumb") trigger("thumb", { index: +turn.dataset.index, thumb: meant(button, "thumb") });
   else if (act === "prefer") trigger("prefer", { index: +turn.dataset.index, side: meant(button, "side") });

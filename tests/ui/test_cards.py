@@ -9,6 +9,7 @@ from t2local.plots import theme
 from t2local.ui.chat.cards import describe_change, dispatch_card
 from t2local.ui.chat.view import (
     line_html,
+    live_html,
     next_tokens_html,
     steer_marks,
     transcript_html,
@@ -80,15 +81,19 @@ def test_transcript_escapes_what_people_write():
 
 
 def test_a_speaking_answer_has_no_buttons():
-    html = transcript_html(CHAT, ("math",), stage="writing")
+    html = live_html(CHAT, "writing")
     assert "caret" in html
     assert 'data-act="retry"' not in html
-    assert 'data-act="edit"' not in html
+    before = transcript_html(CHAT, ("math",), at_work=True)
+    assert "How many" in before
+    assert "It is 56" not in before, "that is the answer at work, an element of its own"
+    assert 'data-act="edit"' not in before
 
 
 def said(text: str, stage=None, **more) -> str:
     answer = replace(ANSWER, content=text, **more)
-    return transcript_html(replace(CHAT, messages=(CHAT.messages[0], answer)), stage=stage)
+    chat = replace(CHAT, messages=(CHAT.messages[0], answer))
+    return transcript_html(chat) if stage is None else live_html(chat, stage)
 
 
 def test_thinking_is_folded_and_no_part_of_the_answer_that_is_copied():

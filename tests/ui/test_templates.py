@@ -78,12 +78,14 @@ def draw_chat() -> None:
     redone = replace(again, messages=(*again.messages, both))
     for messages in ((), (asked,), (asked, answer), (asked, both), again, redone):
         shown = messages if isinstance(messages, Chat) else Chat("ab" * 16, "t", messages)
-        for stage in (None, "writing"):
+        for at_work in (False, True):
             chat.transcript_html(
-                shown, ("math", "code"), stage, sees=False,
+                shown, ("math", "code"), at_work, sees=False,
                 prompts_of=lambda name: ("one prompt", "another"),
                 verdicts={1: Verdict("id", "chat", (), "6", thumb="up", over="It is 56.")},
+                first=at_work and len(shown.messages) > 1,
             )  # fmt: skip
+        chat.live_html(shown, "reading")
     cards.dispatch_card({}, None)
     cards.dispatch_card({**dispatch, "strength": 0.5}, timing, answer_with=("math", "code"))
     cards.thinking_card("reading")
@@ -317,8 +319,8 @@ def test_no_string_becomes_markup_in_any_template(recorder):
     recorder.check(kept=CHOSEN_BY)
 
 
-def test_a_transcript_is_drawn_fast_enough_to_follow_every_token():
-    """Twenty messages take 0.9 ms on two slow cores; it is drawn 25 times a second."""
+def test_an_answer_is_drawn_fast_enough_to_follow_every_token():
+    """Ten of them with their questions take 0.9 ms on two slow cores; 25 are drawn a second."""
     asked = Message("user", "How many?")
     dispatch = {"strategy": "prompt", "probabilities": {"math": 0.9}, "alpha": {"math": 0.9}}
     answer = Message("assistant", "It is **56**.", dispatch, {"second_pass_s": 6.1, "tokens": 5})

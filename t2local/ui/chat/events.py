@@ -24,7 +24,7 @@ from t2local.ui.chat.chat_list import (
 )
 from t2local.ui.chat.exchange import ExchangeEvents
 from t2local.ui.chat.layout import ChatTab, drafted
-from t2local.ui.chat.view import line_html, transcript_html
+from t2local.ui.chat.view import Window, line_html, live_html, transcript_html, window_on
 from t2local.ui.chat.wheel import mixer_update
 from t2local.ui.messages import sent, shown
 
@@ -57,11 +57,12 @@ class ChatEvents:
         self.offered, self.judges = offered, judges
         # By the page's session; only single reads and writes, so no lock.
         self._shown: dict[str, Following] = {}
+        self._windows: dict[str, Window] = {}
         self.inputs = {tab.chat_id, tab.message, tab.compare, tab.listed, *tab.wheel.inputs}
         self.listing = [tab.chats, tab.listed]
         self.presented = [
-            tab.chat_id, tab.last_chat, *self.listing, tab.transcript, tab.line, tab.send, tab.stop,
-            tab.offer, tab.offer_timer,
+            tab.chat_id, tab.last_chat, *self.listing, tab.transcript, tab.live, tab.line, tab.send,
+            tab.stop, tab.offer, tab.offer_timer,
         ]  # fmt: skip
         self.shown_chat = [*self.presented, tab.following]
 
@@ -83,6 +84,7 @@ class ChatEvents:
             tab.transcript.thumb: self.thumb,
             tab.transcript.prefer: self.prefer,
             tab.transcript.rewrite: self.rewrite,
+            tab.transcript.earlier: self.earlier,
         }
         for trigger, callback in judged.items():
             trigger(shown(callback), {tab.chat_id, tab.listed}, self.presented, **quiet)
@@ -176,7 +178,8 @@ class ChatEvents:
         job = answers.start(chat, asked, how)
         following = self._show(request, chat.id, job)
         first = next(answers.follow(chat.id), None)
-        update = self.present(first.chat if first else chat, values[tab.listed][0])
+        shown_now = first.chat if first else chat
+        update = self.present(shown_now, request, values[tab.listed][0])
         return {**update, tab.following: following, tab.message: EMPTY_MESSAGE}
 
     def _show(self, request: gr.Request, chat_id: str, job: JobStatus | None) -> Following:
@@ -188,6 +191,7 @@ class ChatEvents:
     def left(self, request: gr.Request) -> None:
         """The page is closed: what it followed goes on without it."""
         self._shown.pop(request.session_hash, None)
+        self._windows.pop(request.session_hash, None)
 
     def follow(self, values: dict, request: gr.Request) -> Iterator[dict]:
         """An answer as it comes; then the chat as it is on disk, also after an error."""
@@ -196,24 +200,25 @@ class ChatEvents:
             return
         mine = self._shown[session] = (*asked[:2], time.monotonic_ns())
         try:
-            for frame in self._frames(mine[0]):
+            for frame in self._frames(mine[0], request):
                 if self._shown.get(session) != mine:
                     break
                 yield frame
             if self._shown.get(session) == mine:
-                yield self._over(mine[0], values)
+                yield self._over(mine[0], values, request)
                 return
         except T2LocalError:
             if self._shown.get(session) == mine:
-                yield self._over(mine[0], values)
+                yield self._over(mine[0], values, request)
                 raise
         yield {self.tab.line: gr.skip()}  # gradio shows the last frame of a stream once more
 
-    def _over(self, chat_id: str, values: dict) -> dict:
+    def _over(self, chat_id: str, values: dict, request: gr.Request) -> dict:
         rows, _ = values[self.tab.listed]
-        return self.present(self.engine.chats.load_or_new(chat_id), rows)
+        return self.present(self.engine.chats.load_or_new(chat_id), request, rows)
 
-    def _frames(self, chat_id: str) -> Iterator[dict]:
+    def _frames(self, chat_id: str, request: gr.Request) -> Iterator[dict]:
+        """The first has what was said before, all others the answer alone."""
         tab, newest, drawn, turned = self.tab, None, 0.0, False
         for live in self.engine.answers.follow(chat_id, BEAT_S):
             newest = live or newest
@@ -221,8 +226,8 @@ class ChatEvents:
             if newest is None:
                 yield {tab.line: gr.skip()}
             elif not (in_time and isinstance(newest.event, Token)):
+                update = self._speaking(newest) if drawn else self._live(newest, request)
                 drawn = time.monotonic()
-                update = self._live(newest)
                 if newest.mixture is not None and not turned:
                     turned = True  # from here on the sliders are the person's
                     alpha = newest.mixture.alpha
@@ -231,20 +236,20 @@ class ChatEvents:
 
     # what is thought of answers ------------------------------------------------------------
 
-    def thumb(self, values: dict, event: gr.EventData) -> dict:
+    def thumb(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         chat, place = self._chat(values), sent(event, "index", int)
         model = self.engine.status.model_name
         self.engine.verdicts.thumb(chat, place, sent(event, "thumb"), model)
-        return self.present(chat, values[self.tab.listed][0])
+        return self.present(chat, request, values[self.tab.listed][0])
 
-    def prefer(self, values: dict, event: gr.EventData) -> dict:
+    def prefer(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         """The better of the two answers that stand side by side."""
         chat, place = self._chat(values), sent(event, "index", int)
         base = {"base": True, "adapted": False}.get(sent(event, "side"))
         self.engine.verdicts.prefer(chat, place, base, self.engine.status.model_name)
-        return self.present(chat, values[self.tab.listed][0])
+        return self.present(chat, request, values[self.tab.listed][0])
 
-    def rewrite(self, values: dict, event: gr.EventData) -> dict:
+    def rewrite(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         """Write over an answer; the chat goes on with it. Nothing brings the answer back."""
         chat, chats = self._chat(values), self.engine.chats
         place, text = sent(event, "index", int), sent(event, "text")
@@ -252,7 +257,7 @@ class ChatEvents:
             model = self.engine.status.model_name
             verdict = self.engine.verdicts.rewrite(chat, place, text, model)
             chat = chats.save(chat.rewrite(place, verdict.wanted))
-        return self.present(chat, values[self.tab.listed][0])
+        return self.present(chat, request, values[self.tab.listed][0])
 
     # chats ---------------------------------------------------------------------------------
 
@@ -260,7 +265,7 @@ class ChatEvents:
         """An empty chat; what the wheel says stays until `defaults`."""
         chat = self.engine.chats.new()
         self._show(request, chat.id, None)
-        return self.present(chat, Listing(query=values[self.tab.listed][0].query))
+        return self.present(chat, request, Listing(query=values[self.tab.listed][0].query))
 
     def defaults(self) -> dict:
         """All of the wheel as it is when nobody has touched it."""
@@ -273,6 +278,13 @@ class ChatEvents:
         """The chat of an address, which may still be empty."""
         chat = self.engine.chats.load_or_new(sent(event, "id"))
         return self.open(chat, request, listing_of(event))
+
+    def earlier(self, values: dict, request: gr.Request) -> dict:
+        """More of the messages that are folded."""
+        chat = self.engine.chats.load_or_new(values[self.tab.chat_id])
+        session = request.session_hash
+        self._windows[session] = self._window(chat, request).earlier()
+        return self.present(chat, request, values[self.tab.listed][0])
 
     def version(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         """Another version of a message, with what followed it, in the place of the present one."""
@@ -299,7 +311,7 @@ class ChatEvents:
             return {**self.open(chat, request, rows), **gone}
         self._show(request, chat.id, self.engine.answers.running(chat.id))
         follow = {self.tab.following: self._shown[request.session_hash]}
-        return {**self.present(chat, rows), **gone, **follow}  # the wheel stays as it is
+        return {**self.present(chat, request, rows), **gone, **follow}  # the wheel stays as it is
 
     def undo(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:
         """The chat that was deleted is back, and shown."""
@@ -339,15 +351,15 @@ class ChatEvents:
         following = self._show(request, chat.id, job)
         settings = self.wheel.show_chat(self.engine, chat) if self.engine.status.ready else {}
         follow = {self.tab.following: following} if job else {}
-        return {**self.present(chat, rows), **settings, **follow}
+        return {**self.present(chat, request, rows), **settings, **follow}
 
-    def present(self, chat: Chat, rows: Listing = AT_FIRST) -> dict:
+    def present(self, chat: Chat, request: gr.Request, rows: Listing = AT_FIRST) -> dict:
         """The conversation itself, as far as it is; `rows`: how many chats the list shows."""
         tab, live = self.tab, self.engine.answers.latest(chat.id)
         about = {tab.chat_id: chat.id, tab.last_chat: chat.id, **self._list(chat.id, rows)}
         about |= self.offered(chat) if self.offered else {}
         if live is not None:
-            return {**about, **self._live(live)}
+            return {**about, **self._live(live, request)}
         timing = (chat.last_answer.timing if chat.last_answer else None) or {}
         return {
             **about,
@@ -357,7 +369,9 @@ class ChatEvents:
                 sees=self.engine.status.sees,
                 prompts_of=self._prompts_of,
                 verdicts=self.engine.verdicts.of(chat) if self.judges else None,
+                first=self._window(chat, request).first,
             ),
+            tab.live: "",
             tab.line: line_html(
                 self.engine.status, timing.get("tokens_per_s", 0.0), timing.get("context_used", 0)
             ),
@@ -365,17 +379,28 @@ class ChatEvents:
             tab.stop: gr.Button(visible=False),
         }
 
-    def _live(self, live: Live) -> dict:
-        """An answer at work, as far as it is."""
-        tab, status = self.tab, self.engine.status
+    def _window(self, chat: Chat, request: gr.Request) -> Window:
+        """The part of a chat that a page shows, from now on."""
+        before = self._windows.get(request.session_hash, Window())
+        window = self._windows[request.session_hash] = window_on(chat, before)
+        return window
+
+    def _live(self, live: Live, request: gr.Request) -> dict:
+        """A chat with an answer at work, as far as it is."""
+        tab, first = self.tab, self._window(live.chat, request).first
+        said = transcript_html(
+            live.chat, at_work=True, sees=self.engine.status.sees, first=first,
+            prompts_of=self._prompts_of,
+        )  # fmt: skip
+        buttons = {tab.send: gr.Button(visible=False), tab.stop: gr.Button(visible=True)}
+        return {tab.transcript: said, **self._speaking(live), **buttons}
+
+    def _speaking(self, live: Live) -> dict:
+        """The answer alone, which every token makes longer."""
+        line = line_html(self.engine.status, live.tokens_per_s, live.context_used)
         return {
-            tab.transcript: transcript_html(
-                live.chat, stage=live.stage, sees=status.sees, prompts_of=self._prompts_of
-            ),
-            tab.line: line_html(status, live.tokens_per_s, live.context_used),
-            tab.send: gr.Button(visible=False),
-            tab.stop: gr.Button(visible=True),
-        }
+            self.tab.live: live_html(live.chat, live.stage, self._prompts_of), self.tab.line: line
+        }  # fmt: skip
 
     def _prompts_of(self, name: str) -> Sequence[str]:
         """What an expert learnt from, for its owner's eyes."""

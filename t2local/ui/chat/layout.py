@@ -27,6 +27,7 @@ class ChatTab:
     chats: gr.HTML
     exchange: Exchange
     transcript: gr.HTML
+    live: gr.HTML  # the answer at work, below the transcript
     offer: gr.HTML  # of a better model
     offer_timer: gr.Timer
     message: gr.MultimodalTextbox
@@ -57,10 +58,12 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
             )  # fmt: skip
             exchange = create_exchange()
         with gr.Column(elem_id="stage", scale=1, min_width=0):
-            transcript = gr.HTML(
-                welcome_html(), js_on_load=asset("transcript.js"), apply_default_css=False,
-                elem_id="transcript",
-            )  # fmt: skip
+            with gr.Column(elem_id="transcript"):
+                transcript = gr.HTML(
+                    welcome_html(), js_on_load=asset("transcript.js"), apply_default_css=False,
+                    elem_id="said-so-far",
+                )  # fmt: skip
+                live = gr.HTML("", elem_id="live", apply_default_css=False, js_on_load=None)
             offer = gr.HTML(
                 "", js_on_load=asset("offer.js"), apply_default_css=False, elem_id="offer"
             )
@@ -76,7 +79,7 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
             wheel = create_wheel()
     return ChatTab(
         chat_id, last_chat, following, listed, plots_open, new, search, chats, exchange, transcript,
-        offer, gr.Timer(1.0, active=False), message, send, stop, line, compare, wheel,
+        live, offer, gr.Timer(1.0, active=False), message, send, stop, line, compare, wheel,
     )  # fmt: skip
 
 

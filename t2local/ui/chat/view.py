@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -25,7 +25,8 @@ from t2local.ui.style import PAGE, quiet_html
 FILE = "chat.html"
 NOT_BEGUN = "The answer did not begin: raise the length, then regenerate it, or press Continue."
 SHOWN_CHARACTERS = 6_000  # of a user's message; copying and editing have all of it
-
+SHOWN_MESSAGES = 60  # the newest: two thousand are 5 MB for the browser
+EARLIER = 200  # more of them at a click
 
 ONLY = (1, 1)  # a message without other versions
 
@@ -89,26 +90,45 @@ class AssistantTurn:
     other: "Said | None" = None
 
 
+class Window(NamedTuple):
+    """The part of a chat that a page shows: the messages from `first` on."""
+
+    chat_id: str = ""
+    first: int = 0
+
+    def earlier(self) -> "Window":
+        return self._replace(first=max(0, self.first - EARLIER))
+
+
+def window_on(chat: Chat, before: Window) -> Window:
+    """The newest messages, and those that `before` showed of this chat already."""
+    first = max(0, len(chat.messages) - SHOWN_MESSAGES)
+    if first and chat.messages[first].role == "assistant":
+        first -= 1  # not without its question
+    return Window(chat.id, min(first, before.first) if before.chat_id == chat.id else first)
+
+
 def transcript_html(
     chat: Chat,
     answer_with: Sequence[str] = (),
-    stage: str | None = None,
-    compare: bool = False,
+    at_work: bool = False,
     sees: bool = True,
     prompts_of: PromptsOf = lambda name: (),
     verdicts: Mapping[int, Verdict] | None = None,
+    first: int = 0,
 ) -> str:
-    """`answer_with`: names that may answer instead. `stage`: what the model is doing, or None.
+    """The messages from `first` on; `at_work`: all but the answer, which is `live_html`'s then.
 
-    `sees`: whether it is given the pictures. `prompts_of`: what an expert was trained on.
-    `verdicts`: what was thought of the answers, by their places; None for whom nobody asks.
+    `answer_with`: names that may answer instead. `sees`: whether the model is given the pictures.
+    `prompts_of`: what an expert was trained on. `verdicts`: what was thought of the answers, by
+    their places; None for whom nobody asks.
     """
     if not chat.messages:
         return welcome_html()
-    last = len(chat.messages) - 1
-    versions = _versions(chat) if stage is None else {}
+    last, answered = len(chat.messages) - 1, chat.last_answer is not None
+    versions = {} if at_work else _versions(chat, first)
     turns = [
-        _user(i, message, idle=stage is None, sees=sees, version=versions.get(i, ONLY))
+        _user(i, message, idle=not at_work, sees=sees, version=versions.get(i, ONLY))
         if message.role == "user"
         else _assistant(
             i,
@@ -116,32 +136,41 @@ def transcript_html(
             verdict=(verdicts or {}).get(i),
             judged=verdicts is not None,
             is_last=i == last,
-            live=stage is not None and i == last,
             answer_with=answer_with,
-            compare=compare,
             prompts_of=prompts_of,
             version=versions.get(i, ONLY),
             other=chat.beside(i) if i == last and i in versions else None,
         )
-        for i, message in enumerate(chat.messages)
+        for i, message in enumerate(chat.messages[first:], first)
+        if not (at_work and answered and i == last)
     ]
-    unanswered = chat.last_answer is None
     return PAGE.render(
         FILE,
         "transcript",
         turns=turns,
-        unanswered=unanswered,
-        stage=stage,
+        before=first,
+        more=min(first, EARLIER),
+        unanswered=not (answered or at_work),
         index=last + 1,
         version=versions.get(last + 1, ONLY),
     )
 
 
-def _versions(chat: Chat) -> dict[int, tuple[int, int]]:
-    """Which of how many versions each message is, where there are more."""
+def live_html(chat: Chat, stage: str, prompts_of: PromptsOf = lambda name: ()) -> str:
+    """The answer that is being written. `stage`: what the model does before the first word."""
+    message = chat.last_answer
+    turn = _assistant(
+        len(chat.messages) - 1, message, live=True, is_last=True, prompts_of=prompts_of
+    ) if message else None  # fmt: skip
+    return PAGE.render(FILE, "live", turn=turn, stage=stage)
+
+
+def _versions(chat: Chat, first: int) -> dict[int, tuple[int, int]]:
+    """Which of how many versions each message from `first` on is, where there are more."""
     parents = {version.parent for version in chat.versions}
     behind = (0, *(message.id for message in chat.messages))
-    places = (i for i, id in enumerate(behind) if id in parents and (id or not i))
+    known = enumerate(behind[first:], first)
+    places = (i for i, id in known if id in parents and (id or not i))
     return {i: chat.version_of(i) for i in places}
 
 
@@ -194,20 +223,19 @@ def _assistant(
     index: int,
     message: Message,
     *,
-    verdict: Verdict | None,
-    judged: bool,
     is_last: bool,
-    live: bool,
-    answer_with: Sequence[str],
-    compare: bool,
     prompts_of: PromptsOf,
-    version: tuple[int, int],
-    other: Message | None,
+    live: bool = False,
+    verdict: Verdict | None = None,
+    judged: bool = False,
+    answer_with: Sequence[str] = (),
+    version: tuple[int, int] = ONLY,
+    other: Message | None = None,
 ) -> AssistantTurn:
     names = answer_with if is_last and not live else ()
     marks, base = steer_marks(message), None
-    if message.base_content is not None or (live and compare):
-        base = _answer(message.base_content or "", [], live)
+    if message.base_content is not None:
+        base = _answer(message.base_content, [], live)
     return AssistantTurn(
         index=index,
         judged=judged,

@@ -1,11 +1,13 @@
-"""What the dispatch card says of the training prompts that a message is like."""
+"""What the dispatch card says of similar training prompts, and which messages a page shows."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from t2local.engine.chat_content import Chat, Message
-from t2local.ui.chat.view import transcript_html
+from t2local.ui.chat.view import Window, transcript_html, window_on
+from tests.ui.conftest import ask
 
 NEAR = {
     "chosen": "mails",
@@ -68,3 +70,49 @@ def test_a_chat_with_a_garbled_choice_is_shown_without_it(choice):
 @pytest.mark.parametrize("near", [None, 3, "mails", [3], [["mails"]], [["mails", -1]], [[3, "m"]]])
 def test_a_chat_with_garbled_neighbours_is_shown_without_them(near):
     assert "near to" not in transcript_html(answered_by({**NEAR, "near": near}))
+
+
+def long_chat(count: int) -> Chat:
+    """`count` messages, the last of them an answer where the count is even."""
+    roles = ("user", "assistant")
+    return Chat("ab" * 16, "t", tuple(Message(roles[i % 2], f"said {i}.") for i in range(count)))
+
+
+@pytest.mark.parametrize("count", [1, 59, 60, 61, 62, 261, 2_000])
+def test_a_page_shows_the_newest_messages_and_then_those_before(count):
+    chat, window, seen = long_chat(count), window_on(long_chat(count), Window()), []
+    while True:
+        html = transcript_html(chat, first=window.first)
+        places = [int(place) for place in re.findall(r'data-index="(\d+)"', html)]
+        assert places[: count - window.first] == list(range(window.first, count))
+        seen.append(count - window.first)
+        if not window.first:
+            break
+        assert f"of {window.first:,} earlier messages" in html
+        window = window.earlier()
+        assert window_on(chat, window) == window, "another turn does not fold them again"
+    assert "earlier" not in html
+    assert seen[0] <= 61
+    assert seen == sorted(set(seen)), "each click shows more"
+    assert chat.messages[count - seen[0]].role == "user", "no answer without its question"
+
+
+def test_another_chat_begins_with_its_newest_messages():
+    assert window_on(long_chat(300), Window("cd" * 16, 5)).first == 240
+    assert window_on(long_chat(4), Window("ab" * 16, 240)).first == 0, "it has become shorter"
+
+
+@pytest.mark.browser
+def test_earlier_messages_come_above_and_the_reader_stays_where_he_is(open_page, served):
+    chat = served.engine.chats.save(replace(long_chat(150), id="ef" * 16))
+    page = open_page(url=f"{served.url}?chat={chat.id}")
+    page.wait_for_selector(".said >> text=said 148.")
+    assert page.locator(".turn").count() == 60
+    page.click(".earlier")
+    page.wait_for_selector(".said >> text=said 0.")
+    place = "document.querySelector('[data-index=\"90\"]').getBoundingClientRect().top"
+    box = page.locator("#transcript").bounding_box()
+    assert box["y"] - 5 <= page.evaluate(place) < box["y"] + box["height"]
+    ask(page, "and one more")
+    assert page.locator(".turn").count() == 152, "they stay"
+    assert page.inner_text("#live").strip() == ""
