@@ -68,10 +68,12 @@ def test_a_mixture_is_searched_from_votes(open_page, served_engine):
     page = adapt_page(open_page, url)
     assert not page.is_visible("#adapt-preferred"), "nothing was preferred yet"
     keys = [contender.key for contender in engine.contenders()][:2]
-    for number in range(4):
+    for number in range(6):
         id = engine.arena.start(f"Question {number}", keys, Sampling(max_new_tokens=6))
         engine.jobs.wait(id, 60)
-        engine.arena.vote(engine.arena.battle(id).id, "a")
+        battle = engine.arena.battle(id)
+        if not battle.said:  # two answers in the same words are told apart by nobody
+            engine.arena.vote(battle.id, "a")
     rows = len(lessons_of(engine.verdicts.all()).choices)
     assert rows >= 3, "two random experts say different things"
     open_tab(page, "Chat")
