@@ -186,10 +186,11 @@ class Chat:
         own = self.messages[index].id if index < len(self.messages) else None
         return (0 if own is None else ids.index(own) + 1), len(ids)
 
-    def beside(self, index: int) -> Message | None:
-        """The version before that of message `index`, of the first the one after, if any."""
-        place, count = self.version_of(index)
-        return None if count < 2 else self.turned(index, -1 if place > 1 else 1).messages[index]
+    def others(self, index: int) -> list[tuple[int, Message]]:
+        """The versions of message `index` that are not shown, each behind its place."""
+        there = {version.message.id: version.message for version in self.versions}
+        ids = enumerate(self._ids_at(index), 1)
+        return [(place, there[id]) for place, id in ids if id in there]
 
     def turned(self, index: int, step: int) -> "Chat":
         """With the version of message `index` that stands `step` further, and what followed it.

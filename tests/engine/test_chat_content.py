@@ -93,11 +93,11 @@ def test_two_answers_that_say_the_same_stay_two(chat):
         assert len(set(ids)) == 3
 
 
-def test_the_one_beside_is_the_one_before(chat):
-    assert chat.beside(1) is None
+def test_the_others_are_those_that_are_not_shown(chat):
+    assert chat.others(1) == []
     chat = again(chat, "b")
-    assert chat.beside(1).content == "a"
-    assert chat.turned(1, -1).beside(1).content == "b"
+    assert [(place, other.content) for place, other in chat.others(1)] == [(1, "a")]
+    assert [other.content for _, other in chat.turned(1, -1).others(1)] == ["b"]
 
 
 def test_versions_are_kept_on_disk_with_their_decisions(chat):

@@ -42,6 +42,7 @@ from t2local.ui.adapt.events import status_html
 from t2local.ui.arena import view as arena
 from t2local.ui.chat import cards, chat_list
 from t2local.ui.chat import view as chat
+from t2local.ui.differences import marked
 from t2local.ui.evaluate import view as evaluate
 from t2local.ui.experts import view as experts
 from t2local.ui.jobs_tab import jobs_html
@@ -133,7 +134,7 @@ def draw_train() -> None:
         notices=[(1, "a notice")],
     )  # fmt: skip
     train.answers_html(curves)
-    train.marked("one", "two")
+    marked("one", "two")
     plan = Plan("sums", "sums.csv", "choice", TrainConfig(method="lora"))
     result = {"held_out": HELD_OUT, "forgetting": [HELD_OUT], "numbers": 9, "train_s": 90.0,
               "found": {"own": 9, "of_own": 10, "taken": 1, "of_others": 40},

@@ -18,6 +18,7 @@ from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.verdicts import Verdict, spoken
 from t2local.thinking import THINKING_TAGS, Spoken, split_thinking
 from t2local.ui.chat.cards import Card, PromptsOf, card_of, describe_change, like
+from t2local.ui.differences import Piece, pieces
 from t2local.ui.markdown import render, split_end
 from t2local.ui.messages import EXAMPLES
 from t2local.ui.style import PAGE, quiet_html
@@ -26,6 +27,7 @@ FILE = "chat.html"
 NOT_BEGUN = "The answer did not begin: raise the length, then regenerate it, or press Continue."
 SHOWN_CHARACTERS = 6_000  # of a user's message; copying and editing have all of it
 SHOWN_MESSAGES = 60  # the newest: two thousand are 5 MB for the browser
+MOST_COMPARED, LONGEST_COMPARED = 6, 6_000  # versions of an answer, characters of each
 EARLIER = 200  # more of them at a click
 
 ONLY = (1, 1)  # a message without other versions
@@ -70,7 +72,7 @@ class AssistantTurn:
 
     `thumb`, `better`: what was thought of it ("up", "down"; "adapted", "base"; "" for nothing);
     `rewritten`: a person wrote over it. `judged`: whether this person's judgement is asked for.
-    `version`: which of how many; `other`: what the one beside it says.
+    `version`: which of how many; `compared`: the place of each other one, and both texts.
     """
 
     role: ClassVar = "assistant"
@@ -87,7 +89,7 @@ class AssistantTurn:
     rewritten: bool = False
     judged: bool = True
     version: tuple[int, int] = ONLY
-    other: "Said | None" = None
+    compared: Sequence[tuple[int, list[Piece], list[Piece]]] = ()
 
 
 class Window(NamedTuple):
@@ -139,7 +141,7 @@ def transcript_html(
             answer_with=answer_with,
             prompts_of=prompts_of,
             version=versions.get(i, ONLY),
-            other=chat.beside(i) if i == last and i in versions else None,
+            others=chat.others(i) if i == last and i in versions else (),
         )
         for i, message in enumerate(chat.messages[first:], first)
         if not (at_work and answered and i == last)
@@ -230,7 +232,7 @@ def _assistant(
     judged: bool = False,
     answer_with: Sequence[str] = (),
     version: tuple[int, int] = ONLY,
-    other: Message | None = None,
+    others: Sequence[tuple[int, Message]] = (),
 ) -> AssistantTurn:
     names = answer_with if is_last and not live else ()
     marks, base = steer_marks(message), None
@@ -253,8 +255,16 @@ def _assistant(
         last=is_last,
         facts=[] if live else _facts(message, len(marks)),
         version=version,
-        other=_answer(other.content, steer_marks(other), live=False) if other else None,
+        compared=[
+            (place, *_compared(other.content, message.content))
+            for place, other in sorted(others, key=lambda each: abs(each[0] - version[0]))
+        ][:MOST_COMPARED],
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _compared(other: str, shown: str) -> tuple[list[Piece], list[Piece]]:
+    return pieces(other[:LONGEST_COMPARED], shown[:LONGEST_COMPARED])
 
 
 def _better(message: Message, verdict: Verdict | None) -> str:

@@ -3,8 +3,6 @@
 Here are the values; the elements are in `templates/train.html`.
 """
 
-import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,6 +18,7 @@ from t2local.training.dry_run import DryRunReport, Sample
 from t2local.training.forecast import in_words, run_seconds
 from t2local.training.reports import Curves
 from t2local.training.validation import in_words as said
+from t2local.ui.differences import Piece, pieces
 from t2local.ui.forms import USUAL, way_of
 from t2local.ui.own_rows import earned
 from t2local.ui.style import PAGE, quiet_html
@@ -161,7 +160,6 @@ def _verdict(difference: Sequence[float]) -> str:
 
 LONGEST = 600  # characters of an answer
 MOST_CHECKS = 8  # earlier ones that can be opened
-Piece = tuple[str, bool]  # text, and whether this side alone says it
 
 
 def answers_html(run: Curves) -> str:
@@ -178,29 +176,8 @@ def answers_html(run: Curves) -> str:
     )
 
 
-def marked(base: str, current: str) -> tuple[str, str]:
-    """Both texts as HTML; words that stand in one alone are in `<del>` or `<ins>`."""
-    left, right = _pieces(base, current)
-    return (
-        PAGE.render(FILE, "marked", pieces=left, tag="del"),
-        PAGE.render(FILE, "marked", pieces=right, tag="ins"),
-    )
-
-
-def _pieces(base: str, current: str) -> tuple[list[Piece], list[Piece]]:
-    """Both texts in pieces that stand in both, or in one alone."""
-    before, after = (re.findall(r"\s+|\w+|[^\w\s]", text[:LONGEST]) for text in (base, current))
-    left, right = [], []
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, before, after, False).get_opcodes():
-        old, new = "".join(before[a:b]), "".join(after[c:d])
-        same = kind == "equal" or not (old + new).strip()
-        left.append((old, bool(old) and not same))
-        right.append((new, bool(new) and not same))
-    return left, right
-
-
 def _compared(rows: Sequence[tuple[str, str, str]]) -> list[tuple[str, list[Piece], list[Piece]]]:
-    return [(prompt, *_pieces(base, current)) for prompt, base, current in rows]
+    return [(prompt, *pieces(base[:LONGEST], current[:LONGEST])) for prompt, base, current in rows]
 
 
 def _when(step: int) -> str:

@@ -66,7 +66,8 @@ def test_what_was_edited_or_answered_again_can_be_gone_back_to(open_page, served
     done(page)
     assert page.inner_text(".turn.assistant .turner").split() == ["‹", "2/2", "›"]
     page.click(".other summary")
-    assert "The answer is 56" in page.inner_text(".other")
+    assert page.inner_text(".other h5 >> nth=0") == "version 1"
+    assert "The answer is 56" in page.inner_text(".other pre >> nth=0")
     page.click(".turn.assistant .turner button >> nth=0")
     page.wait_for_selector(".turn.assistant .turner >> text=1/2")
     page.click(".turn.user .turner button >> nth=0")

@@ -116,3 +116,15 @@ def test_earlier_messages_come_above_and_the_reader_stays_where_he_is(open_page,
     ask(page, "and one more")
     assert page.locator(".turn").count() == 152, "they stay"
     assert page.inner_text("#live").strip() == ""
+
+
+def test_an_answer_is_compared_with_each_of_its_other_versions():
+    chat = answered_by(None)
+    for said in ("It is 4 legs.", "It is 56 legs."):
+        chat = chat.unanswered()
+        chat = replace(chat, messages=(*chat.messages, Message("assistant", said)))
+    html = transcript_html(chat)
+    assert re.findall(r"compare with version (\d)", html) == ["2", "1"], "the nearest first"
+    assert "It is <del>4</del> legs." in html
+    assert "It is <ins>56</ins> legs." in html
+    assert "compare with" not in transcript_html(chat, at_work=True)
