@@ -4,6 +4,7 @@ The engine is scripted, so that a model's own time is no part of it; page, store
 real. Prints one JSON object: for each bar the limit and all that was measured, in seconds.
 """
 
+import functools
 import json
 import shutil
 import tempfile
@@ -92,7 +93,7 @@ def measure(page: Page, url: str, title: str) -> dict[str, tuple[float, list[flo
         page.wait_for_selector(".welcome")
         opens.append(timed(lambda: picked(title, f"message {LONG_MESSAGES - 2} ")))
     for number in range(TIMES):
-        sends.append(timed(lambda: sent(f"question {number}")))
+        sends.append(timed(functools.partial(sent, f"question {number}")))
         page.evaluate(LONGEST_PAUSE)
         page.type("#message textarea", "what one writes meanwhile", delay=40)
         pauses.append(round(page.evaluate("window.longestPause") / 1000, 3))
