@@ -7,6 +7,7 @@ from typing import Any
 
 from t2local import paths
 from t2local.cli import add_flags_of_all, log
+from t2local.engine.chat_content import tag_of
 from t2local.engine.chat_export import JSON, KINDS, MARKDOWN, exported
 from t2local.engine.chat_import import take_in
 from t2local.engine.chats import ChatStore
@@ -20,6 +21,7 @@ def add_parser(subparsers) -> None:
     parser.set_defaults(run=run)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="all chats, the newest first")
+    listing.add_argument("--tag", metavar="TAG", help="those with this tag alone")
     listing.set_defaults(act=list_chats)
     exporting = actions.add_parser("export", help="write chats into a file")
     exporting.add_argument("ids", nargs="*", metavar="ID", help="as `chats list` has them")
@@ -44,14 +46,15 @@ def run(arguments: argparse.Namespace, report: Report) -> None:
 
 
 def list_chats(arguments: argparse.Namespace, report: Report) -> None:
-    chats = ChatStore().list()
+    wanted = arguments.tag and tag_of(arguments.tag)
+    chats = [chat for chat in ChatStore().list() if not wanted or chat.is_tagged(wanted)]
     if arguments.json:
         report({"chats": [vars(chat) for chat in chats]})
         return
     for chat in chats:
-        print(f"{chat.id}  {chat.title}")
+        print("  ".join([chat.id, chat.title, *(f"#{tag}" for tag in chat.tags)]))
     if not chats:
-        print("No chats yet.")
+        print("No chat has this tag." if wanted else "No chats yet.")
 
 
 def export(arguments: argparse.Namespace, report: Report) -> None:

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -21,6 +21,8 @@ from t2local.untrusted import check_encodes, typed, word
 SCHEMA = 1
 MOST_CHAT_BYTES = 32 * 2**20  # of one file; a page is sent all of it
 MOST_TITLE = 1_000  # characters; every page is sent all titles
+MOST_TAGS = 8  # of a chat
+LONGEST_TAG = 24  # characters
 ROLES = ("user", "assistant")
 TITLE_CHARACTERS = 48
 UNTITLED = "New chat"
@@ -109,7 +111,8 @@ class Version:
 class Chat:
     """A conversation and the settings it was last asked with; `updated` in seconds since 1970.
 
-    `versions`: what it said elsewhere, before a message was edited or answered again.
+    `versions`: what it said elsewhere, before a message was edited or answered again. `pinned`: it
+    stands at the top of the list. `tags`: each as `tag_of` gives it.
     """
 
     id: str
@@ -120,6 +123,8 @@ class Chat:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     updated: float = 0.0
     versions: tuple[Version, ...] = ()
+    pinned: bool = False
+    tags: tuple[str, ...] = ()
 
     def ask(self, text: str) -> "Chat":
         """This chat with one more user message; the first gives the chat its title.
@@ -162,6 +167,21 @@ class Chat:
         if not asked:
             raise T2LocalError("There is nothing to answer yet; write a message first.")
         return self.without(asked[-1] + 1)
+
+    def tagged(self, text: str) -> "Chat":
+        """This chat with one more tag, or several between commas; one that it has is no second.
+
+        Raises `T2LocalError` for what is no tag, and for too many.
+        """
+        tags = distinct((*self.tags, *map(tag_of, text.split(","))))
+        if len(tags) > MOST_TAGS:
+            raise T2LocalError(f"A chat has at most {MOST_TAGS} tags; take one off first.")
+        return replace(self, tags=tags)
+
+    def untagged(self, tag: str) -> "Chat":
+        """This chat without a tag; nothing happens where it has none of that name."""
+        kept = (own for own in self.tags if own.casefold() != tag.casefold())
+        return replace(self, tags=tuple(kept))
 
     # --- versions
 
@@ -250,6 +270,26 @@ def title_of(text: str) -> str:
     return words[: TITLE_CHARACTERS - 1].rsplit(" ", 1)[0] + "…"
 
 
+def tag_of(text: str) -> str:
+    """`text` as a tag: one word without "#". Raises `T2LocalError` for what is none."""
+    check_encodes(text, "the tag")
+    words = "".join(c if c.isprintable() else " " for c in text.replace("#", " ")).split()
+    tag = "-".join(words)
+    if not tag:
+        raise T2LocalError("The tag is empty; write a word.")
+    if len(tag) > LONGEST_TAG:
+        raise T2LocalError(f"A tag has at most {LONGEST_TAG} characters; write a shorter one.")
+    return tag
+
+
+def distinct(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags in their order; of those that differ in capital letters alone the first."""
+    found: dict[str, str] = {}
+    for tag in tags:
+        found.setdefault(tag.casefold(), tag)
+    return tuple(found.values())
+
+
 # --- To JSON and back.
 
 
@@ -306,11 +346,22 @@ def chat_from_json(content: Mapping[str, Any], pictures: Path) -> Chat:
         sampling=readable(dict, content.get("sampling"), {}, sampling_from_json),
         updated=readable(float, content.get("updated"), 0.0),
         versions=_versions(content.get("versions"), pictures),
+        pinned=readable(bool, content.get("pinned"), False),
+        tags=_tags(content.get("tags")),
     )
 
 
 def _message_json(message: Message) -> dict[str, Any]:
     return {**vars(message), "images": [Path(image).name for image in message.images]}
+
+
+def _tags(content: Any) -> tuple[str, ...]:
+    """Those that can be read, at most `MOST_TAGS`."""
+    found = []
+    for text in readable(list, content, []):
+        with contextlib.suppress(ValueError, T2LocalError):
+            found.append(tag_of(typed(str, text, "tags")))
+    return distinct(found)[:MOST_TAGS]
 
 
 def _versions(content: Any, pictures: Path) -> tuple[Version, ...]:

@@ -21,7 +21,7 @@ from t2local import paths
 from t2local.errors import T2LocalError
 
 INDEX = "index.sqlite3"
-VERSION = 4  # raise it when what is kept of a chat, or how it is read, changes
+VERSION = 5  # raise it when what is kept of a chat, or how it is read, changes
 BUSY_S = 0.2  # another process holds the file for some milliseconds; longer, and it is left alone
 REST_S = 30.0  # after a failure, before the file is written again
 SETTLED_NS = 2 * 10**9  # a younger file may change again within the clock of its file system
@@ -31,18 +31,25 @@ NOT_DAMAGED = {
 }  # fmt: skip
 TABLE = (
     "CREATE TABLE chats (name TEXT PRIMARY KEY, mtime_ns INTEGER NOT NULL, size INTEGER NOT NULL,"
-    " id TEXT NOT NULL, title TEXT NOT NULL, updated REAL NOT NULL, text TEXT NOT NULL)"
+    " id TEXT NOT NULL, title TEXT NOT NULL, updated REAL NOT NULL, pinned INTEGER NOT NULL,"
+    " tags TEXT NOT NULL, text TEXT NOT NULL)"
 )
 Read = Callable[[Path], tuple["ChatSummary", str]]  # a file's summary, and what is said in it
 
 
 @dataclass(frozen=True)
 class ChatSummary:
-    """What the list shows of a chat; `updated` in seconds since 1970."""
+    """What the list shows of a chat; `updated` in seconds since 1970. No tag has a space in it."""
 
     id: str
     title: str
     updated: float
+    pinned: bool = False
+    tags: tuple[str, ...] = ()
+
+    def is_tagged(self, tag: str) -> bool:
+        """In capital letters or small ones."""
+        return any(own.casefold() == tag.casefold() for own in self.tags)
 
 
 class FileState(NamedTuple):
@@ -155,16 +162,22 @@ class ChatIndex:
             with self._opened() as database:
                 if _version(database) != VERSION:
                     return {}
-                columns = "name, mtime_ns, size, id, title, updated"
+                columns = "name, mtime_ns, size, id, title, updated, pinned, tags"
                 rows = database.execute(f"SELECT {columns} FROM chats").fetchall()
                 return {
                     str(name): _Known(
                         FileState(int(mtime_ns), int(size)),
-                        ChatSummary(str(own), str(title), float(updated)),
+                        ChatSummary(
+                            str(own),
+                            str(title),
+                            float(updated),
+                            bool(pinned),
+                            tuple(filter(None, tags.split(" "))),
+                        ),
                     )
-                    for name, mtime_ns, size, own, title, updated in rows
+                    for name, mtime_ns, size, own, title, updated, pinned, tags in rows
                 }
-        except (sqlite3.Error, TypeError, ValueError) as error:
+        except (sqlite3.Error, AttributeError, TypeError, ValueError) as error:
             self._set_aside(error)
             return {}
 
@@ -184,7 +197,7 @@ class ChatIndex:
                 rows = [row for name in names if (row := self._row(name, known.get(name)))]
                 gone = [(name,) for name in names if name not in known and _storable(name)]
                 database.executemany("DELETE FROM chats WHERE name = ?", gone)
-                database.executemany("REPLACE INTO chats VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+                database.executemany("REPLACE INTO chats VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 database.execute("COMMIT")
             written = {row[0] for row in rows}
             known |= {name: replace(known[name], text=None) for name in written}
@@ -206,7 +219,8 @@ class ChatIndex:
                 text = self._read(self._folder / name)[1]
             except T2LocalError:
                 return None
-        return name, state.mtime_ns, state.size, chat.id, chat.title, chat.updated, text
+        shown = chat.id, chat.title, chat.updated, chat.pinned, " ".join(chat.tags)
+        return name, state.mtime_ns, state.size, *shown, text
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,15 +70,24 @@ class ChatStore:
         return chats
 
     def search(self, query: str) -> Sequence[ChatSummary]:
-        """The chats in whose title or messages all words of `query` stand, the newest first."""
+        """The chats in whose title or messages all words of `query` stand, the newest first.
+
+        `#word` is found by tag; where no chat has a tag that begins so, it is a word as any other.
+        """
         if not encodes(query):
             return []
-        words = query.casefold().replace("\0", " ").split()
-        chats = self.list()
+        chats = found = self.list()
+        words = []
+        for asked in query.casefold().replace("\0", " ").split():
+            tagged = _tagged(chats, asked[1:]) if asked.startswith("#") else set()
+            if tagged:
+                found = [chat for chat in found if chat.id in tagged]
+            else:
+                words.append(asked)
         if not words:
-            return chats
-        found = self._index.search(words)
-        return [chat for chat in chats if chat.id in found]
+            return found
+        said = self._index.search(words)
+        return [chat for chat in found if chat.id in said]
 
     def new(self) -> Chat:
         """An empty chat; no file yet."""
@@ -139,7 +148,7 @@ class ChatStore:
         return self.save(replace(copy, messages=tuple(messages), versions=tuple(versions)))
 
     def _reconciled(self, chat: Chat) -> Chat:
-        """What to write of `chat`: where somebody wrote meanwhile, under the title that they gave.
+        """What to write of `chat`: where somebody wrote meanwhile, under their title and tags.
 
         A chat's `updated` says which copy of it this is.
         """
@@ -156,6 +165,7 @@ class ChatStore:
                 "This chat was continued elsewhere since this page showed it; open it again from "
                 "the list, then send your message."
             )
+        chat = replace(chat, pinned=there.pinned, tags=there.tags)
         return chat if there.title == UNTITLED else replace(chat, title=there.title)
 
     def _write(self, chat: Chat) -> None:
@@ -169,8 +179,25 @@ class ChatStore:
         """Give a chat another title; refused when empty or while the chat is being answered."""
         if not title.strip():
             raise T2LocalError("The title is empty; write one, or leave the chat as it was.")
+        title = " ".join(title.split())[:200]
+        return self._named(chat_id, lambda chat: self._titled(replace(chat, title=title)))
+
+    def pin(self, chat_id: str, pinned: bool) -> Chat:
+        """Keep a chat at the top of the list, or no longer; refused as in `rename`."""
+        return self._named(chat_id, lambda chat: replace(chat, pinned=pinned))
+
+    def tag(self, chat_id: str, text: str) -> Chat:
+        """Give a chat a tag, or several between commas; refused as in `rename`."""
+        return self._named(chat_id, lambda chat: chat.tagged(text))
+
+    def untag(self, chat_id: str, tag: str) -> Chat:
+        """Take a tag off a chat; refused as in `rename`."""
+        return self._named(chat_id, lambda chat: chat.untagged(tag))
+
+    def _named(self, chat_id: str, change: Callable[[Chat], Chat]) -> Chat:
+        """Change what the list shows of a chat, and nothing that was said in it."""
         with self.claim(chat_id):
-            chat = self._titled(replace(self.load(chat_id), title=" ".join(title.split())[:200]))
+            chat = change(self.load(chat_id))
             self._write(chat)  # keeps `updated`
             self._written.pop(chat_id, None)  # a copy from before has the old title
         return chat
@@ -246,7 +273,8 @@ class ChatStore:
         versions = (version.message for version in chat.versions)
         said = [chat.title, *(message.content for message in (*chat.messages, *versions))]
         text = "\n".join(said).casefold()[:MOST_SEARCHED]
-        return ChatSummary(chat.id, chat.title, chat.updated), text.replace("\0", " ")
+        summary = ChatSummary(chat.id, chat.title, chat.updated, chat.pinned, chat.tags)
+        return summary, text.replace("\0", " ")
 
     def _path(self, chat_id: str) -> Path:
         if not CHAT_ID.fullmatch(chat_id):
@@ -263,6 +291,13 @@ class ChatStore:
 
     def _pictures(self, chat_id: str) -> Path:
         return self.pictures_folder / self._path(chat_id).stem
+
+
+def _tagged(chats: Sequence[ChatSummary], tag: str) -> set[str]:
+    """The ids of the chats with this tag, or else with one that begins so."""
+    exactly = {chat.id for chat in chats if chat.is_tagged(tag)}
+    begun = (chat.id for chat in chats if any(own.casefold().startswith(tag) for own in chat.tags))
+    return exactly or set(begun)
 
 
 def _state(path: Path) -> tuple[int, ...]:

@@ -31,9 +31,22 @@ def test_one_chat_as_markdown_into_a_folder(capsys, chat, tmp_path):
     assert (tmp_path / "How-many-legs.md").read_text().startswith("# How many legs?")
 
 
+def test_the_chats_of_one_tag(capsys, chat):
+    ChatStore().tag(chat.id, "Legs")
+    other = ChatStore().save(ChatStore().new().ask("Another"))
+    assert main(["chats", "list", "--tag", "#legs"]) == 0
+    assert capsys.readouterr().out == f"{chat.id}  How many legs?  #Legs\n"
+    assert main(["chats", "list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["chats"]
+    assert [(one["id"], one["tags"]) for one in found] == [(other.id, []), (chat.id, ["Legs"])]
+    assert main(["chats", "list", "--tag", "arms"]) == 0
+    assert "No chat has this tag." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
+        (["chats", "list", "--tag", " "], "empty"),
         (["chats", "export"], "no chat to export"),
         (["chats", "export", "x"], "no chat's id"),
         (["chats", "export", "ab" * 16], "no longer on disk"),

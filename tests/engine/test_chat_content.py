@@ -126,3 +126,35 @@ def test_a_circle_of_versions_ends(chat):
     one, two = Message("user", "1", id=2), Message("user", "2", id=3)
     circle = replace(chat, versions=(Version(0, one), Version(2, two), Version(3, one)))
     assert said(circle.turned(0, -1)) == ["1", "2", "1"]
+
+
+# --- Tags.
+
+
+def test_a_tag_is_one_word_and_is_there_once():
+    chat = Chat("ab" * 16).tagged("  #Work, deep  learning ,work").tagged("WORK")
+    assert chat.tags == ("Work", "deep-learning")
+    assert chat.untagged("work").tags == ("deep-learning",)
+    assert chat.untagged("none of these") == chat
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (" # ", "empty; write"),
+        ("a,,b", "empty; write"),
+        ("\u202e\0", "empty; write"),
+        ("x" * 25, "at most 24"),
+        ("half \udcff", "The tag is not UTF-8"),
+        (",".join("abcdefghi"), "at most 8 tags; take"),
+    ],
+)
+def test_what_is_no_tag_is_one_sentence(text, words):
+    with pytest.raises(T2LocalError, match=words):
+        Chat("ab" * 16).tagged(text)
+
+
+def test_what_a_tag_is_made_of_stays_when_it_is_read_again():
+    for tag in Chat("ab" * 16).tagged("Äther, a\tb, ##x, \u200b1 2").tags:
+        assert Chat("ab" * 16).tagged(tag).tags == (tag,)
+        assert not set(tag) & set(" \t#,\u200b")

@@ -57,6 +57,8 @@ def whole(store, tmp_path):
         messages=(*chat.messages, second),
         system_prompt="Be short.",
         controls=controls_json(Controls("manual", mixture=mixture)),
+        pinned=True,
+        tags=("work", "Äther"),
     )
     return store.save(chat)
 
@@ -75,6 +77,8 @@ def test_exported_and_imported_into_an_empty_home_a_chat_is_equal(store, whole, 
         replace(m, images=()) for m in whole.messages
     ]
     assert back.versions == whole.versions
+    assert (back.pinned, back.tags) == (True, ("work", "Äther"))
+    assert empty.list()[-1].tags == ("work", "Äther")
     assert back.turned(1, -1).messages[1].steered == whole.turned(1, -1).messages[1].steered
     assert (back.controls, back.system_prompt, back.title, back.updated) == (
         whole.controls,

@@ -140,6 +140,7 @@ def spoil(store, how):
         "DROP TABLE chats; CREATE TABLE chats (x)",
         "UPDATE chats SET title = CAST(x'ff' AS TEXT)",
         "UPDATE chats SET updated = 'yesterday'",
+        "UPDATE chats SET tags = x'00ff'",
     ],
 )
 def test_an_index_that_cannot_serve_is_made_anew(store, reads, how):
@@ -290,6 +291,30 @@ def test_all_words_are_found_in_any_letters_wherever_they_stand(store):
         assert len(searched(each, "  ")) == 4
         assert searched(each, "%") == [], "no word has a meaning of its own"
         assert searched(each, "\0' OR 1=1 --") == []
+
+
+def test_a_tag_is_found_by_its_beginning_unless_one_is_called_just_so(store):
+    for chat, tags in zip(filled(store, 4), ("work", "Workshop,Straße", "x", None), strict=True):
+        if tags:
+            store.tag(chat.id, tags)
+            settle(store, chat.id)
+    for each in (store, ChatStore()):
+        assert searched(each, "#wor") == ["question 0", "question 1"]
+        assert searched(each, "#WORK") == ["question 0"]
+        assert searched(each, "#strasse #workshop") == ["question 1"]
+        assert searched(each, "#work #x") == []
+        assert searched(each, "#wor 1") == ["question 1"]
+        assert searched(each, "#") == ["question 0", "question 1", "question 2"]
+        assert searched(each, "work") == [], "a tag is not a word that was said"
+
+
+def test_a_word_that_is_nobodys_tag_is_searched_with_its_sign(store):
+    (chat, other) = filled(store, 2)
+    with store.claim(chat.id):
+        store.save(store.load(chat.id).ask("#include <stdio.h>"))
+    assert searched(store, "#include") == ["question 0"]
+    store.tag(other.id, "include")
+    assert searched(store, "#include") == ["question 1"]
 
 
 def test_what_changed_or_went_is_searched_as_it_is(store):

@@ -41,6 +41,8 @@ def full_chat(store: ChatStore) -> Chat:
         system_prompt="Be short.",
         controls=controls_json(Controls("manual", False, 0.2, mixture)),
         sampling=sampling_json(Sampling(seed=7)),
+        pinned=True,
+        tags=("Work", "äther"),
     )
 
 
@@ -112,6 +114,32 @@ def test_rename_and_delete(store):
     assert [found.id for found in store.list()] == [chat.id]
     with pytest.raises(T2LocalError, match="cannot be brought back"):
         store.restore(chat.id)
+
+
+def test_pins_and_tags_leave_all_else_as_it_was(store):
+    chat = store.save(store.new().ask("How many legs?"))
+    assert store.pin(chat.id, True).pinned
+    assert store.tag(chat.id, "work, Äther").tags == ("work", "Äther")
+    assert store.untag(chat.id, "WORK").tags == ("Äther",)
+    assert store.load(chat.id) == replace(chat, pinned=True, tags=("Äther",)), "`updated` too"
+    (listed,) = store.list()
+    assert (listed.pinned, listed.tags) == (True, ("Äther",))
+    assert not store.pin(chat.id, False).pinned
+    with store.claim(chat.id), pytest.raises(T2LocalError, match="being answered"):
+        store.tag(chat.id, "again")
+    with pytest.raises(T2LocalError, match="no longer on disk"):
+        store.pin("ab" * 16, True)
+
+
+def test_an_answer_that_ends_later_keeps_the_tags_it_was_given_meanwhile(store):
+    chat = store.save(store.new().ask("How many legs?"))
+    store.tag(chat.id, "work")
+    store.pin(chat.id, True)
+    answered = replace(chat, messages=(*chat.messages, Message("assistant", "56")))
+    assert store.save(answered).tags == ("work",)
+    assert store.load(chat.id).pinned
+    ChatStore().untag(chat.id, "work")
+    assert store.save(store.load(chat.id).ask("And 8?")).tags == ()
 
 
 def test_the_id_of_a_deleted_chat_is_not_used_again(store):
@@ -286,6 +314,13 @@ CHAT_FAULTS = [
     ("sampling", {"top_p": 1e300}, {}),
     ("updated", NAN, 0.0),
     ("updated", "yesterday", 0.0),
+    ("pinned", 1, False),
+    ("pinned", "yes", False),
+    ("tags", "work", ()),
+    ("tags", {"work": 1}, ()),
+    ("tags", [3, None, ["x"], "", "#", "x" * 25], ()),
+    ("tags", ["fine", 3, "FINE", "two words"], ("fine", "two-words")),
+    ("tags", list("abcdefghijkl"), tuple("abcdefgh")),
 ]
 
 
@@ -310,7 +345,10 @@ def test_a_chat_falls_back_to_its_defaults_and_is_saved_whole(store, name, value
     assert saved.messages == chat.messages
 
 
-@pytest.mark.parametrize("name", ["title", "system_prompt", "controls", "sampling", "updated"])
+@pytest.mark.parametrize(
+    "name",
+    ["title", "system_prompt", "controls", "sampling", "updated", "pinned", "tags", "versions"],
+)
 def test_a_chat_may_lack_what_has_a_default(store, name):
     chat = store.save(full_chat(store))
     on_disk(store, chat, lambda content: content.pop(name))

@@ -111,12 +111,24 @@ def test_a_chat_is_seen_by_whoever_asked_it(house):
         assert "seven spiders" not in person.call("opened")
         assert "no longer on disk" in person.call("pick", said={"id": chat.id})
         assert "seven spiders" not in person.call("opened", {gr.BrowserState: chat.id})
-        for event in ("more", "remove", "rename"):
-            said = {"id": chat.id, "title": "mine", "shown": 50}
+        for event in ("more", "remove", "rename", "pin", "tag", "untag"):
+            said = {"id": chat.id, "title": "mine", "shown": 50, "pinned": True, "tag": "mine"}
             assert "seven spiders" not in person.call(event, said=said)
-    assert [one.title for one in chats_of(house, house.anna)] == [chat.title]
+    (kept,) = chats_of(house, house.anna)
+    assert (kept.title, kept.pinned, kept.tags) == (chat.title, False, ())
     folders = {path.name for path in (Path(house.engine.chats.folder)).glob("of-*")}
     assert "of-anna" not in folders  # the first owner goes on with the chats from before
+
+
+def test_a_guest_pins_and_tags_own_chats(house):
+    house.ben.send("eight flies")
+    wait_for(lambda: not house.pages.seats["ben"].answers.chats())
+    (chat,) = chats_of(house, house.ben)
+    assert "#insects" in house.ben.call("tag", said={"id": chat.id, "tag": "insects, x"})
+    house.ben.call("untag", said={"id": chat.id, "tag": "x"})
+    house.ben.call("pin", said={"id": chat.id, "pinned": True})
+    (chat,) = chats_of(house, house.ben)
+    assert (chat.pinned, chat.tags) == (True, ("insects",))
 
 
 def test_an_answer_is_followed_and_stopped_by_whoever_asked_it(house):

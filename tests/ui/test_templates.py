@@ -91,7 +91,9 @@ def draw_chat() -> None:
     cards.dispatch_card({**dispatch, "strength": 0.5}, timing, answer_with=("math", "code"))
     cards.thinking_card("reading")
     chat.next_tokens_html(NextTokens(((" x", 0.5),), (("y", 0.9),), 0.1))
-    chats = [ChatSummary(f"{i}", f"chat {i}", 1.0) for i in range(300)]
+    chats = [ChatSummary(f"{i}", f"chat {i}", 1.0, i < 2, ("a tag",)) for i in range(300)]
+    searched = chat_list.Listing(query="#a tag")
+    chat_list.chat_list_html(chats, "7", listing=searched)
     chat_list.chat_list_html(chats, "7", judged={"1": 1, "2": 2}, deleted=("9", "a title"))
     chat_list.chat_list_html([], None, listing=chat_list.Listing(query="words"))
     for error, ready in (("broken", False), (None, False), (None, True)):

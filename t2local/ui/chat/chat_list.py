@@ -13,6 +13,7 @@ from t2local.untrusted import encodes
 
 FILE = "chat_list.html"
 DAY_S = 86_400
+PINNED = "pinned"  # the first group
 SHOWN = 200  # chats: ten thousand rows are 5 MB for the browser, after every answer
 MOST_SHOWN = 1_000_000
 STEP = 4  # the button shows so many times as many
@@ -20,7 +21,7 @@ LONGEST_QUERY = 200  # characters
 
 
 class Listing(NamedTuple):
-    """How many rows the list has, and which words its chats have in them."""
+    """How many rows the list has, and which words and `#tag`s its chats have."""
 
     rows: int = SHOWN
     query: str = ""
@@ -38,7 +39,7 @@ def chat_list_html(
     judged: Mapping[str, int] | None = None,
     deleted: tuple[str, str] | None = None,
 ) -> str:
-    """Newest first, in groups by age; `current` is marked, and so are those being `answered`.
+    """Pinned ones, then the newest first in groups by age; `current` and `answered` are marked.
 
     `now`: seconds since 1970. `listing`: how many rows; `current` comes after them where it is
     older, and a button asks for more. `judged`: how many verdicts there are on each chat's answers.
@@ -48,12 +49,13 @@ def chat_list_html(
     if listing.query:
         nothing = "No chat has all of these words."
     now = time.time() if now is None else now
+    chats = [*(c for c in chats if c.pinned), *(c for c in chats if not c.pinned)]
     listed = [*chats[:shown], *(chat for chat in chats[shown:] if chat.id == current)]
     rows, group = [], ""
     for chat in listed:
-        age = _age(now - chat.updated)
-        rows.append((age if age != group else "", chat))
-        group = age
+        of = PINNED if chat.pinned else _age(now - chat.updated)
+        rows.append((of if of != group else "", chat))
+        group = of
     return PAGE.render(
         FILE,
         "chat_list",
@@ -61,6 +63,7 @@ def chat_list_html(
         current=current,
         answered=answered,
         judged=judged or {},
+        filters={word[1:].lower() for word in listing.query.split() if word.startswith("#")},
         older=len(chats) - len(rows),
         next_shown=STEP * shown,
         nothing=nothing,

@@ -106,7 +106,11 @@ class ChatEvents:
         )  # fmt: skip
         listed = {tab.chat_id, tab.listed}
         brought.success(shown(self.relisted), listed, self.listing, **quiet)
-        for trigger, callback in ((tab.chats.rename, self.rename), (tab.chats.more, self.more)):
+        rows = {
+            tab.chats.rename: self.rename, tab.chats.more: self.more, tab.chats.pin: self.pin,
+            tab.chats.tag: self.tag, tab.chats.untag: self.untag,
+        }  # fmt: skip
+        for trigger, callback in rows.items():
             trigger(shown(callback), {tab.chat_id}, self.listing, **quiet)
         return after
 
@@ -324,6 +328,18 @@ class ChatEvents:
 
     def rename(self, values: dict, event: gr.EventData) -> dict:
         self.engine.chats.rename(sent(event, "id"), sent(event, "title"))
+        return self.more(values, event)
+
+    def pin(self, values: dict, event: gr.EventData) -> dict:
+        self.engine.chats.pin(sent(event, "id"), sent(event, "pinned", bool))
+        return self.more(values, event)
+
+    def tag(self, values: dict, event: gr.EventData) -> dict:
+        self.engine.chats.tag(sent(event, "id"), sent(event, "tag"))
+        return self.more(values, event)
+
+    def untag(self, values: dict, event: gr.EventData) -> dict:
+        self.engine.chats.untag(sent(event, "id"), sent(event, "tag"))
         return self.more(values, event)
 
     def more(self, values: dict, event: gr.EventData) -> dict:

@@ -17,6 +17,24 @@ def test_chat_list_marks_the_current_and_groups_by_age():
     assert "last 7 days" in html
 
 
+def test_pinned_chats_come_first_whatever_their_age():
+    chats = [ChatSummary(f"{i}{i}" * 8, f"chat {i}", 9.0 - i, pinned=i == 3) for i in range(4)]
+    html = chat_list_html(chats, None, now=10.0, listing=Listing(2))
+    assert html.index("<h6>pinned</h6>") < html.index("chat 3") < html.index("<h6>last 24 hours")
+    assert html.count("<h6>pinned") == 1
+    assert "chat 1<" not in html, "of two rows one is the pinned chat's"
+    assert 'aria-label="Pin chat 3" aria-pressed="true"' in html
+    assert 'aria-label="Pin chat 0" aria-pressed="false"' in html
+
+
+def test_tags_are_chips_of_which_those_searched_are_pressed():
+    chats = [ChatSummary("aa" * 8, "one", 1.0, tags=("Work", "<b>"))]
+    html = chat_list_html(chats, None, listing=Listing(query="words #work"))
+    assert 'data-tag="Work" title="Show the chats with this tag" aria-pressed="true"' in html
+    assert 'aria-pressed="false">#&lt;b&gt;</button>' in html
+    assert "chat-tags" not in chat_list_html([ChatSummary("aa" * 8, "one", 1.0)], None)
+
+
 def test_chat_list_marks_the_chats_that_are_being_answered():
     chats = [ChatSummary("aa" * 8, "new", 1000.0), ChatSummary("bb" * 8, "old", 0.0)]
     assert 'class="dot"' not in chat_list_html(chats, None)
