@@ -49,7 +49,7 @@ def list_chats(arguments: argparse.Namespace, report: Report) -> None:
     wanted = arguments.tag and tag_of(arguments.tag)
     chats = [chat for chat in ChatStore().list() if not wanted or chat.is_tagged(wanted)]
     if arguments.json:
-        report({"chats": [vars(chat) for chat in chats]})
+        report({"chats": [chat._asdict() for chat in chats]})
         return
     for chat in chats:
         print("  ".join([chat.id, chat.title, *(f"#{tag}" for tag in chat.tags)]))

@@ -289,7 +289,8 @@ def test_all_words_are_found_in_any_letters_wherever_they_stand(store):
         assert searched(each, "question 1") == ["question 1"]
         assert searched(each, "question nothing") == []
         assert len(searched(each, "  ")) == 4
-        assert searched(each, "%") == [], "no word has a meaning of its own"
+        for sign in ("%", "_", "\\", "q%n", "q_estion", "\\q", "questio\\n"):
+            assert searched(each, sign) == [], "no word has a meaning of its own"
         assert searched(each, "\0' OR 1=1 --") == []
 
 
@@ -315,6 +316,27 @@ def test_a_word_that_is_nobodys_tag_is_searched_with_its_sign(store):
     assert searched(store, "#include") == ["question 0"]
     store.tag(other.id, "include")
     assert searched(store, "#include") == ["question 1"]
+
+
+def test_signs_are_found_as_they_stand(store):
+    chat = store.save(replace(store.new().ask(r"100 % of snake_case in C:\home"), title="signs"))
+    settle(store, chat.id)
+    for each in (store, ChatStore()):
+        each.list()
+        for sign in ("%", "_", "e_c", "\\", r"c:\home", "100 %"):
+            assert searched(each, sign) == ["signs"], sign
+
+
+def test_an_index_of_a_version_before_gets_pages_of_our_size(store):
+    filled(store)
+    index(store).unlink(missing_ok=True)
+    with closing(sqlite3.connect(index(store))) as database:
+        database.executescript("CREATE TABLE chats (x); PRAGMA user_version = 4")
+    before = store.list()
+    with closing(sqlite3.connect(index(store))) as database:
+        assert database.execute("PRAGMA page_size").fetchone() == (chat_index.PAGE_BYTES,)
+        assert database.execute("SELECT count(*) FROM chats").fetchone() == (4,)
+    assert ChatStore().list() == before
 
 
 def test_what_changed_or_went_is_searched_as_it_is(store):
