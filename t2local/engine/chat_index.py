@@ -1,7 +1,11 @@
 """The list of chats without reading every chat: what is shown of each file, and of which file.
 
-The files are the truth. Every look compares their names, times and sizes with what is known (25 ms
-for 10,000 files) and reads those that differ. What is known is kept in memory, and between two
+The files are the truth. A look compares their names, times and sizes with what is known and reads
+those that differ. For 10,000 files that takes 25 ms, or several times as long while other threads
+are at work; so a folder whose own time is the same is taken to hold the same, and the files are
+compared a moment later. Whatever puts a new file in the place of the old one, as t2local does,
+changes the folder's time; a file that something else writes in place is seen one look later.
+What is known is kept in memory, and between two
 starts in an SQLite file beside the chats. That file only saves time: where it is missing, damaged,
 of another version, locked or cannot be written, the chats are read instead.
 """
@@ -13,7 +17,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +28,7 @@ INDEX = "index.sqlite3"
 VERSION = 5  # raise it when what is kept of a chat, or how it is read, changes
 BUSY_S = 0.2  # another process holds the file for some milliseconds; longer, and it is left alone
 REST_S = 30.0  # after a failure, before the file is written again
+CHECK_S = 1.0  # between a look at the folder alone and one at its files
 SETTLED_NS = 2 * 10**9  # a younger file may change again within the clock of its file system
 MEANS_MORE = re.compile(r"[%_\\]")  # to LIKE
 NOT_DAMAGED = {
@@ -73,20 +78,49 @@ class ChatIndex:
         self._folder, self._read = folder, read
         self._lock = threading.Lock()
         self._known: dict[str, _Known] | None = None  # file name -> what was read of it
-        self._names: Collection[str] = ()  # of the files at the last look
+        self._files: dict[str, FileState | None] = {}  # at the last look
+        self._chats: list[ChatSummary] = []  # then, the newest first
+        self._same_while: int | None = None  # the folder's time; None: they have to be looked at
+        self._checks_from = 0.0
         self._unsaved: set[str] = set()  # file names
         self._rests_until = 0.0
 
     def look(self) -> tuple[list[ChatSummary], dict[str, str]]:
         """All chats, the newest first, and file name -> what is wrong with an unreadable one."""
         with self._lock:
+            folder_ns, now_ns = _time_of(self._folder), time.time_ns()
+            if self._same_while is not None and self._same_while == folder_ns:
+                self._check_later()
+                return list(self._chats), {}
             if self._known is None:
                 self._known = self._loaded()
-            files = _files(self._folder)
-            self._names = files.keys()
-            chats, damaged = self._compared(self._known, files)
+            self._files = _files(self._folder)
+            chats, damaged, unsettled = self._compared(self._known, self._files)
+            self._chats = sorted(chats, key=lambda chat: chat.updated, reverse=True)
             self._save(self._known)
-        return sorted(chats, key=lambda chat: chat.updated, reverse=True), damaged
+            rests = folder_ns is not None and abs(now_ns - folder_ns) >= SETTLED_NS
+            self._same_while = folder_ns if rests and not (unsettled or self._unsaved) else None
+            return list(self._chats), damaged
+
+    def forget_look(self) -> None:
+        """The next look compares the files, whatever the folder's time is."""
+        self._same_while = None
+
+    def _check_later(self) -> None:
+        """Compare the files soon, at most once in `CHECK_S`; where one differs, the next look does.
+
+        By itself it reads and writes nothing.
+        """
+        if time.monotonic() < self._checks_from:
+            return
+        self._checks_from = time.monotonic() + CHECK_S
+        timer = threading.Timer(CHECK_S, self._check, [self._files])
+        timer.daemon = True
+        timer.start()
+
+    def _check(self, before: dict[str, FileState | None]) -> None:
+        if _files(self._folder) != before:
+            self.forget_look()
 
     def search(self, words: Sequence[str]) -> set[str]:
         """The ids of the chats in which all `words` stand, in small letters (`str.casefold`).
@@ -96,7 +130,7 @@ class ChatIndex:
         with self._lock:
             known = self._known or {}
             found, saved = self._searched(words)
-            others = [name for name in self._names if name not in saved]
+            others = [name for name in self._files if name not in saved]
             for name in others:
                 there = known.get(name)
                 text = there.text if there is not None else None
@@ -115,7 +149,9 @@ class ChatIndex:
         patterns = [f"%{_plain(word)}%" for word in words]
         try:
             with self._opened() as database:
-                if _version(database) != VERSION:
+                if _version(database) != VERSION:  # it went, or another version wrote it
+                    self._unsaved = set(known)
+                    self.forget_look()
                     return set(), set()
                 rows = database.execute(f"SELECT name, id FROM chats WHERE {where}", patterns)
                 return {own for name, own in rows if name in true}, true
@@ -124,8 +160,10 @@ class ChatIndex:
 
     def _compared(
         self, known: dict[str, _Known], files: dict[str, FileState | None]
-    ) -> tuple[list[ChatSummary], dict[str, str]]:
-        """Bring `known` up to date with the files; a file that just changed is read every time."""
+    ) -> tuple[list[ChatSummary], dict[str, str], bool]:
+        """Bring `known` up to date with the files; the chats, what is damaged, and whether any file
+        has to be read at the next look again, as one that just changed.
+        """
         chats, damaged, now_ns = [], {}, time.time_ns()
         for name, state in files.items():
             there = known.get(name)
@@ -148,7 +186,7 @@ class ChatIndex:
                 self._unsaved.add(name)
         for name in known.keys() - files.keys():
             self._forget(known, name)
-        return chats, damaged
+        return chats, damaged, len(known) < len(files)
 
     def _forget(self, known: dict[str, _Known], name: str) -> None:
         if known.pop(name, None) is not None:
@@ -240,6 +278,12 @@ class ChatIndex:
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
         return True
+
+
+def _time_of(folder: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        return folder.stat().st_mtime_ns
+    return None
 
 
 def _files(folder: Path) -> dict[str, FileState | None]:

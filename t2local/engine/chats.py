@@ -172,6 +172,7 @@ class ChatStore:
         path, content = self._path(chat.id), chat_bytes(chat)
         with paths.atomic_write(path) as temporary:
             temporary.write_bytes(content)
+        self._index.forget_look()
         self._written[chat.id] = (_state(path), chat.updated)
         self._recent.keep(path, content, chat)
 
@@ -216,6 +217,7 @@ class ChatStore:
                 if trash.exists():  # another one that had this id
                     paths.move(trash, trash.with_stem(uuid.uuid4().hex))
                 paths.move(path, trash)
+            self._index.forget_look()
 
     def restore(self, chat_id: str) -> Chat:
         """Bring a deleted chat back. Raises `T2LocalError` where it is gone for good."""

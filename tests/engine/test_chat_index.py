@@ -98,6 +98,73 @@ def test_a_change_within_the_clock_of_the_disk_is_seen(store):
     assert titles(store) == ["bbbb"]
 
 
+def rest(store):
+    """Nothing was put into the folder for long, and that is known."""
+    store.list()
+    os.utime(store.folder, (LONG_AGO, LONG_AGO))
+    store.list()
+
+
+@pytest.fixture
+def scans(monkeypatch) -> list[str]:
+    """An entry for each time that all files were looked at."""
+    seen, files = [], chat_index._files
+
+    def counted(folder):
+        seen.append(folder.name)
+        return files(folder)
+
+    monkeypatch.setattr(chat_index, "_files", counted)
+    return seen
+
+
+def test_the_files_of_a_folder_that_rests_are_not_looked_at(store, scans, monkeypatch):
+    monkeypatch.setattr(chat_index, "CHECK_S", 60.0)
+    first, second, *_ = filled(store)
+    rest(store)
+    before, scanned = store.list(), len(scans)
+    assert store.list() == before
+    assert searched(store, "question 1") == ["question 1"]
+    assert len(scans) == scanned
+    store.rename(first.id, "renamed")
+    assert "renamed" in titles(store), "by itself"
+    rest(store)
+    ChatStore().rename(second.id, "by another one")
+    assert "by another one" in titles(store)
+    rest(store)
+    ChatStore().delete(second.id)
+    assert "by another one" not in titles(store)
+
+
+def test_what_is_written_in_place_is_seen_one_look_later(store, monkeypatch):
+    monkeypatch.setattr(chat_index, "CHECK_S", 0.05)
+    chat, *_ = filled(store)
+    rest(store)
+    path = store.folder / f"{chat.id}.json"
+    with path.open("r+") as file:
+        text = file.read().replace("question 0", "question z")
+        file.seek(0)
+        file.write(text)
+    settle(store, chat.id, LONG_AGO + 7)
+    deadline = time.monotonic() + 10
+    while "question z" not in titles(store):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_damaged_chat_is_looked_at_until_it_is_mended(store, monkeypatch):
+    monkeypatch.setattr(chat_index, "CHECK_S", 60.0)
+    (chat,) = filled(store, 1)
+    path = store.folder / f"{chat.id}.json"
+    good = path.read_text()
+    path.write_text("{")
+    settle(store, chat.id)
+    rest(store)
+    path.write_text(good)
+    settle(store, chat.id, LONG_AGO + 7)
+    assert titles(store) == ["question 0"]
+
+
 def test_a_damaged_chat_is_named_every_time_and_listed_once_it_is_mended(store):
     (chat,) = filled(store, 1)
     path = store.folder / f"{chat.id}.json"
@@ -362,6 +429,17 @@ def test_without_its_index_the_chats_themselves_are_searched(store, harm):
             other.execute("BEGIN EXCLUSIVE")
         assert searched(store, "question 2") == ["question 2"]
         assert searched(ChatStore(), "question 2") == ["question 2"]
+
+
+def test_an_index_that_went_is_made_anew_by_the_look_after_a_search(store, reads):
+    filled(store, 3)
+    rest(store)
+    index(store).unlink()
+    assert searched(store, "question 2") == ["question 2"]
+    store.list()
+    del reads[:]
+    assert searched(store, "question 2") == ["question 2"]
+    assert reads == []
 
 
 def test_a_search_reads_no_file_that_is_known(store, reads):
