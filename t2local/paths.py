@@ -54,6 +54,10 @@ def chats_dir() -> Path:
     return home() / "chats"
 
 
+def recipes_dir() -> Path:
+    return home() / "recipes"
+
+
 def runs_dir() -> Path:
     return home() / "runs"
 
@@ -242,7 +246,9 @@ def folder_bytes(folder: Path) -> int:
 
 PART = re.compile(r"\.([0-9a-f]{6})-(\d+)-(\d+)\.[0-9a-f]+\.part$")
 OLD_PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part$")  # of versions before
-PERSONAL = ("chats", "data", "evaluations", "experts", "jobs", "mixtures", "runs", "searches")
+PERSONAL = (
+    "chats", "data", "evaluations", "experts", "jobs", "mixtures", "recipes", "runs", "searches",
+)  # fmt: skip
 FOLDERS = (*PERSONAL, "basis", "models")  # in which t2local writes
 
 

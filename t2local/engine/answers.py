@@ -247,6 +247,7 @@ class _Writer:
         self.override = asked.controls.override
         self.before, self.carried = before, carried
         self.compare = asked.compare
+        self.sampling = asked.sampling
         self.began: float | None = None
         self.tokens = 0
         self.prompt_tokens = 0
@@ -332,6 +333,7 @@ class _Writer:
             "note": dispatch.note,
             "override": self.override,
             "cut_tokens": event.cut_tokens,
+            "sampling": sampling_json(self.sampling),
         }
 
 

@@ -49,6 +49,7 @@ class Decided(Mixed, total=False):
     note: str
     override: str | None
     cut_tokens: int
+    sampling: Mapping[str, Any]
 
 
 class Timed(TypedDict, total=False):

@@ -20,7 +20,15 @@ from t2local import paths
 from t2local.adapt import two_pass
 from t2local.adapt.applier import Applier
 from t2local.adapt.context import check_messages
-from t2local.adapt.dispatch import ADAPTED_ROW, Controls, Dispatch, Token, offered
+from t2local.adapt.dispatch import (
+    ADAPTED_ROW,
+    FEW_SHOT,
+    MANUAL,
+    Controls,
+    Dispatch,
+    Token,
+    offered,
+)
 from t2local.engine.answers import JOB, Answers
 from t2local.engine.arena import Arena
 from t2local.engine.chats import ChatStore
@@ -34,6 +42,7 @@ from t2local.engine.labelling import Labelling
 from t2local.engine.loading import ASKED, Choice, Opened
 from t2local.engine.model_slot import Downloads, ModelSlot, Moments, Uses
 from t2local.engine.people import Account
+from t2local.engine.recipes import RecipeStore
 from t2local.engine.requests import (
     ChatRequest,
     EngineStatus,
@@ -70,7 +79,7 @@ class Engine:
         precision: str = "auto",
     ) -> None:
         self.chats, self._neighbours = ChatStore(), Neighbours()
-        self.verdicts = Verdicts(self.chats.folder)
+        self.verdicts, self.recipes = Verdicts(self.chats.folder), RecipeStore()
         self.jobs, self.uses = Jobs(), Uses()
         self.downloads = Downloads(self.jobs)
         choice = Choice(model or paths.default_model(), quantize, basis, targets, why, precision)
@@ -199,6 +208,16 @@ class Engine:
         shelf = self._ready().shelf
         return contenders_of(shelf, self.strategies(), self.searches.mixture)
 
+    def settled(self, controls: Controls) -> Controls:
+        """`controls` that other homes understand: a kept mixture itself in the place of its name.
+
+        Raises `T2LocalError` for a mixture that is not here.
+        """
+        if controls.strategy.partition(":")[0] != FEW_SHOT:
+            return controls
+        mixture = self.searches.resolved(controls.strategy, controls.mixture)
+        return replace(controls, strategy=MANUAL, mixture=mixture)
+
     def see_forgotten(self, name: str) -> str:
         """Measure one of the user's experts on others' tasks in the background; the job's id."""
         return self.forgotten.start(name)
@@ -315,7 +334,7 @@ ALL: Mapping[str, Any] = {}  # of a part: whoever may use it may use all of it
 # What a guest may use of the engine. All else is its owner's, also what the engine learns later.
 GUEST_MAY: Mapping[str, Mapping[str, Any]] = {
     "status": ALL, "experts": ALL, "strategies": ALL, "matrix_names": ALL, "deltas": ALL,
-    "spectrum": ALL, "library": {"compare": ALL, "share": ALL, "deleted": ALL},
+    "spectrum": ALL, "settled": ALL, "library": {"compare": ALL, "share": ALL, "deleted": ALL},
 }  # fmt: skip
 # What is refused, in words.
 OWNERS_ACTS = {
@@ -361,7 +380,7 @@ class Limited:
 
 
 class Seat:
-    """What an account has of the engine. `chats`, `verdicts`, `answers`, `jobs` are its own.
+    """What an account has of the engine. Chats, verdicts, answers, jobs and recipes are its own.
 
     All else is the engine's: everything for an owner, `GUEST_MAY` for a guest. The engine knows its
     chats by their account and id, so no id leads to another's answer.
@@ -370,6 +389,9 @@ class Seat:
     def __init__(self, engine: Engine, account: Account, chats: ChatStore) -> None:
         self.account, self.chats = account, chats
         self.verdicts = Verdicts(chats.folder)
+        first = chats is engine.chats  # goes on with what is from before there were accounts
+        own = paths.recipes_dir() / account.folder
+        self.recipes = engine.recipes if first else RecipeStore(own)
         self._engine = engine
         self._shared = engine if account.owns else Limited(engine, GUEST_MAY)
         self._scope = f"{account.name}."  # no name has a dot

@@ -26,12 +26,14 @@ from t2local.engine.answers import Answers
 from t2local.engine.arena import Arena
 from t2local.engine.chats import ChatStore
 from t2local.engine.contenders import Contender
+from t2local.engine.engine import Engine
 from t2local.engine.evaluations import Evaluations
 from t2local.engine.forgetting import Forgotten
 from t2local.engine.jobs import Jobs
 from t2local.engine.labelling import Labelling
 from t2local.engine.loading import Choice
 from t2local.engine.model_slot import Downloads, ModelSlot, Uses
+from t2local.engine.recipes import RecipeStore
 from t2local.engine.requests import (
     ChatRequest,
     EngineStatus,
@@ -79,6 +81,7 @@ class FakeEngine:
         self.delay_s, self.load_s, self.said, self.sees = delay_s, load_s, SAID, sees
         self.chats = chats or ChatStore()
         self.verdicts = Verdicts(self.chats.folder)
+        self.recipes = RecipeStore(self.chats.folder / "recipes")
         self.error: str | None = None
         self.requests: list[tuple[str, ChatRequest]] = []
         self.steered: list[tuple[str, Mixture]] = []
@@ -134,6 +137,9 @@ class FakeEngine:
 
     def dispatch(self, request: ChatRequest) -> Dispatch:
         return self._dispatch(request, request.messages[-1]["content"])
+
+    def settled(self, controls: Controls) -> Controls:
+        return Engine.settled(self, controls)
 
     def prompts_of(self, name: str) -> tuple[str, ...]:
         return ()
