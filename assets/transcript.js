@@ -1,5 +1,5 @@
 // Clicks in the transcript become events: "retry", "edit_message", "carry_on", "answer_with", "write_instead",
-// "example", "thumb", "prefer", "rewrite", "version", "earlier". Copying and editing in place need no server. The view
+// "example", "thumb", "prefer", "rewrite", "version", "earlier", "recipe". Copying and editing in place need no server. The view
 // follows the newest text unless the reader scrolled up. Below is the answer at work, an element of its own.
 const scroller = element.closest("#transcript");
 let following = true;
@@ -87,6 +87,7 @@ scroller.addEventListener("click", (e) => {
     trigger("earlier", {});
   } else if (act === "take_back") trigger("rewrite", { index: +turn.dataset.index, text: "" });
   else if (act === "version") trigger("version", { index: +turn.dataset.index, step: +button.dataset.step });
+  else if (act === "recipe") trigger("recipe", { index: +turn.dataset.index });
   else if (act === "thumb") trigger("thumb", { index: +turn.dataset.index, thumb: meant(button, "thumb") });
   else if (act === "prefer") trigger("prefer", { index: +turn.dataset.index, side: meant(button, "side") });
   else {

@@ -60,10 +60,10 @@ LOG = logging.getLogger(__name__)
 NO_MODEL = -1
 MOST_WARNINGS = 3  # at once
 # A reload keeps a browser tab's own chat, whatever the other tabs have opened since. What all share
-# changes once before the page is opened, when it is read.
+# changes once before the page is opened, when it is read. A link with a recipe opens a new chat.
 OWN_CHAT = """(last) => {
-  const asked = new URLSearchParams(location.search).get("chat");
-  const own = asked ?? sessionStorage.getItem("t2local-chat") ?? last;
+  const there = new URLSearchParams(location.search), asked = there.get("chat");
+  const own = there.has("recipe") ? null : asked ?? sessionStorage.getItem("t2local-chat") ?? last;
   if (own) sessionStorage.setItem("t2local-chat", own);
   window.t2localOpened = true;
   return own;
@@ -74,6 +74,7 @@ KEEP_CHAT = """(id) => {
   sessionStorage.setItem("t2local-chat", id);
   const there = new URL(location), before = there.searchParams.get("chat");
   if (before === id) return;
+  there.searchParams.delete("recipe");
   there.searchParams.set("chat", id);
   history[before ? "pushState" : "replaceState"](null, "", there);
 }"""
@@ -304,6 +305,7 @@ class _Opening:
         tab.last_chat.change(None, tab.last_chat, None, js=KEEP_CHAT)
         known = {tab.chat_id, tab.listed, self.serial}
         self.timer.tick(shown(self.polled), known, outputs, **quiet)
+        self.chat_events.recipes.bind_link(page, self.serial)
         page.unload(self.chat_events.left)
 
     def opened(self, values: dict, request: gr.Request) -> dict:

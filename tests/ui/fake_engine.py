@@ -197,9 +197,9 @@ class FakeEngine:
                 controls.strategy, {}, controls.override, controls.mixture.with_alpha(alpha)
             )
         if controls.strategy in ("manual", "base"):
-            alpha = controls.mixture.alpha if controls.strategy == "manual" else {}
-            chosen = MANUAL if controls.strategy == "manual" else "base"
-            return Dispatch(controls.strategy, {}, chosen, controls.mixture.with_alpha(alpha))
+            if controls.strategy == "manual":
+                return Dispatch(controls.strategy, {}, MANUAL, controls.mixture)
+            return Dispatch(controls.strategy, {}, "base", controls.mixture.with_alpha({}))
         found = next((s for s in SKILLS if s in prompt), "math")
         rest = [name for name in (*SKILLS, "other") if name != found]
         probabilities = {found: 0.86, **dict(zip(rest, (0.09, 0.03, 0.02), strict=True))}

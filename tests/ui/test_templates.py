@@ -40,7 +40,7 @@ from t2local.training.runs import Plan
 from t2local.ui import own_rows
 from t2local.ui.adapt.events import status_html
 from t2local.ui.arena import view as arena
-from t2local.ui.chat import cards, chat_list
+from t2local.ui.chat import cards, chat_list, recipe_panel
 from t2local.ui.chat import view as chat
 from t2local.ui.differences import marked
 from t2local.ui.evaluate import view as evaluate
@@ -91,6 +91,7 @@ def draw_chat() -> None:
     cards.dispatch_card({**dispatch, "strength": 0.5}, timing, answer_with=("math", "code"))
     cards.thinking_card("reading")
     chat.next_tokens_html(NextTokens(((" x", 0.5),), (("y", 0.9),), 0.1))
+    recipe_panel.told_html([f"sentence {i}" for i in range(5)])
     chats = [ChatSummary(f"{i}", f"chat {i}", 1.0, i < 2, ("a tag",)) for i in range(300)]
     searched = chat_list.Listing(query="#a tag")
     chat_list.chat_list_html(chats, "7", listing=searched)

@@ -24,6 +24,7 @@ from t2local.ui.chat.chat_list import (
 )
 from t2local.ui.chat.exchange import ExchangeEvents
 from t2local.ui.chat.layout import ChatTab, drafted
+from t2local.ui.chat.recipe_panel import RecipeEvents
 from t2local.ui.chat.view import Window, line_html, live_html, transcript_html, window_on
 from t2local.ui.chat.wheel import mixer_update
 from t2local.ui.messages import sent, shown
@@ -55,6 +56,7 @@ class ChatEvents:
         """`judges`: whether what this person thinks of answers is kept, to be learnt from."""
         self.engine, self.tab, self.wheel = engine, tab, tab.wheel
         self.offered, self.judges = offered, judges
+        self.recipes = RecipeEvents(engine, tab.recipes, tab.wheel, tab.message, tab.chat_id)
         # By the page's session; only single reads and writes, so no lock.
         self._shown: dict[str, Following] = {}
         self._windows: dict[str, Window] = {}
@@ -112,7 +114,7 @@ class ChatEvents:
         }  # fmt: skip
         for trigger, callback in rows.items():
             trigger(shown(callback), {tab.chat_id}, self.listing, **quiet)
-        return after
+        return [*after, *self.recipes.bind(tab.transcript)]
 
     def _speaks(self, trigger: Any, callback: Any) -> None:
         outputs = [*self.shown_chat, self.tab.message]

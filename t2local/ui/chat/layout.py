@@ -7,6 +7,7 @@ import gradio as gr
 from t2local.engine.requests import EngineStatus
 from t2local.ui.chat.chat_list import Listing, chat_list_html
 from t2local.ui.chat.exchange import Exchange, create_exchange
+from t2local.ui.chat.recipe_panel import RecipePanel, create_recipe_panel
 from t2local.ui.chat.view import welcome_html
 from t2local.ui.chat.wheel import Wheel, create_wheel
 from t2local.ui.style import PAGE, asset, hint
@@ -36,6 +37,7 @@ class ChatTab:
     line: gr.HTML
     compare: gr.Checkbox
     wheel: Wheel
+    recipes: RecipePanel
 
 
 def create_chat_tab(status: EngineStatus) -> ChatTab:
@@ -77,9 +79,11 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
         with gr.Column(elem_id="wheel", scale=0, min_width=0):
             _drawer_top("The wheel")
             wheel = create_wheel()
+            recipes = create_recipe_panel()
     return ChatTab(
         chat_id, last_chat, following, listed, plots_open, new, search, chats, exchange, transcript,
         live, offer, gr.Timer(1.0, active=False), message, send, stop, line, compare, wheel,
+        recipes,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from t2local.adapt.dispatch import offered
 from t2local.engine.answers import Asked, mixture_of
 from t2local.engine.chat_content import Chat
 from t2local.engine.engine import Engine
+from t2local.engine.recipes import mixable
 from t2local.engine.requests import (
     Controls,
     ExpertInfo,
@@ -46,7 +47,7 @@ def create_mixer() -> gr.HTML:
 
 def mixer_update(experts: Sequence[ExpertInfo], alpha: Mapping[str, float]) -> gr.HTML:
     """A slider for each skill, at `alpha` (0 where it names none)."""
-    names = [expert.name for expert in experts if expert.kind == "skill" and expert.usable]
+    names = mixable(experts)
     colours = {name: theme.colour(name) for name in (*names, "base")}
     value = {name: round(alpha.get(name, 0.0), 3) for name in names}
     return gr.HTML(value=value, colours=colours, none=NONE)
@@ -56,6 +57,27 @@ def read_alpha(value: Mapping[str, float] | None) -> dict[str, float]:
     """The component's value as α's within the sliders' range; a 0 is left out."""
     alpha = {str(n): min(HIGH, max(LOW, float(a))) for n, a in (value or {}).items()}
     return {name: a for name, a in alpha.items() if a != 0.0}
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A mixture's α as they are, where sliders that stand at `shown` cannot say so much."""
+
+    shown: Mapping[str, float]
+    alpha: Mapping[str, float]
+    by_matrix: Mapping[str, Mapping[str, float]]
+
+
+def pinned_of(experts: Sequence[ExpertInfo], mixture: Mixture) -> Pinned:
+    """What `mixer_update` shows of a mixture, and what it stands for."""
+    names = mixable(experts)
+
+    def here(alpha: Mapping[str, float]) -> dict[str, float]:
+        return {name: a for name, a in alpha.items() if name in names}
+
+    shown = read_alpha({name: round(a, 3) for name, a in here(mixture.alpha).items()})
+    by_matrix = {matrix: here(alpha) for matrix, alpha in mixture.by_matrix.items()}
+    return Pinned(shown, here(mixture.alpha), by_matrix)
 
 
 # --- The plots accordion: dispatch, mixture, heat map of |z − 1|, spectrum of a chosen matrix.
@@ -126,6 +148,7 @@ class Wheel:
     system_prompt: gr.Textbox
     next_tokens: gr.HTML
     plots: PlotsPanel
+    pinned: gr.State  # `Pinned`, of the mixture that was shown last; None at first
 
     @property
     def sliders(self) -> list[Any]:
@@ -135,14 +158,18 @@ class Wheel:
     @property
     def inputs(self) -> set[Any]:
         """Everything an answer depends on."""
-        settings = {self.strategy, self.soft, self.threshold, self.system_prompt}
+        settings = {self.strategy, self.soft, self.threshold, self.system_prompt, self.pinned}
         return settings | set(self.sliders) | set(self.sampling.components.values())
 
     def mixture(self, values: Mapping[Any, Any]) -> Mixture:
+        """As the sliders stand; the one that was shown, while nobody has moved them."""
+        alpha, pinned = read_alpha(values[self.mixer]), values[self.pinned]
+        untouched = pinned is not None and pinned.shown == alpha
         return Mixture(
-            alpha=read_alpha(values[self.mixer]),
+            alpha=pinned.alpha if untouched else alpha,
             strength=float(values[self.strength]),
             gains=self.gains.read(values),
+            by_matrix=pinned.by_matrix if untouched else {},
         )
 
     def controls(self, values: Mapping[Any, Any], override: str | None = None) -> Controls:
@@ -171,7 +198,7 @@ class Wheel:
         """
         controls, last = controls_from_json(chat.controls), chat.last_answer
         mixture = mixture_of(last) if last and last.dispatch else controls.mixture
-        strategies = engine.strategies()
+        strategies, experts = engine.strategies(), engine.experts()
         kept = bool(chat.controls) and controls.strategy in strategies
         return {
             self.strategy: gr.Dropdown(
@@ -179,7 +206,8 @@ class Wheel:
             ),
             self.soft: SOFT if controls.soft else HARD,
             self.threshold: controls.threshold,
-            self.mixer: mixer_update(engine.experts(), mixture.alpha),
+            self.mixer: mixer_update(experts, mixture.alpha),
+            self.pinned: pinned_of(experts, mixture),
             self.strength: min(max(mixture.strength, 0.0), 2.0),
             self.system_prompt: chat.system_prompt,
             **self.gains.show(mixture.gains),
@@ -206,7 +234,7 @@ def create_wheel() -> Wheel:
         sampling = create_sampling()
     return Wheel(
         defaults, strategy, soft, threshold, mixer, strength, gains, sampling, system_prompt,
-        next_tokens, plots,
+        next_tokens, plots, gr.State(None),
     )  # fmt: skip
 
 
