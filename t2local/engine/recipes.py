@@ -371,13 +371,14 @@ class RecipeStore:
         named = [p for p in presets if p.title.casefold() == wanted]
         return next(iter(named or [p for p in presets if p.id.casefold() == wanted]), None)
 
-    def save(self, recipe: Recipe) -> Preset:
-        """Keep a recipe under its title, with a number behind it where another has that."""
+    def save(self, recipe: Recipe, title: str | None = None) -> Preset:
+        """Keep a recipe under its or another title, with a number behind it where that is taken."""
         with self._changing():
             presets = self.list()
             if len(presets) + len(self.damaged) >= MOST_KEPT:
                 raise T2LocalError(f"{MOST_KEPT} recipes are kept, the most; delete some first.")
-            recipe = replace(recipe, title=_free_title(recipe.title, presets))
+            wanted = recipe.title if title is None else title
+            recipe = replace(recipe, title=_free_title(wanted, presets))
             id = self._free_id(recipe.title)
             self._write(id, recipe)
         return Preset(id, recipe.title)

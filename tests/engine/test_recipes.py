@@ -13,6 +13,7 @@ import pytest
 
 from t2local import paths
 from t2local.adapt.dispatch import CLASSIFIER, FEW_SHOT, MANUAL
+from t2local.engine.answers import Asked, answer, mixture_of
 from t2local.engine.chat_content import Chat, Message
 from t2local.engine.chats import ChatStore
 from t2local.engine.engine import Engine, Seat
@@ -256,6 +257,20 @@ def test_the_recipe_of_an_answer_is_the_mixture_with_which_it_ended():
     for index in (-1, 0, 4, 5, 10**9):
         with pytest.raises(T2LocalError, match="no recipe; "):
             recipe_of_answer(chat, index, "")
+
+
+def test_an_answers_recipe_gives_the_same_words_again(engine):
+    """Also out of a link: no digit of an α is lost."""
+    asked = Asked(Controls("prompt", threshold=0.0), Sampling(temperature=1.0, seed=5))
+    asked = replace(asked, sampling=replace(asked.sampling, max_new_tokens=12))
+    chat = engine.chats.new().ask("How many legs?")
+    first = list(answer(engine, chat, asked))[-1].chat
+    recipe = recipe_from_link(link_code(recipe_of_answer(first, 1, "", with_prompt=True)))
+    again = Asked(recipe.controls, recipe.sampling)
+    second = list(answer(engine, engine.chats.new().ask(recipe.prompt), again))[-1].chat
+    assert second.last_answer.content == first.last_answer.content != ""
+    assert mixture_of(second.last_answer) == mixture_of(first.last_answer)
+    assert any(recipe.controls.mixture.alpha.values())
 
 
 # --- Presets

@@ -16,8 +16,10 @@ from t2local.adapt.few_shot import Generation
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import SEARCH
 from t2local.engine.lessons import lessons_of
+from t2local.engine.recipes import recipe_of_mixture
 from t2local.engine.searches import SearchPlan, check_few
 from t2local.errors import T2LocalError
+from t2local.experts.library import MixtureFile
 from t2local.html import signed
 from t2local.plots import theme
 from t2local.progress import FAILED, FINISHED, INTERRUPTED
@@ -27,11 +29,12 @@ from t2local.tasks.rows import Example
 from t2local.tasks.uploads import kept_as_read, look_at, suggest_reward, write_rows
 from t2local.ui.adapt.layout import QUICK, THOROUGH, AdaptTab
 from t2local.ui.chat.layout import ChatTab
+from t2local.ui.chat.recipe_panel import handed_over, presets_update
 from t2local.ui.chat.wheel import mixer_update
 from t2local.ui.forms import bind_consent
-from t2local.ui.messages import moment, shown
+from t2local.ui.messages import as_text, moment, shown
 from t2local.ui.own_rows import RowsEvents, trial_html
-from t2local.ui.style import PAGE, note_html, quiet_html
+from t2local.ui.style import PAGE, SAVE_IT, note_html, quiet_html
 
 QUIET = {"show_progress": "hidden"}
 CHAT = "chat"
@@ -74,7 +77,11 @@ class AdaptEvents:
         shows = [*everything, tab.preferred]
         own.select(shown(self.opened), {tab.search}, shows, **QUIET)
         arrived = [self.tabs, wheel.strategy, wheel.mixer]
-        tab.use.click(shown(self.used), {tab.search, tab.name}, arrived, **QUIET)
+        found = {tab.search, tab.name}
+        tab.use.click(shown(self.used), found, arrived, **QUIET)
+        tab.recipe.click(shown(self.found_kept), found, self.chat.recipes.presets, **QUIET)
+        handed = tab.recipe_file.click(shown(self.found_handed), found, tab.download, **QUIET)
+        handed.success(None, tab.download, None, js=SAVE_IT)
 
     # the examples ----------------------------------------------------------------------------
 
@@ -200,10 +207,7 @@ class AdaptEvents:
 
     def used(self, values: dict) -> dict:
         """Keep the mixture; the chat answers with it, and its sliders stand where it is."""
-        search, name = values[self.tab.search], (values[self.tab.name] or "").strip()
-        found = self.engine.searches.report(search).found if search else None
-        if found is None:
-            raise T2LocalError("There is no mixture yet; search for one first.")
+        name, found = self._found(values)
         self.engine.searches.keep(name, found)
         wheel = self.chat.wheel
         chosen = {"choices": self.engine.strategies(), "value": f"{FEW_SHOT}:{name}"}
@@ -212,6 +216,24 @@ class AdaptEvents:
             wheel.strategy: gr.Dropdown(**chosen),
             wheel.mixer: mixer_update(self.engine.experts(), found.mixture.alpha),
         }
+
+    def found_kept(self, values: dict) -> dict:
+        """The mixture as a recipe among the chat's presets."""
+        preset = self.engine.recipes.save(recipe_of_mixture(*self._found(values)))
+        gr.Info(as_text(f"The recipe is kept as '{preset.title}', in the chat below the wheel."))
+        return presets_update(self.engine, preset.id)
+
+    def found_handed(self, values: dict) -> str:
+        recipe = recipe_of_mixture(*self._found(values))
+        return handed_over(recipe, self.tab.download.GRADIO_CACHE)
+
+    def _found(self, values: dict) -> tuple[str, MixtureFile]:
+        """The name that the mixture is to have, and the mixture."""
+        search, name = values[self.tab.search], (values[self.tab.name] or "").strip()
+        found = self.engine.searches.report(search).found if search else None
+        if found is None:
+            raise T2LocalError("There is no mixture yet; search for one first.")
+        return name, found
 
 
 def _few(name: str, file: ExampleFile) -> None:

@@ -57,6 +57,9 @@ class AdaptTab:
     keep: gr.Column
     name: gr.Textbox
     use: gr.Button
+    recipe: gr.Button
+    recipe_file: gr.Button
+    download: gr.Textbox  # unseen: the path of the file to hand over
     search: gr.Dropdown
     timer: gr.Timer
 
@@ -132,8 +135,13 @@ def _create_live() -> dict:
             label="keep it as", info="letters, digits, dots, dashes", elem_id="adapt-name"
         )
         use = gr.Button("Use in chat", variant="primary", elem_id="adapt-use")
+        with gr.Row():
+            recipe = gr.Button("Save as recipe", size="sm", elem_id="adapt-recipe")
+            recipe_file = gr.Button("Recipe as a file", size="sm", elem_id="adapt-recipe-file")
+        download = gr.Textbox(visible=False)
     return {
         "status": status, "cloud": cloud, "best": best, "keep": keep, "name": name, "use": use,
+        "recipe": recipe, "recipe_file": recipe_file, "download": download,
         "search": search, "timer": gr.Timer(TICK_S, active=False),
     }  # fmt: skip
 

@@ -43,7 +43,8 @@ COPY_IT = """async (code) => {
     }
     return link;
 }"""
-SHOW_IT = """() => document.querySelector("#recipe")?.scrollIntoView({ block: "nearest" })"""
+SHOW_IT = """() => setTimeout( // once it is open
+    () => document.querySelector("#recipe")?.scrollIntoView({ block: "end" }), 250)"""
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,13 @@ def create_recipe_panel() -> RecipePanel:
         with gr.Row(elem_classes="recipe-row"):
             link = gr.Button("Copy link", elem_id="recipe-link", **small)
             file = gr.Button("Save file", elem_id="recipe-file", **small)
-            bring = gr.UploadButton(
-                "Open file", file_types=[".json"], elem_id="recipe-bring", **small
-            )
         made_link = gr.Textbox(
             label="link", show_label=False, container=False, visible=False, interactive=False,
             max_lines=1, elem_id="recipe-made-link",
         )  # fmt: skip
+        bring = gr.UploadButton(
+            "Open file", file_types=[".json"], elem_id="recipe-bring", size="sm"
+        )
     hidden = [gr.Textbox(visible=False) for _ in range(3)]
     return RecipePanel(
         accordion, told, presets, load, name, save, rename, delete, undo, gr.State(""),
@@ -144,7 +145,7 @@ class RecipeEvents:
         self.engine, self.panel, self.wheel = engine, panel, wheel
         self.message, self.chat_id = message, chat_id
         self.settings = {message, chat_id, panel.name, panel.with_message, *wheel.inputs}
-        self.opened = [*wheel.inputs, message, panel.name, panel.accordion]
+        self.opened = [*wheel.inputs, message, panel.name, panel.accordion, panel.made_link]
 
     def bind(self, transcript: gr.HTML) -> list[Any]:
         """Gives the events after which the wheel is another one."""
@@ -299,7 +300,11 @@ class RecipeEvents:
             remarks.append(f"Set as far as the sliders go: {', '.join(beyond)}.")
         if recipe.prompt:
             update[self.message] = {"text": recipe.prompt, "files": []}
-        update |= {self.panel.name: recipe.title, self.panel.accordion: gr.Accordion(open=True)}
+        update |= {
+            self.panel.name: recipe.title,
+            self.panel.accordion: gr.Accordion(open=True),
+            self.panel.made_link: gr.Textbox(visible=False),  # it was another's
+        }
         name = f"The recipe '{recipe.title}'" if recipe.title else "The recipe"
         prompted = " It brings a system prompt." if recipe.system_prompt else ""
         gr.Info(as_text(f"{name} is on the wheel.{prompted}"))

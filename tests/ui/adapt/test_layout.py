@@ -1,11 +1,16 @@
 """The Adapt tab in a browser, on a real engine with a two-layer random model."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from t2local.adapt.dispatch import MANUAL
 from t2local.engine.engine import Engine
 from t2local.engine.job_record import SEARCH
 from t2local.engine.lessons import lessons_of
+from t2local.engine.recipes import read_recipe
+from t2local.engine.requests import Controls
 from t2local.experts import Expert
 from t2local.models.decode.sampling import Sampling
 from t2local.progress import FINISHED
@@ -55,6 +60,16 @@ def test_from_typed_examples_to_a_mixture_in_the_chat(open_page, served_engine):
     page.wait_for_selector("#plot-cloud .js-plotly-plot .points path")
     page.wait_for_selector("#adapt-name input, #adapt-name textarea")
     page.fill("#adapt-name input, #adapt-name textarea", "colours")
+    page.click("#adapt-recipe")
+    page.wait_for_selector(".toast-body >> text=The recipe is kept as 'colours'")
+    with page.expect_download() as download:
+        page.click("#adapt-recipe-file")
+    assert download.value.suggested_filename == "colours.recipe.json"
+    recipe = engine.recipes.load("colours")
+    assert read_recipe(Path(download.value.path())) == recipe
+    (search,) = [status.id for status in engine.jobs.history(SEARCH)]
+    found = engine.searches.report(search).found
+    assert recipe.controls == Controls(MANUAL, mixture=found.mixture)
     page.click("#adapt-use")
     page.wait_for_selector("#message textarea:visible")
     page.fill("#message textarea", "hello")
