@@ -32,6 +32,7 @@ PAGES = (
     "assets/sharing.md",
     "assets/data.md",
     "assets/chats.md",
+    "assets/recipes.md",
     MAP,
 )
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         label,
         look,
         models,
+        recipe_files,
         train,
     )
 
@@ -66,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         experts,
         models,
         chat_files,
+        recipe_files,
         bench,
         doctor,
         accounts,
