@@ -131,6 +131,20 @@ def test_a_guest_pins_and_tags_own_chats(house):
     assert (chat.pinned, chat.tags) == (True, ("insects",))
 
 
+def test_recipes_are_seen_by_whoever_keeps_them(house):
+    said = {gr.Textbox: "annas own", gr.Dropdown: "manual"}
+    assert "annas own" in house.anna.call("recipe_saved", said)
+    (preset,) = house.anna.engine.recipes.list()
+    for person in (house.ben, house.carl):
+        assert "annas own" not in person.call("presets_listed")
+        for event in ("preset_loaded", "preset_deleted", "preset_renamed"):
+            assert "annas own" not in person.call(event, {gr.Dropdown: preset.id})
+        assert house.pages.seats[person.name].recipes.list() == []
+    assert "bens own" in house.ben.call("recipe_saved", {**said, gr.Textbox: "bens own"})
+    assert "bens own" not in house.anna.call("presets_listed")
+    assert [one.title for one in house.anna.engine.recipes.list()] == ["annas own"]
+
+
 def test_an_answer_is_followed_and_stopped_by_whoever_asked_it(house):
     house.anna.send(SECRET)
     seats = house.pages.seats
