@@ -219,7 +219,7 @@ def plot_best(generations: Sequence[Generation]) -> go.Figure:
     )  # fmt: skip
     theme.style(figure, 200)
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.2, "x": 0})
-    figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", title="right")
+    figure.update_yaxes(theme.shares(), title="right")
     span = [0.5, max(2, generations[-1].total) + 0.5]
     figure.update_xaxes(range=span, title="generation", nticks=8)
     return figure
@@ -273,12 +273,12 @@ def plot_few_rows(rows: Rows) -> go.Figure:
                 mode="lines+markers",
                 name=f"{method}, {'held out' if held_out else 'its training rows'}",
                 line={"color": colour, "dash": "solid" if held_out else "dot", "width": 2},
-                error_y={"type": "data", "array": high, "arrayminus": low} if held_out else None,
+                error_y=theme.interval(high, low, colour) if held_out else None,
             )
             figure.add_trace(line)
     theme.style(figure, PROOF_HEIGHT)
     figure.update_xaxes(type="category", title_text="training rows", autorange="reversed")
-    figure.update_yaxes(title_text="right, %", range=[30, 102])
+    figure.update_yaxes(title_text="right, %", range=[-2, 102])
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
     return figure.update_layout(
         showlegend=True, legend=legend, margin={"l": 8, "r": 12, "t": 44, "b": 8}
@@ -339,17 +339,14 @@ def plot_accuracy(scores: Sequence[Score]) -> go.Figure:
         x=[p.accuracy for p in points],
         y=names,
         orientation="h",
-        marker={"color": [theme.colour(s.strategy) for s in scored], "cornerradius": 3},
-        opacity=0.85,
-        error_x={
-            "type": "data", "array": [p.above for p in points], "color": theme.INK,
-            "arrayminus": [p.below for p in points], "thickness": 1.6, "width": 5,
+        marker={
+            "color": [theme.colour(s.strategy) for s in scored], "cornerradius": 3, "opacity": 0.75,
         },
+        error_x=theme.interval([p.above for p in points], [p.below for p in points]),
         customdata=[[s.correct, s.n] for s in scored],
         hovertemplate="%{y}: %{x:.1%} (%{customdata[0]} of %{customdata[1]})<extra></extra>",
     )  # fmt: skip
     figure = theme.style(go.Figure(bars), 56 + ROW_PIXELS * len(scored))
-    top = max(p.accuracy + p.above for p in points)
-    figure.update_xaxes(range=[0, min(1.0, top + 0.03)], tickformat=".0%", nticks=6)
+    figure.update_xaxes(theme.shares())
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure

@@ -56,8 +56,7 @@ def plot_reward(curves: Curves) -> go.Figure:
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.14, "x": 0})
     figure.update_yaxes(range=[-1.05, 1.05], title="reward", nticks=5)
     figure.update_xaxes(title="step", range=_span(curves), nticks=8)
-    right = {"range": [-0.025, 1.025], "overlaying": "y", "side": "right", "tickformat": ".0%"}
-    figure.update_layout(yaxis2={**right, "showgrid": False, "automargin": True, "nticks": 5})
+    figure.update_layout(yaxis2=_right_axis())
     return figure
 
 
@@ -101,8 +100,7 @@ def plot_runs(runs: Sequence[tuple[str, Curves]]) -> go.Figure:
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.14, "x": 0})
     figure.update_yaxes(title="reward", nticks=5)
     figure.update_xaxes(title="step", nticks=8)
-    right = {"range": [-0.025, 1.025], "overlaying": "y", "side": "right", "tickformat": ".0%"}
-    figure.update_layout(yaxis2={**right, "showgrid": False, "automargin": True, "nticks": 5})
+    figure.update_layout(yaxis2=_right_axis())
     return figure
 
 
@@ -146,13 +144,18 @@ def _validation(curves: Curves) -> go.Scatter:
     spans = [wilson(round(c.accuracy * c.n), c.n) for c in curves.checks]
     above = [max(0.0, high - share) for (_, high), share in zip(spans, shares, strict=True)]
     below = [max(0.0, share - low) for (low, _), share in zip(spans, shares, strict=True)]
-    bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
     return go.Scatter(
         x=[check.step for check in curves.checks], y=shares, yaxis="y2", name="validation, right",
         mode="lines+markers", line={"color": _CHECK, "width": 1.5, "dash": "dot"},
-        marker={"size": 7}, error_y={**bars, "thickness": 1, "width": 3, "color": _CHECK},
+        marker={"size": 8}, error_y=theme.interval(above, below, _CHECK),
         hovertemplate="step %{x}: %{y:.0%} right<extra>validation</extra>",
     )  # fmt: skip
+
+
+def _right_axis() -> dict[str, object]:
+    """Right answers, beside the reward's axis."""
+    beside = {"overlaying": "y", "side": "right", "showgrid": False, "automargin": True}
+    return {**theme.shares(), **beside, "fixedrange": True}
 
 
 def _span(curves: Curves) -> list[float]:

@@ -47,7 +47,13 @@ def plot_heatmap(deltas: Mapping[str, float]) -> go.Figure:
             zmax=largest or 1e-3,
             xgap=2,
             ygap=1,
-            colorbar={"thickness": 8, "outlinewidth": 0, "tickformat": ".2g", "nticks": 4},
+            colorbar={
+                "thickness": 8,
+                "outlinewidth": 0,
+                "tickformat": ".2g",
+                "nticks": 4,
+                "xpad": 4,
+            },
             hovertemplate="layer %{y}, %{x}: |z − 1| %{z:.4f}<extra></extra>",
         )
     )
@@ -57,7 +63,6 @@ def plot_heatmap(deltas: Mapping[str, float]) -> go.Figure:
         showgrid=False,
         autorange="reversed",
         nticks=8,
-        ticksuffix=" ",
         title={"text": "layer", "standoff": 4},
     )
     return figure
@@ -101,7 +106,7 @@ def plot_spectrum(sigma: Sequence[float], z: Sequence[float]) -> go.Figure:
     figure.update_layout(
         showlegend=True, legend=legend, bargap=0.0, yaxis2={**second, "anchor": "x"}
     )
-    figure.update_layout(yaxis={"domain": [0.42, 1.0], "title": "σ", "type": "log"})
+    figure.update_layout(yaxis={"domain": [0.42, 1.0], "title": "σ", "type": "log", "dtick": "D2"})
     figure.update_layout(yaxis2={"automargin": True, "fixedrange": True, "nticks": 4})
     figure.update_xaxes(title="rank (largest σ first)", anchor="y2")
     return figure
@@ -160,7 +165,7 @@ def plot_likeness(compared: Comparison) -> go.Figure:
     )
     theme.style(figure, 76 + 34 * len(shown.pairs))
     figure.update_xaxes(showgrid=False, title="layer", nticks=10)
-    figure.update_yaxes(showgrid=False, autorange="reversed", ticksuffix=" ")
+    figure.update_yaxes(showgrid=False, autorange="reversed")
     return figure
 
 

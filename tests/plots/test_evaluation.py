@@ -17,6 +17,14 @@ def test_bars_name_the_task_only_where_there_are_several():
     assert list(two.data[0].y) == ["a · base", "b · base"]
 
 
+@pytest.mark.parametrize("correct", [0, 3, 40])
+def test_the_axis_is_the_whole_one_whatever_was_scored(correct):
+    axis = plot_accuracy([Score("t", "base", 40, correct)]).layout.xaxis
+    assert axis.range[0] < 0.0 < 1.0 < axis.range[1], "the caps at both ends have room"
+    assert [axis.tickvals[0], axis.tickvals[-1]] == [0.0, 1.0]
+    assert [axis.ticktext[0], axis.ticktext[-1]] == ["0 %", "100 %"]
+
+
 def test_nothing_scored_is_an_empty_figure():
     for scores in ([], [Score("a", "base", 0, 0)]):
         figure = plot_accuracy(scores)

@@ -2,7 +2,10 @@
 
 from t2local import plots
 from t2local.plots import theme
-from t2local.plots.bars import Score
+from t2local.plots.bars import Score, plot_few_rows
+from tests.plots.test_accuracies import FEW
+from tests.plots.test_adapt import NOW
+from tests.plots.test_curves import RUN
 
 EVIL = '<a href="javascript:alert(1)">x</a>'
 
@@ -21,3 +24,37 @@ def test_no_figure_holds_a_names_markup():
     ]
     for figure in figures:
         assert "<a href" not in figure.to_json().replace("\\u003c", "<")
+
+
+def error_bars(figure):
+    found = [getattr(trace, f"error_{axis}", None) for trace in figure.data for axis in "xy"]
+    return [bars for bars in found if bars is not None and bars.array is not None]
+
+
+def test_every_interval_is_thick_and_has_caps():
+    accuracies = plots.plot_accuracy([Score("t", "base", 40, 12), Score("t", "math", 40, 30)])
+    for figure in (accuracies, plots.plot_reward(RUN), plot_few_rows(FEW)):
+        drawn = error_bars(figure)
+        assert drawn
+        for bars in drawn:
+            assert bars.thickness >= 2
+            assert bars.width >= 2 * bars.thickness, "a cap is wider than its line"
+
+
+def test_every_axis_of_shares_is_the_whole_one():
+    axes = [
+        plots.plot_accuracy([Score("t", "base", 40, 1)]).layout.xaxis,
+        plots.plot_best([NOW]).layout.yaxis,
+        plots.plot_reward(RUN).layout.yaxis2,
+        plots.plot_runs([("a", RUN)]).layout.yaxis2,
+    ]
+    for axis in axes:
+        assert axis.range[0] <= 0.0
+        assert axis.range[1] >= 1.0
+    low, high = plot_few_rows(FEW).layout.yaxis.range
+    assert low <= 0 < 100 <= high
+
+
+def test_names_stand_apart_from_what_they_name():
+    for figure in (plots.plot_memory({"chat": {"weights": 9}}, 9), plots.plot_vitals(RUN)):
+        assert figure.layout.template.layout.yaxis.ticklabelstandoff > 0

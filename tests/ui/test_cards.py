@@ -198,3 +198,15 @@ def test_expert_cards_are_honest():
     assert "−20 to −5 points" in html
     assert "transferred" in html
     assert "no experts" in experts_html([])
+
+
+@pytest.mark.parametrize(
+    ("base", "difference", "drawn"),
+    [(0.4, [0.1, 0.3], "left:50.0%;right:30.0%"),
+     (0.4, [-0.2, 0.1], "left:20.0%;right:50.0%"),
+     (0.9, [0.05, 0.3], "left:95.0%;right:0.0%")],
+)  # fmt: skip
+def test_the_interval_of_a_difference_begins_at_what_the_base_model_has(base, difference, drawn):
+    held_out = {"n": 9, "base": base, "trained": base, "ci95_difference": difference}
+    html = experts_html([replace(FakeEngine().experts()[0], held_out=held_out)])
+    assert f'<b class="reach" style="{drawn}">' in html

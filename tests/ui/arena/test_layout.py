@@ -5,9 +5,9 @@ import json
 import pytest
 
 from t2local.adapt.dispatch import BASE
-from t2local.engine.standings import PairStanding
+from t2local.engine.standings import PairStanding, Place, Standings
 from t2local.evaluation.bradley_terry import Score, Tally
-from t2local.ui.arena.view import pair_html, verdict
+from t2local.ui.arena.view import pair_html, standings_html, verdict
 from tests.ui.conftest import PHONE, ask, open_tab, serve
 
 browser_test = pytest.mark.browser
@@ -32,6 +32,14 @@ def standing(tally, clear=False, more=7, score=WIDE):
 )  # fmt: skip
 def test_each_pair_says_how_clear_it_is(pair, said):
     assert said in verdict(pair)
+
+
+def test_standings_show_the_whole_axis_and_each_interval_on_it():
+    places = (Place("math", "math", 9, WIDE), Place(BASE, BASE, 9, None))
+    html = standings_html(Standings(places, (), BASE, 9))
+    assert "left:40.0%;right:20.0%" in html
+    ends = html.split('class="ends"')[1]
+    assert ends.index("0") < ends.index("50") < ends.index("100 %")
 
 
 def test_before_the_first_pair_it_says_what_to_do():
