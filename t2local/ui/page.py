@@ -59,6 +59,7 @@ GRADIO_FOLDER = "GRADIO_TEMP_DIR"  # where a page that is built keeps its upload
 LOG = logging.getLogger(__name__)
 NO_MODEL = -1
 MOST_WARNINGS = 3  # at once
+SCRIPTS = ("page.js", "keys.js", "figures.js")
 # A reload keeps a browser tab's own chat, whatever the other tabs have opened since. What all share
 # changes once before the page is opened, when it is read. A link with a recipe opens a new chat.
 OWN_CHAT = """(last) => {
@@ -121,7 +122,7 @@ class Page(gr.Blocks):
             theme=page_theme(),
             # in the head, because gradio rewrites the selectors of `css`
             head=PAGE.render("page.html", "head", styles=Markup("".join(map(asset, self._styles)))),
-            js=f"() => {{ {asset('page.js')} {asset('keys.js')} }}",
+            js=f"() => {{ {' '.join(map(asset, SCRIPTS))} }}",
             favicon_path=FOLDER / "favicon.svg",
             footer_links=[],
             allowed_paths=[str(folder) for folder in self.served],
