@@ -147,6 +147,11 @@ def test_every_figure_of_the_chat_opens_and_one_that_shows_nothing_does_not(open
         page.keyboard.press("Escape")
     assert "α" in said[0]
     assert "σ" in said[1]
+    ask(page, "math spiders")  # its figures take the place of those before
+    page.wait_for_selector(f"{FIGURE} .enlarge:visible")
+    open_large(page)
+    assert page.locator(f"{FIGURE} .enlarge").count() == 1
+    assert page.locator("#figure .bars .point").count() == 4
 
 
 def test_a_figure_that_changes_is_followed_while_it_is_large(open_page):
