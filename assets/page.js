@@ -12,7 +12,8 @@
     const chosen = tabs().find((tab) => tab.classList.contains("selected"));
     if (chosen) sessionStorage.setItem(TAB, chosen.textContent.trim());
   });
-  const before = sessionStorage.getItem(TAB);
+  const linked = new URLSearchParams(location.search).has("recipe"); // which is for the chat
+  const before = linked ? null : sessionStorage.getItem(TAB);
   const again = tabs().find((tab) => tab.textContent.trim() === before);
   if (again && !again.classList.contains("selected")) again.click();
 

@@ -136,8 +136,8 @@ def _create_live() -> dict:
         )
         use = gr.Button("Use in chat", variant="primary", elem_id="adapt-use")
         with gr.Row():
-            recipe = gr.Button("Save as recipe", size="sm", elem_id="adapt-recipe")
-            recipe_file = gr.Button("Recipe as a file", size="sm", elem_id="adapt-recipe-file")
+            recipe = gr.Button("Save as recipe", elem_id="adapt-recipe")
+            recipe_file = gr.Button("Recipe as a file", elem_id="adapt-recipe-file")
         download = gr.Textbox(visible=False)
     return {
         "status": status, "cloud": cloud, "best": best, "keep": keep, "name": name, "use": use,

@@ -12,7 +12,7 @@ from t2local.engine.requests import Controls
 from t2local.models.decode.sampling import Sampling
 from t2local.svf.mixing import Gains, Mixture
 from tests.ui.chat.test_settings import alpha, until
-from tests.ui.conftest import DESKTOP, PHONE, ask, serve
+from tests.ui.conftest import DESKTOP, PHONE, ask, open_tab, serve
 
 pytestmark = pytest.mark.browser
 
@@ -169,10 +169,12 @@ def test_a_moved_slider_is_what_answers_and_not_the_recipe(open_page, served):
 def test_a_link_opens_a_chat_of_its_own_beside_an_older_one(open_page, served):
     page = open_page()
     ask(page, "an older chat")
+    open_tab(page, "Experts")  # a reload would come back to it
     page.goto(f"{served.url}?recipe={link_code(RECIPE)}")
     seen(page)
     page.wait_for_function("!location.search.includes('recipe')")
     assert page.query_selector(".turn") is None
+    assert page.is_visible("#message")
     page.click(".chat-title >> text=an older chat")
     page.wait_for_selector(".said >> text=an older chat")
 
