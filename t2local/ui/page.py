@@ -127,8 +127,9 @@ class Page(gr.Blocks):
             footer_links=[],
             allowed_paths=[str(folder) for folder in self.served],
             max_file_size=self.doors.most_bytes,  # browsers are told, and refuse it themselves
-            # It is kept in the browser, where the next person who logs in would find it.
-            run_history=None if self.account is None else False,
+            # It would keep all that events give in the browser, also for the next person, and each
+            # of them would wait for that.
+            run_history=False,
             ssr_mode=False,
             show_error=False,
             mcp_server=False,

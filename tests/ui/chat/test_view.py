@@ -128,3 +128,11 @@ def test_an_answer_is_compared_with_each_of_its_other_versions():
     assert "It is <del>4</del> legs." in html
     assert "It is <ins>56</ins> legs." in html
     assert "compare with" not in transcript_html(chat, at_work=True)
+
+
+@pytest.mark.browser
+def test_what_is_said_is_kept_on_disk_and_not_in_the_browser_too(open_page):
+    page = open_page()
+    ask(page, "words that nobody else should find")
+    page.wait_for_timeout(500)
+    assert "nobody else" not in page.evaluate("JSON.stringify([localStorage, sessionStorage])")
