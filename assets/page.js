@@ -1,5 +1,5 @@
-// Page-wide behaviour: theme, tooltips, the drawers of a narrow screen, and the tab that a reload
-// comes back to. No network, no library.
+// Page-wide behaviour: theme, tooltips, the drawers of a narrow screen, the link that skips to the
+// message box, and the tab that a reload comes back to. No network, no library.
 (() => {
   const KEY = "t2local-theme";
   const apply = (dark) => document.body.classList.toggle("dark", dark);
@@ -16,6 +16,26 @@
   const before = linked ? null : sessionStorage.getItem(TAB);
   const again = tabs().find((tab) => tab.textContent.trim() === before);
   if (again && !again.classList.contains("selected")) again.click();
+
+  // The first stop of a keyboard: past header, tabs and lists, to the message box.
+  const skip = document.createElement("a");
+  skip.id = "skip";
+  skip.href = "#message";
+  skip.textContent = "To the message box";
+  document.body.prepend(skip);
+  skip.addEventListener("click", (e) => {
+    e.preventDefault();
+    const chat = tabs().find((tab) => tab.textContent.trim() === "Chat");
+    if (chat?.getAttribute("aria-selected") !== "true") chat?.click();
+    document.body.classList.remove("show-chats", "show-wheel");
+    const until = Date.now() + 3000; // a tab that is opened takes a moment to be there
+    const go = () => {
+      const area = document.querySelector("#message textarea");
+      if (area && area.offsetParent !== null && !area.disabled) area.focus();
+      else if (Date.now() < until) setTimeout(go, 50);
+    };
+    go();
+  });
 
   const tip = document.createElement("div");
   tip.id = "tip";

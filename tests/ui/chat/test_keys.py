@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.ui.conftest import ask, done, writing
+from tests.ui.conftest import DESKTOP, PHONE, ask, done, open_tab, writing
 
 pytestmark = pytest.mark.browser
 BOX = "#message textarea"
@@ -83,3 +83,33 @@ def test_keys_go_to_the_box_edit_the_last_message_and_list_themselves(open_page)
     page.keyboard.press("Escape")
     page.fill(BOX, "a / and ? in a text")
     assert page.input_value(BOX) == "a / and ? in a text"
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_the_first_stop_of_a_keyboard_skips_to_the_message_box(open_page, size):
+    """Also from another tab; there nothing takes the focus when the page is opened."""
+    page = open_page(size)
+    open_tab(page, "Experts")
+    page.reload()
+    page.wait_for_selector("[role=tab][aria-selected=true] >> text=Experts")
+    page.wait_for_function("document.activeElement === document.body")
+    page.keyboard.press("Tab")
+    link = page.locator("#skip:focus")
+    link.wait_for()
+    assert link.inner_text() == "To the message box"
+    box = link.bounding_box()
+    assert box["y"] >= 0, "it is seen"
+    assert box["x"] + box["width"] <= size[0]
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#message textarea:focus")
+    page.keyboard.type("straight to it")
+    assert page.input_value("#message textarea") == "straight to it"
+    assert page.locator("#skip").bounding_box()["y"] < 0, "it is out of the way again"
+
+
+def test_on_a_touch_screen_it_is_the_first_stop_of_the_chat_too(open_page):
+    page = open_page(PHONE, has_touch=True, is_mobile=True)
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#skip:focus")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#message textarea:focus")
