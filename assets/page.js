@@ -7,7 +7,7 @@
   if (stored) apply(stored === "dark");
 
   const TAB = "t2local-tab"; // its name is noted when the page goes, and pressed when it is back
-  const tabs = () => [...document.querySelectorAll("#tabs [role=tab], #tabs .overflow-dropdown button")];
+  const tabs = () => [...document.querySelectorAll("#tabs > .tab-wrapper [role=tab]")];
   addEventListener("pagehide", () => {
     const chosen = tabs().find((tab) => tab.classList.contains("selected"));
     if (chosen) sessionStorage.setItem(TAB, chosen.textContent.trim());
@@ -16,6 +16,13 @@
   const before = linked ? null : sessionStorage.getItem(TAB);
   const again = tabs().find((tab) => tab.textContent.trim() === before);
   if (again && !again.classList.contains("selected")) again.click();
+
+  // On a phone the line of tabs is wider than the screen: the one that is chosen is always seen.
+  const chosenIsSeen = () => tabs().find((tab) => tab.getAttribute("aria-selected") === "true")
+    ?.scrollIntoView({ block: "nearest", inline: "center" });
+  const line = document.querySelector("#tabs > .tab-wrapper");
+  if (line) new MutationObserver(chosenIsSeen).observe(line, { subtree: true, attributeFilter: ["aria-selected"] });
+  chosenIsSeen();
 
   // The first stop of a keyboard: past header, tabs and lists, to the message box.
   const skip = document.createElement("a");

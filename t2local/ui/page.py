@@ -266,7 +266,8 @@ def build_app(engine: Engine, doors: Doors | None = None, account: Account | Non
         )
         timer = gr.Timer(POLL_S)
         laid_out, shown_tabs = {}, {}
-        with gr.Tabs(elem_id="tabs") as tabs:
+        # Without "wrap" gradio moves those that do not fit into a menu; `page.css` keeps one line.
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
             for tab in page.tabs:
                 with gr.Tab(tab.title, id=tab.id) as shown_tabs[tab.title]:
                     laid_out[tab.title] = tab.create(engine)

@@ -3,6 +3,7 @@
 import pytest
 
 from t2local.errors import T2LocalError
+from t2local.ui.page import TABS
 from tests.ui.conftest import DESKTOP, PHONE, ask, done, open_tab, serve, writing
 
 pytestmark = pytest.mark.browser
@@ -420,6 +421,49 @@ def test_a_phone_has_drawers_and_no_sideways_scroll(open_page):
     page.wait_for_selector(".expert:visible")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE[0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_tab_is_in_the_line_that_a_finger_moves(open_page, scheme):
+    page = open_page(PHONE, has_touch=True, is_mobile=True)
+    if scheme == "dark":
+        page.click("[data-page=theme]")
+    titles = [tab.title for tab in TABS]
+    assert page.get_by_role("tab").all_inner_texts() == titles
+    assert page.locator(".overflow-menu").count() == 0, "gradio's menu"
+    for title in ("Evaluate", "Models", "Jobs", "Chat"):
+        tab = page.get_by_role("tab", name=title)
+        tab.click()
+        page.wait_for_selector(f"[role=tab][aria-selected=true] >> text={title}")
+        box = tab.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= PHONE[0]
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+
+
+def test_a_tab_that_is_gone_to_by_the_page_is_scrolled_to(open_page):
+    page = open_page(PHONE)
+    open_tab(page, "Models")
+    page.reload()
+    page.wait_for_selector("[role=tab][aria-selected=true] >> text=Models")
+    page.wait_for_function(
+        "document.querySelector('[role=tab][aria-selected=true]').getBoundingClientRect().right"
+        " <= innerWidth"
+    )
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_an_answers_buttons_keep_their_words_on_a_phone(open_page, width):
+    page = open_page((width, 844))
+    ask(page, "seven spiders")
+    acts = page.locator(".turn.assistant .acts")
+    for word in ("Copy", "Write what you wanted", "Regenerate", "Continue"):
+        button = acts.get_by_role("button", name=word)
+        button.scroll_into_view_if_needed()
+        assert word in button.inner_text()
+        box = button.bounding_box()
+        assert box["x"] + box["width"] <= width
+        assert box["height"] < 44, "a word is not broken"
 
 
 def test_light_and_dark_are_remembered_and_terms_explained(open_page):
