@@ -18,8 +18,14 @@
   if (again && !again.classList.contains("selected")) again.click();
 
   // On a phone the line of tabs is wider than the screen: the one that is chosen is always seen.
-  const chosenIsSeen = () => tabs().find((tab) => tab.getAttribute("aria-selected") === "true")
-    ?.scrollIntoView({ block: "nearest", inline: "center" });
+  // (`scrollIntoView` would make it the place that the Tab key goes on from.)
+  const chosenIsSeen = () => {
+    const chosen = tabs().find((tab) => tab.getAttribute("aria-selected") === "true");
+    for (let box = chosen?.parentElement; box && box.id !== "tabs"; box = box.parentElement) {
+      const off = chosen.getBoundingClientRect(), seen = box.getBoundingClientRect();
+      box.scrollLeft += off.left + off.width / 2 - (seen.left + seen.width / 2);
+    }
+  };
   const line = document.querySelector("#tabs > .tab-wrapper");
   if (line) new MutationObserver(chosenIsSeen).observe(line, { subtree: true, attributeFilter: ["aria-selected"] });
   chosenIsSeen();
