@@ -58,6 +58,10 @@ def recipes_dir() -> Path:
     return home() / "recipes"
 
 
+def prompts_dir() -> Path:
+    return home() / "prompts"
+
+
 def runs_dir() -> Path:
     return home() / "runs"
 

@@ -42,6 +42,7 @@ from t2local.engine.labelling import Labelling
 from t2local.engine.loading import ASKED, Choice, Opened
 from t2local.engine.model_slot import Downloads, ModelSlot, Moments, Uses
 from t2local.engine.people import Account
+from t2local.engine.prompts import PromptStore
 from t2local.engine.recipes import RecipeStore
 from t2local.engine.requests import (
     ChatRequest,
@@ -80,6 +81,7 @@ class Engine:
     ) -> None:
         self.chats, self._neighbours = ChatStore(), Neighbours()
         self.verdicts, self.recipes = Verdicts(self.chats.folder), RecipeStore()
+        self.prompts = PromptStore()
         self.jobs, self.uses = Jobs(), Uses()
         self.downloads = Downloads(self.jobs)
         choice = Choice(model or paths.default_model(), quantize, basis, targets, why, precision)
@@ -380,7 +382,7 @@ class Limited:
 
 
 class Seat:
-    """What an account has of the engine. Chats, verdicts, answers, jobs and recipes are its own.
+    """What an account has of the engine: chats, recipes, prompts, verdicts and jobs of its own.
 
     All else is the engine's: everything for an owner, `GUEST_MAY` for a guest. The engine knows its
     chats by their account and id, so no id leads to another's answer.
@@ -392,6 +394,8 @@ class Seat:
         first = chats is engine.chats  # goes on with what is from before there were accounts
         own = paths.recipes_dir() / account.folder
         self.recipes = engine.recipes if first else RecipeStore(own)
+        own = paths.prompts_dir() / account.folder
+        self.prompts = engine.prompts if first else PromptStore(own)
         self._engine = engine
         self._shared = engine if account.owns else Limited(engine, GUEST_MAY)
         self._scope = f"{account.name}."  # no name has a dot

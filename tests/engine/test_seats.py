@@ -202,7 +202,7 @@ def test_a_guest_is_asked_for_no_votes(real):
 def test_all_public_parts_of_the_engine_are_the_owners_or_named(real):
     """What the engine learns later is refused until somebody allows it."""
     own = {"account", "answer", "answers", "chats", "jobs", "next_tokens", "steer", "stop"}
-    own |= {"arena", "verdicts", "recipes"}
+    own |= {"arena", "verdicts", "recipes", "prompts"}
     for name in {name for name in dir(real.engine) if not name.startswith("_")} - own:
         found = getattr(real.anna, name)
         assert found == getattr(real.engine, name), name

@@ -33,6 +33,7 @@ from t2local.engine.jobs import Jobs
 from t2local.engine.labelling import Labelling
 from t2local.engine.loading import Choice
 from t2local.engine.model_slot import Downloads, ModelSlot, Uses
+from t2local.engine.prompts import PromptStore
 from t2local.engine.recipes import RecipeStore
 from t2local.engine.requests import (
     ChatRequest,
@@ -82,6 +83,7 @@ class FakeEngine:
         self.chats = chats or ChatStore()
         self.verdicts = Verdicts(self.chats.folder)
         self.recipes = RecipeStore(self.chats.folder / "recipes")
+        self.prompts = PromptStore(self.chats.folder / "prompts")
         self.error: str | None = None
         self.requests: list[tuple[str, ChatRequest]] = []
         self.steered: list[tuple[str, Mixture]] = []

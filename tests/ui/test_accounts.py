@@ -145,6 +145,16 @@ def test_recipes_are_seen_by_whoever_keeps_them(house):
     assert [one.title for one in house.anna.engine.recipes.list()] == ["annas own"]
 
 
+def test_prompts_are_seen_by_whoever_keeps_them(house):
+    said = {gr.Textbox: "annas own", gr.MultimodalTextbox: {"text": "on {{x}}", "files": []}}
+    assert "annas own" in house.anna.call("prompt_saved", said)
+    for person in (house.ben, house.carl):
+        assert "annas own" not in person.call("prompts_listed")
+        for event in ("prompt_chosen", "prompt_deleted", "prompt_edited"):
+            assert "on {{x}}" not in person.call(event, {gr.Dropdown: "annas own"})
+    assert [one.name for one in house.anna.engine.prompts.list()] == ["annas own"]
+
+
 def test_an_answer_is_followed_and_stopped_by_whoever_asked_it(house):
     house.anna.send(SECRET)
     seats = house.pages.seats

@@ -16,6 +16,7 @@ from t2local.engine.labelling import LabelPlan, LabelReport, LabelSummary
 from t2local.engine.lessons import Habit, lessons_of
 from t2local.engine.loading import sizing
 from t2local.engine.model_slot import Download
+from t2local.engine.prompts import SavedPrompt
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.standings import PairStanding, Place, Standings
 from t2local.engine.training import RunReport
@@ -40,7 +41,7 @@ from t2local.training.runs import Plan
 from t2local.ui import own_rows
 from t2local.ui.adapt.events import status_html
 from t2local.ui.arena import view as arena
-from t2local.ui.chat import cards, chat_list, recipe_panel
+from t2local.ui.chat import cards, chat_list, prompt_library, recipe_panel
 from t2local.ui.chat import view as chat
 from t2local.ui.differences import marked
 from t2local.ui.evaluate import view as evaluate
@@ -91,6 +92,8 @@ def draw_chat() -> None:
     cards.dispatch_card({**dispatch, "strength": 0.5}, timing, answer_with=("math", "code"))
     cards.thinking_card("reading")
     chat.next_tokens_html(NextTokens(((" x", 0.5),), (("y", 0.9),), 0.1))
+    prompt_library.fields_html(None)
+    prompt_library.fields_html(SavedPrompt("a name", "on {{one}} and {{another}}"))
     recipe_panel.told_html([f"sentence {i}" for i in range(5)])
     chats = [ChatSummary(f"{i}", f"chat {i}", 1.0, i < 2, ("a tag",)) for i in range(300)]
     searched = chat_list.Listing(query="#a tag")

@@ -24,6 +24,7 @@ from t2local.ui.chat.chat_list import (
 )
 from t2local.ui.chat.exchange import ExchangeEvents
 from t2local.ui.chat.layout import ChatTab, drafted
+from t2local.ui.chat.prompt_library import PromptEvents
 from t2local.ui.chat.recipe_panel import RecipeEvents
 from t2local.ui.chat.view import Window, line_html, live_html, transcript_html, window_on
 from t2local.ui.chat.wheel import mixer_update
@@ -101,6 +102,7 @@ class ChatEvents:
             after.append(trigger(shown(callback), {tab.chat_id, tab.listed}, opened, **quiet))
         reset = self.wheel.defaults.click
         after.append(reset(shown(self.defaults), None, self.chat_outputs, **quiet))
+        PromptEvents(self.engine, tab.prompts, tab.message).bind()
         brought = ExchangeEvents(self.engine, tab.exchange, tab.chat_id).bind()
         tab.search.change(
             shown(self.searched), {tab.chat_id, tab.search}, self.listing,

@@ -7,6 +7,7 @@ import gradio as gr
 from t2local.engine.requests import EngineStatus
 from t2local.ui.chat.chat_list import Listing, chat_list_html
 from t2local.ui.chat.exchange import Exchange, create_exchange
+from t2local.ui.chat.prompt_library import PromptLibrary, create_prompt_library
 from t2local.ui.chat.recipe_panel import RecipePanel, create_recipe_panel
 from t2local.ui.chat.view import welcome_html
 from t2local.ui.chat.wheel import Wheel, create_wheel
@@ -38,6 +39,7 @@ class ChatTab:
     compare: gr.Checkbox
     wheel: Wheel
     recipes: RecipePanel
+    prompts: PromptLibrary
 
 
 def create_chat_tab(status: EngineStatus) -> ChatTab:
@@ -58,6 +60,7 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
                 chat_list_html([], None), js_on_load=asset("chat_list.js"),
                 apply_default_css=False, elem_id="chat-list",
             )  # fmt: skip
+            prompts = create_prompt_library()
             exchange = create_exchange()
         with gr.Column(elem_id="stage", scale=1, min_width=0):
             with gr.Column(elem_id="transcript"):
@@ -83,7 +86,7 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
     return ChatTab(
         chat_id, last_chat, following, listed, plots_open, new, search, chats, exchange, transcript,
         live, offer, gr.Timer(1.0, active=False), message, send, stop, line, compare, wheel,
-        recipes,
+        recipes, prompts,
     )  # fmt: skip
 
 
