@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from t2local.engine.attachments import Attachment, with_files
 from t2local.engine.requests import controls_from_json, mixture_from_json, sampling_from_json
 from t2local.errors import T2LocalError
 from t2local.untrusted import check_encodes, typed, word
@@ -81,7 +82,8 @@ class Message:
 
     `base_content`: the base model's answer, when both were asked. `steered`: where in `content`
     (characters) the mixture changed, and its JSON from there on. `images`: the paths of its
-    pictures; the file holds their names alone, so that a home may be moved. `original`: what the
+    pictures; the file holds their names alone, so that a home may be moved. `files`: the texts of
+    those that are attached. `original`: what the
     model had said, where a person wrote over its answer. `id`: of one that has other versions, or
     whose followers have; 0 for others.
     """
@@ -94,6 +96,7 @@ class Message:
     steered: tuple[tuple[int, Mapping[str, Any]], ...] = ()
     images: tuple[str, ...] = ()
     original: str | None = None
+    files: tuple[Attachment, ...] = ()
     id: int = field(default=0, compare=False)
 
 
@@ -142,13 +145,19 @@ class Chat:
         last = replace(self.messages[-1], images=tuple(images))
         return replace(self, messages=(*self.messages[:-1], last))
 
+    def attaching(self, files: Sequence[Attachment]) -> "Chat":
+        """This chat with the texts of files at its last message."""
+        last = replace(self.messages[-1], files=tuple(files))
+        return replace(self, messages=(*self.messages[:-1], last))
+
     def edit(self, index: int, text: str) -> "Chat":
         """As if message `index` had been `text`, with its pictures; what was there is a version."""
         if not (0 <= index < len(self.messages) and self.messages[index].role == "user"):
             raise T2LocalError(
                 "That message is no longer there; reload the page and edit it again."
             )
-        return self.without(index).ask(text).showing(self.messages[index].images)
+        before = self.messages[index]
+        return self.without(index).ask(text).showing(before.images).attaching(before.files)
 
     def rewrite(self, index: int, text: str) -> "Chat":
         """As if answer `index` had been `text`; nothing in it brings back what the model said."""
@@ -353,7 +362,8 @@ def chat_from_json(content: Mapping[str, Any], pictures: Path) -> Chat:
 
 
 def _message_json(message: Message) -> dict[str, Any]:
-    return {**vars(message), "images": [Path(image).name for image in message.images]}
+    images = [Path(image).name for image in message.images]
+    return {**vars(message), "images": images, "files": [vars(file) for file in message.files]}
 
 
 def _tags(content: Any) -> tuple[str, ...]:
@@ -401,8 +411,15 @@ def message_from_json(content: Mapping[str, Any], pictures: Path) -> Message:
         steered=readable(marks, content.get("steered"), (), check_places),
         images=tuple(str(pictures / Path(name).name) for name in images),
         original=readable(str | None, content.get("original"), None),
+        files=readable(tuple[Attachment, ...], content.get("files"), (), _check_files),
         id=max(0, readable(int, content.get("id"), 0)),
     )
+
+
+def _check_files(files: Sequence[Attachment]) -> None:
+    """Raise `ValueError` for what could not be written again."""
+    for file in files:
+        check_encodes(f"{file.name}{file.text}{file.read}", "the file")
 
 
 def _check_mixed(mixture: Mapping[str, Any] | None) -> None:
@@ -428,7 +445,8 @@ def readable(kind: Any, value: Any, default: Any, check: Callable | None = None)
 
 
 def _turn(message: Message, sees: bool) -> dict[str, Any]:
-    turn = {"role": message.role, "content": message.content}
+    said = with_files(message.files, message.content) if message.files else message.content
+    turn = {"role": message.role, "content": said}
     images = [image for image in message.images if is_there(image)] if sees else []
     return {**turn, "images": images} if images else turn
 

@@ -6,6 +6,7 @@ to read, or as the messages that OpenAI's API takes.
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,8 +58,15 @@ def markdown(chat: Chat) -> str:
         if told := _decided(message):
             parts.append(f"*{told}*")
         parts += [f"![picture]({Path(image).name})" for image in message.images]
+        parts += [f"{file.name} ({file.read}):\n\n{_fenced(file.text)}" for file in message.files]
         parts.append(message.content.strip())
     return "\n\n".join(parts) + "\n"
+
+
+def _fenced(text: str) -> str:
+    """As a block of code, whatever is in it."""
+    fence = max(["``", *re.findall(r"`{3,}", text)], key=len) + "`"
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _decided(message: Message) -> str:

@@ -25,7 +25,7 @@ from t2local import paths
 from t2local.errors import T2LocalError
 
 INDEX = "index.sqlite3"
-VERSION = 5  # raise it when what is kept of a chat, or how it is read, changes
+VERSION = 6  # raise it when what is kept of a chat, or how it is read, changes
 BUSY_S = 0.2  # another process holds the file for some milliseconds; longer, and it is left alone
 REST_S = 30.0  # after a failure, before the file is written again
 CHECK_S = 1.0  # between a look at the folder alone and one at its files

@@ -9,7 +9,7 @@ An answer belongs to a chat (or to a command); its wheel and its stop button are
 
 import functools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -31,6 +31,7 @@ from t2local.adapt.dispatch import (
 )
 from t2local.engine.answers import JOB, Answers
 from t2local.engine.arena import Arena
+from t2local.engine.attachments import Attachment, attached
 from t2local.engine.chats import ChatStore
 from t2local.engine.contenders import Contender, contenders_of
 from t2local.engine.drafts import Drafts
@@ -229,6 +230,15 @@ class Engine:
         expert = self._shelf.usable.get(name)
         return self.training.prompts_behind(expert) if expert and expert.prompt_print else ()
 
+    def attached(self, files: Sequence[str]) -> tuple[Attachment, ...]:
+        """The texts of files, as far as the loaded model can read them. Raises `T2LocalError`."""
+        loaded = self._ready().loaded
+
+        def count(text: str) -> int:
+            return len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        return attached(files, count, self.status.context_length)
+
     def matrix_names(self) -> list[str]:
         return list(self._ready().svf.matrix_names)
 
@@ -336,7 +346,8 @@ ALL: Mapping[str, Any] = {}  # of a part: whoever may use it may use all of it
 # What a guest may use of the engine. All else is its owner's, also what the engine learns later.
 GUEST_MAY: Mapping[str, Mapping[str, Any]] = {
     "status": ALL, "experts": ALL, "strategies": ALL, "matrix_names": ALL, "deltas": ALL,
-    "spectrum": ALL, "settled": ALL, "library": {"compare": ALL, "share": ALL, "deleted": ALL},
+    "spectrum": ALL, "settled": ALL, "attached": ALL,
+    "library": {"compare": ALL, "share": ALL, "deleted": ALL},
 }  # fmt: skip
 # What is refused, in words.
 OWNERS_ACTS = {

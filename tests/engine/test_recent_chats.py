@@ -8,8 +8,7 @@ import pytest
 
 from t2local.engine import chats
 from t2local.engine.chat_content import Message
-from t2local.engine.chats import ChatStore
-from t2local.engine.recent_chats import KEPT, LONG, RecentChats
+from t2local.engine.chats import KEPT, LONG, ChatStore, RecentChats
 
 
 def saved(store, said="said", count=LONG):

@@ -24,6 +24,7 @@ from t2local.adapt.dispatch import (
 )
 from t2local.engine.answers import Answers
 from t2local.engine.arena import Arena
+from t2local.engine.attachments import attached
 from t2local.engine.chats import ChatStore
 from t2local.engine.contenders import Contender
 from t2local.engine.engine import Engine
@@ -102,6 +103,10 @@ class FakeEngine:
         self.switched: list[Choice] = []
         self.library = FakeLibrary(shipped_experts)
         self.forgotten = Forgotten(*needs, self.library)
+
+    def attached(self, files):
+        """Each word is a token."""
+        return attached(files, lambda text: len(text.split()), self.status.context_length)
 
     def start(self) -> None:
         self._started = time.monotonic()

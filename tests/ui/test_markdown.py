@@ -1,4 +1,6 @@
-from t2local.ui.markdown import render
+import re
+
+from t2local.ui.markdown import marked, render
 
 
 def test_markdown_is_rendered():
@@ -38,3 +40,26 @@ def test_marks_in_code_and_at_the_ends_do_not_break_the_html():
 def test_private_characters_of_a_model_are_no_marks():
     assert "<b>" not in render("\ue000 x", [(2, "<i></i>")]).replace("<i></i>", "", 1)
     assert render("\ue005", [(0, "<i></i>")]).count("<i></i>") == 1
+
+
+def plain(html):
+    return re.sub(r"</?(ins|del)>", "", html)
+
+
+def test_marks_are_only_around_what_differs():
+    left, right = marked("It is 4 legs.", "It is 56 legs.")
+    assert left == "It is <del>4</del> legs."
+    assert right == "It is <ins>56</ins> legs."
+
+
+def test_equal_answers_carry_no_mark_and_no_word_is_lost():
+    assert marked("the same", "the same") == ("the same", "the same")
+    base, current = "one two\nthree", "two three four"
+    left, right = marked(base, current)
+    assert (plain(left), plain(right)) == (base, current)
+
+
+def test_what_a_model_says_is_never_html():
+    left, right = marked("<b>bold</b>", "<script>alert(1)</script>")
+    assert "<b>" not in left
+    assert "<script>" not in right

@@ -43,12 +43,11 @@ from t2local.ui.adapt.events import status_html
 from t2local.ui.arena import view as arena
 from t2local.ui.chat import cards, chat_list, prompt_library, recipe_panel
 from t2local.ui.chat import view as chat
-from t2local.ui.differences import marked
 from t2local.ui.evaluate import view as evaluate
 from t2local.ui.experts import view as experts
 from t2local.ui.jobs_tab import jobs_html
 from t2local.ui.label import view as label
-from t2local.ui.markdown import render
+from t2local.ui.markdown import marked, render
 from t2local.ui.models import view as models
 from t2local.ui.page import build_app
 from t2local.ui.style import PAGE, header_html, login_html, note_html

@@ -130,10 +130,12 @@ class ChatEvents:
     # answering -----------------------------------------------------------------------------
 
     def send(self, values: dict, request: gr.Request) -> dict:
-        text, files = drafted(values[self.tab.message])
+        text, pictures, files = drafted(values[self.tab.message])
         chat = self._chat(values).ask(text)
         if files:
-            chat = chat.showing(self._kept(chat.id, files))
+            chat = chat.attaching(self.engine.attached(files))
+        if pictures:
+            chat = chat.showing(self._kept(chat.id, pictures))
         return self._start(answer, chat, values, request)
 
     def example(self, values: dict, request: gr.Request, event: gr.EventData) -> dict:

@@ -1,9 +1,11 @@
 """The Chat tab: three columns, laid out here; what they do is in `events`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 
+from t2local.engine.attachments import READ
 from t2local.engine.requests import EngineStatus
 from t2local.ui.chat.chat_list import Listing, chat_list_html
 from t2local.ui.chat.exchange import Exchange, create_exchange
@@ -90,32 +92,25 @@ def create_chat_tab(status: EngineStatus) -> ChatTab:
     )  # fmt: skip
 
 
-def drafted(value: dict | None) -> tuple[str, list[str]]:
-    """Text and picture files of the message box."""
+def drafted(value: dict | None) -> tuple[str, list[str], list[str]]:
+    """Text, pictures and other files of the message box."""
     value = value or {}
-    return value.get("text") or "", list(value.get("files") or ())
+    files = list(value.get("files") or ())
+    texts = [file for file in files if Path(file).suffix.lower() in READ]
+    return value.get("text") or "", [file for file in files if file not in texts], texts
 
 
 def message_update(status: EngineStatus) -> dict:
-    """The message box for a model; one that sees has a button for pictures.
-
-    Pasting and dropping them is always possible: a model that does not see says so when it is sent.
-    """
-    return gr.update(
-        placeholder=hint(status), interactive=status.ready, elem_classes=_sight(status)
-    )
-
-
-def _sight(status: EngineStatus) -> list[str]:
-    return [] if status.sees else ["blind"]
+    """The message box for a model. Pictures go in for any: one that does not see says so."""
+    return gr.update(placeholder=hint(status), interactive=status.ready)
 
 
 def _composer(status: EngineStatus) -> tuple[gr.MultimodalTextbox, gr.Button, gr.Button]:
     with gr.Row(elem_id="composer"):
         message = gr.MultimodalTextbox(
             label="Message", show_label=False, container=False, placeholder=hint(status),
-            lines=1, max_lines=8, sources=["upload"], file_types=["image"], file_count="multiple",
-            submit_btn=False, max_plain_text_length=LONGEST_PASTE, elem_classes=_sight(status),
+            lines=1, max_lines=8, sources=["upload"], file_types=["image", *READ],
+            file_count="multiple", submit_btn=False, max_plain_text_length=LONGEST_PASTE,
             interactive=status.ready, elem_id="message", scale=1, min_width=0,
         )  # fmt: skip
         send = gr.Button(

@@ -59,9 +59,9 @@ class WheelEvents:
     def bars(self, values: dict) -> str:
         chat = self.engine.chats.load_or_new(values[self.tab.chat_id])
         asked = self.wheel.asked(values, compare=False)
-        text, files = drafted(values[self.tab.message])
+        text, pictures, _ = drafted(values[self.tab.message])
         status = self.engine.status
-        question = preview(chat, text, files, asked, status.sees)
+        question = preview(chat, text, pictures, asked, status.sees)
         if question is None or not status.ready:
             return hint_html(NOTHING_YET)
         mixture = asked.controls.mixture

@@ -13,13 +13,13 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from t2local.engine.answers import CUT_OFF
+from t2local.engine.attachments import Attachment
 from t2local.engine.chat_content import Chat, Message
 from t2local.engine.requests import EngineStatus, NextTokens
 from t2local.engine.verdicts import Verdict, spoken
 from t2local.thinking import THINKING_TAGS, Spoken, split_thinking
 from t2local.ui.chat.cards import Card, PromptsOf, card_of, describe_change, like
-from t2local.ui.differences import Piece, pieces
-from t2local.ui.markdown import render, split_end
+from t2local.ui.markdown import Piece, pieces, render, split_end
 from t2local.ui.messages import EXAMPLES
 from t2local.ui.style import PAGE, quiet_html
 
@@ -49,6 +49,7 @@ class UserTurn:
     pictures: Sequence[tuple[str, str]]
     seen: bool
     version: tuple[int, int]
+    files: Sequence[Attachment] = ()
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,7 @@ def _user(
         pictures=_pictures(message),
         seen=sees,
         version=version,
+        files=message.files,
     )
 
 

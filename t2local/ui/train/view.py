@@ -18,8 +18,8 @@ from t2local.training.dry_run import DryRunReport, Sample
 from t2local.training.forecast import in_words, run_seconds
 from t2local.training.reports import Curves
 from t2local.training.validation import in_words as said
-from t2local.ui.differences import Piece, pieces
 from t2local.ui.forms import USUAL, way_of
+from t2local.ui.markdown import Piece, pieces
 from t2local.ui.own_rows import earned
 from t2local.ui.style import PAGE, quiet_html
 
