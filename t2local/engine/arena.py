@@ -219,7 +219,8 @@ class Arena:
                 messages = self._engine.chats.load(id).messages
             except T2LocalError:  # damaged, or gone meanwhile
                 continue
-            asked = {m.content.strip() for m in messages if m.role == "user" and not m.images}
+            alone = (m for m in messages if m.role == "user" and not (m.images or m.files))
+            asked = {message.content.strip() for message in alone}
             asked = {text for text in asked if text and len(text) <= LONGEST_PROMPT} - {besides}
             if asked:
                 return random.SystemRandom().choice(sorted(asked))

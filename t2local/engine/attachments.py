@@ -10,31 +10,33 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pypdf import PdfReader
-from pypdf.errors import FileNotDecryptedError, PyPdfError
+from pypdf.errors import DependencyError, FileNotDecryptedError, PyPdfError
 
 from t2local.errors import T2LocalError
 from t2local.paths import PROJECT_ROOT
 from t2local.tasks.encodings import decoded
-from t2local.untrusted import encodes, word
+from t2local.untrusted import encodes
 
-TABLES = {".csv", ".tsv"}
 PDF = ".pdf"
 TEXTS = {
-    ".txt", ".md", ".markdown", ".rst", ".log", ".json", ".jsonl", ".xml", ".html", ".htm", ".css",
+    ".csv", ".tsv", ".txt", ".md", ".markdown", ".rst", ".log", ".json", ".jsonl", ".xml",
+    ".html", ".htm", ".css",
     ".yaml", ".yml", ".toml", ".ini", ".cfg", ".tex", ".srt", ".py", ".js", ".ts", ".java", ".c",
     ".h", ".cpp", ".hpp", ".cs", ".go", ".rs", ".rb", ".php", ".sh", ".sql", ".r", ".kt", ".swift",
 }  # fmt: skip
-READ = sorted({PDF, *TABLES, *TEXTS})
+READ = sorted({PDF, *TEXTS})
 MOST_FILES, MOST_BYTES = 8, 32 * 2**20  # of a message, of a file
 MOST_CHARACTERS = 2_000_000  # of a file's text
 PDF_S = 40.0
-SHARE = 0.5  # of the model's context that all files of a message may fill
-LONGEST_NAME = 120
+SHARE = 0.5  # of the room beside the answer that all files of a message may fill
+AT_ONCE = threading.Semaphore(2)  # PDFs that are read, whoever asks
+LONGEST_NAME = 100
 WAY_OUT = "attach text, Markdown, CSV, source code or a PDF with text in it"
 Count = Callable[[str], int]  # tokens of a text
 
@@ -59,22 +61,22 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Content:
-    """All that a file says: `parts` are its lines, rows or pages, which `unit` names."""
+    """All that a file says: `parts` are its lines or pages, which `unit` names."""
 
     name: str
     parts: Sequence[str]
     unit: str
 
 
-def attached(paths: Sequence[str], count: Count, context_length: int) -> tuple[Attachment, ...]:
-    """The files of one message as far as they fit; all of them, or none.
+def attached(paths: Sequence[str], count: Count, room: int) -> tuple[Attachment, ...]:
+    """The files of one message as far as they fit; all of them, or none. `room`: tokens.
 
     Raises `T2LocalError` for what cannot be read, and for too many.
     """
     if len(paths) > MOST_FILES:
         raise T2LocalError(f"{len(paths)} files are attached; send at most {MOST_FILES} at once.")
     contents = [read_content(Path(path)) for path in paths]
-    left, found = int(SHARE * context_length), []
+    left, found = max(0, int(SHARE * room)), []
     for place, content in enumerate(contents):
         fair = left // (len(contents) - place)
         found.append(fitted(content, count, fair))
@@ -84,19 +86,21 @@ def attached(paths: Sequence[str], count: Count, context_length: int) -> tuple[A
 
 def read_content(path: Path) -> Content:
     """What a file says. Raises `T2LocalError`."""
-    name = word(path.name)[:LONGEST_NAME]
+    name = _named(path)
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise T2LocalError(
             f"'{name}' has {size / 2**20:.0f} MB, the most is {MOST_BYTES // 2**20}; attach a part."
         )
-    kind = path.suffix.lower()
-    if kind == PDF:
+    if path.suffix.lower() == PDF:
         return Content(name, _pages(path, name), "page")
     content = path.read_bytes()
     if not content.strip():
         raise T2LocalError(f"'{name}' is empty; {WAY_OUT}.")
-    text = decoded(name, content).text
+    try:
+        text = decoded(name, content).text
+    except T2LocalError:  # its way out is one for tables
+        text = "\0"
     if _is_binary(text):
         raise T2LocalError(f"'{name}' is no text; {WAY_OUT}.")
     if not text.strip():
@@ -107,7 +111,15 @@ def read_content(path: Path) -> Content:
             "attach a part."
         )
     lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
-    return Content(name, lines, "row" if kind in TABLES else "line")
+    return Content(name, lines, "line")
+
+
+def _named(path: Path) -> str:
+    """A file's name as it is shown: in short, with its ending."""
+    name = "".join(char if char.isprintable() and encodes(char) else "?" for char in path.name)
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 20]}…{name[-19:]}"
 
 
 def fitted(content: Content, count: Count, most_tokens: int) -> Attachment:
@@ -170,9 +182,10 @@ def _pages(path: Path, name: str) -> list[str]:
     """The text of each page. Raises `T2LocalError`."""
     command = [sys.executable, "-m", "t2local.engine.attachments", str(path.resolve())]
     try:
-        done = subprocess.run(
-            command, cwd=PROJECT_ROOT, capture_output=True, timeout=PDF_S, check=False
-        )
+        with AT_ONCE:
+            done = subprocess.run(
+                command, cwd=PROJECT_ROOT, capture_output=True, timeout=PDF_S, check=False
+            )
     except subprocess.TimeoutExpired:
         raise T2LocalError(
             f"'{name}' takes longer than {PDF_S:.0f} seconds to read; attach some of its pages, or "
@@ -206,7 +219,7 @@ def pages_of(path: Path) -> tuple[list[str], str]:
     try:
         reader = PdfReader(path)
         if reader.is_encrypted and not reader.decrypt(""):
-            return [], "it is locked with a password"
+            return [], "it is locked"
         if len(reader.pages) > MOST_PAGES:
             return [], f"it has {len(reader.pages):,} pages, the most is {MOST_PAGES:,}"
         pages, characters = [], 0
@@ -216,8 +229,8 @@ def pages_of(path: Path) -> tuple[list[str], str]:
             if characters > MOST_CHARACTERS:
                 return [], f"it has more than {MOST_CHARACTERS:,} characters"
             pages.append(text.strip())
-    except FileNotDecryptedError:
-        return [], "it is locked with a password"
+    except (FileNotDecryptedError, DependencyError):  # of ways to lock one some need a library
+        return [], "it is locked"
     except (PyPdfError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return [], f"it is no PDF, or a damaged one ({type(error).__name__})"
     except (RecursionError, MemoryError, IndexError, ArithmeticError, NotImplementedError):

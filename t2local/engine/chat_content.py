@@ -312,6 +312,7 @@ def chat_bytes(chat: Chat) -> bytes:
     check_encodes(chat.system_prompt, "the system prompt")
     for message in (*chat.messages, *(version.message for version in chat.versions)):
         check_encodes(f"{message.content}{message.base_content}", "the message")
+        _check_files(message.files)
     found = _in_lines({name: _written(value) for name, value in values.items()}).encode()
     if len(found) > MOST_CHAT_BYTES:
         raise T2LocalError(

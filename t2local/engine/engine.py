@@ -60,6 +60,7 @@ from t2local.errors import T2LocalError
 from t2local.experts import Expert, ExpertStore
 from t2local.experts.versions import Versions
 from t2local.locks import Neighbours
+from t2local.models.chat_format import encode_text
 from t2local.models.decode.out_of_memory import out_of_memory_told
 from t2local.models.load.loader import LoadedModel
 from t2local.progress import CancelToken, drain
@@ -230,14 +231,19 @@ class Engine:
         expert = self._shelf.usable.get(name)
         return self.training.prompts_behind(expert) if expert and expert.prompt_print else ()
 
-    def attached(self, files: Sequence[str]) -> tuple[Attachment, ...]:
-        """The texts of files, as far as the loaded model can read them. Raises `T2LocalError`."""
-        loaded = self._ready().loaded
+    def attached(
+        self, files: Sequence[str], beside: str, answer_tokens: int
+    ) -> tuple[Attachment, ...]:
+        """The texts of files, as far as the loaded model can read them beside words and an answer.
+
+        Raises `T2LocalError`.
+        """
+        tokenizer = self._ready().loaded.tokenizer
 
         def count(text: str) -> int:
-            return len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return len(encode_text(tokenizer, text, "user"))
 
-        return attached(files, count, self.status.context_length)
+        return attached(files, count, self.status.context_length - answer_tokens - count(beside))
 
     def matrix_names(self) -> list[str]:
         return list(self._ready().svf.matrix_names)

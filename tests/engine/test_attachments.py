@@ -76,7 +76,7 @@ def file(tmp_path):
         ("latin.txt", "Füße für später\n".encode("latin-1"), "Füße für später", "1 line"),
         ("wide.txt", "Füße\n".encode("utf-16"), "Füße", "1 line"),
         ("marked.txt", b"\xef\xbb\xbfone", "one", "1 line"),
-        ("shop.csv", "a;b\n1;2\n3;4\n", "a;b\n1;2\n3;4", "3 rows"),
+        ("shop.csv", "a;b\n1;2\n3;4\n", "a;b\n1;2\n3;4", "3 lines"),
         ("main.py", "def f():\n\treturn 1\n", "def f():\n\treturn 1", "2 lines"),
         ("two.pdf", pdf_of("first page", "second page"), "first page\nsecond page", "2 pages"),
     ],
@@ -97,7 +97,7 @@ def test_a_file_is_read_whole_where_it_fits(file, name, content, text, read):
         ("zip.csv", b"PK\x03\x04" + zlib.compress(bytes(9_000)) * 50, "is no text"),
         ("text.pdf", b"no pdf at all", "cannot be read"),
         ("cut.pdf", pdf_of("a page")[:120], "cannot be read"),
-        ("locked.pdf", locked(pdf_of("a page")), "locked with a password"),
+        ("locked.pdf", locked(pdf_of("a page")), "it is locked"),
         ("scan.pdf", pdf_of("", ""), "has no text in it"),
         ("long.txt", b"x" * (attachments.MOST_CHARACTERS + 1), "the most is"),
         ("bomb.pdf", pdf_of("", stream=zlib.compress(bytes(300_000_000))), "cannot be read"),
@@ -109,6 +109,12 @@ def test_what_cannot_be_read_is_one_sentence_with_a_way_out(file, name, content,
     assert told in str(told_of.value)
     assert f"'{name}'" in str(told_of.value)
     assert "; " in str(told_of.value)
+
+
+def test_a_long_name_keeps_its_ending(file):
+    (found,) = attached([str(file("x" * 200 + ".txt", "text"))], words, 1_000)
+    assert len(found.name) == 100
+    assert found.name.endswith("x.txt")
 
 
 def test_a_pdf_that_takes_too_long_is_given_up(file, monkeypatch):

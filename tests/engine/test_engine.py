@@ -308,3 +308,16 @@ def test_afterwards_the_base_model_is_bit_for_bit_itself(engine):
         before = model(ids).logits
         list(engine.answer("s", request("classifier")))
         assert torch.equal(model(ids).logits, before)
+
+
+def test_a_file_is_counted_in_the_models_own_tokens_and_cut_to_half_of_its_context(
+    engine, tmp_path
+):
+    path = tmp_path / "legs.txt"
+    path.write_text("eight legs\n" * 3)
+    (short,) = engine.attached([str(path)], "", 8)
+    tokenizer = engine._ready().loaded.tokenizer
+    assert short.tokens == len(tokenizer(short.text, add_special_tokens=False)["input_ids"]) > 3
+    path.write_text("eight legs\n" * 20_000)
+    (long,) = engine.attached([str(path)], "", 8)
+    assert 0 < long.tokens <= engine.status.context_length / 2 < long.of_tokens

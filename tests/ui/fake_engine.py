@@ -104,9 +104,10 @@ class FakeEngine:
         self.library = FakeLibrary(shipped_experts)
         self.forgotten = Forgotten(*needs, self.library)
 
-    def attached(self, files):
+    def attached(self, files, beside, answer_tokens):
         """Each word is a token."""
-        return attached(files, lambda text: len(text.split()), self.status.context_length)
+        room = self.status.context_length - answer_tokens - len(beside.split())
+        return attached(files, lambda text: len(text.split()), room)
 
     def start(self) -> None:
         self._started = time.monotonic()

@@ -8,6 +8,7 @@ import pytest
 
 from t2local.adapt.few_shot import Generation
 from t2local.engine.arena import Battle
+from t2local.engine.attachments import Attachment
 from t2local.engine.chat_content import Chat, Message
 from t2local.engine.chat_index import ChatSummary
 from t2local.engine.doors import Doors
@@ -73,7 +74,8 @@ def draw_chat() -> None:
     timing = {"second_pass_s": 6.1, "tokens": 5, "packed_tokens": 3, "finish": "length"}
     steered = ((3, {"alpha": {"math": 0.5}}),)
     answer = Message("assistant", "It is 56.", dispatch, timing, steered=steered)
-    asked = Message("user", "long " * 2000, images=(__file__, "gone.png"))
+    files = (Attachment("a.txt", "text", "9 lines", 5, 9), Attachment("b.txt", "t", "1 line", 1, 1))
+    asked = Message("user", "long " * 2000, images=(__file__, "gone.png"), files=files)
     both = replace(answer, base_content="6")
     again = Chat("ab" * 16, "t", (asked, answer)).unanswered()
     redone = replace(again, messages=(*again.messages, both))

@@ -133,7 +133,9 @@ class ChatEvents:
         text, pictures, files = drafted(values[self.tab.message])
         chat = self._chat(values).ask(text)
         if files:
-            chat = chat.attaching(self.engine.attached(files))
+            asked = self.wheel.asked(values, compare=False)
+            beside, answer_tokens = asked.system_prompt + text, asked.sampling.max_new_tokens
+            chat = chat.attaching(self.engine.attached(files, beside, answer_tokens))
         if pictures:
             chat = chat.showing(self._kept(chat.id, pictures))
         return self._start(answer, chat, values, request)

@@ -207,8 +207,15 @@ def _user(
         pictures=_pictures(message),
         seen=sees,
         version=version,
-        files=message.files,
+        files=[_shown_file(file) for file in message.files],
     )
+
+
+def _shown_file(file: Attachment) -> Attachment:
+    text = file.text
+    if len(text) > SHOWN_CHARACTERS:
+        text = f"{text[:SHOWN_CHARACTERS]}\n… and {len(text) - SHOWN_CHARACTERS:,} characters more"
+    return replace(file, text=text)
 
 
 def _pictures(message: Message) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ def test_a_file_is_read_and_says_how_much_of_it(open_page, served, tmp_path, siz
     page.press("#message textarea", "Enter")
     page.wait_for_selector(".attached summary")
     done(page)
-    assert "31 rows" in page.inner_text(".attached summary")
+    assert "31 lines" in page.inner_text(".attached summary")
     assert "shop b.csv" in page.inner_text(".attached summary")
     assert page.inner_text(".said").strip() == "What costs 7?"
     page.click(".attached summary")
